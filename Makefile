@@ -1,0 +1,35 @@
+# Every target is one visible command line; each sets up its own environment when that is missing.
+PYTHON ?= python3
+PY     := .venv/bin/python
+MODEL  ?= tiny
+SEED   ?= 1
+DIRECTION ?= forward
+ARGS   ?=
+
+.PHONY: help train test test-quick lint
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+
+train: .venv/run  ## train MODEL (default tiny): make train MODEL=llama3.2-3b SEED=1 [DIRECTION=reverse]
+	$(PY) -m minihmx train $(MODEL) --direction $(DIRECTION) --seed $(SEED) $(ARGS)
+
+test: .venv/dev  ## all tests
+	$(PY) -m pytest
+
+test-quick: .venv/dev  ## the tests that take under two minutes together
+	$(PY) -m pytest -m "not slow"
+
+lint: .venv/dev  ## ruff and mypy
+	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
+
+.venv/run: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt torch==2.13.0
+	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e .
+	touch $@
+
+.venv/dev: .venv/run
+	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	touch $@

@@ -1,0 +1,163 @@
+"""A model family is a handful of scalars read from Hugging Face's config.json.
+
+The three families differ in: q/k norms (Qwen3); norms after attention and MLP, 1 + w norm weights,
+tanh-gelu, scaled embeddings, two softcaps and sliding windows (Gemma 2); llama3 rope scaling.
+A new family is one function here and one entry in FAMILIES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from minihmx.errors import UserError
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3's frequency rescale: long wavelengths are divided by `factor`, short ones kept."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_context: int
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shapes and scalars of one decoder. Names follow Hugging Face where it has one."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+    rope_scaling: RopeScaling | None
+    tied: bool
+    max_positions: int
+    attention_scale: float
+    eos_ids: tuple[int, ...]
+    qk_norm: bool = False
+    sandwich: bool = False  # norms after attention and MLP as well as before
+    norm_offset: float = 0.0  # added to every norm weight
+    activation: str = "silu"
+    embed_scale: float = 1.0
+    attention_softcap: float | None = None
+    final_softcap: float | None = None
+    windows: tuple[int | None, ...] = ()  # per layer; empty: full attention everywhere
+
+    @classmethod
+    def from_hf(
+        cls, config: Mapping[str, Any], generation: Mapping[str, Any] | None = None
+    ) -> ModelConfig:
+        """Read config.json and generation_config.json, in the hub's or transformers 5's spelling.
+
+        Raises UserError for a model_type, activation, bias or rope variant that is not supported.
+        """
+        kind = config.get("model_type")
+        if kind not in FAMILIES:
+            raise UserError(
+                f"model_type {kind!r} is not supported: minihmx reads {', '.join(FAMILIES)}."
+            )
+        try:
+            return cls(**_shared_fields(kind, config, generation or {}), **FAMILIES[kind](config))
+        except KeyError as missing:
+            raise UserError(
+                f"config.json has no {missing}, without which the model cannot be built; "
+                "download the model again."
+            ) from None
+
+
+def _shared_fields(
+    kind: str, config: Mapping[str, Any], generation: Mapping[str, Any]
+) -> dict[str, Any]:
+    for bias in ("attention_bias", "mlp_bias"):
+        if config.get(bias):
+            raise UserError(f"{bias} is set in config.json, but no supported {kind} model has it.")
+    heads = config["num_attention_heads"]
+    default_head_dim = {"qwen3": 128, "gemma2": 256}.get(kind, config["hidden_size"] // heads)
+    head_dim = config.get("head_dim") or default_head_dim
+    theta, scaling = _rope(config)
+    eos = generation.get("eos_token_id", config.get("eos_token_id"))
+    return dict(
+        model_type=kind,
+        vocab_size=config["vocab_size"],
+        hidden_size=config["hidden_size"],
+        intermediate_size=config["intermediate_size"],
+        num_hidden_layers=config["num_hidden_layers"],
+        num_attention_heads=heads,
+        num_key_value_heads=config.get("num_key_value_heads") or heads,
+        head_dim=head_dim,
+        rms_norm_eps=config.get("rms_norm_eps", 1e-6),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        tied=config.get("tie_word_embeddings", kind == "gemma2"),
+        max_positions=config["max_position_embeddings"],
+        attention_scale=(config.get("query_pre_attn_scalar") or head_dim) ** -0.5,
+        eos_ids=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
+    )
+
+
+def _rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
+    """(theta, scaling); transformers 5 holds both in `rope_parameters`."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    theta = float(rope.get("rope_theta", config.get("rope_theta", 10000.0)))
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return theta, None
+    if kind != "llama3":
+        raise UserError(f"rope type {kind!r} is not supported: minihmx reads default and llama3.")
+    return theta, RopeScaling(
+        rope["factor"],
+        rope["low_freq_factor"],
+        rope["high_freq_factor"],
+        rope["original_max_position_embeddings"],
+    )
+
+
+def _expect_activation(config: Mapping[str, Any], key: str, expected: str) -> None:
+    found = config.get(key, expected)
+    if found != expected:
+        raise UserError(f"{key} {found!r} is not supported for this family, only {expected!r}.")
+
+
+def _llama(config: Mapping[str, Any]) -> dict[str, Any]:
+    _expect_activation(config, "hidden_act", "silu")
+    return {}
+
+
+def _qwen3(config: Mapping[str, Any]) -> dict[str, Any]:
+    _expect_activation(config, "hidden_act", "silu")
+    if config.get("use_sliding_window"):
+        raise UserError("use_sliding_window is set, but no supported Qwen3 model has it.")
+    return dict(qk_norm=True)
+
+
+def _gemma2(config: Mapping[str, Any]) -> dict[str, Any]:
+    _expect_activation(config, "hidden_activation", "gelu_pytorch_tanh")
+    layers, window = config["num_hidden_layers"], config.get("sliding_window", 4096)
+    kinds = config.get("layer_types") or [
+        "full_attention" if layer % 2 else "sliding_attention" for layer in range(layers)
+    ]
+    return dict(
+        sandwich=True,
+        norm_offset=1.0,
+        activation="gelu_tanh",
+        embed_scale=config["hidden_size"] ** 0.5,
+        attention_softcap=config.get("attn_logit_softcapping", 50.0),
+        final_softcap=config.get("final_logit_softcapping", 30.0),
+        windows=tuple(window if kind == "sliding_attention" else None for kind in kinds),
+    )
+
+
+FAMILIES: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "llama": _llama,
+    "qwen3": _qwen3,
+    "gemma2": _gemma2,
+}

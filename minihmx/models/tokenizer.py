@@ -1,0 +1,136 @@
+"""Text to token ids and back, such that only markup can become a control token.
+
+The tokenizers library turns `<|im_end|>` into the control token wherever it stands, also inside an
+answer that is quoted to the judge. So the tokenizer in use here is built without control tokens:
+what somebody wrote is only ever text to it. Control tokens in markup are found by this module and
+placed by id; each stretch between two of them, template text and content together, is encoded as
+one string, as the real tokenizer does.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from minihmx.errors import UserError
+from minihmx.models import chat
+from minihmx.records import Segment
+
+# Qwen's thinking, tool and fill-in-the-middle markers are added tokens not flagged as `special`.
+# No general rule is possible: the same kind of token is ordinary text in Gemma (runs of newlines).
+_MARKER = re.compile(r"<\|[^|]+\|>|</?(?:think|tool_call|tool_response)>")
+
+
+class Tokenizer:
+    """A tokenizer.json with a BPE model, made safe for quoting. Build it with `load`."""
+
+    def __init__(self, plain: tokenizers.Tokenizer, control: dict[str, int], size: int) -> None:
+        self._plain = plain
+        self._control = control
+        self._control_ids = frozenset(control.values())
+        longest_first = sorted(control, key=len, reverse=True)
+        self._split = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})").split
+        self.vocab_size = size
+        """One more than the highest id that has a text; a model may have more rows."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """Reads folder/tokenizer.json. Raises UserError where it is missing or unusable."""
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            found = "only tokenizer.model" if (folder / "tokenizer.model").is_file() else "none"
+            raise UserError(
+                f"minihmx reads a model's tokenizer from tokenizer.json and {folder} has {found}:"
+                " copy tokenizer.json there from the model's Hugging Face page."
+            )
+        return cls.from_bytes(path.read_bytes(), str(path))
+
+    @classmethod
+    def from_bytes(cls, raw: bytes, name: str = "tokenizer.json") -> Tokenizer:
+        """As load, from the file's content; name is what an error calls it."""
+        try:
+            file = json.loads(raw)
+            kind = file["model"].get("type", "BPE")
+            if kind == "BPE":
+                control = _take_out_control_tokens(file)
+                plain = tokenizers.Tokenizer.from_str(json.dumps(file))
+        except Exception as error:  # the library raises nothing narrower than Exception
+            raise UserError(
+                f"{name} is damaged or no tokenizer at all ({type(error).__name__}: {error}),"
+                " so the model cannot read text: download the file again."
+            ) from error
+        if kind != "BPE":
+            raise UserError(
+                f"{name} holds a tokenizer of type {kind}, and minihmx reads only the type BPE:"
+                " use a model of the Qwen3, Gemma 2 or Llama 3.2 family."
+            )
+        highest = max([*file["model"]["vocab"].values(), *control.values()])
+        return cls(plain, control, highest + 1)
+
+    @property
+    def special(self) -> frozenset[str]:
+        """Control tokens and template markers: what content never becomes and decode leaves out."""
+        return frozenset(self._control)
+
+    @cached_property
+    def family(self) -> str:
+        """The chat format. Raises UserError for a base model, which has none (models/chat.py)."""
+        return chat.family(self._control)
+
+    def id(self, token: str) -> int | None:
+        """The id of a token spelled as in tokenizer.json, None if there is no such token."""
+        found: int | None = self._control.get(token, self._plain.token_to_id(token))
+        return found
+
+    def encode(self, segments: Iterable[Segment]) -> list[int]:
+        """Token ids of a rendered prompt; nothing is added before or after it."""
+        ids: list[int] = []
+        stretch = ""
+        for text, markup in segments:
+            first, *rest = self._split(text) if markup else [text]
+            stretch += first
+            for token, following in zip(rest[::2], rest[1::2], strict=True):
+                ids += [*self.encode_text(stretch), self._control[token]]
+                stretch = following
+        return ids + self.encode_text(stretch)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of plain text: `<|im_end|>` in it is ten ordinary characters."""
+        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids without control tokens; ids that have no text are passed over.
+
+        Bytes that are no UTF-8 become U+FFFD.
+        """
+        kept = [int(i) for i in ids if i not in self._control_ids]
+        text: str = self._plain.decode(kept, skip_special_tokens=False)
+        return text
+
+
+def _take_out_control_tokens(file: dict[str, Any]) -> dict[str, int]:
+    """Leaves in file (a parsed tokenizer.json) what plain text needs; returns token -> id."""
+    added, model = file["added_tokens"], file["model"]
+    control = {
+        token["content"]: int(token["id"])
+        for token in added
+        if token["special"] or _MARKER.fullmatch(token["content"])
+    }
+    ordinary = [token for token in added if token["content"] not in control]
+    # The library numbers an added token by its place unless the vocabulary knows it.
+    for token in ordinary:
+        model["vocab"].setdefault(token["content"], token["id"])
+    # Converted SentencePiece files may hold a merge that spells a control token, such as "<" "s>".
+    if not control.keys().isdisjoint(model["vocab"]):
+        pairs = ((m, m.split(" ") if isinstance(m, str) else m) for m in model["merges"])
+        model["merges"] = [merge for merge, pair in pairs if "".join(pair) not in control]
+    # Truncation would cut long prompts silently, and post-processors only add control tokens.
+    file.update(added_tokens=ordinary, truncation=None, padding=None, post_processor=None)
+    return control
