@@ -20,6 +20,11 @@ from torch.utils.checkpoint import checkpoint
 from minihmx.models.configs import ModelConfig
 
 
+def wide(x: Tensor) -> Tensor:
+    """fp32 for anything narrower; float64 (tests) stays."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * (offset + w), computed in fp32, returned in the weights' dtype."""
 
@@ -29,10 +34,10 @@ class RMSNorm(nn.Module):
         self.eps, self.offset = eps, offset
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.float()
+        weight = wide(self.weight)
         if self.offset:
             weight = weight + self.offset
-        return F.rms_norm(x.float(), x.shape[-1:], weight, self.eps).to(self.weight.dtype)
+        return F.rms_norm(wide(x), x.shape[-1:], weight, self.eps).to(self.weight.dtype)
 
 
 def inverse_frequencies(config: ModelConfig) -> Tensor:
@@ -53,7 +58,7 @@ def inverse_frequencies(config: ModelConfig) -> Tensor:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Half-split rotary embedding in fp32. x [B, heads, T, D], cos and sin [B or 1, 1, T, D/2]."""
-    first, second = x.float().chunk(2, dim=-1)
+    first, second = wide(x).chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
@@ -77,7 +82,7 @@ def attend(
     if softcap is None:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
     else:  # no fused kernel knows a softcap; it acts after the scale and before the mask
-        scores = ((q * scale) @ k.transpose(-1, -2)).float()
+        scores = wide((q * scale) @ k.transpose(-1, -2))
         scores = softcap * torch.tanh(scores / softcap)
         scores = scores.masked_fill(~mask, -math.inf)
         out = torch.softmax(scores, dim=-1).to(v.dtype) @ v
@@ -165,9 +170,9 @@ class MLP(nn.Module):
         self.tanh_gelu = config.activation == "gelu_tanh"
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.gate_proj(x).float()
+        gate = wide(self.gate_proj(x))
         gate = F.gelu(gate, approximate="tanh") if self.tanh_gelu else F.silu(gate)
-        return cast(Tensor, self.down_proj((gate * self.up_proj(x).float()).to(x.dtype)))
+        return cast(Tensor, self.down_proj((gate * wide(self.up_proj(x))).to(x.dtype)))
 
 
 class Layer(nn.Module):
@@ -191,11 +196,11 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         attended = self.self_attn(self.input_layernorm(x), context, self.index)
         if not self.sandwich:  # here post_attention_layernorm stands before the MLP
-            x = x + attended.float()
-            return x + cast(Tensor, self.mlp(self.post_attention_layernorm(x))).float()
-        x = x + self.post_attention_layernorm(attended).float()
+            x = x + wide(attended)
+            return x + wide(self.mlp(self.post_attention_layernorm(x)))
+        x = x + wide(self.post_attention_layernorm(attended))
         fed = self.mlp(self.pre_feedforward_layernorm(x))
-        return x + cast(Tensor, self.post_feedforward_layernorm(fed)).float()
+        return x + wide(self.post_feedforward_layernorm(fed))
 
 
 class Context:
@@ -213,7 +218,7 @@ class Context:
         if positions is None:
             positions = torch.arange(T, device=frequencies.device)[None]
         self.positions, self.cache = positions, cache
-        angles = positions[:, None, :, None].float() * frequencies
+        angles = positions[:, None, :, None] * frequencies
         self.cos, self.sin = angles.cos(), angles.sin()  # [B or 1, 1, T, D/2]
         self.keys = T
         where = positions
@@ -222,7 +227,7 @@ class Context:
             where = torch.arange(self.keys, device=positions.device)[None]
         self.masks: dict[int | None, Tensor | None] = {}
         for window in set(config.windows) or {None}:
-            inside = window is None or T <= window
+            inside = window is None or window >= T
             if plain and cache is None and inside and config.attention_softcap is None:
                 self.masks[window] = None
             else:
@@ -289,7 +294,7 @@ class Decoder(nn.Module):
         if self.frequencies.device != ids.device:
             self.frequencies = inverse_frequencies(self.config).to(ids.device)
         context = Context(self.config, self.frequencies, ids.shape[1], positions, cache)
-        x = self.model.embed_tokens(ids).float() * self.config.embed_scale
+        x = wide(self.model.embed_tokens(ids)) * self.config.embed_scale
         for layer in self.model.layers:
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, context, use_reentrant=False)
@@ -299,6 +304,6 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """fp32 logits [..., V], softcapped where the family does."""
-        logits: Tensor = self.lm_head(hidden).float()
+        logits = wide(self.lm_head(hidden))
         cap = self.config.final_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)

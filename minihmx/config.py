@@ -1,0 +1,194 @@
+"""Every knob of a run: one flat frozen dataclass, and one small table of per-model values.
+
+A default exists once, here; command-line flags and the table in docs/decisions.md derive from it.
+"paper" marks what the paper fixes (Table 2 unless a section is named), "ours" where it is silent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from minihmx.errors import UserError
+
+
+class ModelInfo(NamedTuple):
+    """A model known by a short name. gigabytes: 16-bit weights on disk."""
+
+    repo: str
+    family: str
+    parameters: str
+    gigabytes: float
+    gated: bool
+
+
+MODELS = {
+    "tiny": ModelInfo("", "llama", "1.4M", 0.003, False),
+    "qwen3-0.6b": ModelInfo("Qwen/Qwen3-0.6B", "qwen3", "0.6B", 1.5, False),
+    "qwen3-4b": ModelInfo("Qwen/Qwen3-4B", "qwen3", "4.0B", 8.0, False),
+    "qwen3-8b": ModelInfo("Qwen/Qwen3-8B", "qwen3", "8.2B", 16.4, False),
+    "gemma2-2b": ModelInfo("google/gemma-2-2b-it", "gemma2", "2.6B", 5.2, True),
+    "llama3.2-3b": ModelInfo("meta-llama/Llama-3.2-3B-Instruct", "llama", "3.2B", 6.4, True),
+}
+
+# Field values that a model needs instead of the dataclass's default. A short name's row also holds
+# for its hub id, and goes before the row of its family.
+MODEL_VALUES: dict[str, dict[str, Any]] = {
+    "tiny": dict(
+        learning_rate=7e-4, beta=0.04, lora_alpha=32.0, epochs=4, max_completion_length=96
+    ),
+    "qwen3-8b": dict(max_completion_length=128),
+}
+FAMILY_VALUES: dict[str, dict[str, Any]] = {"gemma2": dict(learning_rate=1e-5)}
+
+
+def knob(default: Any, source: str, text: str, *, science: bool = True, choices: Any = None) -> Any:
+    """A field with its documentation. science: part of the run's fingerprint."""
+    metadata = {"source": source, "help": text, "science": science, "choices": choices}
+    return field(default=default, metadata=metadata)
+
+
+def setting(default: Any, text: str, *, choices: Any = None) -> Any:
+    """A knob of memory, place or display, which may change when a run is continued."""
+    return knob(default, "ours", text, science=False, choices=choices)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run. Lengths are tokens, rates are per optimizer step."""
+
+    model: str = setting("tiny", "short name, local path or hub id")
+    direction: str = knob(
+        "forward", "paper 3.4", "reverse negates the reward", choices=("forward", "reverse")
+    )
+    seed: int = knob(1, "paper 4", "names the initial adapter, the question order and all noise")
+    # rollouts
+    prompts_per_step: int = knob(2, "paper", "questions per optimizer step (batch 1 x accum. 2)")
+    generations: int = knob(4, "paper", "completions per question, the group size G")
+    temperature: float = knob(1.0, "paper", "of sampling, and of the log-probs that train")
+    max_completion_length: int = knob(256, "ours", "cap on an answer (paper: 128 for Qwen3-8B)")
+    max_sequence_length: int = knob(4096, "paper", "prompt and completion together")
+    date: str = knob("26 Jul 2024", "ours", "the date in Llama 3's header; it would change daily")
+    judge_max_tokens: int = knob(64, "ours", "cap on the judge's greedy score and reason")
+    # objective
+    loss_type: str = knob(
+        "bnpo", "ours", "how tokens are weighted", choices=("bnpo", "grpo", "dr_grpo", "dapo")
+    )
+    beta: float = knob(0.001, "ours", "weight of the k3 KL to the adapter-off model")
+    advantage_epsilon: float = knob(1e-4, "ours", "added to a group's standard deviation")
+    iterations: int = knob(1, "ours", "optimizer steps on each batch of rollouts; 1 is on-policy")
+    clip_epsilon: float = knob(0.2, "ours", "bound on the ratio, acts when iterations > 1")
+    # adapter
+    lora_rank: int = knob(16, "paper", "rank r")
+    lora_alpha: float = knob(16.0, "ours", "the branch is scaled by alpha / r")
+    lora_targets: str = knob(
+        "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj", "ours", "linears that get one"
+    )
+    # optimizer
+    epochs: int = knob(10, "ours", "passes over the training questions")
+    learning_rate: float = knob(2e-5, "paper", "peak rate (paper: 1e-5 for Gemma)")
+    warmup_ratio: float = knob(0.1, "ours", "share of all updates in linear warm-up")
+    weight_decay: float = knob(0.01, "ours", "AdamW's, on the adapter")
+    adam_beta1: float = knob(0.9, "ours", "AdamW's first moment")
+    adam_beta2: float = knob(0.999, "ours", "AdamW's second moment")
+    adam_epsilon: float = knob(1e-8, "ours", "AdamW's epsilon")
+    max_grad_norm: float = knob(1.0, "ours", "gradient norm is clipped to this")
+    # evaluation
+    eval_samples: int = knob(4, "ours", "completions per held-out question, every epoch")
+    # precision
+    dtype: str = knob(
+        "auto",
+        "paper",
+        "auto: float16 on CUDA (the paper's), float32 on a CPU",
+        choices=("auto", "float16", "bfloat16", "float32"),
+    )
+    # place and memory: free to change when a run continues
+    revision: str = setting("", "hub revision (commit, tag or branch); empty: the default branch")
+    questions: str = setting("", "questions file instead of the built-in one (its digest counts)")
+    rubric: str = setting("", "rubric file instead of the paper's (its digest counts)")
+    out: str = setting("runs", "folder that holds all runs")
+    device: str = setting("auto", "auto: cuda when there is one", choices=("auto", "cpu", "cuda"))
+    micro_batch: int = setting(8, "completions per forward and backward pass")
+    decode_rows: int = setting(40, "rows decoded together at most")
+    logit_chunk: int = setting(8192, "vocabulary rows per piece of the log-prob computation")
+    checkpointing: str = setting(
+        "auto", "recompute layers in the backward; auto: on CUDA", choices=("auto", "on", "off")
+    )
+
+
+FIELDS = {f.name: f for f in dataclasses.fields(Config)}
+
+
+def resolve(
+    flags: Mapping[str, Any], short_name: str | None, family: str, context: int
+) -> tuple[Config, dict[str, str]]:
+    """The config of a run and where each value came from.
+
+    Flags go before the model's row, that before its family's, that before the default. A default
+    sequence longer than the model's context is lowered to it. Raises UserError for values that
+    cannot work.
+    """
+    rows = {
+        "default": {name: f.default for name, f in FIELDS.items()},
+        f"family {family}": FAMILY_VALUES.get(family, {}),
+        f"model {short_name}": MODEL_VALUES.get(short_name or "", {}),
+        "flag": flags,
+    }
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for source, row in rows.items():
+        values |= row
+        sources |= dict.fromkeys(row, source)
+    if sources["max_sequence_length"] != "flag" and values["max_sequence_length"] > context:
+        values["max_sequence_length"], sources["max_sequence_length"] = context, "model's context"
+    config = Config(**values)
+    check(config, context)
+    return config, sources
+
+
+def check(config: Config, context: int) -> None:
+    """Raise UserError, naming flag, value and remedy, for sizes that cannot work."""
+
+    def refuse(name: str, why: str) -> None:
+        value = getattr(config, name)
+        raise UserError(f"--{name.replace('_', '-')} {value} cannot work: {why}.")
+
+    for name, f in FIELDS.items():
+        value, choices = getattr(config, name), f.metadata["choices"]
+        if choices and value not in choices:
+            near = difflib.get_close_matches(str(value), choices, 1)
+            hint = f", perhaps {near[0]}" if near else ""
+            refuse(name, f"choose one of {', '.join(choices)}{hint}")
+        if isinstance(value, float) and not 0 <= value < float("inf"):
+            refuse(name, "it must be a number from 0 up")
+        if isinstance(value, int) and value < 1 and name != "seed":
+            refuse(name, "it must be at least 1")
+    if config.generations < 2:
+        refuse(
+            "generations", "a group of one has no other answer to be better than; give 2 or more"
+        )
+    if config.temperature == 0:
+        refuse("temperature", "all answers of a group would be the same; give a number above 0")
+    for name in ("lora_alpha", "learning_rate", "max_grad_norm"):
+        if getattr(config, name) == 0:
+            refuse(name, "nothing would train; give a number above 0")
+    if config.warmup_ratio > 1:
+        refuse("warmup_ratio", "it is a share of all updates; give a number from 0 to 1")
+    if max(config.adam_beta1, config.adam_beta2) >= 1:
+        refuse("adam_beta1" if config.adam_beta1 >= 1 else "adam_beta2", "it must be below 1")
+    if config.max_sequence_length > context:
+        refuse("max_sequence_length", f"the model's context is {context} tokens; give at most that")
+    if config.max_completion_length >= config.max_sequence_length:
+        refuse(
+            "max_completion_length",
+            f"with --max-sequence-length {config.max_sequence_length} no room is left for a "
+            "prompt; lower it",
+        )
+
+
+def science(config: Config) -> dict[str, Any]:
+    """The fields that decide what a run computes."""
+    return {name: getattr(config, name) for name, f in FIELDS.items() if f.metadata["science"]}

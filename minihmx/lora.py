@@ -1,0 +1,157 @@
+"""LoRA by hand (Hu et al. 2021): y = W x + alpha / r * B (A x), with W frozen.
+
+The adapter is the policy; switched off, the very same model is the judge and the reference
+(paper section 3.2), so off must be exactly the base: the branch is skipped, not zeroed.
+Names and files are PEFT's, so an adapter trained here loads there unchanged, and back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minihmx.errors import UserError
+from minihmx.seeding import digest
+
+PREFIX = "base_model.model."  # what PEFT puts before a module's path
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class LoRALinear(nn.Module):
+    """A frozen linear with a trainable low-rank branch.
+
+    A [r, in] and B [out, r] are fp32 masters whatever the base's dtype; they are cast to the
+    input's dtype for the two small products, and the sum is fp32.
+    """
+
+    def __init__(self, base: nn.Linear, rank: int, alpha: float):
+        super().__init__()
+        self.weight = base.weight
+        out_features, in_features = base.weight.shape
+        master = torch.float64 if base.weight.dtype == torch.float64 else torch.float32
+        device = base.weight.device
+        self.lora_A = nn.Linear(in_features, rank, bias=False, dtype=master, device=device)
+        self.lora_B = nn.Linear(rank, out_features, bias=False, dtype=master, device=device)
+        self.scale = alpha / rank
+        self.enabled = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        base = F.linear(x, self.weight)
+        if not self.enabled:
+            return base
+        low = F.linear(x, self.lora_A.weight.to(x.dtype))
+        delta = F.linear(low, self.lora_B.weight.to(x.dtype))
+        master = self.lora_A.weight.dtype
+        return base.to(master) + self.scale * delta.to(master)
+
+
+def attach(
+    model: nn.Module, rank: int, alpha: float, seed: int, targets: Sequence[str] = TARGETS
+) -> None:
+    """Freeze the model and put a fresh adapter on every linear whose last name is a target.
+
+    A is uniform within 1 / sqrt(in), drawn by module name from the seed alone, and B is zero: one
+    seed is one initial adapter, on any device and in both directions. Raises UserError when
+    nothing would be trainable.
+    """
+    model.requires_grad_(False)
+    chosen = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in targets
+    ]
+    if not chosen:
+        raise UserError(
+            f"No module is named {' or '.join(targets)}, so nothing would train; "
+            f"choose --lora-targets among {','.join(TARGETS)}."
+        )
+    for name, linear in chosen:
+        adapted = LoRALinear(linear, rank, alpha)
+        generator = torch.Generator().manual_seed(digest("lora", seed, name) >> 1)
+        bound = 1 / math.sqrt(linear.in_features)
+        A = torch.rand(rank, linear.in_features, generator=generator) * 2 * bound - bound
+        with torch.no_grad():
+            adapted.lora_A.weight.copy_(A)
+            adapted.lora_B.weight.zero_()
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, adapted)
+
+
+def layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
+    """(name, layer) of every adapted linear, in module order."""
+    for name, module in model.named_modules():
+        if isinstance(module, LoRALinear):
+            yield name, module
+
+
+def parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The trainable tensors under the names that PEFT's file gives them."""
+    return {
+        f"{PREFIX}{name}.{part}.weight": getattr(layer, part).weight
+        for name, layer in layers(model)
+        for part in ("lora_A", "lora_B")
+    }
+
+
+@contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is the base: judge and reference."""
+    found = [layer for _, layer in layers(model)]
+    before = [layer.enabled for layer in found]
+    for layer in found:
+        layer.enabled = False
+    try:
+        yield
+    finally:
+        for layer, enabled in zip(found, before, strict=True):
+            layer.enabled = enabled
+
+
+def load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy PEFT-named tensors into the attached adapter.
+
+    Raises UserError when a key is missing, unknown or of another shape: PEFT itself only warns
+    and goes on with B = 0, which would look like a model that did not learn.
+    """
+    own = parameters(model)
+    wrong = sorted(own.keys() ^ tensors.keys())
+    if wrong:
+        kind = "lacks" if wrong[0] in own else "holds an unknown"
+        raise UserError(
+            f"The adapter does not fit this model: it {kind} {wrong[0]} ({len(wrong)} names "
+            "differ); give the model that it was trained on."
+        )
+    for name, parameter in own.items():
+        if parameter.shape != tensors[name].shape:
+            raise UserError(
+                f"The adapter does not fit this model: {name} is {list(tensors[name].shape)}, "
+                f"not {list(parameter.shape)}; give the model that it was trained on."
+            )
+        with torch.no_grad():
+            parameter.copy_(tensors[name])
+
+
+def peft_config(base: str, rank: int, alpha: float, targets: Sequence[str]) -> dict[str, Any]:
+    """The content of adapter_config.json."""
+    return {
+        "base_model_name_or_path": base,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": rank,
+        "target_modules": sorted(targets),
+        "task_type": "CAUSAL_LM",
+        "use_dora": False,
+        "use_rslora": False,
+    }

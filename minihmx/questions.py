@@ -1,0 +1,103 @@
+"""The interview questions and the rubric: the built-in ones, or a user's own files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+from minihmx.errors import UserError
+from minihmx.judge import RUBRIC
+from minihmx.records import Question
+
+FIELDS = ("id", "category", "text", "split", "source")
+CHOICES = {"split": ("train", "eval"), "source": ("paper", "ours")}
+EXAMPLE = '{"id": "time-01", "category": "time", "text": "…?", "split": "train", "source": "ours"}'
+
+
+def load_questions(path: Path | None = None) -> list[Question]:
+    """The questions of a JSON Lines file in its order; without a path, the 100 built-in ones.
+
+    Table 1 of the paper gives one question of each category; those have the source "paper", the
+    other ninety are our own. Blank lines are skipped, further fields ignored.
+
+    Raises UserError, naming file and line, if the file cannot be used.
+    """
+    if path is None:
+        name = "questions.jsonl"
+        text = (files("minihmx") / "data" / name).read_text("utf-8")
+    else:
+        name, text = str(path), _read(path, "question")
+    questions = list(_questions(name, text))
+    for split in CHOICES["split"]:
+        if all(q.split != split for q in questions):
+            raise UserError(
+                f'{name} holds no question with split "{split}", and training needs both kinds; '
+                f"add at least one line like {EXAMPLE.replace('train', split)}"
+            )
+    return questions
+
+
+def load_rubric(path: Path | None = None) -> str:
+    """The judge's rubric without trailing newlines; without a path, the one of Appendix A.
+
+    Raises UserError if the file is missing, empty or not UTF-8 text.
+    """
+    return RUBRIC if path is None else _read(path, "rubric").rstrip("\n")
+
+
+def _read(path: Path, kind: str) -> str:
+    advice = f"give a UTF-8 text file, or leave the option out to use the built-in {kind} file"
+    try:
+        text = path.read_text("utf-8-sig")
+    except OSError as error:
+        raise UserError(
+            f"The {kind} file {path} cannot be read ({error.strerror}); {advice}"
+        ) from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"The {kind} file {path} is not UTF-8 (line {line}); {advice}") from None
+    if not text.strip():
+        raise UserError(f"The {kind} file {path} is empty; {advice}")
+    return text
+
+
+def _questions(name: str, text: str) -> Iterator[Question]:
+    """Each line's question; the first line with a fault raises UserError."""
+    seen: dict[tuple[str, str], int] = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            question = _question(line)
+            for field in ("id", "text"):
+                first = seen.setdefault((field, getattr(question, field)), number)
+                if first != number:
+                    raise ValueError(f'its "{field}" is that of line {first}, and must differ')
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{name}, line {number}: {error}; a line looks like {EXAMPLE}"
+            ) from None
+        yield question
+
+
+def _question(line: str) -> Question:
+    """Raises ValueError saying what is wrong."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"this is not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise ValueError("this is not a JSON object")
+    for field in FIELDS:
+        if field not in row:
+            raise ValueError(f'the field "{field}" is missing')
+        value = row[field]
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f'the field "{field}" must be text and not empty')
+        if not value.isprintable():
+            raise ValueError(f'the field "{field}" holds a character that cannot be printed')
+        if value not in CHOICES.get(field, (value,)):
+            raise ValueError(f'"{field}" must be one of {CHOICES[field]}, it is "{value}"')
+    return Question(**{field: row[field] for field in FIELDS})
