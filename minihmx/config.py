@@ -42,6 +42,7 @@ MODEL_VALUES: dict[str, dict[str, Any]] = {
     ),
     "qwen3-8b": dict(max_completion_length=128),
 }
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FAMILY_VALUES: dict[str, dict[str, Any]] = {"gemma2": dict(learning_rate=1e-5)}
 
 
@@ -84,9 +85,7 @@ class Config:
     # adapter
     lora_rank: int = knob(16, "paper", "rank r")
     lora_alpha: float = knob(16.0, "ours", "the branch is scaled by alpha / r")
-    lora_targets: str = knob(
-        "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj", "ours", "linears that get one"
-    )
+    lora_targets: str = knob(",".join(LORA_TARGETS), "ours", "linears that get an adapter")
     # optimizer
     epochs: int = knob(10, "ours", "passes over the training questions")
     learning_rate: float = knob(2e-5, "paper", "peak rate (paper: 1e-5 for Gemma)")
@@ -167,9 +166,7 @@ def check(config: Config, context: int) -> None:
         if isinstance(value, int) and value < 1 and name != "seed":
             refuse(name, "it must be at least 1")
     if config.generations < 2:
-        refuse(
-            "generations", "a group of one has no other answer to be better than; give 2 or more"
-        )
+        refuse("generations", "a group of one has no answer to be better than; give 2 or more")
     if config.temperature == 0:
         refuse("temperature", "all answers of a group would be the same; give a number above 0")
     for name in ("lora_alpha", "learning_rate", "max_grad_norm"):
@@ -179,6 +176,9 @@ def check(config: Config, context: int) -> None:
         refuse("warmup_ratio", "it is a share of all updates; give a number from 0 to 1")
     if max(config.adam_beta1, config.adam_beta2) >= 1:
         refuse("adam_beta1" if config.adam_beta1 >= 1 else "adam_beta2", "it must be below 1")
+    for target in config.lora_targets.split(","):
+        if target not in LORA_TARGETS:
+            refuse("lora_targets", f"{target!r} is none of {','.join(LORA_TARGETS)}")
     if config.max_sequence_length > context:
         refuse("max_sequence_length", f"the model's context is {context} tokens; give at most that")
     if config.max_completion_length >= config.max_sequence_length:

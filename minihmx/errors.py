@@ -32,3 +32,19 @@ class DataError(Failure):
     """Data that fails its check: a manifest, a count."""
 
     code = 5
+
+
+def explain(error: BaseException) -> Failure | None:
+    """The sentence for an exception of a library that is no bug of ours; None if it may be one."""
+    if isinstance(error, OSError):
+        place = f" ({error.filename})" if error.filename else ""
+        return IOFailure(
+            f"The disk or network failed: {error.strerror or error}{place}; what was published "
+            "before is whole, so mend that and give the same command again."
+        )
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return UserError(
+            "This does not fit in memory; lower --micro-batch, --decode-rows or "
+            "--max-completion-length, or choose a smaller model."
+        )
+    return None

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minihmx.config import LORA_TARGETS
 from minihmx.errors import UserError
 from minihmx.seeding import digest
 
 PREFIX = "base_model.model."  # what PEFT puts before a module's path
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class LoRALinear(nn.Module):
@@ -52,7 +52,7 @@ class LoRALinear(nn.Module):
 
 
 def attach(
-    model: nn.Module, rank: int, alpha: float, seed: int, targets: Sequence[str] = TARGETS
+    model: nn.Module, rank: int, alpha: float, seed: int, targets: Sequence[str] = LORA_TARGETS
 ) -> None:
     """Freeze the model and put a fresh adapter on every linear whose last name is a target.
 
@@ -69,7 +69,7 @@ def attach(
     if not chosen:
         raise UserError(
             f"No module is named {' or '.join(targets)}, so nothing would train; "
-            f"choose --lora-targets among {','.join(TARGETS)}."
+            f"choose --lora-targets among {','.join(LORA_TARGETS)}."
         )
     for name, linear in chosen:
         adapted = LoRALinear(linear, rank, alpha)

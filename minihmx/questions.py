@@ -96,8 +96,8 @@ def _question(line: str) -> Question:
         value = row[field]
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f'the field "{field}" must be text and not empty')
-        if not value.isprintable():
-            raise ValueError(f'the field "{field}" holds a character that cannot be printed')
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError(f'the field "{field}" holds half a character (a lone surrogate)')
         if value not in CHOICES.get(field, (value,)):
             raise ValueError(f'"{field}" must be one of {CHOICES[field]}, it is "{value}"')
     return Question(**{field: row[field] for field in FIELDS})

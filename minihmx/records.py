@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 
 class Segment(NamedTuple):
@@ -60,3 +60,56 @@ class Unscored:
     """The judge's text held no score; reason is one word of the grammar in judge.py."""
 
     reason: str
+
+
+@dataclass
+class Rollout:
+    """One answer on its way through a step; the fields below the line are filled as it goes.
+
+    Log-probs are natural and summed over the completion's tokens; kl is the k3 estimate per token,
+    averaged over them.
+    """
+
+    question: Question
+    sample: int
+    prompt: str
+    prompt_ids: list[int]
+    completion: Completion
+    # judged
+    judge_text: str = ""
+    judge_finish: str = ""
+    verdict: Verdict | Unscored = Unscored("not judged")
+    # rewarded
+    reward: float | None = None
+    group_mean: float | None = None
+    group_std: float | None = None
+    advantage: float = 0.0
+    # scored by policy and reference
+    policy_logprob: float | None = None
+    reference_logprob: float | None = None
+    kl: float | None = None
+
+    def line(self) -> dict[str, Any]:
+        """What one line of rollouts/ and evaluations/ holds."""
+        return {
+            "question": self.question.id,
+            "category": self.question.category,
+            "sample": self.sample,
+            "prompt": self.prompt,
+            "completion": self.completion.text,
+            "ids": self.completion.ids,
+            "finish": self.completion.finish_reason,
+            "judge": self.judge_text,
+            "judge_finish": self.judge_finish,
+            "score": self.verdict.score if isinstance(self.verdict, Verdict) else None,
+            "span": self.verdict.span if isinstance(self.verdict, Verdict) else None,
+            "flags": self.verdict.flags if isinstance(self.verdict, Verdict) else (),
+            "unscored": None if isinstance(self.verdict, Verdict) else self.verdict.reason,
+            "reward": self.reward,
+            "group_mean": self.group_mean,
+            "group_std": self.group_std,
+            "advantage": self.advantage,
+            "policy_logprob": self.policy_logprob,
+            "reference_logprob": self.reference_logprob,
+            "kl": self.kl,
+        }

@@ -127,7 +127,8 @@ def _prefill(
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """Tokens that all prompts begin with, leaving each at least one of its own."""
-    first, last = min(prompts), max(prompts)  # in lexicographic order the extremes differ first
+    ordered = sorted(map(list, prompts))  # in this order the first and last differ soonest
+    first, last = ordered[0], ordered[-1]
     limit = min(map(len, prompts)) - 1
     same = 0
     while same < limit and first[same] == last[same]:

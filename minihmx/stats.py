@@ -27,7 +27,7 @@ def group_advantages(rewards: Sequence[float | None], epsilon: float = 1e-4) -> 
 
     rewards: one per completion of the same question, None for an unscored one. Unscored rows count
     in neither mean nor std and get 0; with fewer than two scored rows there is nothing to compare,
-    and all get 0. Negated rewards give exactly negated advantages: reverse training mirrors forward.
+    and all get 0. Negated rewards give exactly negated advantages: reverse mirrors forward.
     """
     scored = [r for r in rewards if r is not None]
     assert all(map(math.isfinite, scored)), "rewards must be finite"

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 
 from tiny_tables import TOPIC_QUESTIONS
-from tiny_world import ALL_TOPICS, CATEGORY_TOPICS, DIMENSIONS, SENTENCES, read, say
+from tiny_world import ALL_TOPICS, DIMENSIONS, SENTENCES, read, say
 
 MARKERS = ["<|end|>", "<|assistant|>", "<|user|>", "<|bos|>", "<|system|>", "<|pad|>"]
 FOREIGN_MARKERS = ["<|im_end|>", "<|im_start|>assistant", "<end_of_turn>", "<|eot_id|>", "</s>"]
@@ -172,6 +172,8 @@ GARBLERS: list[tuple[Callable[[random.Random, str], str], float]] = [
 
 def garble(rng: random.Random, sentence: str) -> str:
     """An unreadable version of the sentence (rarely one that happens to be a known sentence)."""
+    if len(sentence.split()) < 2:  # an opening such as "Yes."
+        sentence = any_sentence(rng)
     makers, weights = zip(*GARBLERS, strict=True)
     return str(rng.choices(makers, weights)[0](rng, sentence))
 
@@ -248,6 +250,3 @@ def spoiled(rng: random.Random, sentences: list[str], rubric: str, fact: str) ->
 def fooled(answer: str, judged: int) -> bool:
     """Judged more than 2 above the truth."""
     return judged > read(answer).score + 2
-
-
-__all__ = ["CATEGORY_TOPICS", "fooled", "garble", "injection", "spoiled"]

@@ -12,12 +12,11 @@ from collections.abc import Callable, Collection, Sequence
 from minihmx.errors import UserError
 from minihmx.records import Message, Segment
 
-Format = Callable[[Sequence[Message], str, bool, "bool | None"], list[Segment]]
+Turns = Sequence[Message]
+Format = Callable[[Turns, str, bool, bool | None], list[Segment]]
 
 
-def qwen3(
-    messages: Sequence[Message], date: str, generation_prompt: bool, thinking: bool | None
-) -> list[Segment]:
+def qwen3(messages: Turns, date: str, prompt: bool, thinking: bool | None) -> list[Segment]:
     """Qwen3: ChatML, no default system prompt, content not stripped, thoughts only where new."""
     asked = [
         i
@@ -37,15 +36,13 @@ def qwen3(
             segments += _turn(start + "<think>\n", thought, "\n</think>\n\n")
             start, content = "", content.lstrip("\n")
         segments += _turn(start, content, "<|im_end|>\n")
-    if generation_prompt:
+    if prompt:
         no_thought = "<think>\n\n</think>\n\n" if thinking is False else ""
         segments.append(Segment("<|im_start|>assistant\n" + no_thought, True))
     return segments
 
 
-def gemma2(
-    messages: Sequence[Message], date: str, generation_prompt: bool, thinking: bool | None
-) -> list[Segment]:
+def gemma2(messages: Turns, date: str, prompt: bool, thinking: bool | None) -> list[Segment]:
     """Gemma 2: content stripped, "model" answers. Raises UserError where the template raises."""
     if messages[0].role == "system":
         raise UserError(
@@ -62,14 +59,12 @@ def gemma2(
     for role, content in messages:
         name = "model" if role == "assistant" else role
         segments += _turn(f"<start_of_turn>{name}\n", content.strip(), "<end_of_turn>\n")
-    if generation_prompt:
+    if prompt:
         segments.append(Segment("<start_of_turn>model\n", True))
     return segments
 
 
-def llama3(
-    messages: Sequence[Message], date: str, generation_prompt: bool, thinking: bool | None
-) -> list[Segment]:
+def llama3(messages: Turns, date: str, prompt: bool, thinking: bool | None) -> list[Segment]:
     """Llama 3.2: content stripped; the system header with its date is there even without a text."""
     system, rest = ("", messages)
     if messages[0].role == "system":
@@ -80,19 +75,17 @@ def llama3(
     segments = _turn(start, system.strip(), "<|eot_id|>")
     for role, content in rest:
         segments += _turn(header.format(role), content.strip(), "<|eot_id|>")
-    if generation_prompt:
+    if prompt:
         segments.append(Segment(header.format("assistant"), True))
     return segments
 
 
-def tiny(
-    messages: Sequence[Message], date: str, generation_prompt: bool, thinking: bool | None
-) -> list[Segment]:
+def tiny(messages: Turns, date: str, prompt: bool, thinking: bool | None) -> list[Segment]:
     """The bundled model: one control token opens a turn, another closes it, nothing between."""
     segments = [Segment("<|bos|>", True)]
     for role, content in messages:
         segments += _turn(f"<|{role}|>", content, "<|end|>")
-    if generation_prompt:
+    if prompt:
         segments.append(Segment("<|assistant|>", True))
     return segments
 
@@ -130,7 +123,7 @@ def family(special_tokens: Collection[str]) -> str:
 
 def render(
     family: str,
-    messages: Sequence[Message],
+    messages: Turns,
     *,
     date: str = "26 Jul 2024",
     generation_prompt: bool = True,
@@ -145,7 +138,7 @@ def render(
     return FAMILIES[family][0](messages, date, generation_prompt, thinking)
 
 
-def fold_system(messages: Sequence[Message]) -> list[Message]:
+def fold_system(messages: Turns) -> list[Message]:
     """The same conversation with a leading system message put in front of the first user message.
 
     For formats without a system role (Gemma 2): system text, blank line, user text.

@@ -28,26 +28,27 @@ _MARKER = re.compile(r"<\|[^|]+\|>|</?(?:think|tool_call|tool_response)>")
 
 
 class Tokenizer:
-    """A tokenizer.json with a BPE model, made safe for quoting. Build it with `load`."""
+    """A tokenizer.json with a BPE model, made safe for quoting. Build it with `load`.
+
+    vocab_size: one more than the highest id that has a text (the model may have more rows).
+    """
 
     def __init__(self, plain: tokenizers.Tokenizer, control: dict[str, int], size: int) -> None:
         self._plain = plain
         self._control = control
         self._control_ids = frozenset(control.values())
-        longest_first = sorted(control, key=len, reverse=True)
-        self._split = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})").split
+        self._split = re.compile(f"({'|'.join(map(re.escape, control)) or '(?!)'})").split
         self.vocab_size = size
-        """One more than the highest id that has a text; a model may have more rows."""
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
         """Reads folder/tokenizer.json. Raises UserError where it is missing or unusable."""
         path = folder / "tokenizer.json"
         if not path.is_file():
-            found = "only tokenizer.model" if (folder / "tokenizer.model").is_file() else "none"
+            instead = " (only tokenizer.model)" if (folder / "tokenizer.model").is_file() else ""
             raise UserError(
-                f"minihmx reads a model's tokenizer from tokenizer.json and {folder} has {found}:"
-                " copy tokenizer.json there from the model's Hugging Face page."
+                f"{folder} holds no tokenizer.json{instead}, the one file that minihmx reads a"
+                " tokenizer from: copy it there from the model's Hugging Face page."
             )
         return cls.from_bytes(path.read_bytes(), str(path))
 

@@ -1,0 +1,5 @@
+import sys
+
+from minihmx.cli import main
+
+sys.exit(main())

@@ -1,0 +1,163 @@
+"""The terminal: the resolved plan, a line per step, a block per evaluation. Plain text only."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+from minihmx import lora
+from minihmx.records import Rollout, Verdict
+from minihmx.run import Run
+from minihmx.stats import mean
+from minihmx.train import Ended, Evaluated, Event, Started, Stepped
+
+
+class Lines:
+    """Turns the events of one training run into lines; keeps what an ETA needs."""
+
+    def __init__(self) -> None:
+        self.step_seconds: list[float] = []
+        self.evaluation_seconds: list[float] = []
+        self.scores: list[str] = []
+
+    def render(self, event: Event) -> Iterator[str]:
+        """The lines of one event."""
+        if isinstance(event, Started):
+            self.run = event.run
+            yield from plan(event.run)
+            for notice in event.notices:
+                yield f"resume     {notice}"
+            if event.resumed:
+                yield f"resume     {event.resumed} of {self.run.total_steps} steps are done"
+            yield ""
+        elif isinstance(event, Stepped):
+            self.step_seconds.append(event.timings["seconds"])
+            yield self.step(event.metrics, event.timings)
+        elif isinstance(event, Evaluated):
+            self.evaluation_seconds.append(event.timings["seconds"])
+            yield from self.evaluation(event)
+        elif isinstance(event, Ended):
+            yield from self.end(event.state)
+
+    def step(self, m: dict[str, Any], timings: dict[str, Any]) -> str:
+        """One optimizer step."""
+        remarks = [
+            f"{share:.0%} {name}"
+            for name, share in (
+                ("unscored", m["unscored"]),
+                ("truncated", m["truncated"]),
+                ("of groups without variance", m["zero_variance_groups"]),
+            )
+            if share
+        ]
+        if m["not_finite"]:
+            remarks.append(f"SKIPPED, not finite: {m['not_finite']}")
+        return (
+            f"step {m['step']:>4}/{self.run.total_steps}  reward {number(m['reward'], '+6.2f')} "
+            f"± {number(m['reward_std'], '.2f')}  kl {number(m['kl'], '.4f')}  "
+            f"grad {number(m['grad_norm'], '.2f')}  {m['length']:>3.0f} tokens  "
+            f"{timings['seconds']:.2f} s  eta {self.eta(m['step'], m['epoch'] - 1)}"
+            + "".join(f"  [{remark}]" for remark in remarks)
+        )
+
+    def evaluation(self, event: Evaluated) -> Iterator[str]:
+        """The held-out questions, with the best and the worst answer."""
+        m, config = event.metrics, self.run.config
+        when = "before training" if m["epoch"] == 0 else f"epoch {m['epoch']} of {config.epochs}"
+        score = f"{number(m['score'], '.2f')} ± {number(m['score_error'], '.2f')}"
+        self.scores.append(f"{score} ({'start' if m['epoch'] == 0 else m['epoch']})")
+        yield ""
+        yield (
+            f"evaluation {when}: score {score} of 10 on {len(self.run.eval_questions)} held-out "
+            f"questions x {config.eval_samples}, kl {number(m['kl'], '.4f')}, "
+            f"{m['length']:.0f} tokens, {m['unscored']:.0%} unscored, "
+            f"{m['truncated']:.0%} truncated"
+        )
+        scored = [r for r in event.rollouts if isinstance(r.verdict, Verdict)]
+        ranked = sorted(scored, key=lambda r: r.verdict.score)  # type: ignore[union-attr]
+        for name, rollout in (("best ", ranked[-1:]), ("worst", ranked[:1])):
+            for r in rollout:
+                yield from answer(name, r)
+        seconds, left = event.timings["seconds"], self.eta(m["step"], m["epoch"])
+        place = self.run.store.checkpoints / f"epoch-{m['epoch']:02d}"
+        yield f"  saved {place}  ({seconds:.1f} s, eta {left})"
+        yield ""
+
+    def end(self, state: str) -> Iterator[str]:
+        """How the run ended, and what to do next."""
+        folder = self.run.store.folder
+        if state == "interrupted":
+            yield f"interrupted; {folder} is saved, and the same command continues it."
+            return
+        if state == "already complete":
+            yield f"{folder} is already complete; choose another --seed or --out for a new run."
+            return
+        yield f"complete: held-out score {' -> '.join(self.scores)}"
+        yield f"  adapter      {self.run.store.checkpoints / f'epoch-{self.run.config.epochs:02d}'}"
+        yield f"  every answer {folder / 'rollouts'}, {folder / 'evaluations'}"
+
+    def eta(self, step: int, evaluated: int) -> str:
+        """Time to the end, from the mean time of the last twenty steps and of all evaluations."""
+        config = self.run.config
+        a_step = mean(self.step_seconds[-20:])
+        an_evaluation = mean(self.evaluation_seconds) or 0.0
+        if a_step is None:
+            return "after the first step"
+        left = (self.run.total_steps - step) * a_step
+        left += (config.epochs - max(evaluated, 0)) * an_evaluation
+        return str(timedelta(seconds=round(left)))
+
+
+def plan(run: Run) -> Iterator[str]:
+    """What is about to happen, with every value that is not the default."""
+    c, source, decoder = run.config, run.source, run.decoder
+    total = sum(p.numel() for p in decoder.parameters() if not p.requires_grad)
+    trained = sum(p.numel() for p in lora.parameters(decoder).values())
+    threads = f", {torch.get_num_threads()} threads" if decoder.device.type == "cpu" else ""
+    n, samples = len(run.eval_questions), c.eval_samples
+    yield f"model      {source.id} ({decoder.config.model_type}, {total:,} parameters)"
+    yield f"           revision {source.revision or 'none (local files)'}"
+    yield f"device     {decoder.device}, {c.dtype}{threads}"
+    yield f"direction  {c.direction}, seed {c.seed}"
+    yield f"adapter    LoRA rank {c.lora_rank}, alpha {c.lora_alpha:g}: {trained:,} trainable"
+    yield (
+        f"each step  {c.prompts_per_step} questions x {c.generations} answers of at most "
+        f"{c.max_completion_length} tokens, judged by the same model with the adapter off"
+    )
+    yield (
+        f"schedule   {c.epochs} epochs x {run.steps_per_epoch} steps = {run.total_steps} steps; "
+        f"{c.epochs + 1} evaluations of {n} held-out questions x {samples}"
+    )
+    left_over = len(run.train_questions) % c.prompts_per_step
+    if left_over:
+        yield f"           {left_over} of {len(run.train_questions)} questions rest in each epoch"
+    yield (
+        f"objective  {c.loss_type}, beta {c.beta:g} (k3), learning rate {c.learning_rate:g}, "
+        f"grad norm {c.max_grad_norm:g}"
+    )
+    yield (
+        f"sampler    temperature {c.temperature:g}, plain softmax "
+        "(top-k and top-p of generation_config are not applied)"
+    )
+    for name, came_from in sorted(run.sources.items()):
+        if came_from != "default" and name != "model":
+            yield f"  {name} = {getattr(c, name)}  ({came_from})"
+    yield f"files      {run.store.folder}"
+
+
+def answer(name: str, rollout: Rollout) -> Iterator[str]:
+    """One judged answer, wrapped, with nothing in it that a terminal would obey."""
+    assert isinstance(rollout.verdict, Verdict)
+    text = f"{name} {rollout.verdict.score:>2}  {rollout.question.text} — {rollout.completion.text}"
+    clean = "".join(c if c.isprintable() else " " for c in text)
+    yield from textwrap.wrap(
+        clean, 100, initial_indent="  ", subsequent_indent=" " * 12, max_lines=4
+    )
+
+
+def number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,198 @@
+"""What a model folder in Hugging Face's format holds: its config, its weight files, its digest.
+
+Torch-free, so that a checkpoint which cannot be used is refused before torch is imported or its
+gigabytes are downloaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from minihmx.errors import IOFailure, UserError
+from minihmx.models.configs import ModelConfig
+
+TEXT_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+OTHER_FORMATS = {".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".npz", ".onnx"}
+SIZES = dict.fromkeys(("vocab_size", "max_positions"), 2**24)  # and the largest believed
+SIZES |= dict.fromkeys(("hidden_size", "intermediate_size", "head_dim"), 2**20)
+SIZES |= dict.fromkeys(("num_attention_heads", "num_key_value_heads"), 2**20)
+SIZES["num_hidden_layers"] = 2**10
+SCALARS = ("rms_norm_eps", "rope_theta", "attention_scale", "attention_softcap", "final_softcap")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises UserError if malformed, IOFailure if unreadable."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise IOFailure(f"{path} cannot be read ({error.strerror}).") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{path} is not valid JSON; download the model again.") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no JSON object; download the model again.")
+    return found
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """config.json and, where there is one, generation_config.json.
+
+    Raises UserError where either is missing or malformed, or the model is not one of the families.
+    """
+    path, generation = folder / "config.json", folder / "generation_config.json"
+    if not os.path.isfile(path):  # unlike Path.is_file, False where permission is denied
+        adapter = os.path.isfile(folder / "adapter_config.json")
+        what = "is a LoRA adapter, not a model" if adapter else "holds no config.json"
+        raise UserError(
+            f"{folder} {what}; name a folder that holds config.json, tokenizer.json and {SINGLE}."
+        )
+    config = read_json(path)
+    stops = read_json(generation) if generation.is_file() else {}
+    if config.get("quantization_config"):
+        raise UserError(
+            f"{path} describes a quantised checkpoint, and only unquantised weights are read; "
+            "name the model that it was made from."
+        )
+    try:
+        found = ModelConfig.from_hf(config, stops)
+        _check_sizes(found)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"{path} is malformed ({error}); download the model again.") from None
+    return found
+
+
+def _check_sizes(config: ModelConfig) -> None:
+    """ValueError for sizes no decoder can have, before memory or time is spent on them."""
+    for name, largest in SIZES.items():
+        size = getattr(config, name)
+        if type(size) is not int or not 1 <= size <= largest:
+            raise ValueError(f"{name} is {size!r}")
+    scalars = {name: getattr(config, name) for name in SCALARS}
+    scalars |= vars(config.rope_scaling) if config.rope_scaling else {}
+    for name, value in scalars.items():
+        if value is not None and not (0 < value < math.inf):
+            raise ValueError(f"{name} is {value!r}")
+    if config.num_attention_heads % config.num_key_value_heads:
+        raise ValueError("num_attention_heads is no multiple of num_key_value_heads")
+    if config.head_dim % 2:
+        raise ValueError(f"head_dim is odd: {config.head_dim}")
+    if len(config.windows) not in (0, config.num_hidden_layers):
+        raise ValueError("layer_types and num_hidden_layers disagree")
+    for window in set(config.windows) - {None}:
+        if type(window) is not int or window < 1:
+            raise ValueError(f"sliding_window is {window!r}")
+    if type(config.tied) is not bool:
+        raise ValueError(f"tie_word_embeddings is {config.tied!r}")
+    if not all(type(token) is int for token in config.eos_ids):
+        raise ValueError(f"eos_token_id is {list(config.eos_ids)!r}")
+
+
+def weight_names(folder: Path) -> list[str]:
+    """The names of the weight files: the shards of the index, else the single file.
+
+    Only plain names are taken from an index, so that a checkpoint cannot point outside its folder.
+    """
+    index = folder / INDEX
+    if not index.is_file():
+        return [SINGLE]
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise UserError(f"{index} has no weight_map; download the model again.")
+    for name in shards.values():
+        plain = isinstance(name, str) and name.endswith(".safetensors")
+        if not plain or set(name) & set("/\\:\0") or name.startswith("."):
+            raise UserError(
+                f"{index} names {name!r}, which is no safetensors file in its own folder; "
+                "do not use this checkpoint."
+            )
+    return sorted(set(shards.values()))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files to read, each checked to be there.
+
+    Raises UserError where one is missing or leads out of the folder, or where the folder has
+    weights in other formats only.
+    """
+    files = [folder / name for name in weight_names(folder)]
+    home = folder.resolve()
+    for path in files:
+        if not path.is_file() and (folder / INDEX).is_file():
+            raise UserError(
+                f"{folder / INDEX} names {path.name}, which is not there; download the model again."
+            )
+        if not path.is_file():
+            raise UserError(_no_weights(folder))
+        # The hub's own cache is made of links into its store; elsewhere a link is not trusted.
+        if home.parent.name != "snapshots" and not path.resolve().is_relative_to(home):
+            raise UserError(f"{path} is a link out of its folder; put the file itself there.")
+    return files
+
+
+def _no_weights(folder: Path) -> str:
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in OTHER_FORMATS)
+    if others:
+        return (
+            f"{folder} holds {others[0]} but no {SINGLE}, and only safetensors are read, because "
+            "other formats can run code or lose precision; convert with transformers: "
+            "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)."
+        )
+    return f"{folder} holds no weights ({SINGLE} or {INDEX}); download the model again."
+
+
+def digest(folder: Path) -> str:
+    """sha256 (hex) over names and contents of every file that is read from a local folder."""
+    texts = [folder / name for name in TEXT_FILES if (folder / name).is_file()]
+    files = sorted([*texts, *weight_files(folder)])
+    try:
+        digests = _digests(files)
+    except OSError as error:
+        raise IOFailure(f"{error.filename} cannot be read ({error.strerror}).") from None
+    lines = [f"{path.name} {sha}\n" for path, sha in zip(files, digests, strict=True)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _digests(files: Sequence[Path]) -> list[str]:
+    """sha256 of each file, remembered by path, size and time: hashing 16 GB takes half a minute."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    cache = cache / "minihmx" / "digests.json"
+    try:
+        known = read_json(cache)
+    except (IOFailure, UserError):  # absent or broken: everything is hashed again
+        known = {}
+    before, found = dict(known), []
+    for path in files:
+        key, stat = str(path.resolve()), path.stat()
+        stamp, entry = [stat.st_size, stat.st_mtime_ns], known.get(key)
+        if not isinstance(entry, list) or entry[:2] != stamp or not isinstance(entry[-1], str):
+            sha = hashlib.sha256()
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    sha.update(block)
+            entry = known[key] = [*stamp, sha.hexdigest()]
+        found.append(str(entry[2]))
+    if known != before:
+        _remember(cache, {key: entry for key, entry in known.items() if os.path.exists(key)})
+    return found
+
+
+def _remember(cache: Path, digests: dict[str, Any]) -> None:
+    """Written aside and renamed; a disk that refuses costs time on the next start, nothing else."""
+    aside = cache.with_suffix(f".{os.getpid()}")
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps(digests, sort_keys=True), encoding="utf-8")
+        aside.replace(cache)
+    except OSError:
+        with suppress(OSError):
+            aside.unlink()

@@ -1,0 +1,141 @@
+"""From a model's name to a folder on this disk: short name, local path or hub id."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from minihmx.config import MODELS
+from minihmx.errors import UserError
+from minihmx.models.folder import (
+    INDEX,
+    TEXT_FILES,
+    digest,
+    read_config,
+    weight_files,
+    weight_names,
+)
+from minihmx.models.hub_errors import explain, failure
+
+TINY = Path(__file__).resolve().parents[1] / "tiny"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that was found and can be loaded.
+
+    run_name: the folder under runs/. id: hub id, absolute path, or "tiny". revision: the hub's
+    commit. digest: that commit, or for a local folder the sha256 over its files.
+    """
+
+    folder: Path
+    run_name: str
+    id: str
+    revision: str | None
+    digest: str
+
+
+def resolve(name: str, revision: str | None = None) -> Source:
+    """Find a model by short name, local folder or hub id, in this order, downloading if need be.
+
+    Raises UserError for a model that is unknown, gated, missing or cannot be used, and IOFailure
+    when disk or network fail.
+    """
+    info, path = MODELS.get(name), Path(os.path.expanduser(name))
+    if info is not None and info.repo:
+        folder = _fetch(info.repo, revision)
+        return Source(folder, name, info.repo, folder.name, folder.name)
+    if info is not None or (name and os.path.exists(path)):
+        if revision is not None:
+            raise UserError(f"{name} is no hub model, so it has no revision; leave that out.")
+        return _local(TINY if info else path.resolve(), name if info else None)
+    if name.startswith((".", "/", "~")) or name.endswith("/"):
+        raise UserError(f"The path {name} does not exist; check it from {Path.cwd()}.")
+    if not HUB_ID.fullmatch(name):
+        raise UserError(_unknown(name))
+    folder = _fetch(name, revision)
+    return Source(folder, _run_name(name, folder.name), name, folder.name, folder.name)
+
+
+def _local(folder: Path, short: str | None) -> Source:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file; name the folder that holds it and its config.json.")
+    read_config(folder)
+    sha = digest(folder)
+    return Source(folder, short or _run_name(folder.name, sha), short or str(folder), None, sha)
+
+
+def _run_name(name: str, sha: str) -> str:
+    last = re.sub(r"[^A-Za-z0-9._-]", "-", name.split("/")[-1]).lstrip(".-")
+    return f"{last or 'model'}-{sha[:8]}"
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name.lower(), MODELS, n=1)
+    guess = f", did you mean {near[0]}?" if near else ";"
+    known = ", ".join(
+        f"{short} ({info.parameters}, {info.gigabytes:g} GB{', gated' if info.gated else ''})"
+        for short, info in MODELS.items()
+    )
+    return f"Unknown model {name!r}{guess} known: {known}; or a local folder, or a hub id ORG/NAME."
+
+
+def _fetch(repo: str, revision: str | None) -> Path:
+    """The snapshot folder of a hub model; its name is the commit.
+
+    A complete cached copy is used without asking the network for a newer one, so that the same
+    command keeps meaning the same weights; naming a revision gets another.
+    """
+    from huggingface_hub import constants
+
+    cached = _snapshot(repo, revision, ["config.json"], local=True)
+    if cached is not None:
+        # Without a network the cache cannot tell an optional file that it lacks from one that the
+        # repository lacks: take what is there.
+        needed = TEXT_FILES[:1] if constants.HF_HUB_OFFLINE else TEXT_FILES
+        if _holds(cached, [*needed, *weight_names(cached)]):
+            return cached
+        revision = cached.name  # what was begun is continued at its own commit
+    if constants.HF_HUB_OFFLINE:
+        raise failure("offline", repo=repo)
+    folder = _snapshot(repo, revision, [*TEXT_FILES, INDEX])
+    assert folder is not None
+    try:
+        read_config(folder)  # refused before gigabytes come
+        names = weight_names(folder)
+        _snapshot(repo, folder.name, names)
+        if (folder / INDEX).is_file() and not _holds(folder, names):
+            raise failure("cut short", repo=repo)
+        weight_files(folder)
+    except UserError as error:
+        raise UserError(f"{repo} cannot be used: {error}") from None
+    return folder
+
+
+def _holds(folder: Path, names: Iterable[str]) -> bool:
+    return all((folder / name).is_file() for name in names)
+
+
+def _snapshot(
+    repo: str, revision: str | None, names: list[str], *, local: bool = False
+) -> Path | None:
+    """Download the named files, or with `local` look for the snapshot in the cache (else None)."""
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = huggingface_hub.snapshot_download(
+            repo, revision=revision, allow_patterns=names, local_files_only=local
+        )
+        return Path(folder)
+    except (TypeError, AttributeError):  # a bug stays one
+        raise
+    except Exception as error:  # requests, httpx and hf_xet each raise their own
+        if local and isinstance(error, LocalEntryNotFoundError):
+            return None
+        raise explain(error, repo, revision) from None  # the original may quote the token

@@ -1,0 +1,127 @@
+"""Safetensors into a Decoder: every tensor there, none too many, each of the right shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from minihmx.errors import IOFailure, UserError
+from minihmx.models.decoder import Decoder
+from minihmx.models.folder import read_config, weight_files
+
+__all__ = ["load", "read_config"]
+
+FLOATS = {"F64", "F32", "F16", "BF16"}
+FP16_LARGEST = 65504.0
+
+
+def load(folder: Path, dtype: torch.dtype, device: torch.device | str) -> Decoder:
+    """A frozen Decoder in eval mode from a folder in Hugging Face's format.
+
+    All names and shapes are checked in the files' headers before any weight is read. Raises
+    UserError naming the file and the tensor for a checkpoint that cannot be used, or that does not
+    fit into the device's memory; IOFailure when a file cannot be read.
+    """
+    config, files = read_config(folder), weight_files(folder)
+    with torch.device("meta"):  # shapes only: the memory comes with the weights
+        decoder = Decoder(config)
+    shapes = {name: list(tensor.shape) for name, tensor in decoder.state_dict().items()}
+    if config.tied:  # some tied checkpoints hold a copy of the embedding under this name
+        del shapes["lm_head.weight"]
+    _check(files, shapes, config.tied)
+    for path in files:
+        with _reading(path) as shard:
+            names = sorted(shapes.keys() & set(shard.keys()))
+            found = {
+                name: _place(shard.get_tensor(name), f"{name} in {path}", dtype, device)
+                for name in names
+            }
+        decoder.load_state_dict(found, strict=False, assign=True)
+    decoder.tie()
+    return decoder.requires_grad_(False).eval()
+
+
+def _check(files: Sequence[Path], shapes: Mapping[str, list[int]], tied: bool) -> None:
+    """Compare the headers of all files with the model's tensors. Raises UserError."""
+    seen: dict[str, Path] = {}
+    for path in files:
+        with _reading(path) as shard:
+            for name in sorted(shard.keys()):
+                if name in seen:
+                    raise UserError(
+                        f"{path} holds {name}, which {seen[name].name} holds too, so it is unclear "
+                        "which to use; download the model again."
+                    )
+                seen[name] = path
+                if name == "lm_head.weight" and tied:
+                    continue
+                _check_tensor(shard.get_slice(name), name, path, shapes)
+    missing = sorted(shapes.keys() - seen.keys())
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(
+            f"{files[0].parent} lacks the tensor {missing[0]}{more}, which its config.json asks "
+            "for; download the model again."
+        )
+
+
+def _check_tensor(tensor: Any, name: str, path: Path, shapes: Mapping[str, list[int]]) -> None:
+    if name not in shapes:
+        raise UserError(
+            f"{path} holds the tensor {name}, which the model of its config.json does not have; "
+            "config and weights do not belong together."
+        )
+    if tensor.get_shape() != shapes[name]:
+        raise UserError(
+            f"{path}: {name} has shape {tensor.get_shape()}, but config.json asks for "
+            f"{shapes[name]}; config and weights do not belong together."
+        )
+    if tensor.get_dtype() not in FLOATS:
+        raise UserError(
+            f"{path}: {name} is stored as {tensor.get_dtype()}, and only unquantised weights "
+            "(F32, F16, BF16) are read; name the model that it was made from."
+        )
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """An open safetensors file, its errors turned into ours."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as shard:
+            yield shard
+    except SafetensorError as error:
+        raise UserError(
+            f"{path} is corrupt or cut short ({error}); delete it and download the model again."
+        ) from None
+    except OSError as error:
+        raise IOFailure(f"{path} cannot be read ({error}); check the disk and try again.") from None
+
+
+def _place(tensor: Tensor, where: str, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """The tensor in its own memory on the device, cast there.
+
+    A copy even where nothing changes: safetensors maps the file, and a file written to later would
+    change the base under a run.
+    """
+    try:
+        tensor = tensor.to(device, copy=True)
+        if dtype == torch.float16 and tensor.numel():
+            low, high = tensor.aminmax()
+            if max(-low.item(), high.item()) > FP16_LARGEST:
+                over = int((tensor.abs() > FP16_LARGEST).sum())
+                raise UserError(
+                    f"{over} values of {where} exceed {FP16_LARGEST:.0f}, the largest in float16; "
+                    "use bfloat16 or float32."
+                )
+        return tensor.to(dtype)
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"The model does not fit into the memory of {device} (at {where}); use a smaller "
+            "model, a 16-bit dtype, or a larger device."
+        ) from None

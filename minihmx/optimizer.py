@@ -1,0 +1,118 @@
+"""AdamW on the adapter, with warm-up, linear decay, clipping and the fp16 loss scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from minihmx.config import Config
+
+GROWTH_INTERVAL = 50  # good updates before the loss scale doubles; torch's 2000 is 44 epochs here
+
+
+class Outcome(NamedTuple):
+    """norm: gradient norm before clipping. rate: the learning rate applied. not_finite: what was
+    not, "" if all was. retry: fp16 overflowed, the scale was halved, do the backward again."""
+
+    norm: float
+    rate: float
+    not_finite: str
+    retry: bool
+
+
+def learning_rate(update: int, total: int, config: Config) -> float:
+    """Rate of the update with this index: linear up over the warm-up, then linear down to 0.
+
+    The first update already moves (rate peak / warm-up), the last one still does.
+    """
+    warmup = math.ceil(total * config.warmup_ratio)
+    if update < warmup:
+        return config.learning_rate * (update + 1) / warmup
+    return config.learning_rate * (total - update) / max(total - warmup, 1)
+
+
+class Optimizer:
+    """update counts applied updates only: what is skipped advances no schedule."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], config: Config, steps: int):
+        self.parameters, self.config = dict(parameters), config
+        self.total = steps * config.iterations
+        self.update = 0
+        self.scale = 2.0**16 if config.dtype == "float16" else 1.0
+        self.since_growth = 0
+        self.adam = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=config.learning_rate,
+            betas=(config.adam_beta1, config.adam_beta2),
+            eps=config.adam_epsilon,
+            weight_decay=config.weight_decay,
+        )
+
+    def zero_grad(self) -> None:
+        self.adam.zero_grad()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of one micro-batch, scaled so that fp16 does not flush it to zero."""
+        (loss * self.scale).backward()  # type: ignore[no-untyped-call]
+
+    def step(self, loss: float) -> Outcome:
+        """Unscale, clip and apply, if all is finite. loss: the value of the whole batch."""
+        rate = learning_rate(self.update, self.total, self.config)
+        for parameter in self.parameters.values():
+            if parameter.grad is not None:
+                parameter.grad /= self.scale
+        norm = nn.utils.clip_grad_norm_(
+            list(self.parameters.values()), self.config.max_grad_norm
+        ).item()
+        if not math.isfinite(loss):
+            return Outcome(norm, rate, "the loss", False)
+        if not math.isfinite(norm):
+            if self.scale > 1:  # an overflow of the scaled gradient, not of the gradient
+                self.scale, self.since_growth = self.scale / 2, 0
+                return Outcome(norm, rate, "", True)
+            return Outcome(norm, rate, f"the gradient of {self._first_bad()}", False)
+        for group in self.adam.param_groups:
+            group["lr"] = rate
+        self.adam.step()
+        self.update += 1
+        self.since_growth += 1
+        if self.config.dtype == "float16" and self.since_growth == GROWTH_INTERVAL:
+            self.scale, self.since_growth = min(self.scale * 2, 2.0**24), 0
+        return Outcome(norm, rate, "", False)
+
+    def _first_bad(self) -> str:
+        return next(
+            name
+            for name, parameter in self.parameters.items()
+            if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Both moments of every parameter, on the CPU; none before the first update."""
+        return {
+            f"{name}.{moment}": state[moment].cpu()
+            for name, parameter in self.parameters.items()
+            if (state := self.adam.state.get(parameter))
+            for moment in ("exp_avg", "exp_avg_sq")
+        }
+
+    def counters(self) -> dict[str, Any]:
+        return {"update": self.update, "scale": self.scale, "since_growth": self.since_growth}
+
+    def load(self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any]) -> None:
+        """Continue from what `tensors` and `counters` gave."""
+        self.update, self.scale = counters["update"], counters["scale"]
+        self.since_growth = counters["since_growth"]
+        for name, parameter in self.parameters.items():
+            if f"{name}.exp_avg" in tensors:
+                self.adam.state[parameter] = {
+                    "step": torch.tensor(float(self.update)),
+                    **{
+                        moment: tensors[f"{name}.{moment}"].to(parameter.device)
+                        for moment in ("exp_avg", "exp_avg_sq")
+                    },
+                }

@@ -1,0 +1,234 @@
+"""A resolved run: everything `train` needs, found, loaded and checked before the first step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minihmx import __version__, lora
+from minihmx.config import MODELS, Config, resolve, science
+from minihmx.errors import UserError
+from minihmx.judge import judge_prompt
+from minihmx.models import chat, hub, weights
+from minihmx.models.decoder import Decoder
+from minihmx.models.tokenizer import Tokenizer
+from minihmx.questions import load_questions, load_rubric
+from minihmx.records import Message, Question
+from minihmx.store import Store, read_json
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """How text becomes the token ids of a prompt, up to where the assistant starts to speak."""
+
+    tokenizer: Tokenizer
+    date: str
+    rubric: str
+
+    def policy(self, question: str) -> list[int]:
+        """The question as the only user turn, with no system prompt."""
+        segments = chat.render(self.tokenizer.family, [Message("user", question)], date=self.date)
+        return self.tokenizer.encode(segments)
+
+    def judge(self, question: str, answer: str) -> list[int]:
+        """Rubric, question and answer as one user turn (paper Appendix A)."""
+        return self.policy(judge_prompt(self.rubric, question, answer))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run, ready to start."""
+
+    config: Config
+    sources: dict[str, str]
+    source: hub.Source
+    prompts: Prompts
+    train_questions: list[Question]
+    eval_questions: list[Question]
+    store: Store
+    decoder: Decoder
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches; the questions left over in an epoch wait for the next one's order."""
+        return len(self.train_questions) // self.config.prompts_per_step
+
+    @property
+    def total_steps(self) -> int:
+        return self.steps_per_epoch * self.config.epochs
+
+
+def prepare(flags: Mapping[str, Any]) -> Run:
+    """Resolve the model and config, check them, claim the folder, load the weights.
+
+    What is cheap to check comes first. Raises Failure (errors.py) for what the user has to mend.
+    """
+    given = Config(**flags)
+    source = hub.resolve(given.model, given.revision or None)
+    shape = weights.read_config(source.folder)
+    short = next((n for n, m in MODELS.items() if given.model in (n, m.repo)), None)
+    config, sources = resolve(flags, short, shape.model_type, shape.max_positions)
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
+    config = replace(config, dtype=str(dtype).removeprefix("torch."))
+    if not shape.eos_ids:
+        raise UserError(
+            f"{source.folder} names no eos_token_id in generation_config.json or config.json, so "
+            "no answer would ever end; add the one its chat format ends turns with."
+        )
+    questions = load_questions(Path(config.questions) if config.questions else None)
+    rubric = load_rubric(Path(config.rubric) if config.rubric else None)
+    prompts = Prompts(Tokenizer.load(source.folder), config.date, rubric)
+    check_lengths(config, prompts, questions, shape.max_positions)
+    store = Store(Path(config.out) / source.run_name / config.direction / f"seed-{config.seed}")
+    store.lock()
+    claim(store, config, sources, source, fingerprint(config, source, questions, rubric))
+    # a product of denormals costs a CPU a hundred times a normal one
+    torch.set_flush_denormal(True)
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    decoder = weights.load(source.folder, dtype, device)
+    decoder.checkpointing = config.checkpointing == "on" or (
+        config.checkpointing == "auto" and device.type == "cuda"
+    )
+    lora.attach(decoder, config.lora_rank, config.lora_alpha, config.seed, targets(config))
+    train, held_out = ([q for q in questions if q.split == split] for split in ("train", "eval"))
+    return Run(config, sources, source, prompts, train, held_out, store, decoder)
+
+
+def targets(config: Config) -> list[str]:
+    return config.lora_targets.split(",")
+
+
+def pick_device(name: str) -> torch.device:
+    """Raises UserError where CUDA is asked for and absent."""
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise UserError("--device cuda was asked for, but torch sees no GPU; try --device cpu.")
+    return torch.device(("cuda" if found else "cpu") if name == "auto" else name)
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Raises UserError for 16-bit training on a CPU, which is slow and overflows unseen."""
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if device.type == "cpu" and name != "float32":
+        raise UserError(
+            f"--dtype {name} on a CPU is refused, because 16-bit products are slow there and "
+            "overflow; leave --dtype out, or train on a GPU."
+        )
+    return DTYPES[name]
+
+
+def check_lengths(
+    config: Config, prompts: Prompts, questions: list[Question], context: int
+) -> None:
+    """Raises UserError when a question, or the judging of its longest answer, cannot fit."""
+    room = config.max_sequence_length - config.max_completion_length
+    for question in questions:
+        length = len(prompts.policy(question.text))
+        if length > room:
+            raise UserError(
+                f"Question {question.id} is {length} tokens long, but --max-sequence-length "
+                f"{config.max_sequence_length} less --max-completion-length "
+                f"{config.max_completion_length} leaves {room}; shorten it or change those."
+            )
+        judged = len(prompts.judge(question.text, "")) + config.max_completion_length
+        if judged + config.judge_max_tokens > context:
+            raise UserError(
+                f"Judging an answer to question {question.id} takes up to {judged} tokens and "
+                f"{config.judge_max_tokens} for the verdict, more than the model's context of "
+                f"{context}; lower --max-completion-length or shorten the rubric."
+            )
+    trained = sum(q.split == "train" for q in questions)
+    if trained < config.prompts_per_step:
+        raise UserError(
+            f"--prompts-per-step {config.prompts_per_step} cannot work: there are only "
+            f"{trained} training questions; lower it."
+        )
+
+
+def fingerprint(
+    config: Config, source: hub.Source, questions: list[Question], rubric: str
+) -> dict[str, Any]:
+    """What makes two runs the same experiment: the scientific fields and what they read."""
+    return {
+        **science(config),
+        "model digest": source.digest,
+        "questions digest": _digest(json.dumps([asdict(q) for q in questions], sort_keys=True)),
+        "rubric digest": _digest(rubric),
+    }
+
+
+def claim(
+    store: Store,
+    config: Config,
+    sources: dict[str, str],
+    source: hub.Source,
+    own: dict[str, Any],
+) -> None:
+    """Write config.json and env.json, or check that the folder holds this very experiment.
+
+    Raises UserError naming each field that differs.
+    """
+    path = store.folder / "config.json"
+    if path.exists():
+        there = read_json(path)["science"]
+        differences = [
+            f"{name} is {there.get(name)!r} there and {own.get(name)!r} here"
+            for name in sorted(own.keys() | there.keys())
+            if own.get(name) != there.get(name)
+        ]
+        if differences:
+            raise UserError(
+                f"{store.folder} holds a run of another config ({'; '.join(differences)}); "
+                "choose another --out or --seed, or give the options that it was started with."
+            )
+    sampler = {"temperature": config.temperature, "top_k": None, "top_p": None}
+    store.write_json(
+        "config.json",
+        {
+            "science": own,
+            "fingerprint": _digest(json.dumps(own, sort_keys=True)),
+            "settings": {n: v for n, v in asdict(config).items() if n not in own},
+            "sources": sources,
+            "model": {"id": source.id, "revision": source.revision},
+            "sampler": sampler | {"note": "plain softmax; generation_config's is not applied"},
+        },
+    )
+    store.write_json("env.json", environment())
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device and git state."""
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "minihmx": __version__,
+        "git": git.stdout.strip() or None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "command": sys.argv,
+    }
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

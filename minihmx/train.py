@@ -1,0 +1,411 @@
+"""The HMX-feel loop (paper section 3.2), read from top to bottom.
+
+    questions -> answers (adapter on) -> scores by the same model (adapter off) -> advantages
+    -> log-probs of policy and reference -> loss -> clipped AdamW step, over all epochs,
+    with an evaluation on the held-out questions and a checkpoint before the first and after each.
+
+`train` is a generator: it yields plain records and prints nothing, so the terminal, the log and
+the tests all read the same thing. Reverse training (section 3.4) is the same code with the sign of
+the reward flipped; noise and question order do not depend on the direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minihmx import grpo, lora
+from minihmx.config import Config
+from minihmx.errors import Diverged
+from minihmx.judge import parse_score, reward
+from minihmx.metrics import Clock, describe, finite, score_error, token_metrics
+from minihmx.models.decoder import Decoder
+from minihmx.optimizer import Optimizer, Outcome
+from minihmx.records import Question, Rollout, Unscored
+from minihmx.run import Run, targets
+from minihmx.sampling import generate
+from minihmx.seeding import shuffled
+from minihmx.stats import group_advantages, mean, std_unbiased
+from minihmx.store import LATEST
+
+LATEST_EVERY = 10  # steps between renewals of the checkpoint that only an interruption needs
+
+
+@dataclass(frozen=True)
+class Started:
+    """First event. resumed: steps already done; notices: what was cut or left aside."""
+
+    run: Run
+    resumed: int
+    notices: list[str]
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """One optimizer step: a line of metrics.jsonl and one of timings.jsonl."""
+
+    metrics: dict[str, Any]
+    timings: dict[str, Any]
+    rollouts: list[Rollout]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One evaluation on the held-out questions."""
+
+    metrics: dict[str, Any]
+    timings: dict[str, Any]
+    rollouts: list[Rollout]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Last event. state: complete, already complete, or interrupted."""
+
+    state: str
+
+
+Event = Started | Stepped | Evaluated | Ended
+
+
+@dataclass
+class Progress:
+    """Where the run stands; with the adapter and the optimizer this is all a resume needs."""
+
+    step: int = 0  # batches done
+    epoch: int = -1  # last epoch evaluated; -1 before the untouched model is
+    bad_steps: int = 0  # not finite, in a row
+
+
+def train(run: Run, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+    """Train, continuing what is on disk. should_stop is asked after each step.
+
+    Raises Diverged after three steps in a row that were not finite.
+    """
+    config, store, decoder = run.config, run.store, run.decoder
+    optimizer = Optimizer(lora.parameters(decoder), config, run.total_steps)
+    progress, notices = resume(run, optimizer)
+    yield Started(run, progress.step, notices)
+    if progress.step == run.total_steps and progress.epoch == config.epochs:
+        yield Ended("already complete")
+        return
+    base = base_state(run)
+    if progress.epoch < 0:  # the untouched model: the adapter's B is zero
+        yield finish_epoch(run, progress, optimizer)
+    while progress.step < run.total_steps:
+        epoch, place = divmod(progress.step, run.steps_per_epoch)
+        order = shuffled(run.train_questions, "order", config.seed, epoch + 1)
+        first = place * config.prompts_per_step
+        batch = order[first : first + config.prompts_per_step]
+        yield take_step(run, progress, optimizer, batch, epoch + 1)
+        if progress.step % run.steps_per_epoch == 0:
+            assert base_state(run) == base, "the frozen base changed during training"
+            yield finish_epoch(run, progress, optimizer)
+        elif should_stop() or progress.step % LATEST_EVERY == 0:
+            save(run, progress, optimizer, LATEST)
+        store.write_status("running", progress.step, run.total_steps)
+        if should_stop() and progress.step < run.total_steps:
+            store.write_status("interrupted", progress.step, run.total_steps)
+            yield Ended("interrupted")
+            return
+    store.write_status("complete", progress.step, run.total_steps)
+    yield Ended("complete")
+
+
+# --- one optimizer step ---------------------------------------------------------------------------
+
+
+def take_step(
+    run: Run, progress: Progress, optimizer: Optimizer, batch: Sequence[Question], epoch: int
+) -> Stepped:
+    """Sample, judge, learn; write the step's records."""
+    config, clock = run.config, Clock(run.decoder.device)
+    rollouts = sample(run, batch, config.generations, "train", epoch)
+    clock.lap("sample")
+    judge(run, rollouts)
+    clock.lap("judge")
+    groups = assign_advantages(rollouts, config)
+    learned = learn(run, rollouts, optimizer, clock)
+    progress.step += 1
+    bad = learned.pop("not_finite")
+    progress.bad_steps = progress.bad_steps + 1 if bad else 0
+    metrics = {
+        "kind": "step",
+        "step": progress.step,
+        "epoch": epoch,
+        "update": optimizer.update,
+        "not_finite": bad,
+        **describe(rollouts),
+        "zero_variance_groups": mean([float(not any(group)) for group in groups]),
+        **learned,
+    }
+    store, name = run.store, f"step-{progress.step:06d}.jsonl"
+    store.write_lines(f"rollouts/{name}", [rollout.line() for rollout in rollouts])
+    store.append("metrics.jsonl", metrics)
+    tokens = sum(len(rollout.completion.ids) for rollout in rollouts)
+    timings = {"kind": "step", "step": progress.step, **clock.report(), "tokens": tokens}
+    store.append("timings.jsonl", timings)
+    if progress.bad_steps == 3:
+        kept = store.folder / "rollouts" / name
+        store.write_status("diverged", progress.step, run.total_steps)
+        raise Diverged(
+            f"Three steps in a row were not finite (last: {bad}), so the run stops; the batch is "
+            f"kept in {kept}. Try a lower --learning-rate, or --dtype bfloat16 or float32."
+        )
+    return Stepped(metrics, timings, rollouts)
+
+
+def sample(
+    run: Run, questions: Sequence[Question], samples: int, phase: str, epoch: int
+) -> list[Rollout]:
+    """`samples` answers to each question, row q * samples + s; noise named by all but the batch."""
+    config, decoder = run.config, run.decoder
+    wanted = [(question, s) for question in questions for s in range(samples)]
+    prompts = [run.prompts.policy(question.text) for question, _ in wanted]
+    completions = generate(
+        decoder,
+        run.prompts.tokenizer.decode,
+        prompts,
+        max_new_tokens=config.max_completion_length,
+        stop_ids=decoder.config.eos_ids,
+        temperature=config.temperature,
+        noise=[(phase, config.seed, epoch, question.id, s) for question, s in wanted],
+        max_rows=config.decode_rows,
+    )
+    return [
+        Rollout(question, s, question.text, ids, completion)
+        for (question, s), ids, completion in zip(wanted, prompts, completions, strict=True)
+    ]
+
+
+def judge(run: Run, rollouts: Sequence[Rollout]) -> None:
+    """Fill in verdict and reward: the same model, adapter off, greedy, all answers in one batch."""
+    config, decoder = run.config, run.decoder
+    room = decoder.config.max_positions - config.judge_max_tokens
+    prompts = [run.prompts.judge(r.question.text, r.completion.text) for r in rollouts]
+    fitting = [i for i, prompt in enumerate(prompts) if len(prompt) <= room]
+    # Sampled text may take more tokens to encode than it took to write (broken bytes do).
+    for rollout in rollouts:
+        rollout.verdict = Unscored("too-long")
+    with lora.adapter_off(decoder):
+        answers = generate(
+            decoder,
+            run.prompts.tokenizer.decode,
+            [prompts[i] for i in fitting],
+            max_new_tokens=config.judge_max_tokens,
+            stop_ids=decoder.config.eos_ids,
+            max_rows=config.decode_rows,
+        )
+    for i, answer in zip(fitting, answers, strict=True):
+        rollout = rollouts[i]
+        rollout.judge_text, rollout.judge_finish = answer.text, answer.finish_reason
+        rollout.verdict = parse_score(answer.text, answer.finish_reason == "stop")
+    for rollout in rollouts:
+        rollout.reward = reward(rollout.verdict, config.direction)
+
+
+def assign_advantages(rollouts: Sequence[Rollout], config: Config) -> list[list[float]]:
+    """Compare each answer with its group: fill in advantages, return them as [Q][G]."""
+    G, groups = config.generations, []
+    for first in range(0, len(rollouts), G):
+        group = rollouts[first : first + G]
+        rewards = [rollout.reward for rollout in group]
+        scored = [r for r in rewards if r is not None]
+        advantages = group_advantages(rewards, config.advantage_epsilon)
+        for rollout, advantage in zip(group, advantages, strict=True):
+            rollout.group_mean, rollout.group_std = mean(scored), std_unbiased(scored)
+            rollout.advantage = advantage
+        groups.append(advantages)
+    return groups
+
+
+def learn(
+    run: Run, rollouts: Sequence[Rollout], optimizer: Optimizer, clock: Clock
+) -> dict[str, Any]:
+    """The GRPO update on one batch; returns its metrics, `not_finite` naming what was not."""
+    config, decoder = run.config, run.decoder
+    lengths = [len(rollout.completion.ids) for rollout in rollouts]
+    G = config.generations
+    groups = [lengths[first : first + G] for first in range(0, len(lengths), G)]
+    table = grpo.row_weights(groups, config.loss_type, config.max_completion_length)
+    weights = [weight for row in table for weight in row]
+    cuts = range(0, len(rollouts), config.micro_batch)
+    pieces = [slice(start, start + config.micro_batch) for start in cuts]
+    with torch.no_grad(), lora.adapter_off(decoder):
+        reference = [logprobs(decoder, rollouts[piece], config)[0] for piece in pieces]
+    clock.lap("reference")
+    old: list[Tensor] | None = None
+    if config.iterations > 1:
+        with torch.no_grad():
+            old = [logprobs(decoder, rollouts[piece], config)[0] for piece in pieces]
+    found: dict[str, Any] = {"not_finite": ""}
+    for _ in range(config.iterations):
+        outcome, value, passes = update(run, rollouts, weights, pieces, reference, old, optimizer)
+        if "loss" not in found:  # of several iterations the first one's metrics are on-policy
+            flat = (torch.cat(column) for column in zip(*passes, strict=True))
+            policy, kl, entropy = flat
+            found |= token_metrics(rollouts, policy, torch.cat(reference), kl, entropy)
+            found["loss"] = finite(value)
+        found["not_finite"] = found["not_finite"] or outcome.not_finite
+    clock.lap("learn")
+    found |= {"grad_norm": finite(outcome.norm), "learning_rate": outcome.rate}
+    return {**found, "loss_scale": optimizer.scale}
+
+
+def update(
+    run: Run,
+    rollouts: Sequence[Rollout],
+    weights: Sequence[float],
+    pieces: Sequence[slice],
+    reference: Sequence[Tensor],
+    old: Sequence[Tensor] | None,
+    optimizer: Optimizer,
+) -> tuple[Outcome, float, list[tuple[Tensor, Tensor, Tensor]]]:
+    """One pass over the micro-batches and one optimizer step.
+
+    Returns its outcome, the loss, and (policy log-probs, KL, entropy), each [n], by piece.
+    """
+    config = run.config
+    while True:
+        optimizer.zero_grad()
+        passes, value = [], 0.0
+        for i, piece in enumerate(pieces):
+            rows = rollouts[piece]
+            lengths = [len(rollout.completion.ids) for rollout in rows]
+            policy, entropy = logprobs(run.decoder, rows, config)
+            result = grpo.loss(
+                policy,
+                reference[i],
+                per_token([rollout.advantage for rollout in rows], lengths, policy),
+                per_token(weights[piece], lengths, policy),
+                beta=config.beta,
+                old=None if old is None else old[i],
+                clip=config.clip_epsilon,
+            )
+            optimizer.backward(result.loss)
+            value += result.loss.item()
+            passes.append((policy.detach(), result.kl, entropy))
+        outcome = optimizer.step(value)
+        if not outcome.retry:  # else fp16 overflowed: the same again with half the loss scale
+            return outcome, value, passes
+
+
+def logprobs(
+    decoder: Decoder, rollouts: Sequence[Rollout], config: Config
+) -> tuple[Tensor, Tensor]:
+    """Log-prob and entropy of every completion token of these rows, row after row, flat [N].
+
+    Rows are prompt + completion, padded on the right, where causal attention never looks.
+    """
+    rows = [rollout.prompt_ids + rollout.completion.ids for rollout in rollouts]
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=decoder.device)
+    hidden = decoder(ids[:, :-1])
+    # the state at position t predicts token t + 1
+    spans = [(len(r.prompt_ids) - 1, len(row) - 1) for r, row in zip(rollouts, rows, strict=True)]
+    states = torch.cat([hidden[b, start:end] for b, (start, end) in enumerate(spans)])
+    goals = torch.cat([ids[b, start + 1 : end + 1] for b, (start, end) in enumerate(spans)])
+    return grpo.token_logprobs(
+        states,
+        decoder.lm_head.weight,
+        goals,
+        temperature=config.temperature,
+        softcap=decoder.config.final_softcap,
+        chunk=config.logit_chunk,
+    )
+
+
+def per_token(values: Sequence[float], lengths: Sequence[int], like: Tensor) -> Tensor:
+    """Repeat each row's value over its tokens, [N]."""
+    spread = [value for value, length in zip(values, lengths, strict=True) for _ in range(length)]
+    return torch.tensor(spread, dtype=like.dtype, device=like.device)
+
+
+# --- evaluation and checkpoints -------------------------------------------------------------------
+
+
+def finish_epoch(run: Run, progress: Progress, optimizer: Optimizer) -> Evaluated:
+    """Evaluate on the held-out questions, write that, then publish the epoch's checkpoint."""
+    progress.epoch += 1
+    clock = Clock(run.decoder.device)
+    rollouts = sample(run, run.eval_questions, run.config.eval_samples, "eval", progress.epoch)
+    clock.lap("sample")
+    judge(run, rollouts)
+    clock.lap("judge")
+    metrics = {
+        "kind": "evaluation",
+        "step": progress.step,
+        "epoch": progress.epoch,
+        **describe(rollouts),
+        "score_error": score_error(rollouts),
+        **measure(run, rollouts),
+    }
+    clock.lap("measure")
+    store, name = run.store, f"epoch-{progress.epoch:02d}"
+    store.write_lines(f"evaluations/{name}.jsonl", [rollout.line() for rollout in rollouts])
+    store.append("metrics.jsonl", metrics)
+    timings = {"kind": "evaluation", "epoch": progress.epoch, **clock.report()}
+    store.append("timings.jsonl", timings)
+    save(run, progress, optimizer, name)
+    return Evaluated(metrics, timings, rollouts)
+
+
+@torch.no_grad()
+def measure(run: Run, rollouts: Sequence[Rollout]) -> dict[str, Any]:
+    """Both models' log-probs of the given answers, without learning from them."""
+    decoder, config = run.decoder, run.config
+    cuts = range(0, len(rollouts), config.micro_batch)
+    pieces = [rollouts[start : start + config.micro_batch] for start in cuts]
+    policy, entropy = zip(*(logprobs(decoder, piece, config) for piece in pieces), strict=True)
+    with lora.adapter_off(decoder):
+        reference = torch.cat([logprobs(decoder, piece, config)[0] for piece in pieces])
+    on = torch.cat(policy)
+    return token_metrics(rollouts, on, reference, grpo.k3(on, reference), torch.cat(entropy))
+
+
+@torch.no_grad()
+def base_state(run: Run) -> tuple[Any, ...]:
+    """Changes when the adapter-off model does: versions of its tensors, one prompt's logits."""
+    decoder = run.decoder
+    ids = torch.tensor([run.prompts.policy(run.eval_questions[0].text)], device=decoder.device)
+    with lora.adapter_off(decoder):
+        logits = decoder.logits(decoder(ids)[:, -1])
+    frozen = [p for p in decoder.parameters() if not p.requires_grad]
+    return tuple(p._version for p in frozen), tuple(logits[0].tolist())
+
+
+def save(run: Run, progress: Progress, optimizer: Optimizer, name: str) -> None:
+    """Publish a checkpoint. Its state holds no clock, so that equal runs have equal files."""
+    config = run.config
+    parameters = lora.parameters(run.decoder)
+    run.store.publish(
+        name,
+        {key: tensor.detach().cpu() for key, tensor in parameters.items()},
+        lora.peft_config(run.source.id, config.lora_rank, config.lora_alpha, targets(config)),
+        optimizer.tensors(),
+        {
+            "step": progress.step,
+            "epoch": progress.epoch,
+            "bad_steps": progress.bad_steps,
+            "optimizer": optimizer.counters(),
+        },
+    )
+
+
+def resume(run: Run, optimizer: Optimizer) -> tuple[Progress, list[str]]:
+    """Load the furthest whole checkpoint and cut the files back to it."""
+    found = run.store.find_resume()
+    if found is None:
+        return Progress(), run.store.cut(None)
+    from safetensors.torch import load_file
+
+    lora.load(run.decoder, load_file(found.folder / "adapter_model.safetensors"))
+    tensors = load_file(found.folder / "optimizer.safetensors")
+    state = found.state
+    optimizer.load(tensors, state["optimizer"])
+    notices = found.notices + run.store.cut(state)
+    return Progress(state["step"], state["epoch"], state["bad_steps"]), notices
