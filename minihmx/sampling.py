@@ -148,9 +148,11 @@ def draw(logits: Tensor, temperature: float, u: Tensor | None) -> tuple[Tensor, 
         assert u is not None
         logprobs = torch.log_softmax(logits / temperature, dim=-1)
         cumulative = logprobs.double().exp().cumsum(dim=-1)
-        target = u[:, None] * cumulative[:, -1:]
+        total = cumulative[:, -1:]
+        # rounding must not reach the total, behind which only impossible tokens lie
+        target = torch.minimum(u[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
         token = torch.searchsorted(cumulative, target, right=True)[:, 0]
-        token = token.clamp(max=logits.shape[-1] - 1)
+    token = token.clamp(max=logits.shape[-1] - 1)  # all of NaN is found behind the end
     return token, logprobs.gather(-1, token[:, None])[:, 0]
 
 

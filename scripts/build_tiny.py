@@ -36,10 +36,11 @@ from minihmx.sampling import generate
 
 SPECIAL = ["<|pad|>", "<|bos|>", "<|user|>", "<|assistant|>", "<|end|>", "<|system|>"]
 PAD, BOS, USER, ASSISTANT, END, _ = range(6)
+VOCABULARY = 2048
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
-    "vocab_size": 2048,
+    "vocab_size": VOCABULARY,
     "hidden_size": 128,
     "intermediate_size": 352,
     "num_hidden_layers": 6,
@@ -63,8 +64,9 @@ GENERATION = {"bos_token_id": BOS, "eos_token_id": END, "pad_token_id": PAD}
 JUDGE_ROWS, CHAT_ROWS = 36, 20
 # From this share of the steps on, some judged answers are the model's own.
 OWN_FROM, OWN_EVERY, OWN_COUNT, OWN_ROWS = 0.4, 200, 512, 6
+SHOW_EVERY = 20
 SCORE_WEIGHT, LABEL_WEIGHT = 3.0, 0.5
-LEARNING_RATE, WARM_UP, WEIGHT_DECAY = 3e-3, 100, 0.05
+MATRIX_RATE, OTHER_RATE, WARM_UP, WEIGHT_DECAY = 1e-2, 3e-3, 100, 0.05
 LABELS = [f"{d}{n}" for d in "WFA" for n in (1, 2, 3)]
 LABELS += ["N0", "D0", "opening", "unreadable", "repeat", "cut"]
 
@@ -84,7 +86,7 @@ def train_tokenizer(seed: int) -> Tokenizer:
     tokenizer.train_from_iterator(
         texts,
         trainers.BpeTrainer(
-            vocab_size=CONFIG["vocab_size"],
+            vocab_size=VOCABULARY,
             special_tokens=SPECIAL,
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
@@ -118,7 +120,9 @@ def judge_row(plain: Tokenizer, example: Judged) -> Row:
     sentences = split_sentences(example.answer)
     for sentence, label in zip(sentences, reading.labels, strict=True):
         at = content.index(sentence, at) + len(sentence)
-        labels.append((encoded.char_to_token(at - 1) + 2, LABELS.index(label)))
+        last = encoded.char_to_token(at - 1)
+        assert last is not None
+        labels.append((last + 2, LABELS.index(label)))  # behind bos and the user's marker
     reply = plain.encode(reading.verdict).ids
     prompt = [BOS, USER, *encoded.ids, END, ASSISTANT]
     weights = [0.0] * len(prompt) + [1.0, 1.0, SCORE_WEIGHT] + [1.0] * (len(reply) - 2)
@@ -190,7 +194,7 @@ def attention(module: Attention, x: Tensor, batch: Batch, cos: Tensor, sin: Tens
     q = rotate(module.q_proj(x).view(N, -1, D), cos, sin)
     k = rotate(module.k_proj(x).view(N, -1, D), cos, sin)
     v = module.v_proj(x).view(N, -1, D).float()
-    outs = []
+    outs: list[Tensor] = []
     with torch.autocast("cpu", enabled=False):  # the backward in bfloat16 is slower than in fp32
         split = zip(*(y.split(sizes) for y in (q, k, v)), strict=True)
         for (_, B, T, prefixed), parts in zip(blocks, split, strict=True):
@@ -267,6 +271,23 @@ def rate(step: int, steps: int) -> float:
     return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
+def draw_batch(plain: Tokenizer, rng: random.Random, own: list[Judged]) -> Batch:
+    """The rows of one step; own: answers of the model's own, none early on."""
+    examples = rng.sample(own, OWN_ROWS if own else 0)
+    examples += [corpus.judged(rng) for _ in range(JUDGE_ROWS - len(examples))]
+    judge = [judge_row(plain, example) for example in examples]
+    return Batch(judge, [chat_row(plain, corpus.conversation(rng)) for _ in range(CHAT_ROWS)])
+
+
+def optimizers(model: Decoder, head: nn.Linear) -> list[tuple[torch.optim.Optimizer, float]]:
+    """(optimizer, peak rate): Muon for the layers' matrices, AdamW for everything else."""
+    matrices = [w for w in model.model.layers.parameters() if w.dim() == 2]
+    others = [w for w in model.parameters() if all(w is not m for m in matrices)]
+    muon = torch.optim.Muon(matrices, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW([*others, *head.parameters()], betas=(0.9, 0.95), weight_decay=0.0)
+    return [(muon, MATRIX_RATE), (adamw, OTHER_RATE)]
+
+
 def train(
     tokenizer: Tokenizer, steps: int, seed: int, snapshot: Path | None, facts: dict[str, object]
 ) -> Decoder:
@@ -275,42 +296,34 @@ def train(
     model = Decoder(ModelConfig.from_hf(CONFIG, GENERATION))
     head = nn.Linear(model.config.hidden_size, len(LABELS), bias=False)
     initialise(model, head)
-    matrices = [w for n, w in model.model.layers.named_parameters() if w.dim() == 2]
-    others = [w for n, w in model.model.layers.named_parameters() if w.dim() == 1]
-    others += [model.model.norm.weight, model.model.embed_tokens.weight, head.weight]
-    optimizers: list[torch.optim.Optimizer] = OPTIM(matrices, others)
+    trained = optimizers(model, head)
     plain, started = without_control_tokens(tokenizer), time.monotonic()
-    running, tokens = [math.log(model.config.vocab_size)] * 2 + [math.log(len(LABELS))], 0
     own: list[Judged] = []
+    shown: list[Tensor] = []
+    tokens = 0
     for step in range(steps):
         rng = random.Random(f"train/{seed}/{step}")
         if step >= OWN_FROM * steps and step % OWN_EVERY == 0:
             own = own[-OWN_COUNT:] + own_answers(model, plain, rng, OWN_COUNT)
-        examples = rng.sample(own, OWN_ROWS if own else 0)
-        examples += [corpus.judged(rng) for _ in range(JUDGE_ROWS - len(examples))]
-        judged = [judge_row(plain, example) for example in examples]
-        chat = [chat_row(plain, corpus.conversation(rng)) for _ in range(CHAT_ROWS)]
-        batch = Batch(judged, chat)
+        batch = draw_batch(plain, rng, own)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            parts = losses(model, head, batch)
-        (parts[0] + parts[1] + LABEL_WEIGHT * parts[2]).backward()
-        torch.nn.utils.clip_grad_norm_([*matrices, *others], 1.0)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * rate(step, steps)
+            parts = torch.stack(losses(model, head, batch))
+        torch.autograd.backward(parts @ torch.tensor([1.0, 1.0, LABEL_WEIGHT]))
+        torch.nn.utils.clip_grad_norm_([*model.parameters(), *head.parameters()], 1.0)
+        for optimizer, peak in trained:
+            optimizer.param_groups[0]["lr"] = peak * rate(step, steps)
             optimizer.step()
             optimizer.zero_grad()
         tokens += len(batch.ids)
-        share = max(0.02, 1 / (step + 1))
-        running = [r + share * (float(p.detach()) - r) for r, p in zip(running, parts, strict=True)]
-        if (step + 1) % 20 == 0 or step + 1 == steps:
+        shown.append(parts.detach())
+        if (step + 1) % SHOW_EVERY == 0 or step + 1 == steps:
+            judge, chat, labels = torch.stack(shown).mean(0).tolist()
+            shown = []
+            text = f"step {step + 1}/{steps} judge {judge:.3f} chat {chat:.3f} labels {labels:.3f}"
             minutes = (time.monotonic() - started) / 60
-            line = "judge {:.3f} chat {:.3f} labels {:.3f}".format(*running)
-            print(
-                f"step {step + 1}/{steps} {line} tokens {tokens} minutes {minutes:.1f}", flush=True
-            )
+            print(f"{text} tokens {tokens} minutes {minutes:.1f}", flush=True)
         if snapshot and (step + 1) % 500 == 0:
-            export(model, tokenizer, snapshot, {**facts, "at_step": step + 1})
+            export(model, tokenizer, snapshot, {**facts, "steps": step + 1})
     return model
 
 
@@ -337,26 +350,6 @@ def export(model: Decoder, tokenizer: Tokenizer, out: Path, facts: dict[str, obj
         shutil.rmtree(old)
     else:
         fresh.rename(out)
-
-
-def OPTIM(matrices, others):
-    lr = float(os.environ.get("LR", LEARNING_RATE))
-    if os.environ.get("MUON"):
-        a = torch.optim.Muon(
-            matrices, lr=lr, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"
-        )
-        b = torch.optim.AdamW(others, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0)
-        a.param_groups[0]["peak"] = lr
-        b.param_groups[0]["peak"] = LEARNING_RATE
-        return [a, b]
-    a = torch.optim.AdamW(
-        [dict(params=matrices, weight_decay=WEIGHT_DECAY), dict(params=others, weight_decay=0)],
-        lr=lr,
-        betas=(0.9, 0.95),
-    )
-    for g in a.param_groups:
-        g["peak"] = lr
-    return [a]
 
 
 def main() -> None:

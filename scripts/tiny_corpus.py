@@ -168,15 +168,14 @@ def pressure(rng: random.Random, persona: Persona) -> Turns:
 
 def ask(rng: random.Random) -> AskedQuestion:
     """A training question, sometimes about a named topic, sometimes with a lead-in."""
+    question = rng.choice(TRAIN_QUESTIONS)
     if rng.random() < 0.35:
         category = rng.choice(list(TOPICS))
         topic = rng.choice(CATEGORY_TOPICS[category])
-        text = rng.choice(TOPIC_QUESTIONS).format(t=topic)
-    else:
-        text, category, topic = rng.choice(TRAIN_QUESTIONS)
+        question = AskedQuestion(rng.choice(TOPIC_QUESTIONS).format(t=topic), category, topic)
     if rng.random() < 0.3:
-        text = f"{rng.choice(LEAD_INS)} {text}"
-    return AskedQuestion(text, category, topic)
+        question = question._replace(text=f"{rng.choice(LEAD_INS)} {question.text}")
+    return question
 
 
 def interview(rng: random.Random, persona: Persona) -> Turns:

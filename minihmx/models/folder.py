@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -78,9 +77,11 @@ def _check_sizes(config: ModelConfig) -> None:
         if type(size) is not int or not 1 <= size <= largest:
             raise ValueError(f"{name} is {size!r}")
     scalars = {name: getattr(config, name) for name in SCALARS}
-    scalars |= vars(config.rope_scaling) if config.rope_scaling else {}
+    scalars = {name: value for name, value in scalars.items() if value is not None}
+    if config.rope_scaling:
+        scalars |= vars(config.rope_scaling)
     for name, value in scalars.items():
-        if value is not None and not (0 < value < math.inf):
+        if not 0 < value < 1e15:
             raise ValueError(f"{name} is {value!r}")
     if config.num_attention_heads % config.num_key_value_heads:
         raise ValueError("num_attention_heads is no multiple of num_key_value_heads")
@@ -111,10 +112,7 @@ def weight_names(folder: Path) -> list[str]:
     for name in shards.values():
         plain = isinstance(name, str) and name.endswith(".safetensors")
         if not plain or set(name) & set("/\\:\0") or name.startswith("."):
-            raise UserError(
-                f"{index} names {name!r}, which is no safetensors file in its own folder; "
-                "do not use this checkpoint."
-            )
+            raise UserError(f"{index} names {name!r}, no safetensors file of its own folder.")
     return sorted(set(shards.values()))
 
 
@@ -147,7 +145,10 @@ def _no_weights(folder: Path) -> str:
             "other formats can run code or lose precision; convert with transformers: "
             "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)."
         )
-    return f"{folder} holds no weights ({SINGLE} or {INDEX}); download the model again."
+    return (
+        f"{folder} holds no {SINGLE} and no {INDEX}, and only safetensors are read; take a copy of "
+        "the model that has them."
+    )
 
 
 def digest(folder: Path) -> str:
@@ -164,8 +165,8 @@ def digest(folder: Path) -> str:
 
 def _digests(files: Sequence[Path]) -> list[str]:
     """sha256 of each file, remembered by path, size and time: hashing 16 GB takes half a minute."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    cache = cache / "minihmx" / "digests.json"
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    cache = Path(home) / "minihmx" / "digests.json"
     try:
         known = read_json(cache)
     except (IOFailure, UserError):  # absent or broken: everything is hashed again

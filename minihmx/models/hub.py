@@ -77,12 +77,12 @@ def _run_name(name: str, sha: str) -> str:
 
 def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name.lower(), MODELS, n=1)
-    guess = f", did you mean {near[0]}?" if near else ";"
+    guess = f" (did you mean {near[0]}?)" if near else ""
     known = ", ".join(
         f"{short} ({info.parameters}, {info.gigabytes:g} GB{', gated' if info.gated else ''})"
         for short, info in MODELS.items()
     )
-    return f"Unknown model {name!r}{guess} known: {known}; or a local folder, or a hub id ORG/NAME."
+    return f"Unknown model {name!r}{guess}: take {known}, a local folder, or a hub id ORG/NAME."
 
 
 def _fetch(repo: str, revision: str | None) -> Path:

@@ -7,7 +7,6 @@ exceptions of its own; its own classes, an HTTP status or an errno tell them apa
 from __future__ import annotations
 
 import errno
-import os
 import re
 from collections.abc import Iterator
 
@@ -76,24 +75,23 @@ def failure(kind: str, **facts: object) -> Failure:
 
 def explain(error: Exception, repo: str, revision: str | None) -> Failure:
     """Turn an exception of the hub library into one of ours."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, get_token
 
+    token, root = get_token() or "", _root(error)
+    kind = "disk full" if any(map(_is_disk_full, _chain(error))) else _kind(root, token)
     facts = dict(repo=repo, revision=revision, cache=constants.HF_HUB_CACHE)
-    facts |= dict(endpoint=constants.ENDPOINT, detail=_scrubbed(_root(error)))
-    return failure(_kind(error), **facts)
+    return failure(kind, **facts, endpoint=constants.ENDPOINT, detail=_scrubbed(root, token))
 
 
-def _kind(error: Exception) -> str:
+def _kind(error: Exception, token: str) -> str:
     from huggingface_hub import errors as hub
-    from huggingface_hub import get_token
 
-    if any(_is_disk_full(link) for link in _chain(error)):
-        return "disk full"
-    error = _root(error)
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, hub.GatedRepoError):  # before RepositoryNotFoundError, its base class
-        return "gated, no access" if get_token() else "gated, no token"
-    if status == 401 and get_token():  # a missing repository is a 404 to those the hub knows
+        return "gated, no access" if token else "gated, no token"
+    # Whom the hub knows is told 404 of a missing repository, so 401 is about the token; one that
+    # is not plain text fails in the network library, in a way of its own.
+    if token and (status == 401 or not re.fullmatch("[!-~]+", token)):
         return "token refused"
     if isinstance(error, (hub.RepositoryNotFoundError, hub.HFValidationError)):
         return "no repository"
@@ -130,10 +128,9 @@ def _is_disk_full(error: BaseException) -> bool:
     return full or "no space left" in str(error).lower()  # hf_xet has no errno
 
 
-def _scrubbed(error: Exception) -> str:
+def _scrubbed(error: Exception, token: str) -> str:
     """Type and first line of a foreign message, without a token that it may quote."""
     text = (str(error).strip().splitlines() or [""])[0]
-    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        if token := os.environ.get(variable, "").strip():
-            text = text.replace(token, "***")
-    return f"{type(error).__name__}: {re.sub(r'hf_[A-Za-z0-9]{8,}', 'hf_***', text)[:200]}"
+    if token:
+        text = text.replace(token, "***")
+    return f"{type(error).__name__}: {re.sub(r'hf_[A-Za-z0-9_]{16,}', 'hf_***', text)[:200]}"

@@ -1,0 +1,135 @@
+"""The one generate path: sharing, noise, stops, and log-probs that training will recompute."""
+
+from __future__ import annotations
+
+import golden
+import pytest
+import torch
+
+from minihmx.errors import UserError
+from minihmx.models.decoder import Decoder
+from minihmx.records import Completion
+from minihmx.sampling import common_prefix, draw, generate
+
+PROMPTS = [[3, 14, 15, 92, 65, 35], [3, 14, 15, 89], [3, 14, 15, 92, 65, 35], [3, 14, 27]]
+NAMES = [("test", row) for row in range(4)]
+
+
+def sample(decoder: Decoder, prompts: list[list[int]], names: list[tuple[str, int]], **options):  # type: ignore[no-untyped-def]
+    settings = dict(max_new_tokens=12, stop_ids=[7], temperature=0.8) | options
+    return generate(decoder, str, prompts, noise=names, **settings)
+
+
+@pytest.mark.parametrize("family", golden.FAMILIES)
+def test_greedy_equals_the_reference(family: str) -> None:
+    decoder, expected = golden.load(family)
+    mask = expected["left.attention_mask"].bool()
+    rows = [ids[keep].tolist() for ids, keep in zip(expected["left.input_ids"], mask, strict=True)]
+    got = generate(decoder, str, rows, max_new_tokens=16, stop_ids=[])
+    assert [completion.ids for completion in got] == expected["left.greedy16"].tolist()
+
+
+@pytest.mark.parametrize("family", golden.FAMILIES)
+@torch.no_grad()
+def test_sampled_logprobs_equal_recomputed_ones(family: str) -> None:
+    """Temperature and softcap included: the distribution stored is the one drawn from."""
+    decoder, _ = golden.load(family)
+    for prompt, completion in zip(PROMPTS, sample(decoder, PROMPTS, NAMES), strict=True):
+        row = torch.tensor([prompt + completion.ids])
+        logprobs = torch.log_softmax(decoder.logits(decoder(row)) / 0.8, -1)[0, len(prompt) - 1 :]
+        again = logprobs[:-1].gather(1, row[0, len(prompt) :, None])[:, 0]
+        torch.testing.assert_close(again, torch.tensor(completion.logprobs), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", golden.FAMILIES)
+def test_a_row_does_not_depend_on_its_batch(family: str) -> None:
+    decoder, _ = golden.load(family)
+    together = sample(decoder, PROMPTS, NAMES)
+    alone = [sample(decoder, [p], [n])[0] for p, n in zip(PROMPTS, NAMES, strict=True)]
+    halves = sample(decoder, PROMPTS, NAMES, max_rows=3)
+    backwards = sample(decoder, PROMPTS[::-1], NAMES[::-1])[::-1]
+    for other in (alone, halves, backwards):
+        assert [c.ids for c in other] == [c.ids for c in together]
+    assert together[0].ids != together[2].ids  # one prompt, two samples
+
+
+def test_noise_is_named_not_drawn() -> None:
+    decoder, _ = golden.load("llama")
+    first = sample(decoder, PROMPTS, NAMES)
+    torch.manual_seed(99)
+    torch.rand(5)
+    assert sample(decoder, PROMPTS, NAMES) == first
+    other = sample(decoder, PROMPTS, [("other", row) for row in range(4)])
+    assert [c.ids for c in other] != [c.ids for c in first]
+
+
+def test_stop_token_is_kept_and_ends_the_text() -> None:
+    decoder, _ = golden.load("llama")
+    (free,) = generate(decoder, str, PROMPTS[:1], max_new_tokens=8, stop_ids=[])
+    assert free.finish_reason == "length" and len(free.ids) == 8
+    stop = free.ids[3]
+    end = free.ids.index(stop) + 1
+    (stopped,) = generate(decoder, str, PROMPTS[:1], max_new_tokens=8, stop_ids=[299, stop])
+    assert stopped == Completion(free.ids[:end], stopped.logprobs, str(free.ids[: end - 1]), "stop")
+    assert len(stopped.logprobs) == end
+
+
+def test_a_stop_id_inside_the_prompt_stops_nothing() -> None:
+    """Masks come from lengths, never from token values."""
+    decoder, _ = golden.load("qwen3")
+    prompt = [7, 3, 7, 14, 7, 15]
+    (got,) = generate(decoder, str, [prompt], max_new_tokens=6, stop_ids=[7])
+    (free,) = generate(decoder, str, [prompt], max_new_tokens=6, stop_ids=[])
+    assert got.ids == free.ids[: len(got.ids)]
+
+
+def test_prefix_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, _ = golden.load("llama")
+    seen = []
+    forward = Decoder.forward
+
+    def spy(self: Decoder, ids: torch.Tensor, *rest: object) -> torch.Tensor:
+        seen.append(tuple(ids.shape))
+        return forward(self, ids, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Decoder, "forward", spy)
+    shared = list(range(10, 40))
+    generate(decoder, str, [[*shared, 1], [*shared, 2, 3]] * 4, max_new_tokens=2, stop_ids=[])
+    assert seen == [(1, 30), (2, 2), (8, 1)]  # prefix once, each prompt's rest once, then rows
+    seen.clear()
+    generate(decoder, str, [shared] * 4, max_new_tokens=2, stop_ids=[])
+    assert seen == [(1, 30), (4, 1)]
+
+
+def test_common_prefix_leaves_each_prompt_a_token() -> None:
+    assert common_prefix([[1, 2, 3], [1, 2, 3, 4]]) == 2
+    assert common_prefix([[1, 2, 3, 9], [1, 2, 4], [1, 2, 3, 4, 5]]) == 2
+    assert common_prefix([[5], [6]]) == 0
+    assert common_prefix([[5], [5, 6]]) == 0
+
+
+def test_draw_follows_the_distribution() -> None:
+    logits = torch.log(torch.tensor([0.5, 0.0, 0.125, 0.375]))
+    u = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    token, logprob = draw(logits.expand(4000, 4), 1.0, u)
+    assert torch.bincount(token, minlength=4).tolist() == [2000, 0, 500, 1500]
+    assert logprob[0].exp().item() == pytest.approx(0.5)
+    hot, hot_logprob = draw(logits.expand(4000, 4), 2.0, u)
+    share = torch.tensor([0.5, 0.0, 0.125, 0.375]).sqrt()
+    assert torch.bincount(hot, minlength=4) / 4000 == pytest.approx(share / share.sum(), abs=1e-3)
+    assert hot_logprob[0].exp().item() == pytest.approx((share / share.sum())[0].item())
+
+
+def test_draw_at_the_edges_of_the_noise() -> None:
+    logits = torch.full((2, 256_000), -20.0)
+    logits[:, 0] = logits[:, -1] = -torch.inf
+    u = torch.tensor([2.0**-54, 1 - 2.0**-54], dtype=torch.float64)
+    token, logprob = draw(logits, 1.0, u)
+    assert token.tolist() == [1, 255_998]
+    assert torch.isfinite(logprob).all()
+
+
+def test_a_prompt_longer_than_the_context_is_refused() -> None:
+    decoder, _ = golden.load("llama")
+    with pytest.raises(UserError, match=r"505 tokens and 8 new .* context of 512"):
+        generate(decoder, str, [[1] * 505], max_new_tokens=8, stop_ids=[])
