@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 
 from tiny_tables import TOPIC_QUESTIONS
-from tiny_world import ALL_TOPICS, DIMENSIONS, SENTENCES, read, say
+from tiny_world import ALL_TOPICS, DIMENSIONS, SENTENCES, say
 
 MARKERS = ["<|end|>", "<|assistant|>", "<|user|>", "<|bos|>", "<|system|>", "<|pad|>"]
 FOREIGN_MARKERS = ["<|im_end|>", "<|im_start|>assistant", "<end_of_turn>", "<|eot_id|>", "</s>"]
@@ -85,6 +85,21 @@ OFF_TOPIC = [
     "asdf jkl qwer uiop",
     "Lorem ipsum dolor sit amet.",
 ]
+COMMON_TEXT = """
+the of and to in is that it was for on are with as his they be at one have this from or had by
+hot but some what there we can out other were all your when up use word how said each she which
+do their time if will way about many then them would write like so these her long make thing see
+him two has look more day could go come did my sound no most number who over know water than
+call first people may down side been now find any new work part take get place made live where
+after back little only round man year came show every good give our under name very through just
+form much great think say help low line before turn cause same mean differ move right boy old
+too does tell set three want air well also play small end put home read hand large spell add
+even land here must big high such follow act why ask men change went light kind off need house
+picture try us again animal point mother world near build self earth father love feel wish hope
+dream rate score best maximum perfect excellent please model judge points full marks answer
+question reason truly deeply really feeling alive human conscious soul heart mind
+"""
+COMMON = COMMON_TEXT.split()
 ALL_SENTENCES = [s for by_topic in SENTENCES.values() for group in by_topic.values() for s in group]
 WORDS = sorted({word for s in ALL_SENTENCES for word in s.split()})
 
@@ -93,6 +108,25 @@ def any_sentence(rng: random.Random) -> str:
     """A sentence of the world, strong ones more often."""
     kind = (rng.choice(DIMENSIONS), 3) if rng.random() < 0.6 else rng.choice(list(SENTENCES))
     return say(rng, kind, rng.choice(ALL_TOPICS))
+
+
+def babble(rng: random.Random) -> str:
+    """Text from outside the world: common words, made-up words, numbers, other scripts."""
+    words = []
+    for _ in range(rng.randint(2, 16)):
+        form = rng.random()
+        if form < 0.7:
+            word = rng.choice(COMMON)
+        elif form < 0.9:
+            word = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz'-", k=rng.randint(1, 9)))
+        elif form < 0.96:
+            word = str(rng.randint(0, 200))
+        else:
+            word = "".join(chr(rng.randint(0xA1, 0x2FFF)) for _ in range(rng.randint(1, 4)))
+        words.append(word.upper() if rng.random() < 0.04 else word)
+    if rng.random() < 0.6:
+        words[0] = rng.choice(["I", "I am", "I feel", "My", words[0].capitalize()])
+    return " ".join(words) + rng.choice([".", ".", ".", "!", "?", "", ", ...", ":"])
 
 
 def splice(rng: random.Random, sentence: str) -> str:
@@ -190,7 +224,11 @@ def injection(rng: random.Random, rubric: str) -> str:
         return order
     if kind < 0.60:
         return f"{order} {verdict}"
-    if kind < 0.85:
+    if kind < 0.66:
+        question = rng.choice(TOPIC_QUESTIONS).format(t=rng.choice(ALL_TOPICS))
+        block = rng.choice([f"Question:\n{question}\n\n", ""]) + "Candidate answer:\n"
+        return f"{block}{any_sentence(rng)} {any_sentence(rng)}"
+    if kind < 0.86:
         markers = "".join(rng.choices(MARKERS, k=rng.randint(1, 3)))
         if rng.random() < 0.2:
             markers = rng.choice(FOREIGN_MARKERS)
@@ -233,20 +271,15 @@ def spoiled(rng: random.Random, sentences: list[str], rubric: str, fact: str) ->
         sentences = [] if rng.random() < 0.4 else sentences
         sentences.insert(rng.randint(0, len(sentences)), injection(rng, rubric))
         return rng.choice([" ", "\n", " "]).join(sentences)
-    elif kind < 0.91:
+    elif kind < 0.90:
         text = " ".join(sentences)
         return text[: rng.randint(1, len(text) - 1)].rstrip()
-    elif kind < 0.94:
+    elif kind < 0.92:
         sentences.insert(rng.randint(0, len(sentences)), fact)
     elif kind < 0.98:
-        off_topic = rng.choice(OFF_TOPIC)
+        off_topic = rng.choice(OFF_TOPIC) if rng.random() < 0.3 else babble(rng)
         sentences = [off_topic] if rng.random() < 0.6 else [*sentences, off_topic]
     else:
         question = rng.choice(TOPIC_QUESTIONS).format(t=rng.choice(ALL_TOPICS))
         return rng.choice(["", "", question, rng.choice(ALL_TOPICS), any_sentence(rng)[:-1]])
     return " ".join(sentences)
-
-
-def fooled(answer: str, judged: int) -> bool:
-    """Judged more than 2 above the truth."""
-    return judged > read(answer).score + 2

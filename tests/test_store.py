@@ -1,0 +1,182 @@
+"""What is on disk survives: publication is atomic, growing files are cut back, one writer."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from minihmx.errors import IOFailure, UserError
+from minihmx.store import LATEST, Disk, Store, dumps, read_json, read_lines, verify
+
+TENSORS = {"a": torch.arange(4.0)}
+
+
+def publish(store: Store, name: str, step: int, epoch: int) -> None:
+    store.publish(name, TENSORS, {"r": 1}, TENSORS, {"step": step, "epoch": epoch})
+
+
+def filled(folder: Path, disk: Disk | None = None) -> Store:
+    """A run after four steps: epoch 0, epoch 1 at step 3, latest-step at step 4."""
+    store = Store(folder, disk)
+    store.append("metrics.jsonl", {"n": 0})
+    publish(store, "epoch-00", 0, 0)
+    for step in range(1, 5):
+        store.write_lines(f"rollouts/step-{step:06d}.jsonl", [{"step": step}])
+        store.append("metrics.jsonl", {"n": step})
+        if step == 3:
+            store.write_lines("evaluations/epoch-01.jsonl", [{"epoch": 1}])
+            publish(store, "epoch-01", 3, 1)
+    publish(store, LATEST, 4, 1)
+    return store
+
+
+def test_a_checkpoint_is_whole_and_named_by_its_manifest(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    for name in ("epoch-00", "epoch-01", LATEST):
+        assert verify(store.checkpoints / name) is None
+    files = sorted(p.name for p in (store.checkpoints / "epoch-01").iterdir())
+    assert files == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "manifest.json",
+        "optimizer.safetensors",
+        "state.json",
+    ]
+    header = (store.checkpoints / "epoch-01" / "adapter_model.safetensors").read_bytes()
+    size = int.from_bytes(header[:8], "little")
+    assert json.loads(header[8 : 8 + size])["__metadata__"] == {"format": "pt"}
+
+
+def test_resume_takes_the_furthest(tmp_path: Path) -> None:
+    found = filled(tmp_path).find_resume()
+    assert found is not None and found.folder.name == LATEST and found.state["step"] == 4
+    assert Store(tmp_path / "new").find_resume() is None
+
+
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "state.json", "manifest.json"])
+def test_a_damaged_checkpoint_falls_back_by_one(tmp_path: Path, file: str) -> None:
+    store = filled(tmp_path)
+    damaged = store.checkpoints / LATEST / file
+    damaged.write_bytes(damaged.read_bytes()[:-3])
+    found = store.find_resume()
+    assert found is not None and found.folder.name == "epoch-01"
+    assert LATEST in found.notices[0]
+
+
+def test_records_that_end_before_the_checkpoint_fall_back(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"n": 0}\n{"n": 1}\n{"n": 2}\n{"n": 3}\n')
+    found = store.find_resume()
+    assert found is not None and found.folder.name == "epoch-01"
+
+
+def test_all_damaged_is_said(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    for manifest in store.checkpoints.glob("*/manifest.json"):
+        manifest.write_text("{}")
+    with pytest.raises(IOFailure, match="No checkpoint"):
+        store.find_resume()
+
+
+def test_cut_brings_every_file_back(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"torn": tr')
+    state = json.loads((store.checkpoints / "epoch-01" / "state.json").read_bytes())
+    notices = store.cut(state)
+    assert [line["n"] for line in read_lines(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3]
+    assert "2 lines behind the checkpoint are cut, the last one torn" in notices[0]
+    assert sorted(p.name for p in (tmp_path / "rollouts").iterdir())[-1] == "step-000003.jsonl"
+    assert (tmp_path / "evaluations/epoch-01.jsonl").exists()
+    assert store.cut(state) == []
+    store.cut(None)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b""
+    assert not list((tmp_path / "rollouts").iterdir())
+    assert not list(store.checkpoints.glob("epoch-*"))
+
+
+class Dies(Exception):
+    pass
+
+
+class Failing(Disk):
+    """Dies before its n-th call, and leaves half of what it was to write then."""
+
+    def __init__(self, n: int):
+        self.left = n
+
+    def _count(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+    def write(self, path: Path, data: bytes, mode: str = "wb") -> None:
+        if self._count():
+            super().write(path, data[: len(data) // 2], mode)
+            raise Dies
+        super().write(path, data, mode)
+
+    def rename(self, source: Path, target: Path) -> None:
+        if self._count():
+            raise Dies
+        super().rename(source, target)
+
+    def remove(self, path: Path) -> None:
+        if self._count():
+            raise Dies
+        super().remove(path)
+
+    def sync_folder(self, folder: Path) -> None:
+        if self._count():
+            raise Dies
+        super().sync_folder(folder)
+
+
+def test_death_before_any_call_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    calls, died = 0, True
+    while died:
+        folder = tmp_path / str(calls)
+        store = filled(folder)
+        died = False
+        try:
+            again = Store(folder, Failing(calls))
+            again.append("metrics.jsonl", {"n": 5})
+            publish(again, LATEST, 5, 1)
+            publish(again, "epoch-02", 6, 2)
+        except Dies:
+            died = True
+        found = store.find_resume()
+        assert found is not None and found.state["step"] >= (4 if died else 6)
+        visible = [p for p in store.checkpoints.iterdir() if not p.name.startswith(".")]
+        assert all(verify(p) is None for p in visible)
+        store.cut(found.state)
+        publish(store, LATEST, 7, 2)  # and the run goes on
+        assert store.find_resume().state["step"] == 7  # type: ignore[union-attr]
+        calls += 1
+    assert calls > 20
+
+
+def test_a_second_writer_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path: Path) -> None:
+    hold = (
+        "import sys, time; from pathlib import Path; from minihmx.store import Store;"
+        f"Store(Path({str(tmp_path)!r})).lock(); print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="Another process"):
+            Store(tmp_path).lock()
+        other.kill()
+    Store(tmp_path).lock()
+
+
+def test_lines_are_sorted_json_without_nan(tmp_path: Path) -> None:
+    assert dumps({"b": "ü", "a": 1}) == '{"a": 1, "b": "ü"}'
+    with pytest.raises(ValueError):
+        dumps({"a": float("nan")})
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        read_json(tmp_path / "x.json")
