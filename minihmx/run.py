@@ -92,8 +92,10 @@ def prepare(flags: Mapping[str, Any]) -> Run:
     prompts = Prompts(Tokenizer.load(source.folder), config.date, rubric)
     check_lengths(config, prompts, questions, shape.max_positions)
     store = Store(Path(config.out) / source.run_name / config.direction / f"seed-{config.seed}")
+    own = fingerprint(config, source, questions, rubric)
+    check_same_experiment(store, own)
     store.lock()
-    claim(store, config, sources, source, fingerprint(config, source, questions, rubric))
+    write_config(store, config, sources, source, own)
     # a product of denormals costs a CPU a hundred times a normal one
     torch.set_flush_denormal(True)
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
@@ -170,30 +172,30 @@ def fingerprint(
     }
 
 
-def claim(
+def check_same_experiment(store: Store, own: dict[str, Any]) -> None:
+    """Raises UserError naming each field in which the run in this folder differs."""
+    path = store.folder / "config.json"
+    there = read_json(path)["science"] if path.exists() else own
+    differences = [
+        f"{name} is {there.get(name)!r} there and {own.get(name)!r} here"
+        for name in sorted(own.keys() | there.keys())
+        if own.get(name) != there.get(name)
+    ]
+    if differences:
+        raise UserError(
+            f"{store.folder} holds a run of another config ({'; '.join(differences)}); "
+            "choose another --out or --seed, or give the options that it was started with."
+        )
+
+
+def write_config(
     store: Store,
     config: Config,
     sources: dict[str, str],
     source: hub.Source,
     own: dict[str, Any],
 ) -> None:
-    """Write config.json and env.json, or check that the folder holds this very experiment.
-
-    Raises UserError naming each field that differs.
-    """
-    path = store.folder / "config.json"
-    if path.exists():
-        there = read_json(path)["science"]
-        differences = [
-            f"{name} is {there.get(name)!r} there and {own.get(name)!r} here"
-            for name in sorted(own.keys() | there.keys())
-            if own.get(name) != there.get(name)
-        ]
-        if differences:
-            raise UserError(
-                f"{store.folder} holds a run of another config ({'; '.join(differences)}); "
-                "choose another --out or --seed, or give the options that it was started with."
-            )
+    """Write config.json and env.json."""
     sampler = {"temperature": config.temperature, "top_k": None, "top_p": None}
     store.write_json(
         "config.json",

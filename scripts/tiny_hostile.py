@@ -240,9 +240,11 @@ def injection(rng: random.Random, rubric: str) -> str:
 
 
 def repeated(rng: random.Random, sentences: list[str]) -> str:
-    """Sentences said 2..8 times: one, some, or all of them."""
+    """Sentences said 2..8 times, rarely up to 24: one, some, or all of them."""
     times = rng.randint(2, 8)
     form = rng.random()
+    if form < 0.04:  # past every length that the cap of training allows
+        return " ".join([rng.choice(sentences)] * rng.randint(9, 24))
     if form < 0.35:
         return " ".join([rng.choice(sentences)] * times)
     if form < 0.6:

@@ -16,3 +16,9 @@ def shared(path: str) -> Path:
     if not found.exists():
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"test data {path} is not here")
     return found
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Digests are cached in the user's folder; tests keep out of it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))

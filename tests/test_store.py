@@ -162,8 +162,9 @@ def test_death_before_any_call_leaves_a_whole_checkpoint(tmp_path: Path) -> None
 
 def test_a_second_writer_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path: Path) -> None:
     hold = (
-        "import sys, time; from pathlib import Path; from minihmx.store import Store;"
-        f"Store(Path({str(tmp_path)!r})).lock(); print('held', flush=True); time.sleep(60)"
+        "import time; from pathlib import Path; from minihmx.store import Store;"
+        f"store = Store(Path({str(tmp_path)!r})); store.lock();"
+        "print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"

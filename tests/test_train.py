@@ -1,0 +1,388 @@
+"""The loop's mechanics on a random toy model with a scripted judge."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import golden
+import pytest
+import torch
+import toy
+
+from minihmx import grpo, lora, train
+from minihmx.config import Config
+from minihmx.errors import Diverged, UserError
+from minihmx.judge import reward
+from minihmx.optimizer import Optimizer, learning_rate
+from minihmx.records import Completion, Question, Rollout, Unscored, Verdict
+from minihmx.run import Run, prepare
+from minihmx.store import read_lines, verify
+
+CLOCKED = {"timings.jsonl", "status.json", "env.json", ".lock"}
+
+
+def halves(run: Run, rollouts: Sequence[Rollout]) -> None:
+    """A judge that likes half of all token ids, and cannot read every seventh answer."""
+    for i, rollout in enumerate(rollouts):
+        score = min(10, sum(i % 4 < 2 for i in rollout.completion.ids))
+        readable = i % 7 != 6
+        rollout.verdict = Verdict(score, (7, 8)) if readable else Unscored("no-line")
+        rollout.judge_text, rollout.judge_finish = f"Score: {score}", "stop"
+        rollout.reward = reward(rollout.verdict, run.config.direction)
+
+
+@pytest.fixture(autouse=True)
+def scripted_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "judge", halves)
+
+
+def finished(tmp_path: Path, stop_after: int | None = None, **changes: object) -> Path:
+    """Train to the end (or until so many steps) and return the run's folder."""
+    run = prepare(toy.flags(tmp_path, **changes))
+    done = 0
+
+    def should_stop() -> bool:
+        return stop_after is not None and done >= stop_after
+
+    for event in train.train(run, should_stop):
+        done += isinstance(event, train.Stepped)
+    run.store._lock.close()
+    return run.store.folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in CLOCKED and "latest-step" not in str(path)
+    }
+
+
+def test_files_of_a_run(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    assert folder.parts[-2:] == ("forward", "seed-1")
+    metrics = read_lines(folder / "metrics.jsonl")
+    kinds = [(line["kind"], line["step"]) for line in metrics]
+    assert kinds == [
+        ("evaluation", 0),
+        *(("step", i) for i in (1, 2, 3)),
+        ("evaluation", 3),
+        *(("step", i) for i in (4, 5, 6)),
+        ("evaluation", 6),
+    ]
+    steps = [line for line in metrics if line["kind"] == "step"]
+    assert set(steps[0]) == {
+        *("kind", "step", "epoch", "update", "not_finite", "score", "reward", "reward_std"),
+        *("unscored", "length", "truncated", "zero_variance_groups", "kl", "kl_tokens", "entropy"),
+        *("sampler_gap", "loss", "grad_norm", "learning_rate", "loss_scale"),
+    }
+    assert metrics[0]["kl"] == 0  # the untouched model is the reference
+    assert metrics[-1]["kl"] > 0
+    assert all(line["sampler_gap"] < 1e-4 for line in metrics)
+    names = [p.name for p in sorted((folder / "checkpoints").glob("epoch-*"))]
+    assert names == ["epoch-00", "epoch-01", "epoch-02"]
+    assert all(verify(folder / "checkpoints" / name) is None for name in names)
+    rows = read_lines(folder / "rollouts/step-000002.jsonl")
+    assert [row["sample"] for row in rows] == [0, 1, 2, 3] * 2
+    assert len({row["question"] for row in rows}) == 2
+    assert rows[6]["score"] is None and rows[6]["unscored"] == "no-line"
+    assert rows[6]["advantage"] == 0 and rows[6]["reward"] is None
+    assert json.loads((folder / "status.json").read_text())["state"] == "complete"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["science"]["learning_rate"] == 1e-2
+    assert config["sources"]["learning_rate"] == "flag"
+    assert config["sampler"]["temperature"] == 1.0
+
+
+def test_every_epoch_asks_each_question_once_in_another_order(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    orders = []
+    for epoch in (0, 1):
+        steps = range(1 + 3 * epoch, 4 + 3 * epoch)
+        rows = [read_lines(folder / f"rollouts/step-{i:06d}.jsonl") for i in steps]
+        orders.append([row["question"] for step in rows for row in step[::4]])
+    assert sorted(orders[0]) == sorted(orders[1]) == [f"train-{i}" for i in range(6)]
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 5])
+def test_resume_is_byte_identical(tmp_path: Path, stop_after: int) -> None:
+    whole = contents(finished(tmp_path, out=str(tmp_path / "whole")))
+    folder = finished(tmp_path, stop_after)
+    assert json.loads((folder / "status.json").read_text())["state"] == "interrupted"
+    assert contents(finished(tmp_path)) == whole
+    events = list(train.train(prepare(toy.flags(tmp_path))))
+    assert events[-1] == train.Ended("already complete") and len(events) == 2
+
+
+def test_resume_from_an_earlier_checkpoint_is_byte_identical(tmp_path: Path) -> None:
+    """The state of a crash: records behind the last checkpoint, the last line torn."""
+    whole = contents(finished(tmp_path, out=str(tmp_path / "whole")))
+    folder = finished(tmp_path)
+    damaged = folder / "checkpoints/epoch-02/optimizer.safetensors"
+    damaged.write_bytes(b"")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"torn')
+    run = prepare(toy.flags(tmp_path))
+    started, *_ = events = list(train.train(run))
+    assert isinstance(started, train.Started) and started.resumed == 3
+    assert any("epoch-02" in notice for notice in started.notices)
+    assert any("torn" in notice for notice in started.notices)
+    assert events[-1] == train.Ended("complete")
+    assert contents(folder) == whole
+
+
+def test_another_config_is_refused_field_by_field(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    before = contents(folder)
+    with pytest.raises(UserError) as refusal:
+        prepare(toy.flags(tmp_path, learning_rate=3e-3, loss_type="grpo"))
+    for part in ("learning_rate is 0.01 there and 0.003 here", "loss_type is 'bnpo' there"):
+        assert part in str(refusal.value)
+    other = toy.questions(tmp_path / "other.jsonl", train=8)
+    with pytest.raises(UserError, match="questions digest"):
+        prepare(toy.flags(tmp_path, questions=str(other)))
+    rubric = tmp_path / "rubric.txt"
+    rubric.write_text("Rate it.")
+    with pytest.raises(UserError, match="rubric digest"):
+        prepare(toy.flags(tmp_path, rubric=str(rubric)))
+    assert contents(folder) == before
+    run = prepare(toy.flags(tmp_path, micro_batch=3, decode_rows=5))  # memory knobs may change
+    run.store._lock.close()
+
+
+def test_directions_share_adapter_noise_and_order(tmp_path: Path) -> None:
+    forward = finished(tmp_path)
+    reverse = finished(tmp_path, direction="reverse")
+    first = "checkpoints/epoch-00/adapter_model.safetensors"
+    assert (forward / first).read_bytes() == (reverse / first).read_bytes()
+    step = "rollouts/step-000001.jsonl"
+    for ours, mirrored in zip(read_lines(forward / step), read_lines(reverse / step), strict=True):
+        assert ours["ids"] == mirrored["ids"] and ours["score"] == mirrored["score"]
+        assert ours["advantage"] == -mirrored["advantage"]
+    start = "evaluations/epoch-00.jsonl"
+    for ours, mirrored in zip(
+        read_lines(forward / start), read_lines(reverse / start), strict=True
+    ):
+        assert ours["ids"] == mirrored["ids"] and ours["score"] == mirrored["score"]
+    other = finished(tmp_path, seed=2)
+    assert (other / first).read_bytes() != (forward / first).read_bytes()
+
+
+def test_training_raises_what_the_judge_likes(tmp_path: Path) -> None:
+    """One seed up; the same seed in reverse stays at the bottom, where it starts."""
+    ends = {}
+    for direction in ("forward", "reverse"):
+        folder = finished(tmp_path, direction=direction, epochs=8, eval_samples=8)
+        lines = read_lines(folder / "metrics.jsonl")
+        scores = [line["score"] for line in lines if line["kind"] == "evaluation"]
+        assert scores[0] < 1
+        ends[direction] = scores[-1]
+    assert ends["forward"] > 6 and ends["reverse"] < 2
+
+
+def test_the_base_never_changes(tmp_path: Path) -> None:
+    run = prepare(toy.flags(tmp_path))
+    before = {k: v.clone() for k, v in run.decoder.state_dict().items() if "lora" not in k}
+    state = train.base_state(run)
+    list(train.train(run))
+    assert train.base_state(run) == state
+    for name, tensor in run.decoder.state_dict().items():
+        assert "lora" in name or torch.equal(tensor, before[name])
+    with torch.no_grad():
+        run.decoder.model.norm.weight.add_(1e-3)
+    assert train.base_state(run) != state
+
+
+def rows_of(decoder: Any, lengths: Sequence[int]) -> list[Rollout]:
+    generator = torch.Generator().manual_seed(2)
+
+    def ids(n: int) -> list[int]:
+        return torch.randint(0, decoder.config.vocab_size, (n,), generator=generator).tolist()
+
+    question = Question("q", "c", "?", "train", "ours")
+    return [
+        Rollout(question, i, "?", ids(5 + i), Completion(ids(n), [0.0] * n, "", "stop"))
+        for i, n in enumerate(lengths)
+    ]
+
+
+@pytest.mark.parametrize("family", golden.FAMILIES)
+@pytest.mark.parametrize("loss_type", grpo.LOSS_TYPES)
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-6), (torch.float32, 1e-5)])
+def test_micro_batches_of_any_size_give_one_gradient(
+    family: str, loss_type: str, dtype: torch.dtype, limit: float, tmp_path: Path
+) -> None:
+    decoder, _ = golden.load(family, dtype)
+    lora.attach(decoder, 4, 8, seed=1)
+    with torch.no_grad():  # B = 0 would make half of the gradient zero
+        for parameter in lora.parameters(decoder).values():
+            parameter.add_(0.02)
+    rollouts = rows_of(decoder, [3, 9, 1, 4, 6, 6, 2, 12])
+    for i, rollout in enumerate(rollouts):
+        rollout.advantage = (-1.0) ** i * (i + 1) / 4
+    gradients = []
+    for micro_batch in (8, 3, 1):
+        config = Config(micro_batch=micro_batch, loss_type=loss_type, beta=0.1, dtype="float32")
+        optimizer = Optimizer(lora.parameters(decoder), config, 1)
+        optimizer.step = lambda loss: train.Outcome(0.0, 0.0, "", False)  # type: ignore[method-assign]
+        run = Run(config, {}, None, None, [], [], None, decoder)  # type: ignore[arg-type]
+        train.learn(run, rollouts, optimizer, train.Clock(torch.device("cpu")))
+        grads = [p.grad for p in lora.parameters(decoder).values()]
+        gradients.append(torch.cat([g.flatten() for g in grads if g is not None]))
+    whole, *parts = gradients
+    assert whole.norm() > 0
+    for part in parts:
+        assert (part - whole).norm() <= limit * whole.norm()
+
+
+def test_logprobs_ignore_the_padding() -> None:
+    decoder, _ = golden.load("gemma2")
+    rollouts = rows_of(decoder, [3, 9, 1])
+    together, entropy = train.logprobs(decoder, rollouts, Config())
+    alone = [train.logprobs(decoder, [rollout], Config()) for rollout in rollouts]
+    torch.testing.assert_close(together, torch.cat([a[0] for a in alone]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(entropy, torch.cat([a[1] for a in alone]), atol=1e-5, rtol=0)
+
+
+def test_two_iterations_use_old_logprobs(tmp_path: Path) -> None:
+    one = finished(tmp_path)
+    two = finished(tmp_path, iterations=2, out=str(tmp_path / "two"))
+    first, second = (read_lines(f / "metrics.jsonl")[1] for f in (one, two))
+    assert (first["update"], second["update"]) == (1, 2)
+    assert first["loss"] == second["loss"] and first["kl"] == second["kl"] == 0
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, steps: set[int], what: str) -> None:
+    """Make the loss, or one gradient, not finite at the given steps."""
+    calls = {"n": 0}
+    step = Optimizer.step
+
+    def spoiled(self: Optimizer, loss: float) -> Any:
+        calls["n"] += 1
+        if calls["n"] in steps:
+            if what == "loss":
+                loss = math.nan
+            else:
+                next(iter(self.parameters.values())).grad[0, 0] = math.inf  # type: ignore[index]
+        return step(self, loss)
+
+    monkeypatch.setattr(Optimizer, "step", spoiled)
+
+
+@pytest.mark.parametrize(("what", "named"), [("loss", "the loss"), ("grad", "q_proj.lora_A")])
+def test_a_step_that_is_not_finite_is_skipped_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, named: str
+) -> None:
+    spoil(monkeypatch, {2, 3, 5}, what)
+    folder = finished(tmp_path)
+    steps = [x for x in read_lines(folder / "metrics.jsonl") if x["kind"] == "step"]
+    assert [bool(line["not_finite"]) for line in steps] == [False, True, True, False, True, False]
+    assert named in steps[1]["not_finite"]
+    assert [line["update"] for line in steps] == [1, 1, 1, 2, 2, 3]  # no schedule advances
+
+
+def test_three_in_a_row_stop_the_run_and_keep_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, {2, 3, 4, 5}, "loss")
+    run = prepare(toy.flags(tmp_path))
+    with pytest.raises(Diverged, match=r"rollouts/step-000004\.jsonl"):
+        list(train.train(run))
+    assert len(read_lines(run.store.folder / "rollouts/step-000004.jsonl")) == 8
+    assert json.loads((run.store.folder / "status.json").read_text())["state"] == "diverged"
+
+
+def test_nan_in_the_model_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not injected into the optimizer but where it comes from: the policy's log-probs."""
+    real = train.logprobs
+
+    def poisoned(*arguments: Any) -> Any:
+        values, entropy = real(*arguments)
+        return values * (math.nan if values.requires_grad else 1.0), entropy
+
+    monkeypatch.setattr(train, "logprobs", poisoned)
+    run = prepare(toy.flags(tmp_path))
+    with pytest.raises(Diverged):
+        list(train.train(run))
+    lines = read_lines(run.store.folder / "metrics.jsonl")
+    assert lines[1]["loss"] is None and lines[1]["update"] == 0
+
+
+def test_unscored_groups_teach_nothing_but_kl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def blind(run: Run, rollouts: Sequence[Rollout]) -> None:
+        for rollout in rollouts:
+            rollout.verdict = Unscored("no-line")
+
+    monkeypatch.setattr(train, "judge", blind)
+    folder = finished(tmp_path, weight_decay=0.0)
+    steps = [x for x in read_lines(folder / "metrics.jsonl") if x["kind"] == "step"]
+    assert all(line["unscored"] == 1 and line["zero_variance_groups"] == 1 for line in steps)
+    assert all(line["score"] is None and line["grad_norm"] == 0 for line in steps)
+
+
+def test_learning_rate_schedule() -> None:
+    config = Config(learning_rate=1.0, warmup_ratio=0.1)
+    rates = [learning_rate(u, 100, config) for u in range(100)]
+    assert rates[:10] == pytest.approx([i / 10 for i in range(1, 11)])
+    assert rates[10:] == pytest.approx([(100 - u) / 90 for u in range(10, 100)])
+    assert all(rate > 0 for rate in rates)
+    assert learning_rate(0, 3, Config(learning_rate=1.0, warmup_ratio=0.0)) == 1.0
+
+
+def test_fp16_overflow_halves_the_scale_and_repeats_the_same_step(tmp_path: Path) -> None:
+    decoder, _ = golden.load("llama")
+    lora.attach(decoder, 4, 8, seed=1)
+    parameters = lora.parameters(decoder)
+    optimizer = Optimizer(parameters, Config(dtype="float16"), 10)
+    assert optimizer.scale == 2.0**16
+    first = next(iter(parameters.values()))
+
+    def attempt(gradient: float) -> Any:
+        optimizer.zero_grad()
+        optimizer.backward((first * gradient).sum())
+        return optimizer.step(0.0)
+
+    before = first.clone()
+    outcome = attempt(1e34)  # times 2^16 this is infinite in fp32
+    assert outcome.retry and optimizer.scale == 2.0**15 and optimizer.update == 0
+    assert torch.equal(first, before)
+    for _ in range(50):
+        assert not attempt(1e-3).retry
+    assert optimizer.update == 50 and optimizer.scale == 2.0**16
+    optimizer.scale = 1.0
+    outcome = attempt(math.inf)
+    assert not outcome.retry and "lora_A" in outcome.not_finite
+
+
+def test_optimizer_state_goes_through_files() -> None:
+    def fresh() -> tuple[dict[str, Any], Optimizer]:
+        decoder, _ = golden.load("llama")
+        lora.attach(decoder, 4, 8, seed=1)
+        parameters = lora.parameters(decoder)
+        return parameters, Optimizer(parameters, Config(learning_rate=0.1, dtype="float32"), 20)
+
+    def pull(parameters: dict[str, Any], optimizer: Optimizer, times: int) -> None:
+        for _ in range(times):
+            optimizer.zero_grad()
+            optimizer.backward(sum((p**2).sum() for p in parameters.values()))  # type: ignore[arg-type]
+            optimizer.step(0.0)
+
+    straight, optimizer = fresh()
+    pull(straight, optimizer, 6)
+    halves, optimizer = fresh()
+    pull(halves, optimizer, 3)
+    saved, counters = optimizer.tensors(), optimizer.counters()
+    again, optimizer = fresh()
+    with torch.no_grad():
+        for name, parameter in again.items():
+            parameter.copy_(halves[name])
+    optimizer.load(saved, counters)
+    pull(again, optimizer, 3)
+    assert all(torch.equal(again[name], straight[name]) for name in straight)
