@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from minihmx import __version__, lora
-from minihmx.config import MODELS, Config, resolve, science
+from minihmx.config import MODELS, Config, check, resolve, science
 from minihmx.errors import UserError
 from minihmx.judge import judge_prompt
 from minihmx.models import chat, hub, weights
@@ -75,6 +75,7 @@ def prepare(flags: Mapping[str, Any]) -> Run:
     What is cheap to check comes first. Raises Failure (errors.py) for what the user has to mend.
     """
     given = Config(**flags)
+    check(given, context=sys.maxsize)  # what is wrong for any model, before a download
     source = hub.resolve(given.model, given.revision or None)
     shape = weights.read_config(source.folder)
     short = next((n for n, m in MODELS.items() if given.model in (n, m.repo)), None)

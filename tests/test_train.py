@@ -22,7 +22,7 @@ from minihmx.records import Completion, Question, Rollout, Unscored, Verdict
 from minihmx.run import Run, prepare
 from minihmx.store import read_lines, verify
 
-CLOCKED = {"timings.jsonl", "status.json", "env.json", ".lock"}
+NOT_COMPARED = {"timings.jsonl", "status.json", "env.json", "config.json", ".lock"}
 
 
 def halves(run: Run, rollouts: Sequence[Rollout]) -> None:
@@ -58,7 +58,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in CLOCKED and "latest-step" not in str(path)
+        if path.is_file() and path.name not in NOT_COMPARED and "latest-step" not in str(path)
     }
 
 

@@ -1,0 +1,290 @@
+"""The command line as a person types it, on the bundled model."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy
+from safetensors.torch import load_file, save_file
+from test_train import contents
+
+from minihmx.cli import main
+from minihmx.config import FIELDS, MODELS
+from minihmx.store import read_lines
+
+
+def minihmx(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, env=env(environment))
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "minihmx", *map(str, arguments)]
+
+
+def env(changes: dict[str, str]) -> dict[str, str]:
+    return os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | changes
+
+
+def small(tmp_path: Path, *extra: object) -> list[object]:
+    """A real run on tiny: two epochs of two steps."""
+    questions = toy.questions(tmp_path / "questions.jsonl", train=4, held_out=1)
+    sizes = ["--epochs", 2, "--max-completion-length", 32]
+    return ["train", "tiny", "--questions", questions, "--out", tmp_path / "runs", *sizes, *extra]
+
+
+def refused(result: subprocess.CompletedProcess[str], *parts: str, code: int = 2) -> None:
+    """One sentence on stderr, no traceback, the right exit code."""
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith("minihmx: ") and result.stderr.count("\n") <= 8
+    for part in parts:
+        assert part in result.stderr, result.stderr
+
+
+def test_train_prints_plan_steps_and_evaluations(tmp_path: Path) -> None:
+    result = minihmx(*small(tmp_path))
+    assert result.returncode == 0, result.stderr
+    out = result.stdout
+    for part in (
+        "model      tiny (llama, ",
+        "device     cpu, float32, 1 threads",
+        "schedule   2 epochs x 2 steps = 4 steps; 3 evaluations of 1 held-out questions x 4",
+        "learning_rate = 0.0007  (model tiny)",
+        "evaluation before training: score ",
+        "step    1/4  reward ",
+        "  eta 0:00:0",
+        "evaluation epoch 2 of 2: score ",
+        "complete: held-out score ",
+    ):
+        assert part in out, out
+    plan, first = out.index("files      "), out.index("evaluation before")
+    assert plan < first
+    again = minihmx(*small(tmp_path))
+    assert again.returncode == 0 and "already complete" in again.stdout
+
+
+def test_help_names_every_knob_and_model() -> None:
+    result = minihmx("train", "--help")
+    assert result.returncode == 0
+    for name in FIELDS:
+        assert name == "model" or f"--{name.replace('_', '-')} " in result.stdout
+    for name in MODELS:
+        assert name in result.stdout
+    assert "train" in minihmx("--help").stdout
+    assert minihmx().returncode == 2
+
+
+@pytest.mark.slow
+def test_kill_nine_at_random_moments_and_continue(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    assert minihmx(*small(whole)).returncode == 0
+    parts, dice = tmp_path / "parts", random.Random(7)
+    parts.mkdir()
+    killed = 0
+    for _ in range(30):
+        process = subprocess.Popen(
+            command(*small(parts)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env({})
+        )
+        try:
+            code = process.wait(dice.uniform(1.5, 4.0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            killed += 1
+            continue
+        assert code == 0, process.stderr and process.stderr.read()
+        break
+    assert code == 0 and killed >= 2
+    (a,) = whole.glob("runs/tiny/forward/seed-1")
+    (b,) = parts.glob("runs/tiny/forward/seed-1")
+    assert contents(a) == contents(b)
+
+
+def interrupted(arguments: list[object], signals: int) -> tuple[int, str]:
+    """Start, wait for the first step's line, send Ctrl-C so many times."""
+    process = subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=env({}),
+    )  # fmt: skip
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("step    1"):
+            for _ in range(signals):
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.02)
+    return process.wait(), "".join(lines)
+
+
+def test_ctrl_c_saves_and_the_same_command_continues(tmp_path: Path) -> None:
+    code, out = interrupted(small(tmp_path, "--epochs", 3), 1)
+    assert code == 130, out
+    assert "finishing this step" in out and "the same command continues" in out
+    (folder,) = tmp_path.glob("runs/tiny/forward/seed-1")
+    assert json.loads((folder / "status.json").read_text())["state"] == "interrupted"
+    result = minihmx(*small(tmp_path, "--epochs", 3))
+    assert result.returncode == 0 and "steps are done" in result.stdout, result.stdout
+
+
+def test_ctrl_c_twice_stops_at_once(tmp_path: Path) -> None:
+    code, out = interrupted(small(tmp_path, "--epochs", 3), 2)
+    assert code == 130 and "Traceback" not in out, out
+    assert minihmx(*small(tmp_path, "--epochs", 3)).returncode == 0
+
+
+BAD = {
+    "unknown model": (["train", "qwen3-4"], ["qwen3-4b", "gemma2-2b", "gated"]),
+    "missing path": (["train", "./nowhere"], ["./nowhere", "does not exist"]),
+    "revision of a local model": (["train", "tiny", "--revision", "x"], ["revision"]),
+    "unknown flag": (["train", "tiny", "--learning-rat", "1"], ["did you mean --learning-rate?"]),
+    "direction": (["train", "tiny", "--direction", "backward"], ["forward, reverse"]),
+    "group of one": (["train", "tiny", "--generations", "1"], ["--generations 1", "2 or more"]),
+    "no temperature": (["train", "tiny", "--temperature", "0"], ["--temperature 0"]),
+    "negative rate": (["train", "tiny", "--learning-rate", "-1"], ["--learning-rate -1.0"]),
+    "rate nan": (["train", "tiny", "--learning-rate", "nan"], ["--learning-rate nan"]),
+    "no epochs": (["train", "tiny", "--epochs", "0"], ["--epochs 0"]),
+    "sequence": (["train", "tiny", "--max-sequence-length", "9999"], ["context is"]),
+    "no room": (["train", "tiny", "--max-completion-length", "2000"], ["no room"]),
+    "judging": (["train", "tiny", "--judge-max-tokens", "900"], ["Judging", "context"]),
+    "too few": (["train", "tiny", "--prompts-per-step", "91"], ["90 training questions"]),
+    "half on a cpu": (["train", "tiny", "--dtype", "float16"], ["on a CPU is refused"]),
+    "targets": (["train", "tiny", "--lora-targets", "q_proj,query"], ["'query'"]),
+    "no questions file": (["train", "tiny", "--questions", "none.jsonl"], ["none.jsonl"]),
+    "no rubric file": (["train", "tiny", "--rubric", "none.txt"], ["none.txt"]),
+}  # fmt: skip
+
+
+@pytest.fixture
+def typed(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """The command in this process, where torch is loaded already."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        code = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess([], code, out, err)
+
+    return run
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence(case: str, typed: Callable[..., Any], tmp_path: Path) -> None:
+    arguments, parts = BAD[case]
+    refused(typed(*arguments, "--out", tmp_path / "runs"), *parts)
+    assert not (tmp_path / "runs").exists()  # nothing was begun
+
+
+def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    result = minihmx(
+        "train", "tiny", "--device", "cuda", "--out", tmp_path, CUDA_VISIBLE_DEVICES=""
+    )
+    refused(result, "sees no GPU")
+
+
+def test_a_type_that_is_none() -> None:
+    result = minihmx("train", "tiny", "--epochs", "two")
+    assert result.returncode == 2 and "invalid int value: 'two'" in result.stderr
+
+
+def test_offline_and_not_cached(tmp_path: Path) -> None:
+    result = minihmx("train", "qwen3-0.6b", HF_HOME=str(tmp_path))
+    refused(result, "Qwen/Qwen3-0.6B", code=4)
+
+
+def _no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def _truncated(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _garbage(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"\x00" * 500)
+
+
+def _wrong_shape(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.norm.weight"] = tensors["model.norm.weight"][:5].clone()
+    save_file(tensors, path)
+
+
+def _other_family(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "mistral"}))
+
+
+def _no_eos(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config["eos_token_id"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _no_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def _base_model(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    for token in tokenizer["added_tokens"]:
+        if token["content"] == "<|user|>":
+            token["content"] = "<|nobody|>"
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("damage", "parts"),
+    [
+        (_no_weights, ["safetensors"]),
+        (_truncated, ["model.safetensors"]),
+        (_garbage, ["model.safetensors"]),
+        (_wrong_shape, ["model.norm.weight"]),
+        (_other_family, ["mistral", "llama, qwen3, gemma2"]),
+        (_no_eos, ["eos_token_id"]),
+        (_no_tokenizer, ["tokenizer.json"]),
+        (_base_model, ["chat"]),
+    ],
+)
+def test_a_model_that_cannot_be_used(
+    damage: Callable[[Path], None], parts: list[str], typed: Callable[..., Any], tmp_path: Path
+) -> None:
+    folder = toy.model(tmp_path / "toy")
+    damage(folder)
+    refused(typed("train", folder, "--out", tmp_path / "runs"), *parts)
+    assert not (tmp_path / "runs").exists() or damage in (_truncated, _wrong_shape, _garbage)
+
+
+def test_a_question_longer_than_the_context(typed: Callable[..., Any], tmp_path: Path) -> None:
+    path = toy.questions(tmp_path / "q.jsonl")
+    long = json.loads(path.read_text().splitlines()[0]) | {"id": "long", "text": "why " * 900}
+    path.write_text(path.read_text() + json.dumps(long) + "\n")
+    refused(typed("train", "tiny", "--questions", path), "Question long is", "tokens long")
+
+
+def test_a_run_of_another_config_is_refused_and_kept(
+    typed: Callable[..., Any], tmp_path: Path
+) -> None:
+    assert minihmx(*small(tmp_path)).returncode == 0
+    (folder,) = tmp_path.glob("runs/tiny/forward/seed-1")
+    before = contents(folder)
+    refused(typed(*small(tmp_path, "--beta", 0.5)), "beta is 0.04 there and 0.5 here")
+    assert contents(folder) == before
+    assert len(read_lines(folder / "metrics.jsonl")) == 7
+
+
+def test_a_disk_that_cannot_be_written(typed: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused(typed("train", "tiny", "--out", tmp_path / "file"), "disk", code=4)
