@@ -48,7 +48,7 @@ class LoRALinear(nn.Module):
         low = F.linear(x, self.lora_A.weight.to(x.dtype))
         delta = F.linear(low, self.lora_B.weight.to(x.dtype))
         master = self.lora_A.weight.dtype
-        return base.to(master) + self.scale * delta.to(master)
+        return torch.add(base.to(master), delta.to(master), alpha=self.scale)
 
 
 def attach(

@@ -57,9 +57,9 @@ def inverse_frequencies(config: ModelConfig) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Half-split rotary embedding in fp32. x [B, heads, T, D], cos and sin [B or 1, 1, T, D/2]."""
-    first, second = wide(x).chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    """Half-split rotary embedding in fp32; x [B, T, heads, D], cos and sin as in Context."""
+    x = wide(x)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 def attend(
@@ -67,7 +67,8 @@ def attend(
 ) -> Tensor:
     """Attention with K key heads shared by H query heads, [B, T, H * D].
 
-    q [B, H, T, D]; k, v [B, K, N, D]; mask bool [B or 1, T, N], None meaning causal with N = T.
+    q [B, H, T, D]; k, v [B, K, N, D]; mask bool [B or 1, 1, H / K * T, N], None meaning causal
+    with N = T.
     """
     B, H, T, D = q.shape
     K = k.shape[1]
@@ -78,7 +79,6 @@ def attend(
         return out.transpose(1, 2).reshape(B, T, H * D)
     # The query heads of one key head become further queries of it, so no key is ever copied.
     q = q.reshape(B, K, H // K * T, D)
-    mask = mask[:, None].repeat(1, 1, H // K, 1)
     if softcap is None:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
     else:  # no fused kernel knows a softcap; it acts after the scale and before the mask
@@ -111,14 +111,11 @@ class KVCache:
         self.k = torch.zeros(shape, dtype=dtype, device=device)
         self.v = torch.zeros(shape, dtype=dtype, device=device)
 
-    def update(
-        self, layer: int, k: Tensor, v: Tensor, positions: Tensor, keys: int
-    ) -> tuple[Tensor, Tensor]:
-        """Write k, v [B, K, T, D] at positions [B, T]; return the first `keys` of the layer."""
-        rows = torch.arange(k.shape[0], device=k.device)[:, None]
-        self.k[layer][rows, :, positions] = k.transpose(1, 2)
-        self.v[layer][rows, :, positions] = v.transpose(1, 2)
-        return self.k[layer, :, :, :keys], self.v[layer, :, :, :keys]
+    def update(self, layer: int, k: Tensor, v: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Write k, v [B, T, K, D] where the context says; return [B, K, N, D] up to there."""
+        self.k[layer][context.rows, :, context.positions] = k
+        self.v[layer][context.rows, :, context.positions] = v
+        return self.k[layer, :, :, : context.keys], self.v[layer, :, :, : context.keys]
 
     def select(self, rows: Tensor) -> KVCache:
         """A cache holding the given rows, in that order; a row may be named more than once."""
@@ -146,13 +143,15 @@ class Attention(nn.Module):
         config, (B, T, _) = self.config, x.shape
         q = self.q_proj(x).view(B, T, -1, config.head_dim)
         k = self.k_proj(x).view(B, T, -1, config.head_dim)
-        v = self.v_proj(x).view(B, T, -1, config.head_dim).transpose(1, 2).to(x.dtype)
+        v = self.v_proj(x).view(B, T, -1, config.head_dim).to(x.dtype)
         if config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        q = rotate(q.transpose(1, 2), context.cos, context.sin).to(x.dtype)
-        k = rotate(k.transpose(1, 2), context.cos, context.sin).to(x.dtype)
-        if context.cache is not None:
-            k, v = context.cache.update(layer, k, v, context.positions, context.keys)
+        q = rotate(q, context.cos, context.sin).to(x.dtype).transpose(1, 2)
+        k = rotate(k, context.cos, context.sin).to(x.dtype)
+        if context.cache is None:
+            k, v = k.transpose(1, 2), v.transpose(1, 2)
+        else:
+            k, v = context.cache.update(layer, k, v, context)
         mask = context.masks[config.windows[layer] if config.windows else None]
         out = attend(q, k, v, mask, config.attention_scale, config.attention_softcap)
         return cast(Tensor, self.o_proj(out))
@@ -204,34 +203,42 @@ class Layer(nn.Module):
 
 
 class Context:
-    """What every layer of one forward pass shares: angles, masks and the cache."""
+    """What every layer of one forward pass shares.
+
+    positions [B or 1, T]; cos, sin [B or 1, T, 1, D]; masks by window, as `attend` takes them;
+    with a cache also rows [B, 1] and the number of keys N.
+    """
 
     def __init__(
         self,
         config: ModelConfig,
         frequencies: Tensor,
-        T: int,
+        ids: Tensor,
         positions: Tensor | None,
         cache: KVCache | None,
     ):
+        (B, T), device = ids.shape, ids.device
         plain = positions is None  # rows start at 0 and need no mask but the causal one
         if positions is None:
-            positions = torch.arange(T, device=frequencies.device)[None]
-        self.positions, self.cache = positions, cache
-        angles = positions[:, None, :, None] * frequencies
-        self.cos, self.sin = angles.cos(), angles.sin()  # [B or 1, 1, T, D/2]
-        self.keys = T
+            positions = torch.arange(T, device=device)[None]
+        self.positions, self.cache, self.keys = positions, cache, T
+        angles = positions[:, :, None, None] * frequencies
+        self.cos = torch.cat((angles.cos(), angles.cos()), dim=-1)
+        self.sin = torch.cat((-angles.sin(), angles.sin()), dim=-1)  # the sign of rotate_half
         where = positions
         if cache is not None:
+            self.rows = torch.arange(B, device=device)[:, None]
             self.keys = int(positions.max()) + 1
-            where = torch.arange(self.keys, device=positions.device)[None]
+            where = torch.arange(self.keys, device=device)[None]
+        group = config.num_attention_heads // config.num_key_value_heads
         self.masks: dict[int | None, Tensor | None] = {}
         for window in set(config.windows) or {None}:
             inside = window is None or window >= T
-            if plain and cache is None and inside and config.attention_softcap is None:
+            if plain and inside and config.attention_softcap is None:
                 self.masks[window] = None
             else:
-                self.masks[window] = attention_mask(positions, where, window)
+                seen = attention_mask(positions, where, window)
+                self.masks[window] = seen[:, None].repeat(1, 1, group, 1)
 
 
 def attention_mask(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
@@ -293,7 +300,7 @@ class Decoder(nn.Module):
         """
         if self.frequencies.device != ids.device:
             self.frequencies = inverse_frequencies(self.config).to(ids.device)
-        context = Context(self.config, self.frequencies, ids.shape[1], positions, cache)
+        context = Context(self.config, self.frequencies, ids, positions, cache)
         x = wide(self.model.embed_tokens(ids)) * self.config.embed_scale
         for layer in self.model.layers:
             if self.checkpointing and torch.is_grad_enabled():
