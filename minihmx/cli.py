@@ -98,10 +98,11 @@ def run_train(flags: dict[str, Any]) -> int:
         asked.append(number)
         print("\nfinishing this step, then saving; once more to stop at once", flush=True)
 
+    run = prepare(flags)  # there is nothing to save yet, so Ctrl-C still stops at once
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     lines, last = Lines(), None
-    for event in train(prepare(flags), should_stop=lambda: bool(asked)):
+    for event in train(run, should_stop=lambda: bool(asked)):
         for line in lines.render(event):
             print(line, flush=True)
         last = event

@@ -82,6 +82,7 @@ class Lines:
         for name, rollout in (("best ", ranked[-1:]), ("worst", ranked[:1])):
             for r in rollout:
                 yield from answer(name, r)
+        yield from warnings(m)
         seconds, left = event.timings["seconds"], self.eta(m["step"], m["epoch"])
         place = self.run.store.checkpoints / f"epoch-{m['epoch']:02d}"
         yield f"  saved {place}  ({seconds:.1f} s, eta {left})"
@@ -110,6 +111,20 @@ class Lines:
         left = (self.run.total_steps - step) * a_step
         left += (config.epochs - max(evaluated, 0)) * an_evaluation
         return str(timedelta(seconds=round(left)))
+
+
+def warnings(m: dict[str, Any]) -> Iterator[str]:
+    """Shares that make the score less than it seems."""
+    if m["truncated"] > 0.1:
+        yield (
+            f"  warning {m['truncated']:.0%} of the answers ran into the cap; "
+            "raise --max-completion-length"
+        )
+    if m["unscored"] > 0.2:
+        yield (
+            f"  warning {m['unscored']:.0%} of the answers got no score and taught nothing; "
+            "read the judge's words in evaluations/"
+        )
 
 
 def plan(run: Run) -> Iterator[str]:

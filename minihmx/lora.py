@@ -40,8 +40,11 @@ class LoRALinear(nn.Module):
         self.lora_B = nn.Linear(rank, out_features, bias=False, dtype=master, device=device)
         self.scale = alpha / rank
         self.enabled = True
+        self.merged: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.enabled and self.merged is not None:
+            return F.linear(x, self.merged)
         base = F.linear(x, self.weight)
         if not self.enabled:
             return base
@@ -111,6 +114,24 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
     finally:
         for layer, enabled in zip(found, before, strict=True):
             layer.enabled = enabled
+
+
+@contextmanager
+def merged(model: nn.Module) -> Iterator[None]:
+    """Inside, an fp32 model uses copies W + alpha / r * B A: a third of the matrix products.
+
+    That pays where each token is one small product after another, and fp32 rounds it at 1e-6. In
+    16 bit nothing is merged: rounding would drop small changes, and the copies would not fit.
+    """
+    found = [layer for _, layer in layers(model) if layer.weight.dtype == torch.float32]
+    for layer in found:
+        A, B = layer.lora_A.weight.detach(), layer.lora_B.weight.detach()
+        layer.merged = torch.addmm(layer.weight, B, A, alpha=layer.scale)
+    try:
+        yield
+    finally:
+        for layer in found:
+            layer.merged = None
 
 
 def load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:

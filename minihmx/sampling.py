@@ -21,7 +21,7 @@ from minihmx.records import Completion
 from minihmx.seeding import uniform
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(
     decoder: Decoder,
     decode: Callable[[list[int]], str],
@@ -40,7 +40,7 @@ def generate(
     rows are decoded together. Raises UserError when a prompt and its completion exceed the
     model's context.
     """
-    longest = max(map(len, prompts))
+    longest = max(map(len, prompts), default=0)
     context = decoder.config.max_positions
     if longest + max_new_tokens > context:
         raise UserError(

@@ -82,7 +82,7 @@ class Progress:
 
 
 def train(run: Run, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
-    """Train, continuing what is on disk. should_stop is asked after each step.
+    """Train, continuing what is on disk. should_stop is asked before each step.
 
     Raises Diverged after three steps in a row that were not finite.
     """
@@ -98,6 +98,12 @@ def train(run: Run, should_stop: Callable[[], bool] = lambda: False) -> Iterator
         yield finish_epoch(run, progress, optimizer)
     while progress.step < run.total_steps:
         epoch, place = divmod(progress.step, run.steps_per_epoch)
+        if should_stop():
+            if place:
+                save(run, progress, optimizer, LATEST)
+            store.write_status("interrupted", progress.step, run.total_steps)
+            yield Ended("interrupted")
+            return
         order = shuffled(run.train_questions, "order", config.seed, epoch + 1)
         first = place * config.prompts_per_step
         batch = order[first : first + config.prompts_per_step]
@@ -105,13 +111,9 @@ def train(run: Run, should_stop: Callable[[], bool] = lambda: False) -> Iterator
         if progress.step % run.steps_per_epoch == 0:
             assert base_state(run) == base, "the frozen base changed during training"
             yield finish_epoch(run, progress, optimizer)
-        elif should_stop() or progress.step % LATEST_EVERY == 0:
+        elif progress.step % LATEST_EVERY == 0:
             save(run, progress, optimizer, LATEST)
         store.write_status("running", progress.step, run.total_steps)
-        if should_stop() and progress.step < run.total_steps:
-            store.write_status("interrupted", progress.step, run.total_steps)
-            yield Ended("interrupted")
-            return
     store.write_status("complete", progress.step, run.total_steps)
     yield Ended("complete")
 
@@ -166,16 +168,17 @@ def sample(
     config, decoder = run.config, run.decoder
     wanted = [(question, s) for question in questions for s in range(samples)]
     prompts = [run.prompts.policy(question.text) for question, _ in wanted]
-    completions = generate(
-        decoder,
-        run.prompts.tokenizer.decode,
-        prompts,
-        max_new_tokens=config.max_completion_length,
-        stop_ids=decoder.config.eos_ids,
-        temperature=config.temperature,
-        noise=[(phase, config.seed, epoch, question.id, s) for question, s in wanted],
-        max_rows=config.decode_rows,
-    )
+    with lora.merged(decoder):
+        completions = generate(
+            decoder,
+            run.prompts.tokenizer.decode,
+            prompts,
+            max_new_tokens=config.max_completion_length,
+            stop_ids=decoder.config.eos_ids,
+            temperature=config.temperature,
+            noise=[(phase, config.seed, epoch, question.id, s) for question, s in wanted],
+            max_rows=config.decode_rows,
+        )
     return [
         Rollout(question, s, question.text, ids, completion)
         for (question, s), ids, completion in zip(wanted, prompts, completions, strict=True)

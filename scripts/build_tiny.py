@@ -1,6 +1,6 @@
 """Build the bundled model from nothing: tokenizer, training by step count, export, manifest.
 
-    python scripts/build_tiny.py --steps 6000 --out minihmx/tiny
+    python scripts/build_tiny.py --steps 3600 --out minihmx/tiny
 
 Two tasks share the weights: to judge answers with the real rubric, and to talk. Each judged answer
 follows the same rubric, so its tokens run once per step and the rows share their keys and values,
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from minihmx.judge import RUBRIC, judge_prompt
 from minihmx.models.configs import ModelConfig
-from minihmx.models.decoder import Attention, Decoder, Layer, rotate
+from minihmx.models.decoder import Attention, Decoder, Layer, inverse_frequencies
 from minihmx.sampling import generate
 
 SPECIAL = ["<|pad|>", "<|bos|>", "<|user|>", "<|assistant|>", "<|end|>", "<|system|>"]
@@ -186,6 +186,12 @@ class Batch:
         self.label = torch.tensor([t[1] for t in labels], dtype=torch.long)
 
 
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Half-split rotary embedding, x [N, heads, D], cos and sin [N, 1, D/2]."""
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
 def attention(module: Attention, x: Tensor, batch: Batch, cos: Tensor, sin: Tensor) -> Tensor:
     """Causal attention inside each row, every judge's row seeing the shared prefix too."""
     N, P, D = x.shape[0], batch.prefix, module.config.head_dim
@@ -212,7 +218,7 @@ def attention(module: Attention, x: Tensor, batch: Batch, cos: Tensor, sin: Tens
 
 def losses(model: Decoder, head: nn.Linear, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """(judge, chat, sentence label) losses. The label head reads the states two layers early."""
-    angles = batch.positions[:, None, None] * model.frequencies
+    angles = batch.positions[:, None, None] * inverse_frequencies(model.config)
     cos, sin = angles.cos(), angles.sin()
     x = model.model.embed_tokens(batch.ids)
     early = x
@@ -340,6 +346,7 @@ def export(model: Decoder, tokenizer: Tokenizer, out: Path, facts: dict[str, obj
         if name != "lm_head.weight"  # tied to the embedding
     }
     save_file(weights, fresh / "model.safetensors", {"format": "pt"})
+    (fresh / "model.safetensors").chmod(0o644)  # the library makes it private
     digests = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in fresh.iterdir()}
     manifest = {"build": facts, "sha256": digests}
     (fresh / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
@@ -354,7 +361,7 @@ def export(model: Decoder, tokenizer: Tokenizer, out: Path, facts: dict[str, obj
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)

@@ -68,6 +68,29 @@ def test_off_is_exactly_the_base(family: str) -> None:
     assert not torch.equal(decoder.logits(decoder(ids)), base.logits(base(ids)))
 
 
+@pytest.mark.parametrize("family", golden.FAMILIES)
+@torch.no_grad()
+def test_merged_copies_change_rounding_only(family: str) -> None:
+    decoder, expected = adapted(family)
+    ids = expected["input_ids"]
+    base = decoder.model.layers[0].mlp.up_proj.weight
+    before, apart = base.clone(), decoder.logits(decoder(ids))
+    with lora.merged(decoder):
+        together = decoder.logits(decoder(ids))
+        with lora.adapter_off(decoder):
+            off = decoder.logits(decoder(ids))
+    torch.testing.assert_close(together, apart, atol=1e-4, rtol=0)
+    assert torch.equal(base, before) and torch.equal(decoder.logits(decoder(ids)), apart)
+    with lora.adapter_off(decoder):
+        assert torch.equal(decoder.logits(decoder(ids)), off)
+
+
+def test_nothing_is_merged_in_sixteen_bit() -> None:
+    decoder, _ = adapted("llama", torch.float16)
+    with lora.merged(decoder):
+        assert all(layer.merged is None for _, layer in lora.layers(decoder))
+
+
 def test_off_ends_also_by_an_exception() -> None:
     decoder, _ = adapted("llama")
     with pytest.raises(RuntimeError), lora.adapter_off(decoder), lora.adapter_off(decoder):

@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import build_tiny  # noqa: E402
 import tiny_corpus as corpus  # noqa: E402
 from tiny_hostile import injection  # noqa: E402
 from tiny_world import (  # noqa: E402
@@ -26,6 +28,7 @@ from tiny_world import (  # noqa: E402
 )
 
 from minihmx.judge import RUBRIC, parse_score  # noqa: E402
+from minihmx.models import weights  # noqa: E402
 from minihmx.models.tokenizer import Tokenizer  # noqa: E402
 from minihmx.questions import load_questions  # noqa: E402
 from minihmx.records import Verdict  # noqa: E402
@@ -167,6 +170,30 @@ def test_the_bundled_tokenizer_spells_scores_and_names_and_no_marker() -> None:
         ids = tokenizer.encode_text(text)
         assert tokenizer.decode(ids) == text
         assert control.isdisjoint(ids)
+
+
+def test_the_builds_packed_losses_are_those_of_the_decoder_row_by_row() -> None:
+    folder, rng = ROOT / "minihmx" / "tiny", random.Random("packed")
+    model = weights.load(folder, torch.float32, "cpu")
+    tokenizer = build_tiny.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    plain = build_tiny.without_control_tokens(tokenizer)
+    judged = [build_tiny.judge_row(plain, corpus.judged(rng)) for _ in range(5)]
+    chat = [build_tiny.chat_row(plain, corpus.conversation(rng)) for _ in range(6)]
+    head = torch.nn.Linear(model.config.hidden_size, len(build_tiny.LABELS), bias=False)
+
+    def expected(rows: list[build_tiny.Row]) -> float:
+        total = torch.zeros(())
+        for row in rows:
+            logits = model.logits(model(torch.tensor([row.ids])))[0, :-1]
+            goals, weight = torch.tensor(row.ids[1:]), torch.tensor(row.weights[1:])
+            each = torch.nn.functional.cross_entropy(logits, goals, reduction="none")
+            total = total + (each * weight).sum()
+        return float(total / sum(sum(row.weights) for row in rows))
+
+    with torch.no_grad():
+        judge, talk, _ = build_tiny.losses(model, head, build_tiny.Batch(judged, chat))
+        assert float(judge) == pytest.approx(expected(judged), abs=1e-4)
+        assert float(talk) == pytest.approx(expected(chat), abs=1e-4)
 
 
 @pytest.mark.slow

@@ -76,9 +76,10 @@ def save(tmp_path_factory: pytest.TempPathFactory) -> Save:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 noise = torch.randn(parameter.shape, generator=generator)
-                # Gemma's norm weights stand beside 0, the others' beside 1
-                centre = float("norm" in name and family != "gemma2")
-                parameter.copy_(centre + 0.3 * noise)
+                if "norm" in name:  # Gemma's stand beside 0, the others' beside 1
+                    parameter.copy_((family != "gemma2") + 0.3 * noise)
+                else:  # about 1 / sqrt(hidden): each product keeps the size of what goes in
+                    parameter.copy_(0.15 * noise)
         folder = tmp_path_factory.mktemp("checkpoint")
         model.save_pretrained(folder, max_shard_size="60KB" if sharded else "1GB")
         return folder

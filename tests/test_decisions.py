@@ -1,0 +1,60 @@
+"""docs/decisions.md states every default as the code has it, so the page cannot drift."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minihmx.config import FAMILY_VALUES, FIELDS, MODEL_VALUES
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "decisions.md"
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in PAGE.read_text("utf-8").splitlines()
+    if line.startswith("| `")
+]
+FIELD_ROWS = {row[0].strip("`"): row for row in ROWS if row[0].strip("`") in FIELDS}
+SILENT = [name for name, field in FIELDS.items() if field.metadata["source"] == "ours"]
+TABLES = MODEL_VALUES | FAMILY_VALUES
+
+
+def value(cell: str, kind: type) -> Any:
+    """What a cell such as `1e-4` stands for; text may stand without quotes."""
+    assert cell[0] == cell[-1] == "`", cell
+    inner = cell[1:-1]
+    return inner.strip('"') if kind is str else ast.literal_eval(inner)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_is_there_with_its_default(name: str) -> None:
+    default = FIELDS[name].default
+    assert name in FIELD_ROWS, f"docs/decisions.md has no row for {name}"
+    stated = value(FIELD_ROWS[name][1], type(default))
+    assert stated == default and type(stated) is type(default)
+
+
+def test_what_is_ours_says_why() -> None:
+    assert len(SILENT) > 20
+    bare = [name for name in SILENT if not FIELD_ROWS[name][2] and name != "out"]
+    assert not bare
+
+
+def test_per_model_values_are_there_and_no_others() -> None:
+    in_code = {
+        (row, name, number) for row, values in TABLES.items() for name, number in values.items()
+    }
+    on_page = {
+        (row[0].strip("`"), name := row[1].strip("`"), value(row[2], type(FIELDS[name].default)))
+        for row in ROWS
+        if row[0].strip("`") in TABLES
+    }
+    assert on_page == in_code
+
+
+def test_no_row_names_a_field_that_is_gone() -> None:
+    loss_types = set(FIELDS["loss_type"].metadata["choices"])
+    named = {row[0].strip("`") for row in ROWS}
+    assert loss_types <= named <= loss_types | FIELDS.keys() | TABLES.keys()
