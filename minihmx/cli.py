@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -77,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
             train.add_argument(
                 f"--{name.replace('_', '-')}",
                 type=type(field.default),
-                metavar=type(field.default).__name__.upper(),
+                metavar="|".join(field.metadata["choices"] or (type(field.default).__name__,)),
                 help=f"{field.metadata['help']} (default {field.default!r}, "
                 f"{field.metadata['source']})".replace("%", "%%"),
             )
@@ -96,7 +97,8 @@ def run_train(flags: dict[str, Any]) -> int:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
-        print("\nfinishing this step, then saving; once more to stop at once", flush=True)
+        # print could meet itself, if the signal comes in the middle of another print
+        os.write(2, b"\nfinishing this step, then saving; once more to stop at once\n")
 
     run = prepare(flags)  # there is nothing to save yet, so Ctrl-C still stops at once
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -106,4 +108,6 @@ def run_train(flags: dict[str, Any]) -> int:
         for line in lines.render(event):
             print(line, flush=True)
         last = event
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # all is saved
     return INTERRUPTED if last == Ended("interrupted") else 0

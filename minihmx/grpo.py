@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 FP32 = torch.float32
-LOSS_TYPES = ("bnpo", "grpo", "dr_grpo", "dapo")
 
 
 def row_weights(lengths: Sequence[Sequence[int]], loss_type: str, cap: int) -> list[list[float]]:

@@ -44,6 +44,7 @@ class Optimizer:
         self.update = 0
         self.scale = 2.0**16 if config.dtype == "float16" else 1.0
         self.since_growth = 0
+        self.halved = 0  # times within the present step
         self.adam = torch.optim.AdamW(
             self.parameters.values(),
             lr=config.learning_rate,
@@ -62,34 +63,33 @@ class Optimizer:
     def step(self, loss: float) -> Outcome:
         """Unscale, clip and apply, if all is finite. loss: the value of the whole batch."""
         rate = learning_rate(self.update, self.total, self.config)
-        for parameter in self.parameters.values():
-            if parameter.grad is not None:
-                parameter.grad /= self.scale
-        norm = nn.utils.clip_grad_norm_(
-            list(self.parameters.values()), self.config.max_grad_norm
-        ).item()
+        gradients = {n: p.grad for n, p in self.parameters.items() if p.grad is not None}
+        for gradient in gradients.values():
+            gradient /= self.scale
+        total = nn.utils.get_total_norm(gradients.values())
+        norm = total.item()
         if not math.isfinite(loss):
-            return Outcome(norm, rate, "the loss", False)
+            return self._skip(norm, rate, "the loss")
         if not math.isfinite(norm):
             if self.scale > 1:  # an overflow of the scaled gradient, not of the gradient
-                self.scale, self.since_growth = self.scale / 2, 0
+                self.scale, self.halved, self.since_growth = self.scale / 2, self.halved + 1, 0
                 return Outcome(norm, rate, "", True)
-            return Outcome(norm, rate, f"the gradient of {self._first_bad()}", False)
+            bad = next(n for n, g in gradients.items() if not bool(torch.isfinite(g).all()))
+            return self._skip(norm, rate, f"the gradient of {bad}")
+        nn.utils.clip_grads_with_norm_(self.parameters.values(), self.config.max_grad_norm, total)
         for group in self.adam.param_groups:
             group["lr"] = rate
         self.adam.step()
         self.update += 1
-        self.since_growth += 1
+        self.halved, self.since_growth = 0, self.since_growth + 1
         if self.config.dtype == "float16" and self.since_growth == GROWTH_INTERVAL:
             self.scale, self.since_growth = min(self.scale * 2, 2.0**24), 0
         return Outcome(norm, rate, "", False)
 
-    def _first_bad(self) -> str:
-        return next(
-            name
-            for name, parameter in self.parameters.items()
-            if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
-        )
+    def _skip(self, norm: float, rate: float, what: str) -> Outcome:
+        """No update. No scale would have helped, so the one from before the attempts returns."""
+        self.scale, self.halved = self.scale * 2.0**self.halved, 0
+        return Outcome(norm, rate, what, False)
 
     def tensors(self) -> dict[str, Tensor]:
         """Both moments of every parameter, on the CPU; none before the first update."""

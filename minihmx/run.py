@@ -100,6 +100,7 @@ def prepare(flags: Mapping[str, Any]) -> Run:
     # a product of denormals costs a CPU a hundred times a normal one
     torch.set_flush_denormal(True)
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     decoder = weights.load(source.folder, dtype, device)
     decoder.checkpointing = config.checkpointing == "on" or (
         config.checkpointing == "auto" and device.type == "cuda"
@@ -196,7 +197,7 @@ def write_config(
     source: hub.Source,
     own: dict[str, Any],
 ) -> None:
-    """Write config.json and env.json."""
+    """Write config.json, and add this start to env.json."""
     sampler = {"temperature": config.temperature, "top_k": None, "top_p": None}
     store.write_json(
         "config.json",
@@ -209,7 +210,8 @@ def write_config(
             "sampler": sampler | {"note": "plain softmax; generation_config's is not applied"},
         },
     )
-    store.write_json("env.json", environment())
+    starts = read_json(store.folder / "env.json") if (store.folder / "env.json").exists() else []
+    store.write_json("env.json", [*starts, environment()])
 
 
 def environment() -> dict[str, Any]:

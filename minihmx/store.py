@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from minihmx.errors import IOFailure, UserError
+from minihmx.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,7 +128,7 @@ class Store:
 
     # --- writing -------------------------------------------------------------------------------
 
-    def write_json(self, name: str, record: Mapping[str, Any]) -> None:
+    def write_json(self, name: str, record: Any) -> None:
         """Replace a small file in one stroke."""
         path = self.folder / name
         new = path.with_name(f".{path.name}.new")
@@ -191,7 +191,7 @@ class Store:
     def find_resume(self) -> Resume | None:
         """The furthest checkpoint that verifies, None for a run with none.
 
-        Raises IOFailure when checkpoints exist and none of them verifies.
+        Raises DataError when checkpoints exist and none of them verifies.
         """
         names = [*self.checkpoints.glob("epoch-*"), self.checkpoints / LATEST]
         names.append(self.checkpoints / REPLACED)
@@ -207,7 +207,7 @@ class Store:
             notices.append(f"checkpoint {folder.name} is not usable ({problem}) and is left aside")
         if not found:
             if notices:
-                raise IOFailure(
+                raise DataError(
                     f"No checkpoint in {self.checkpoints} is whole ({notices[0]}); move "
                     f"{self.folder} away and start again."
                 )
@@ -235,7 +235,8 @@ class Store:
             ("checkpoints/epoch-*", epoch),
         ):
             for path in sorted(self.folder.glob(pattern)):
-                if int(path.stem.rpartition("-")[2]) > last:
+                number = path.stem.rpartition("-")[2]
+                if number.isdecimal() and int(number) > last:
                     notices.append(f"{path.relative_to(self.folder)} is behind it and is removed")
                     self.disk.remove(path)
         return notices

@@ -152,11 +152,12 @@ def take_step(
     timings = {"kind": "step", "step": progress.step, **clock.report(), "tokens": tokens}
     store.append("timings.jsonl", timings)
     if progress.bad_steps == 3:
-        kept = store.folder / "rollouts" / name
+        store.write_lines(f"crash/{name}", [rollout.line() for rollout in rollouts])
         store.write_status("diverged", progress.step, run.total_steps)
         raise Diverged(
             f"Three steps in a row were not finite (last: {bad}), so the run stops; the batch is "
-            f"kept in {kept}. Try a lower --learning-rate, or --dtype bfloat16 or float32."
+            f"kept in {store.folder / 'crash' / name}. Try a lower --learning-rate, or --dtype "
+            "bfloat16 or float32, with another --out."
         )
     return Stepped(metrics, timings, rollouts)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from minihmx import grpo
+from minihmx.config import LOSS_TYPES
 from minihmx.stats import group_advantages
 
 # One group of four, with a silent second group (advantage 0, policy = reference, 3 tokens a row).
@@ -74,7 +75,7 @@ def golden_loss(loss_type: str, old: bool) -> tuple[grpo.TokenLoss, Tensor]:
     return result, policy.grad
 
 
-@pytest.mark.parametrize("loss_type", grpo.LOSS_TYPES)
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_golden_losses_and_gradients(loss_type: str) -> None:
     loss_old, grad_old, loss_on, grad_on = GOLDEN[loss_type]
     for old, loss, gradient in ((True, loss_old, grad_old), (False, loss_on, grad_on)):

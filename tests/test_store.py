@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from minihmx.errors import IOFailure, UserError
+from minihmx.errors import DataError, UserError
 from minihmx.store import LATEST, Disk, Store, dumps, read_json, read_lines, verify
 
 TENSORS = {"a": torch.arange(4.0)}
@@ -79,7 +79,7 @@ def test_all_damaged_is_said(tmp_path: Path) -> None:
     store = filled(tmp_path)
     for manifest in store.checkpoints.glob("*/manifest.json"):
         manifest.write_text("{}")
-    with pytest.raises(IOFailure, match="No checkpoint"):
+    with pytest.raises(DataError, match="No checkpoint"):
         store.find_resume()
 
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 import toy
 
-from minihmx import grpo, lora, train
-from minihmx.config import Config
+from minihmx import lora, train
+from minihmx.config import LOSS_TYPES, Config
 from minihmx.errors import Diverged, UserError
 from minihmx.judge import reward
 from minihmx.optimizer import Optimizer, learning_rate
@@ -212,7 +212,7 @@ def rows_of(decoder: Any, lengths: Sequence[int]) -> list[Rollout]:
 
 
 @pytest.mark.parametrize("family", golden.FAMILIES)
-@pytest.mark.parametrize("loss_type", grpo.LOSS_TYPES)
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-6), (torch.float32, 1e-5)])
 def test_micro_batches_of_any_size_give_one_gradient(
     family: str, loss_type: str, dtype: torch.dtype, limit: float, tmp_path: Path
@@ -268,13 +268,16 @@ def spoil(monkeypatch: pytest.MonkeyPatch, steps: set[int], what: str) -> None:
             if what == "loss":
                 loss = math.nan
             else:
-                next(iter(self.parameters.values())).grad[0, 0] = math.inf  # type: ignore[index]
+                name = next(n for n in self.parameters if "layers.1.mlp.up_proj.lora_B" in n)
+                self.parameters[name].grad[0, 0] = math.nan  # type: ignore[index]
         return step(self, loss)
 
     monkeypatch.setattr(Optimizer, "step", spoiled)
 
 
-@pytest.mark.parametrize(("what", "named"), [("loss", "the loss"), ("grad", "q_proj.lora_A")])
+@pytest.mark.parametrize(
+    ("what", "named"), [("loss", "the loss"), ("grad", "1.mlp.up_proj.lora_B")]
+)
 def test_a_step_that_is_not_finite_is_skipped_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, named: str
 ) -> None:
@@ -291,10 +294,15 @@ def test_three_in_a_row_stop_the_run_and_keep_the_batch(
 ) -> None:
     spoil(monkeypatch, {2, 3, 4, 5}, "loss")
     run = prepare(toy.flags(tmp_path))
-    with pytest.raises(Diverged, match=r"rollouts/step-000004\.jsonl"):
+    with pytest.raises(Diverged, match=r"crash/step-000004\.jsonl"):
         list(train.train(run))
-    assert len(read_lines(run.store.folder / "rollouts/step-000004.jsonl")) == 8
+    run.store._lock.close()
+    kept = run.store.folder / "crash/step-000004.jsonl"
+    assert len(read_lines(kept)) == 8
     assert json.loads((run.store.folder / "status.json").read_text())["state"] == "diverged"
+    spoil(monkeypatch, set(), "")
+    next(iter(train.train(prepare(toy.flags(tmp_path)))))  # going on cuts the records, not this
+    assert kept.exists()
 
 
 def test_nan_in_the_model_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,9 +364,11 @@ def test_fp16_overflow_halves_the_scale_and_repeats_the_same_step(tmp_path: Path
     for _ in range(50):
         assert not attempt(1e-3).retry
     assert optimizer.update == 50 and optimizer.scale == 2.0**16
-    optimizer.scale = 1.0
-    outcome = attempt(math.inf)
+    for _ in range(16):
+        assert attempt(math.nan).retry
+    outcome = attempt(math.nan)  # no scale helps: skipped, and the scale is what it was
     assert not outcome.retry and "lora_A" in outcome.not_finite
+    assert optimizer.scale == 2.0**16 and optimizer.update == 50
 
 
 def test_optimizer_state_goes_through_files() -> None:

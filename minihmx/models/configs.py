@@ -84,7 +84,8 @@ def _shared_fields(
     default_head_dim = {"qwen3": 128, "gemma2": 256}.get(kind, config["hidden_size"] // heads)
     head_dim = config.get("head_dim") or default_head_dim
     theta, scaling = _rope(config)
-    eos = generation.get("eos_token_id", config.get("eos_token_id"))
+    eos = generation.get("eos_token_id")
+    eos = config.get("eos_token_id") if eos is None else eos
     return dict(
         model_type=kind,
         vocab_size=config["vocab_size"],
