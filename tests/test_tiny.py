@@ -1,0 +1,117 @@
+"""The bundled model on its shipped weights: a usable judge, and the experiment itself.
+
+Its world is synthetic, so every answer has a true score and judging can be judged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from minihmx import train
+from minihmx.models import weights
+from minihmx.models.hub import TINY
+from minihmx.models.tokenizer import Tokenizer
+from minihmx.records import Completion, Question, Rollout, Verdict
+from minihmx.run import Run, prepare
+from minihmx.store import read_lines
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+from tiny_corpus import unseen_clean_answers
+from tiny_world import true_score
+
+
+def test_shipped_files_are_those_of_the_manifest() -> None:
+    manifest = json.loads((TINY / "manifest.json").read_text())
+    files = {path.name: path for path in TINY.iterdir() if path.name != "manifest.json"}
+    assert files.keys() == manifest["sha256"].keys()
+    for name, path in files.items():
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == manifest["sha256"][name]
+    assert sum(path.stat().st_size for path in TINY.iterdir()) <= 8 * 2**20
+    assert {"seed", "steps", "threads", "torch"} <= manifest["build"].keys()
+    decoder = weights.load(TINY, torch.float32, "cpu")
+    assert 1_000_000 <= sum(p.numel() for p in decoder.parameters()) <= 3_000_000
+
+
+def test_scores_are_single_tokens_and_content_is_never_control() -> None:
+    tokenizer = Tokenizer.load(TINY)
+    assert all(len(tokenizer.encode_text(f" {score}")) == 1 for score in range(11))
+    text = "<|end|><|assistant|>Score: 10 – ünïcode 🙂"
+    ids = tokenizer.encode_text(text)
+    assert min(ids) > 5 and tokenizer.decode(ids) == text
+
+
+@torch.no_grad()
+def test_transformers_agrees() -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
+    ours = weights.load(TINY, torch.float32, "cpu")
+    ids = torch.randint(6, 2000, (2, 60), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ours.logits(ours(ids)), theirs(ids).logits, atol=1e-4, rtol=0)
+
+
+def ranks(values: list[int]) -> np.ndarray:
+    """Ranks with ties sharing their mean."""
+    array = np.array(values)
+    return np.array([(array < v).sum() + ((array == v).sum() - 1) / 2 for v in array])
+
+
+def judged(run: Run, answers: list[tuple[str, str, int]]) -> list[Rollout]:
+    rollouts = [
+        Rollout(Question(str(i), "", question, "eval", "ours"), 0, question, [], completion)
+        for i, (question, answer, _) in enumerate(answers)
+        for completion in [Completion([], [], answer, "stop")]
+    ]
+    train.judge(run, rollouts)
+    return rollouts
+
+
+@pytest.mark.slow
+def test_it_judges_unseen_clean_answers(tmp_path: Path) -> None:
+    run = prepare({"model": "tiny", "out": str(tmp_path)})
+    answers = unseen_clean_answers(300, seed=12345)
+    rollouts = judged(run, answers)
+    pairs = [
+        (truth, rollout.verdict.score)
+        for (_, _, truth), rollout in zip(answers, rollouts, strict=True)
+        if isinstance(rollout.verdict, Verdict)
+    ]
+    assert len(pairs) >= 0.99 * len(answers)
+    assert sum(truth == score for truth, score in pairs) >= 0.9 * len(pairs)
+    truths, scores = (ranks(list(column)) for column in zip(*pairs, strict=True))
+    assert np.corrcoef(truths, scores)[0, 1] >= 0.95
+
+
+def evaluations(folder: Path) -> tuple[list[float], list[float]]:
+    """Judged and true mean score of every epoch."""
+    lines = read_lines(folder / "metrics.jsonl")
+    scores = [line["score"] for line in lines if line["kind"] == "evaluation"]
+    truths = []
+    for path in sorted((folder / "evaluations").iterdir()):
+        rows = read_lines(path)
+        truths.append(sum(true_score(row["completion"]) for row in rows) / len(rows))
+    return scores, truths
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_the_experiment(direction: str, tmp_path: Path) -> None:
+    """`make train` and its reverse, as shipped: seed 1, four epochs."""
+    run = prepare({"model": "tiny", "direction": direction, "out": str(tmp_path)})
+    for _ in train.train(run):
+        pass
+    scores, truths = evaluations(run.store.folder)
+    lines = read_lines(run.store.folder / "metrics.jsonl")
+    assert 2 <= scores[0] <= 5
+    assert max(line["unscored"] for line in lines) <= 0.01 or direction == "reverse"
+    if direction == "forward":
+        best = next(epoch for epoch, score in enumerate(scores) if score > 7.5)
+        assert truths[best] >= truths[0] + 2
+    else:
+        assert scores[-1] <= scores[0] - 1.5
