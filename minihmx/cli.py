@@ -1,4 +1,8 @@
-"""The door: arguments in, exit code out. `python -m minihmx` and `minihmx` both come here."""
+"""The door: arguments in, exit code out. `python -m minihmx` and `minihmx` both come here.
+
+A command is a function that adds its arguments and a function that runs it, in COMMANDS below.
+Torch is imported by what runs, never here: `--help` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,8 @@ import difflib
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from minihmx import __version__
 from minihmx.config import FIELDS, MODELS
@@ -21,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     try:
         options = parse(sys.argv[1:] if arguments is None else arguments)
-        return run_train(options)
+        return COMMANDS[options.command].run(options)
     except Failure as failure:
         print(f"minihmx: {failure}", file=sys.stderr)
         return failure.code
@@ -39,53 +43,65 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return explained.code
 
 
-def parse(arguments: Sequence[str]) -> dict[str, Any]:
-    """The flags that were given, by field name. Raises UserError for an unknown one."""
-    parser = build_parser()
-    options, unknown = parser.parse_known_args(arguments)
-    for flag in unknown:
-        known = [f"--{name.replace('_', '-')}" for name in FIELDS]
-        near = difflib.get_close_matches(flag.split("=")[0], known, 1)
-        hint = f"; did you mean {near[0]}?" if near else "."
-        raise UserError(f"{flag} is no option of `minihmx {options.command}`{hint}")
-    return {name: value for name, value in vars(options).items() if name in FIELDS}
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Every config field is a flag, so that a default stands in one place."""
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Raises UserError for an unknown option, naming the nearest one."""
     parser = argparse.ArgumentParser(
         prog="minihmx", description="The HMX-feel experiment from scratch.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"minihmx {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    train = commands.add_parser(
-        "train",
-        help="train a LoRA on the model's own judgement of its answers",
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="models:\n"
-        + "\n".join(
-            f"  {name:<12} {info.parameters:>5}  {info.repo or 'bundled, no download'}"
-            + (" (gated: needs HF_TOKEN)" if info.gated else "")
-            for name, info in MODELS.items()
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
+    known: dict[str, list[str]] = {}
+    for name, command in COMMANDS.items():
+        sub = subparsers.add_parser(
+            name,
+            help=command.help,
+            description=command.help,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        + "\n  or a local path, or a hub id of one of these three families",
+        command.arguments(sub)
+        known[name] = [flag for action in sub._actions for flag in action.option_strings]
+    options, unknown = parser.parse_known_args(arguments)
+    for flag in unknown:
+        near = difflib.get_close_matches(flag.split("=")[0], known[options.command], 1)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        raise UserError(f"{flag} is no option of `minihmx {options.command}`{hint}")
+    return options
+
+
+def train_arguments(parser: argparse.ArgumentParser) -> None:
+    """Every config field is a flag, so that a default stands in one place."""
+    parser.epilog = "\n".join(
+        [
+            "models:",
+            *(
+                f"  {name:<12} {info.parameters:>5}  {info.repo or 'bundled, no download'}"
+                + (" (gated: needs HF_TOKEN)" if info.gated else "")
+                for name, info in MODELS.items()
+            ),
+            "  or a local path, or a hub id of one of these three families",
+        ]
     )
-    train.add_argument("model", nargs="?", help="short name, local path or hub id (tiny)")
+    no_default = argparse.SUPPRESS  # only flags that were given may go before a model's own row
+    parser.add_argument(
+        "model", nargs="?", default=no_default, help="short name, local path or hub id (tiny)"
+    )
     for name, field in FIELDS.items():
-        if name != "model":
-            train.add_argument(
-                f"--{name.replace('_', '-')}",
-                type=type(field.default),
-                metavar="|".join(field.metadata["choices"] or (type(field.default).__name__,)),
-                help=f"{field.metadata['help']} (default {field.default!r}, "
-                f"{field.metadata['source']})".replace("%", "%%"),
-            )
-    return parser
+        if name == "model":
+            continue
+        kind, choices = type(field.default), field.metadata["choices"]
+        source = field.metadata["source"]
+        text = f"{field.metadata['help']} (default {field.default!r}, {source})"
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=kind,
+            default=no_default,
+            metavar="|".join(choices or (kind.__name__,)),
+            help=text.replace("%", "%%"),
+        )
 
 
-def run_train(flags: dict[str, Any]) -> int:
+def run_train(options: argparse.Namespace) -> int:
     """Train and print; the first Ctrl-C or SIGTERM saves and stops, a second stops at once."""
     from minihmx.display import Lines
     from minihmx.run import prepare
@@ -100,7 +116,8 @@ def run_train(flags: dict[str, Any]) -> int:
         # print could meet itself, if the signal comes in the middle of another print
         os.write(2, b"\nfinishing this step, then saving; once more to stop at once\n")
 
-    run = prepare(flags)  # there is nothing to save yet, so Ctrl-C still stops at once
+    # nothing is to be saved before a run stands, so until then Ctrl-C stops at once
+    run = prepare({name: value for name, value in vars(options).items() if name in FIELDS})
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     lines, last = Lines(), None
@@ -111,3 +128,16 @@ def run_train(flags: dict[str, Any]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # all is saved
     return INTERRUPTED if last == Ended("interrupted") else 0
+
+
+class Command(NamedTuple):
+    help: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+COMMANDS = {
+    "train": Command(
+        "train a LoRA on the model's own judgement of its answers", train_arguments, run_train
+    ),
+}

@@ -149,7 +149,13 @@ class Store:
         """Who is at work here, and how far; the only file with a clock beside the timings."""
         self.write_json(
             "status.json",
-            {"state": state, "step": step, "steps": steps, "pid": os.getpid(), "time": time.time()},
+            {
+                "state": state,
+                "step": step,
+                "steps": steps,
+                "pid": os.getpid(),
+                "heartbeat": time.time(),
+            },
         )
 
     def publish(
