@@ -66,8 +66,7 @@ class Optimizer:
         gradients = {n: p.grad for n, p in self.parameters.items() if p.grad is not None}
         for gradient in gradients.values():
             gradient /= self.scale
-        total = nn.utils.get_total_norm(gradients.values())
-        norm = total.item()
+        norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm().item()
         if not math.isfinite(loss):
             return self._skip(norm, rate, "the loss")
         if not math.isfinite(norm):
@@ -76,7 +75,8 @@ class Optimizer:
                 return Outcome(norm, rate, "", True)
             bad = next(n for n, g in gradients.items() if not bool(torch.isfinite(g).all()))
             return self._skip(norm, rate, f"the gradient of {bad}")
-        nn.utils.clip_grads_with_norm_(self.parameters.values(), self.config.max_grad_norm, total)
+        for gradient in gradients.values():
+            gradient *= min(1.0, self.config.max_grad_norm / (norm + 1e-6))
         for group in self.adam.param_groups:
             group["lr"] = rate
         self.adam.step()

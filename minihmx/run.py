@@ -177,7 +177,10 @@ def fingerprint(
 def check_same_experiment(store: Store, own: dict[str, Any]) -> None:
     """Raises UserError naming each field in which the run in this folder differs."""
     path = store.folder / "config.json"
-    there = read_json(path)["science"] if path.exists() else own
+    if not path.exists():
+        return
+    there = read_json(path)
+    there = there.get("science", {}) if isinstance(there, dict) else {}
     differences = [
         f"{name} is {there.get(name)!r} there and {own.get(name)!r} here"
         for name in sorted(own.keys() | there.keys())

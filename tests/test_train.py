@@ -371,6 +371,21 @@ def test_fp16_overflow_halves_the_scale_and_repeats_the_same_step(tmp_path: Path
     assert optimizer.scale == 2.0**16 and optimizer.update == 50
 
 
+def test_gradient_is_clipped_to_the_norm() -> None:
+    decoder, _ = golden.load("llama")
+    lora.attach(decoder, 4, 8, seed=1)
+    parameters = lora.parameters(decoder)
+    for scale, expected in ((3.0, 0.5), (1e-4, None)):
+        optimizer = Optimizer(parameters, Config(max_grad_norm=0.5, dtype="float32"), 10)
+        optimizer.zero_grad()
+        optimizer.backward(scale * sum(p.sum() for p in parameters.values()))  # type: ignore[arg-type]
+        norm = optimizer.step(0.0).norm
+        count = sum(p.numel() for p in parameters.values())
+        assert norm == pytest.approx(scale * count**0.5, rel=1e-4)
+        kept = torch.cat([p.grad.flatten() for p in parameters.values() if p.grad is not None])
+        assert kept.norm().item() == pytest.approx(expected or norm, rel=1e-4)
+
+
 def test_optimizer_state_goes_through_files() -> None:
     def fresh() -> tuple[dict[str, Any], Optimizer]:
         decoder, _ = golden.load("llama")
