@@ -131,6 +131,8 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 class Command(NamedTuple):
+    """arguments adds a command's own to its parser; run returns the exit code."""
+
     help: str
     arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]

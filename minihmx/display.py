@@ -15,6 +15,8 @@ from minihmx.run import Run
 from minihmx.stats import mean
 from minihmx.train import Ended, Evaluated, Event, Started, Stepped
 
+SAMPLER_GAP = 0.05  # nats a token; 16-bit rounding stays below
+
 
 class Lines:
     """Turns the events of one training run into lines; keeps what an ETA needs."""
@@ -23,6 +25,7 @@ class Lines:
         self.step_seconds: list[float] = []
         self.evaluation_seconds: list[float] = []
         self.scores: list[str] = []
+        self.silent: list[float] = []  # share of silent groups in each step of this epoch
 
     def render(self, event: Event) -> Iterator[str]:
         """The lines of one event."""
@@ -36,7 +39,9 @@ class Lines:
             yield ""
         elif isinstance(event, Stepped):
             self.step_seconds.append(event.timings["seconds"])
+            self.silent.append(event.metrics["zero_variance_groups"])
             yield self.step(event.metrics, event.timings)
+            yield from (f"  notice {notice}" for notice in event.notices)
         elif isinstance(event, Evaluated):
             self.evaluation_seconds.append(event.timings["seconds"])
             yield from self.evaluation(event)
@@ -54,6 +59,8 @@ class Lines:
             )
             if share
         ]
+        if (m["sampler_gap"] or 0) > SAMPLER_GAP:
+            remarks.append(f"sampler and trainer differ by {m['sampler_gap']:.2f} nats")
         if m["not_finite"]:
             remarks.append(f"SKIPPED, not finite: {m['not_finite']}")
         return (
@@ -82,7 +89,9 @@ class Lines:
         for name, rollout in (("best ", ranked[-1:]), ("worst", ranked[:1])):
             for r in rollout:
                 yield from answer(name, r)
-        yield from warnings(m)
+        yield from warnings(m, mean(self.silent) or 0.0)
+        self.silent = []
+        yield from (f"  notice {notice}" for notice in event.notices)
         seconds, left = event.timings["seconds"], self.eta(m["step"], m["epoch"])
         place = self.run.store.checkpoints / f"epoch-{m['epoch']:02d}"
         yield f"  saved {place}  ({seconds:.1f} s, eta {left})"
@@ -113,8 +122,15 @@ class Lines:
         return str(timedelta(seconds=round(left)))
 
 
-def warnings(m: dict[str, Any]) -> Iterator[str]:
-    """Shares that make the score less than it seems."""
+def warnings(m: dict[str, Any], silent: float) -> Iterator[str]:
+    """What makes a score less than it seems. silent: share of groups without variance."""
+    if m["epoch"] > 0 and m["kl"] == 0:
+        yield "  warning the policy still equals the reference: nothing was learned"
+    if silent > 0.5:
+        yield (
+            f"  warning {silent:.0%} of this epoch's groups had equal scores and taught nothing; "
+            "more --generations or a higher --temperature would tell answers apart"
+        )
     if m["truncated"] > 0.1:
         yield (
             f"  warning {m['truncated']:.0%} of the answers ran into the cap; "

@@ -60,21 +60,21 @@ class Optimizer:
         """Add the gradient of one micro-batch, scaled so that fp16 does not flush it to zero."""
         (loss * self.scale).backward()  # type: ignore[no-untyped-call]
 
-    def step(self, loss: float) -> Outcome:
-        """Unscale, clip and apply, if all is finite. loss: the value of the whole batch."""
+    def step(self, loss: float, bad: str = "") -> Outcome:
+        """Unscale, clip and apply, if all is finite. bad: what made the loss not finite."""
         rate = learning_rate(self.update, self.total, self.config)
         gradients = {n: p.grad for n, p in self.parameters.items() if p.grad is not None}
         for gradient in gradients.values():
             gradient /= self.scale
         norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm().item()
         if not math.isfinite(loss):
-            return self._skip(norm, rate, "the loss")
+            return self._skip(norm, rate, bad or "the loss")
         if not math.isfinite(norm):
             if self.scale > 1:  # an overflow of the scaled gradient, not of the gradient
                 self.scale, self.halved, self.since_growth = self.scale / 2, self.halved + 1, 0
                 return Outcome(norm, rate, "", True)
-            bad = next(n for n, g in gradients.items() if not bool(torch.isfinite(g).all()))
-            return self._skip(norm, rate, f"the gradient of {bad}")
+            name = next(n for n, g in gradients.items() if not bool(torch.isfinite(g).all()))
+            return self._skip(norm, rate, f"the gradient of {name}")
         for gradient in gradients.values():
             gradient *= min(1.0, self.config.max_grad_norm / (norm + 1e-6))
         for group in self.adam.param_groups:

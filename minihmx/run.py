@@ -18,6 +18,7 @@ from minihmx import __version__, lora
 from minihmx.config import MODELS, Config, check, resolve, science
 from minihmx.errors import UserError
 from minihmx.judge import judge_prompt
+from minihmx.memory import Limit
 from minihmx.models import chat, hub, weights
 from minihmx.models.decoder import Decoder
 from minihmx.models.tokenizer import Tokenizer
@@ -58,6 +59,8 @@ class Run:
     eval_questions: list[Question]
     store: Store
     decoder: Decoder
+    decode_limit: Limit
+    micro_limit: Limit
 
     @property
     def steps_per_epoch(self) -> int:
@@ -67,6 +70,11 @@ class Run:
     @property
     def total_steps(self) -> int:
         return self.steps_per_epoch * self.config.epochs
+
+    def notices(self) -> list[str]:
+        """What memory forced upon the run since this was last asked."""
+        told = (limit.take_notice() for limit in (self.decode_limit, self.micro_limit))
+        return [notice for notice in told if notice]
 
 
 def prepare(flags: Mapping[str, Any]) -> Run:
@@ -107,7 +115,9 @@ def prepare(flags: Mapping[str, Any]) -> Run:
     )
     lora.attach(decoder, config.lora_rank, config.lora_alpha, config.seed, targets(config))
     train, held_out = ([q for q in questions if q.split == split] for split in ("train", "eval"))
-    return Run(config, sources, source, prompts, train, held_out, store, decoder)
+    decode = Limit("--decode-rows", config.decode_rows)
+    micro = Limit("--micro-batch", config.micro_batch)
+    return Run(config, sources, source, prompts, train, held_out, store, decoder, decode, micro)
 
 
 def targets(config: Config) -> list[str]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from minihmx.errors import UserError
+from minihmx.memory import Limit, in_pieces
 from minihmx.models.decoder import Decoder, KVCache
 from minihmx.records import Completion
 from minihmx.seeding import uniform
@@ -31,14 +32,14 @@ def generate(
     stop_ids: Sequence[int],
     temperature: float = 0.0,
     noise: Sequence[tuple[object, ...]] | None = None,
-    max_rows: int = 64,
+    limit: Limit | None = None,
 ) -> list[Completion]:
     """Complete every prompt (token ids); a prompt named G times gets G completions.
 
     temperature 0 is greedy. Otherwise noise names each row's random stream: token t of a row is a
-    pure function of its prompt, its names and t, whatever else is in the batch. At most max_rows
-    rows are decoded together. Raises UserError when a prompt and its completion exceed the
-    model's context.
+    pure function of its prompt, its names and t, whatever else is in the batch. limit bounds the
+    rows decoded together. Raises UserError when a prompt and its completion exceed the model's
+    context.
     """
     longest = max(map(len, prompts), default=0)
     context = decoder.config.max_positions
@@ -47,22 +48,17 @@ def generate(
             f"A prompt of {longest} tokens and {max_new_tokens} new ones exceed the model's "
             f"context of {context}; shorten the text or lower the completion cap."
         )
-    completions: list[Completion] = []
-    for start in range(0, len(prompts), max_rows):
-        rows = slice(start, start + max_rows)
+    stop = torch.tensor(sorted(stop_ids), dtype=torch.long, device=decoder.device)
+
+    def decode_rows(rows: Sequence[int]) -> list[Completion]:
+        names = None if noise is None else [noise[row] for row in rows]
         decoded = _decode_batch(
-            decoder,
-            prompts[rows],
-            max_new_tokens,
-            torch.tensor(sorted(stop_ids), dtype=torch.long, device=decoder.device),
-            temperature,
-            None if noise is None else noise[rows],
+            decoder, [prompts[row] for row in rows], max_new_tokens, stop, temperature, names
         )
-        completions += [
-            _completion(ids, logprobs, set(stop_ids), decode)
-            for ids, logprobs in zip(*decoded, strict=True)
-        ]
-    return completions
+        return [_completion(*row, set(stop_ids), decode) for row in zip(*decoded, strict=True)]
+
+    pieces = in_pieces(range(len(prompts)), limit or Limit("--decode-rows", 64), decode_rows)
+    return [completion for piece in pieces for completion in piece]
 
 
 def _decode_batch(

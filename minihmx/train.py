@@ -16,15 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from minihmx import grpo, lora
 from minihmx.config import Config
 from minihmx.errors import Diverged
 from minihmx.judge import parse_score, reward
-from minihmx.metrics import Clock, describe, finite, score_error, token_metrics
-from minihmx.models.decoder import Decoder
-from minihmx.optimizer import Optimizer, Outcome
+from minihmx.learn import all_logprobs, learn
+from minihmx.metrics import Clock, describe, score_error, token_metrics
+from minihmx.optimizer import Optimizer
 from minihmx.records import Question, Rollout, Unscored
 from minihmx.run import Run, targets
 from minihmx.sampling import generate
@@ -51,6 +50,7 @@ class Stepped:
     metrics: dict[str, Any]
     timings: dict[str, Any]
     rollouts: list[Rollout]
+    notices: list[str]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Evaluated:
     metrics: dict[str, Any]
     timings: dict[str, Any]
     rollouts: list[Rollout]
+    notices: list[str]
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,15 @@ def train(run: Run, should_stop: Callable[[], bool] = lambda: False) -> Iterator
         order = shuffled(run.train_questions, "order", config.seed, epoch + 1)
         first = place * config.prompts_per_step
         batch = order[first : first + config.prompts_per_step]
-        yield take_step(run, progress, optimizer, batch, epoch + 1)
+        untrained = optimizer.update == 0
+        stepped = take_step(run, progress, optimizer, batch, epoch + 1)
+        if untrained and optimizer.update and stepped.metrics["grad_norm"]:
+            moved = any(
+                name.endswith("lora_B.weight") and bool(p.any())
+                for name, p in lora.parameters(decoder).items()
+            )
+            assert moved, "the first update did not change the adapter"
+        yield stepped
         if progress.step % run.steps_per_epoch == 0:
             assert base_state(run) == base, "the frozen base changed during training"
             yield finish_epoch(run, progress, optimizer)
@@ -151,15 +160,16 @@ def take_step(
     tokens = sum(len(rollout.completion.ids) for rollout in rollouts)
     timings = {"kind": "step", "step": progress.step, **clock.report(), "tokens": tokens}
     store.append("timings.jsonl", timings)
-    if progress.bad_steps == 3:
+    if bad:  # unlike rollouts/, this is not cut when a run goes on from an earlier checkpoint
         store.write_lines(f"crash/{name}", [rollout.line() for rollout in rollouts])
+    if progress.bad_steps == 3:
         store.write_status("diverged", progress.step, run.total_steps)
         raise Diverged(
             f"Three steps in a row were not finite (last: {bad}), so the run stops; the batch is "
             f"kept in {store.folder / 'crash' / name}. Try a lower --learning-rate, or --dtype "
             "bfloat16 or float32, with another --out."
         )
-    return Stepped(metrics, timings, rollouts)
+    return Stepped(metrics, timings, rollouts, run.notices())
 
 
 def sample(
@@ -178,7 +188,7 @@ def sample(
             stop_ids=decoder.config.eos_ids,
             temperature=config.temperature,
             noise=[(phase, config.seed, epoch, question.id, s) for question, s in wanted],
-            max_rows=config.decode_rows,
+            limit=run.decode_limit,
         )
     return [
         Rollout(question, s, question.text, ids, completion)
@@ -202,7 +212,7 @@ def judge(run: Run, rollouts: Sequence[Rollout]) -> None:
             [prompts[i] for i in fitting],
             max_new_tokens=config.judge_max_tokens,
             stop_ids=decoder.config.eos_ids,
-            max_rows=config.decode_rows,
+            limit=run.decode_limit,
         )
     for i, answer in zip(fitting, answers, strict=True):
         rollout = rollouts[i]
@@ -225,108 +235,6 @@ def assign_advantages(rollouts: Sequence[Rollout], config: Config) -> list[list[
             rollout.advantage = advantage
         groups.append(advantages)
     return groups
-
-
-def learn(
-    run: Run, rollouts: Sequence[Rollout], optimizer: Optimizer, clock: Clock
-) -> dict[str, Any]:
-    """The GRPO update on one batch; returns its metrics, `not_finite` naming what was not."""
-    config, decoder = run.config, run.decoder
-    lengths = [len(rollout.completion.ids) for rollout in rollouts]
-    G = config.generations
-    groups = [lengths[first : first + G] for first in range(0, len(lengths), G)]
-    table = grpo.row_weights(groups, config.loss_type, config.max_completion_length)
-    weights = [weight for row in table for weight in row]
-    cuts = range(0, len(rollouts), config.micro_batch)
-    pieces = [slice(start, start + config.micro_batch) for start in cuts]
-    with torch.no_grad(), lora.adapter_off(decoder):
-        reference = [logprobs(decoder, rollouts[piece], config)[0] for piece in pieces]
-    clock.lap("reference")
-    old: list[Tensor] | None = None
-    if config.iterations > 1:
-        with torch.no_grad():
-            old = [logprobs(decoder, rollouts[piece], config)[0] for piece in pieces]
-    found: dict[str, Any] = {"not_finite": ""}
-    for _ in range(config.iterations):
-        outcome, value, passes = update(run, rollouts, weights, pieces, reference, old, optimizer)
-        if "loss" not in found:  # of several iterations the first one's metrics are on-policy
-            flat = (torch.cat(column) for column in zip(*passes, strict=True))
-            policy, kl, entropy = flat
-            found |= token_metrics(rollouts, policy, torch.cat(reference), kl, entropy)
-            found["loss"] = finite(value)
-        found["not_finite"] = found["not_finite"] or outcome.not_finite
-    clock.lap("learn")
-    found |= {"grad_norm": finite(outcome.norm), "learning_rate": outcome.rate}
-    return {**found, "loss_scale": optimizer.scale}
-
-
-def update(
-    run: Run,
-    rollouts: Sequence[Rollout],
-    weights: Sequence[float],
-    pieces: Sequence[slice],
-    reference: Sequence[Tensor],
-    old: Sequence[Tensor] | None,
-    optimizer: Optimizer,
-) -> tuple[Outcome, float, list[tuple[Tensor, Tensor, Tensor]]]:
-    """One pass over the micro-batches and one optimizer step.
-
-    Returns its outcome, the loss, and (policy log-probs, KL, entropy), each [n], by piece.
-    """
-    config = run.config
-    while True:
-        optimizer.zero_grad()
-        passes, value = [], 0.0
-        for i, piece in enumerate(pieces):
-            rows = rollouts[piece]
-            lengths = [len(rollout.completion.ids) for rollout in rows]
-            policy, entropy = logprobs(run.decoder, rows, config)
-            result = grpo.loss(
-                policy,
-                reference[i],
-                per_token([rollout.advantage for rollout in rows], lengths, policy),
-                per_token(weights[piece], lengths, policy),
-                beta=config.beta,
-                old=None if old is None else old[i],
-                clip=config.clip_epsilon,
-            )
-            optimizer.backward(result.loss)
-            value += result.loss.item()
-            passes.append((policy.detach(), result.kl, entropy))
-        outcome = optimizer.step(value)
-        if not outcome.retry:  # else fp16 overflowed: the same again with half the loss scale
-            return outcome, value, passes
-
-
-def logprobs(
-    decoder: Decoder, rollouts: Sequence[Rollout], config: Config
-) -> tuple[Tensor, Tensor]:
-    """Log-prob and entropy of every completion token of these rows, row after row, flat [N].
-
-    Rows are prompt + completion, padded on the right, where causal attention never looks.
-    """
-    rows = [rollout.prompt_ids + rollout.completion.ids for rollout in rollouts]
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=decoder.device)
-    hidden = decoder(ids[:, :-1])
-    # the state at position t predicts token t + 1
-    spans = [(len(r.prompt_ids) - 1, len(row) - 1) for r, row in zip(rollouts, rows, strict=True)]
-    states = torch.cat([hidden[b, start:end] for b, (start, end) in enumerate(spans)])
-    goals = torch.cat([ids[b, start + 1 : end + 1] for b, (start, end) in enumerate(spans)])
-    return grpo.token_logprobs(
-        states,
-        decoder.lm_head.weight,
-        goals,
-        temperature=config.temperature,
-        softcap=decoder.config.final_softcap,
-        chunk=config.logit_chunk,
-    )
-
-
-def per_token(values: Sequence[float], lengths: Sequence[int], like: Tensor) -> Tensor:
-    """Repeat each row's value over its tokens, [N]."""
-    spread = [value for value, length in zip(values, lengths, strict=True) for _ in range(length)]
-    return torch.tensor(spread, dtype=like.dtype, device=like.device)
 
 
 # --- evaluation and checkpoints -------------------------------------------------------------------
@@ -355,20 +263,16 @@ def finish_epoch(run: Run, progress: Progress, optimizer: Optimizer) -> Evaluate
     timings = {"kind": "evaluation", "epoch": progress.epoch, **clock.report()}
     store.append("timings.jsonl", timings)
     save(run, progress, optimizer, name)
-    return Evaluated(metrics, timings, rollouts)
+    return Evaluated(metrics, timings, rollouts, run.notices())
 
 
 @torch.no_grad()
 def measure(run: Run, rollouts: Sequence[Rollout]) -> dict[str, Any]:
     """Both models' log-probs of the given answers, without learning from them."""
-    decoder, config = run.decoder, run.config
-    cuts = range(0, len(rollouts), config.micro_batch)
-    pieces = [rollouts[start : start + config.micro_batch] for start in cuts]
-    policy, entropy = zip(*(logprobs(decoder, piece, config) for piece in pieces), strict=True)
-    with lora.adapter_off(decoder):
-        reference = torch.cat([logprobs(decoder, piece, config)[0] for piece in pieces])
-    on = torch.cat(policy)
-    return token_metrics(rollouts, on, reference, grpo.k3(on, reference), torch.cat(entropy))
+    policy, entropy = all_logprobs(run, rollouts)
+    with lora.adapter_off(run.decoder):
+        reference, _ = all_logprobs(run, rollouts)
+    return token_metrics(rollouts, policy, reference, grpo.k3(policy, reference), entropy)
 
 
 @torch.no_grad()

@@ -19,10 +19,10 @@ PACKAGE = ROOT / "minihmx"
 # A room imports from floors below its own, or beside it without a circle.
 FLOORS = {
     0: "minihmx config records seeding errors",  # words
-    1: "grpo lora judge stats questions",  # mathematics
+    1: "grpo lora judge stats questions memory",  # mathematics
     2: "models models.configs models.decoder models.weights models.tokenizer models.chat models.hub"
     " models.folder models.hub_errors sampling store",  # machines
-    3: "train run optimizer metrics",  # procedures
+    3: "train learn run optimizer metrics",  # procedures
     4: "display",  # readers
     5: "cli __main__",  # door
 }

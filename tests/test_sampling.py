@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from minihmx.errors import UserError
+from minihmx.memory import Limit
 from minihmx.models.decoder import Decoder
 from minihmx.records import Completion
 from minihmx.sampling import common_prefix, draw, generate
@@ -46,7 +47,7 @@ def test_a_row_does_not_depend_on_its_batch(family: str) -> None:
     decoder, _ = golden.load(family)
     together = sample(decoder, PROMPTS, NAMES)
     alone = [sample(decoder, [p], [n])[0] for p, n in zip(PROMPTS, NAMES, strict=True)]
-    halves = sample(decoder, PROMPTS, NAMES, max_rows=3)
+    halves = sample(decoder, PROMPTS, NAMES, limit=Limit("--decode-rows", 3))
     backwards = sample(decoder, PROMPTS[::-1], NAMES[::-1])[::-1]
     for other in (alone, halves, backwards):
         assert [c.ids for c in other] == [c.ids for c in together]

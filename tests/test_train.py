@@ -13,11 +13,14 @@ import pytest
 import torch
 import toy
 
-from minihmx import lora, train
+from minihmx import learn, lora, train
 from minihmx.config import LOSS_TYPES, Config
 from minihmx.errors import Diverged, UserError
 from minihmx.judge import reward
-from minihmx.optimizer import Optimizer, learning_rate
+from minihmx.memory import Limit, in_pieces
+from minihmx.metrics import Clock
+from minihmx.models.decoder import Decoder
+from minihmx.optimizer import Optimizer, Outcome, learning_rate
 from minihmx.records import Completion, Question, Rollout, Unscored, Verdict
 from minihmx.run import Run, prepare
 from minihmx.store import read_lines, verify
@@ -229,9 +232,10 @@ def test_micro_batches_of_any_size_give_one_gradient(
     for micro_batch in (8, 3, 1):
         config = Config(micro_batch=micro_batch, loss_type=loss_type, beta=0.1, dtype="float32")
         optimizer = Optimizer(lora.parameters(decoder), config, 1)
-        optimizer.step = lambda loss: train.Outcome(0.0, 0.0, "", False)  # type: ignore[method-assign]
-        run = Run(config, {}, None, None, [], [], None, decoder)  # type: ignore[arg-type]
-        train.learn(run, rollouts, optimizer, train.Clock(torch.device("cpu")))
+        optimizer.step = lambda loss, bad: Outcome(0.0, 0.0, "", False)  # type: ignore[method-assign]
+        limits = Limit("--decode-rows", 8), Limit("--micro-batch", micro_batch)
+        run = Run(config, {}, None, None, [], [], None, decoder, *limits)  # type: ignore[arg-type]
+        learn.learn(run, rollouts, optimizer, Clock(torch.device("cpu")))
         grads = [p.grad for p in lora.parameters(decoder).values()]
         gradients.append(torch.cat([g.flatten() for g in grads if g is not None]))
     whole, *parts = gradients
@@ -243,10 +247,39 @@ def test_micro_batches_of_any_size_give_one_gradient(
 def test_logprobs_ignore_the_padding() -> None:
     decoder, _ = golden.load("gemma2")
     rollouts = rows_of(decoder, [3, 9, 1])
-    together, entropy = train.logprobs(decoder, rollouts, Config())
-    alone = [train.logprobs(decoder, [rollout], Config()) for rollout in rollouts]
+    together, entropy = learn.logprobs(decoder, rollouts, Config())
+    alone = [learn.logprobs(decoder, [rollout], Config()) for rollout in rollouts]
     torch.testing.assert_close(together, torch.cat([a[0] for a in alone]), atol=1e-5, rtol=0)
     torch.testing.assert_close(entropy, torch.cat([a[1] for a in alone]), atol=1e-5, rtol=0)
+
+
+def test_out_of_memory_goes_on_in_smaller_pieces_with_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fake one: more than three rows never fit, in sampling, judging or the backward."""
+    whole = contents(finished(tmp_path, out=str(tmp_path / "whole"), micro_batch=2, decode_rows=2))
+    forward, sizes = Decoder.forward, []
+
+    def small(self: Decoder, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if ids.shape[0] > 3:
+            raise torch.OutOfMemoryError
+        sizes.append(ids.shape[0])
+        return forward(self, ids, *rest)
+
+    monkeypatch.setattr(Decoder, "forward", small)
+    run = prepare(toy.flags(tmp_path, micro_batch=8, decode_rows=8))
+    notices = [n for event in train.train(run) for n in getattr(event, "notices", [])]
+    assert (run.micro_limit.rows, run.decode_limit.rows) == (2, 2) and max(sizes) == 2
+    assert [n.split(" with ")[1] for n in notices] == ["--decode-rows 2,", "--micro-batch 2,"]
+    assert contents(run.store.folder) == whole
+
+
+def test_one_row_that_does_not_fit_is_an_error() -> None:
+    def never(piece: Sequence[int]) -> int:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        in_pieces([1, 2, 3], Limit("--decode-rows", 8), never)
 
 
 def test_two_iterations_use_old_logprobs(tmp_path: Path) -> None:
@@ -262,7 +295,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, steps: set[int], what: str) -> None:
     calls = {"n": 0}
     step = Optimizer.step
 
-    def spoiled(self: Optimizer, loss: float) -> Any:
+    def spoiled(self: Optimizer, loss: float, bad: str) -> Any:
         calls["n"] += 1
         if calls["n"] in steps:
             if what == "loss":
@@ -270,7 +303,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, steps: set[int], what: str) -> None:
             else:
                 name = next(n for n in self.parameters if "layers.1.mlp.up_proj.lora_B" in n)
                 self.parameters[name].grad[0, 0] = math.nan  # type: ignore[index]
-        return step(self, loss)
+        return step(self, loss, bad)
 
     monkeypatch.setattr(Optimizer, "step", spoiled)
 
@@ -305,17 +338,25 @@ def test_three_in_a_row_stop_the_run_and_keep_the_batch(
     assert kept.exists()
 
 
+def test_an_adapter_that_does_not_move_is_a_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)
+    with pytest.raises(AssertionError, match="did not change the adapter"):
+        list(train.train(prepare(toy.flags(tmp_path))))
+
+
 def test_nan_in_the_model_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not injected into the optimizer but where it comes from: the policy's log-probs."""
-    real = train.logprobs
+    real = learn.logprobs
 
     def poisoned(*arguments: Any) -> Any:
         values, entropy = real(*arguments)
         return values * (math.nan if values.requires_grad else 1.0), entropy
 
-    monkeypatch.setattr(train, "logprobs", poisoned)
+    monkeypatch.setattr(learn, "logprobs", poisoned)
     run = prepare(toy.flags(tmp_path))
-    with pytest.raises(Diverged):
+    with pytest.raises(Diverged, match="the policy's log-probs"):
         list(train.train(run))
     lines = read_lines(run.store.folder / "metrics.jsonl")
     assert lines[1]["loss"] is None and lines[1]["update"] == 0
