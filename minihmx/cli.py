@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import os
 import signal
 import sys
@@ -130,6 +131,81 @@ def run_train(options: argparse.Namespace) -> int:
     return INTERRUPTED if last == Ended("interrupted") else 0
 
 
+def chat_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to talk with, and how it draws its words."""
+    parser.add_argument("model", nargs="?", default="tiny", help="as for train (default tiny)")
+    parser.add_argument(
+        "--adapter", metavar="RUN", help="a run's folder, RUN@epoch-03, or an adapter's folder"
+    )
+    parser.add_argument("--prompt", metavar="TEXT", help="answer this and leave; else converse")
+    parser.add_argument("--system", metavar="TEXT", default="", help="system prompt (none)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (1.0)")
+    parser.add_argument("--seed", type=int, default=1, help="names the noise of both sides (1)")
+    parser.add_argument(
+        "--max-completion-length", type=int, default=256, metavar="N", help="tokens (256)"
+    )
+    for name in ("device", "dtype"):
+        choices = FIELDS[name].metadata["choices"]
+        parser.add_argument(f"--{name}", default="auto", choices=choices)
+
+
+def run_chat(options: argparse.Namespace) -> int:
+    """One answer to --prompt, else a conversation until the user leaves."""
+    from minihmx.talk import talk
+
+    talk(**{name: value for name, value in vars(options).items() if name != "command"})
+    return 0
+
+
+def export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which adapter, and where its merged model goes."""
+    parser.add_argument("run", help="a run's folder, RUN@epoch-03, or an adapter's folder")
+    parser.add_argument("--merge", action="store_true", help="add the adapter to its base model")
+    parser.add_argument("--out", metavar="DIR", help="new folder (merged/ in the run's folder)")
+    parser.add_argument("--model", help="the base model, where the adapter does not name it")
+    parser.add_argument(
+        "--dtype", choices=("float16", "bfloat16", "float32"), help="to store (the base's own)"
+    )
+
+
+def run_export(options: argparse.Namespace) -> int:
+    """Write and print what was rounded."""
+    from minihmx.export import export
+
+    for line in export(options.run, options.merge, options.out, options.model, options.dtype):
+        print(line, flush=True)
+    return 0
+
+
+def doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of train, so that its whole command line can be asked about."""
+    train_arguments(parser)
+    parser.add_argument("--gpu", type=float, metavar="GIB", help="plan for a GPU of this memory")
+    parser.add_argument("--judge", metavar="MODEL", help="instead: is this model a usable judge?")
+    parser.add_argument("--samples", type=int, default=5, help="with --judge: verdicts sampled (5)")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    """Print the whole report, then fail with the first thing that would stop the run."""
+    from minihmx import doctor, probe
+
+    flags = {name: value for name, value in vars(options).items() if name in FIELDS}
+    if options.judge is not None:
+        if "model" in flags:
+            raise UserError(f"Two models, {flags['model']} and --judge {options.judge}; give one.")
+        report = probe.probe(flags | {"model": options.judge}, options.samples)
+        lines = probe.lines(report)
+    else:
+        report = doctor.examine(flags, options.gpu)
+        lines = doctor.lines(report)
+    for line in [json.dumps(report, sort_keys=True)] if options.json else lines:
+        print(line, flush=True)
+    if report["problems"]:
+        raise UserError(report["problems"][0])
+    return 0
+
+
 class Command(NamedTuple):
     """arguments adds a command's own to its parser; run returns the exit code."""
 
@@ -141,5 +217,14 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command(
         "train a LoRA on the model's own judgement of its answers", train_arguments, run_train
+    ),
+    "chat": Command(
+        "talk with a model, and with what training made of it beside it", chat_arguments, run_chat
+    ),
+    "export": Command(
+        "write base and adapter as one Hugging Face checkpoint", export_arguments, run_export
+    ),
+    "doctor": Command(
+        "say what a run needs, before anything is downloaded", doctor_arguments, run_doctor
     ),
 }

@@ -184,10 +184,14 @@ def answer(name: str, rollout: Rollout) -> Iterator[str]:
     """One judged answer, wrapped, with nothing in it that a terminal would obey."""
     assert isinstance(rollout.verdict, Verdict)
     text = f"{name} {rollout.verdict.score:>2}  {rollout.question.text} — {rollout.completion.text}"
-    clean = "".join(c if c.isprintable() else " " for c in text)
     yield from textwrap.wrap(
-        clean, 100, initial_indent="  ", subsequent_indent=" " * 12, max_lines=4
+        printable(text), 100, initial_indent="  ", subsequent_indent=" " * 12, max_lines=4
     )
+
+
+def printable(text: str) -> str:
+    """The text with nothing in it that a terminal would obey; line ends stay."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 def number(value: float | None, form: str) -> str:

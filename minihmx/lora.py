@@ -8,6 +8,7 @@ Names and files are PEFT's, so an adapter trained here loads there unchanged, an
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -54,10 +55,23 @@ class LoRALinear(nn.Module):
         return torch.add(base.to(master), delta.to(master), alpha=self.scale)
 
 
+def targeted(name: str, targets: Sequence[str] | str) -> bool:
+    """PEFT's target_modules: ends of a module's path, "all-linear", or one regular expression."""
+    if targets == "all-linear":
+        targets = LORA_TARGETS
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return any(f".{name}".endswith(f".{target}") for target in targets)
+
+
 def attach(
-    model: nn.Module, rank: int, alpha: float, seed: int, targets: Sequence[str] = LORA_TARGETS
+    model: nn.Module,
+    rank: int,
+    alpha: float,
+    seed: int,
+    targets: Sequence[str] | str = LORA_TARGETS,
 ) -> None:
-    """Freeze the model and put a fresh adapter on every linear whose last name is a target.
+    """Freeze the model and put a fresh adapter on every linear that is a target.
 
     A is uniform within 1 / sqrt(in), drawn by module name from the seed alone, and B is zero: one
     seed is one initial adapter, on any device and in both directions. Raises UserError when
@@ -67,7 +81,7 @@ def attach(
     chosen = [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in targets
+        if isinstance(module, nn.Linear) and targeted(name, targets)
     ]
     if not chosen:
         raise UserError(
@@ -145,7 +159,7 @@ def load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     if wrong:
         kind = "lacks" if wrong[0] in own else "holds an unknown"
         raise UserError(
-            f"The adapter does not fit this model: it {kind} {wrong[0]} ({len(wrong)} names "
+            f"The adapter does not fit this model: it {kind} {wrong[0]!r} ({len(wrong)} names "
             "differ); give the model that it was trained on."
         )
     for name, parameter in own.items():

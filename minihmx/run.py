@@ -105,10 +105,7 @@ def prepare(flags: Mapping[str, Any]) -> Run:
     check_same_experiment(store, own)
     store.lock()
     write_config(store, config, sources, source, own)
-    # a product of denormals costs a CPU a hundred times a normal one
-    torch.set_flush_denormal(True)
-    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    set_arithmetic()
     decoder = weights.load(source.folder, dtype, device)
     decoder.checkpointing = config.checkpointing == "on" or (
         config.checkpointing == "auto" and device.type == "cuda"
@@ -122,6 +119,14 @@ def prepare(flags: Mapping[str, Any]) -> Run:
 
 def targets(config: Config) -> list[str]:
     return config.lora_targets.split(",")
+
+
+def set_arithmetic() -> None:
+    """What torch may do to products: the same wherever a model answers."""
+    # a product of denormals costs a CPU a hundred times a normal one
+    torch.set_flush_denormal(True)
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
 
 def pick_device(name: str) -> torch.device:

@@ -21,14 +21,14 @@ FLOORS = {
     0: "minihmx config records seeding errors",  # words
     1: "grpo lora judge stats questions memory",  # mathematics
     2: "models models.configs models.decoder models.weights models.tokenizer models.chat models.hub"
-    " models.folder models.hub_errors sampling store",  # machines
-    3: "train learn run optimizer metrics",  # procedures
-    4: "display",  # readers
+    " models.folder models.hub_errors sampling store adapters",  # machines
+    3: "train learn run optimizer metrics export",  # procedures
+    4: "display talk",  # readers
     5: "cli __main__",  # door
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 TORCH_FREE = "config records seeding errors judge stats questions store cli models models.configs"
-TORCH_FREE += " models.tokenizer models.chat models.hub models.folder models.hub_errors"
+TORCH_FREE += " models.tokenizer models.chat models.hub models.folder models.hub_errors adapters"
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 450, 60
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 HOSTS = {"hf.co", "huggingface.co", "arxiv.org", "github.com", "www.llama.com", "ai.google.dev"}

@@ -1,0 +1,215 @@
+"""An adapter on disk, from a run of ours or from elsewhere in PEFT's format: find, check, load.
+
+PEFT only warns of what does not fit and goes on with B = 0, which looks like a model that did not
+learn; here everything that would change an answer unseen is refused. Finding needs no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from minihmx.config import MODELS
+from minihmx.errors import DataError, UserError
+from minihmx.models.hub import HUB_ID, Source
+from minihmx.store import LATEST, read_json, verify
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# What PEFT can do beyond y = W x + alpha / r * B A x on whole linears; absent or empty is no use.
+OTHER_METHODS = (
+    *("use_rslora", "use_dora", "use_qalora", "use_bdlora", "bias", "lora_bias", "fan_in_fan_out"),
+    *("modules_to_save", "target_parameters", "trainable_token_indices", "exclude_modules"),
+    *("rank_pattern", "alpha_pattern", "layers_pattern", "layers_to_transform"),
+    *("layer_replication", "alora_invocation_tokens"),
+)
+# Other initialisations (PiSSA, OLoRA, CorDA, LoftQ) change the base as well.
+PLAIN_STARTS = (True, None, False, "gaussian", "eva", "orthogonal")
+
+
+class Adapter(NamedTuple):
+    """What adapter_config.json says. base: as named there, or empty. targets: see lora.targeted."""
+
+    folder: Path
+    base: str
+    rank: int
+    alpha: float
+    targets: list[str] | str
+
+
+def find(text: str) -> Path:
+    """The adapter's folder that RUN means, equal to its manifest if it has one.
+
+    RUN is a run's folder (its selected epoch, else its last), RUN@epoch-03, or an adapter's folder.
+    Raises UserError when there is nothing, DataError when a file differs from the manifest.
+    """
+    path, name = Path(os.path.expanduser(text)), ""
+    if not path.exists() and "@" in text:
+        run, _, name = text.rpartition("@")
+        path = Path(os.path.expanduser(run))
+    if not path.is_dir():
+        raise UserError(
+            f"There is no run or adapter at {path}; give a run's folder "
+            f"(runs/MODEL/DIRECTION/seed-N), RUN@epoch-03, or a folder that holds {CONFIG}."
+        )
+    folder = path
+    if name or not (path / CONFIG).is_file():
+        folder = path / "checkpoints" / _checkpoint(path, name)
+    problem = verify(folder) if (folder / "manifest.json").exists() else None
+    if problem:
+        raise DataError(
+            f"The adapter in {folder} is not what was saved ({problem}), so it is not used; give "
+            "another checkpoint as RUN@epoch-NN, or restore this one."
+        )
+    return folder
+
+
+def _checkpoint(run: Path, name: str) -> str:
+    """The name under checkpoints/: the one asked for, else the selected, else the last epoch."""
+    epochs = [p.name for p in run.glob("checkpoints/epoch-*") if p.name[6:].isdecimal()]
+    epochs.sort(key=lambda epoch: int(epoch[6:]))
+    if not epochs:
+        raise UserError(
+            f"{run} is no adapter (it holds no {CONFIG}) and no run with a checkpoint; give a "
+            "folder that `minihmx train` made, or an adapter's own."
+        )
+    there = f"there are {', '.join(epochs)}"
+    if name:
+        if name not in epochs and not (name == LATEST and (run / "checkpoints" / LATEST).is_dir()):
+            raise UserError(f"{run} has no checkpoint {name!r}: {there}; name one as {run}@NAME.")
+        return name
+    if not (run / "selected.json").exists():
+        return epochs[-1]
+    selected = read_json(run / "selected.json")
+    winner = selected.get("winner") if isinstance(selected, dict) else None
+    if winner not in epochs:
+        raise DataError(
+            f"{run / 'selected.json'} names {winner!r} as the winner, but {there}; select again, "
+            f"or name a checkpoint as {run}@NAME."
+        )
+    return str(winner)
+
+
+def read(folder: Path) -> Adapter:
+    """Read adapter_config.json. Raises UserError for what is malformed or computed otherwise."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise UserError(f"{folder} holds no {CONFIG}; copy it there, or give another adapter.")
+    config = read_json(path)
+    config = config if isinstance(config, dict) else {}
+    rank: Any = config.get("r")
+    alpha: Any = config.get("lora_alpha")
+    targets: Any = config.get("target_modules")
+    named = isinstance(targets, list) and all(isinstance(target, str) for target in targets)
+    for key, good in (
+        ("peft_type", config.get("peft_type") == "LORA"),
+        ("r", type(rank) is int and rank > 0),
+        ("lora_alpha", type(alpha) in (int, float) and 0 < alpha < 1e9),
+        ("target_modules", bool(targets) and (named or _is_pattern(targets))),
+    ):
+        if not good:
+            raise UserError(
+                f"{path} has {key} = {config.get(key)!r}, which describes no LoRA; restore the "
+                "file that was saved with the adapter."
+            )
+    used = [key for key in OTHER_METHODS if config.get(key) not in (None, False, "none", [], {})]
+    if config.get("init_lora_weights") not in PLAIN_STARTS:
+        used.append("init_lora_weights")
+    if used:
+        raise UserError(
+            f"{path} has {used[0]} = {config[used[0]]!r}, which is not computed here, so answers "
+            "would not be the adapter's; merge it with PEFT (merge_and_unload) and give that "
+            "folder as MODEL."
+        )
+    return Adapter(folder, str(config.get("base_model_name_or_path") or ""), rank, alpha, targets)
+
+
+def _is_pattern(targets: Any) -> bool:
+    try:
+        return isinstance(targets, str) and re.compile(targets) is not None
+    except re.error:
+        return False
+
+
+def belongs(adapter: Adapter, source: Source) -> list[str]:
+    """Raises UserError for an adapter of another model; returns what remains uncertain.
+
+    A path and an id may well be the same model, so there the shapes decide (`attach`).
+    """
+    info = MODELS.get(adapter.base)
+    base = info.repo or adapter.base if info else adapter.base
+    if not base:
+        return [f"the adapter does not name its base model; its shapes fit {source.id}"]
+    if base != source.id and _is_public(base) and _is_public(source.id):
+        raise UserError(
+            f"The adapter in {adapter.folder} was trained on {base!r}, not on {source.id!r}, and "
+            f"means nothing there; give {base!r} as the model, or the adapter of this one."
+        )
+    if base != source.id:
+        return [f"the adapter names {base!r} as its base, not {source.id!r}; its shapes fit"]
+    checkpoints = adapter.folder.resolve().parent
+    run = checkpoints.parent / "config.json"
+    config = read_json(run) if checkpoints.name == "checkpoints" and run.is_file() else None
+    science = config.get("science") if isinstance(config, dict) else None
+    if isinstance(science, dict) and science.get("model digest") != source.digest:
+        return [f"{source.id} is not the same version (digest) that the adapter was trained on"]
+    return []
+
+
+def _is_public(name: str) -> bool:
+    """A name that means one model everywhere, unlike a path."""
+    return name in MODELS or bool(HUB_ID.fullmatch(name) and not os.path.exists(name))
+
+
+def tensors(adapter: Adapter) -> dict[str, Tensor]:
+    """The adapter's matrices under PEFT's names. Raises UserError for a file that is damaged."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = adapter.folder / WEIGHTS
+    if not path.is_file():
+        raise UserError(f"{adapter.folder} has no {WEIGHTS}, and only safetensors are read.")
+    try:
+        found = load_file(path)
+    except SafetensorError as error:
+        raise UserError(
+            f"{path} is corrupt or cut short ({error}); copy the adapter again."
+        ) from None
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    for name, tensor in found.items():
+        if tensor.dtype not in floats or not bool(torch.isfinite(tensor).all()):
+            raise UserError(
+                f"{path}: {name!r} holds values that are no finite floating-point numbers, so "
+                "every answer would be noise; copy the adapter again."
+            )
+    return found
+
+
+def attach(decoder: nn.Module, adapter: Adapter, found: dict[str, Tensor]) -> None:
+    """Put the adapter, with its tensors, on the decoder. Raises UserError where it does not fit."""
+    from torch import nn
+
+    from minihmx import lora
+
+    linears = [name for name, m in decoder.named_modules() if isinstance(m, nn.Linear)]
+    chosen = {name for name in linears if lora.targeted(name, adapter.targets)}
+    if not chosen or "lm_head" in chosen:
+        what = "lm_head, which may be the embedding too" if chosen else "no linear of this model"
+        raise UserError(
+            f"The adapter in {adapter.folder} does not fit: its target_modules "
+            f"({adapter.targets!r}) name {what}; give the model that it was trained on."
+        )
+    ranks = {tuple(t.shape[:1]) for name, t in found.items() if name.endswith("lora_A.weight")}
+    if ranks != {(adapter.rank,)}:
+        held = ", ".join(str(rank[0]) for rank in sorted(ranks) if rank) or "none"
+        raise UserError(
+            f"{adapter.folder / CONFIG} says r = {adapter.rank}, but the matrices in {WEIGHTS} are "
+            f"of rank {held}; the two do not belong together."
+        )
+    lora.attach(decoder, adapter.rank, adapter.alpha, 0, adapter.targets)
+    lora.load(decoder, found)

@@ -1,0 +1,269 @@
+"""How much memory a run takes and how long a step takes at least, from config.json alone.
+
+Pure arithmetic on shapes, with no torch and no weights. Each figure carries the product it came
+from. Bytes unless a name says otherwise; lengths are tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from minihmx.config import Config
+from minihmx.models.configs import ModelConfig
+from minihmx.records import Question
+
+GIB = 2**30
+CUDA_CONTEXT = GIB // 2  # what a process holds before its first tensor
+CHARACTERS = 4  # to a token, about what English has with every tokenizer here
+TEMPLATE = 40  # tokens of the chat format around a turn; Llama's, with its dates, is the longest
+RTX_4090 = (1008e9, 165e12)  # bytes/s of its memory; fp16 products/s with fp32 sums, dense
+
+ALWAYS = ("weights", "adapter", "optimizer", "gradients", "cuda context")
+# What a stage adds; of the parts in one bracket, which take turns, the largest counts.
+STAGES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "sampling": (("merged weights",), ("kv cache of answers",), ("kv cache of prompts", "sampler")),
+    "judging": (("kv cache of judge",), ("its copy in order", "judge prompts")),
+    "learning": (("adapter in 16 bit",), ("activations",), ("one layer", "logit chunk")),
+}
+
+
+class Part(NamedTuple):
+    """bytes, and the product that gave them."""
+
+    bytes: int
+    how: str
+
+
+class Workload(NamedTuple):
+    """Numbers of questions, and tokens of a prompt and of a judge's prompt without the answer."""
+
+    train: int
+    held_out: int
+    prompt: int
+    judge: int
+
+    @classmethod
+    def of(cls, questions: Sequence[Question], rubric: str) -> Workload:
+        """Lengths from those of the texts, since a tokenizer would have to be downloaded."""
+        held_out = sum(question.split == "eval" for question in questions)
+        longest = max(len(question.text) for question in questions)
+        prompt = TEMPLATE + longest // CHARACTERS
+        judge = prompt + len(rubric) // CHARACTERS
+        return cls(len(questions) - held_out, held_out, prompt, judge)
+
+
+def parameters(model: ModelConfig) -> tuple[int, int, int]:
+    """Numbers of the body (layers and norms), of the embedding, and of an untied head (else 0)."""
+    D, hd = model.hidden_size, model.head_dim
+    layer = sum(inner * outer for inner, outer in linears(model).values())
+    layer += D * (4 if model.sandwich else 2) + (2 * hd if model.qk_norm else 0)
+    embedding = model.vocab_size * D
+    return model.num_hidden_layers * layer + D, embedding, 0 if model.tied else embedding
+
+
+def linears(model: ModelConfig) -> dict[str, tuple[int, int]]:
+    """(in, out) of the seven matrices of a layer."""
+    D, inner = model.hidden_size, model.intermediate_size
+    heads = model.num_attention_heads * model.head_dim
+    keys = model.num_key_value_heads * model.head_dim
+    return {
+        "q_proj": (D, heads),
+        "k_proj": (D, keys),
+        "v_proj": (D, keys),
+        "o_proj": (heads, D),
+        "gate_proj": (D, inner),
+        "up_proj": (D, inner),
+        "down_proj": (inner, D),
+    }
+
+
+def trainable(model: ModelConfig, config: Config) -> int:
+    """Parameters of the adapter: A [r, in] and B [out, r] on every target of every layer."""
+    sides = (sum(linears(model)[target]) for target in config.lora_targets.split(","))
+    return model.num_hidden_layers * config.lora_rank * sum(sides)
+
+
+def kv_bytes(model: ModelConfig, dtype: str) -> int:
+    """Keys and values of one token in all layers."""
+    heads = 2 * model.num_key_value_heads * model.head_dim
+    return model.num_hidden_layers * heads * width(dtype)
+
+
+def width(dtype: str) -> int:
+    return 4 if dtype == "float32" else 2
+
+
+def estimate(model: ModelConfig, config: Config, work: Workload) -> dict[str, Part]:
+    """Everything that takes memory, with its arithmetic; STAGES says what is there together.
+
+    config holds no "auto" in dtype, device and checkpointing. An evaluation, which decodes more
+    rows than a step, counts as well.
+    """
+    w, n = width(config.dtype), trainable(model, config)
+    total = sum(parameters(model))
+    parts = {
+        "weights": Part(total * w, f"{total:,} parameters x {w} bytes"),
+        "adapter": Part(n * 4, f"{n:,} parameters of rank {config.lora_rank} x 4 bytes"),
+        "optimizer": Part(n * 8, f"{n:,} x 8 bytes, the two moments of AdamW"),
+        "gradients": Part(n * 4, f"{n:,} x 4 bytes"),
+    }
+    if config.device == "cuda":
+        parts["cuda context"] = Part(CUDA_CONTEXT, "taken as 0.5 GiB")
+    if w == 2:
+        parts["adapter in 16 bit"] = Part(n * 2, f"{n:,} x 2 bytes, at most")
+    else:
+        merged = sum(math.prod(linears(model)[t]) for t in config.lora_targets.split(","))
+        merged *= model.num_hidden_layers
+        parts["merged weights"] = Part(merged * 4, f"{merged:,} x 4 bytes, W + B A while sampling")
+    return parts | generating(model, config, work) | learning(model, config, work)
+
+
+def generating(model: ModelConfig, config: Config, work: Workload) -> dict[str, Part]:
+    """The two decoding stages at their largest batch, which a step or an evaluation makes."""
+    w, token, cap = width(config.dtype), kv_bytes(model, config.dtype), config.max_completion_length
+    groups = (
+        (config.prompts_per_step * config.generations, config.generations),
+        (work.held_out * config.eval_samples, config.eval_samples),
+    )
+    rows, samples = max((min(rows, config.decode_rows), samples) for rows, samples in groups)
+    prompts = math.ceil(rows / samples)
+    judged = work.judge + cap + config.judge_max_tokens
+    judge = f"{rows} rows x ({work.judge} + {cap} + {config.judge_max_tokens}) tokens"
+    fresh = cap + work.prompt // 2  # tokens behind the shared rubric, prefilled at once
+    forward = (12 + w) * model.intermediate_size
+    if model.attention_softcap is not None:  # no fused kernel knows it: the scores are tensors
+        forward = max(forward, 14 * model.num_attention_heads * (work.judge + cap))
+    forward += (8 + w) * model.hidden_size
+    V, length = model.vocab_size, work.prompt + cap
+    own = f"({work.prompt} + {cap}) tokens x {token:,} bytes"
+    return {
+        "kv cache of answers": Part(rows * length * token, f"{rows} rows x {own}"),
+        "kv cache of prompts": Part(prompts * length * token, f"{prompts} prompts x {own}"),
+        "sampler": Part(rows * V * 32, f"{rows} rows x {V:,} words x 32 bytes, fp32 and fp64"),
+        "kv cache of judge": Part(rows * judged * token, f"{judge} x {token:,} bytes"),
+        "its copy in order": Part(rows * judged * token, "as much again, before decoding"),
+        "judge prompts": Part(
+            rows * fresh * forward, f"{rows} rows x {fresh} tokens x {forward:,} bytes in one layer"
+        ),
+    }
+
+
+def learning(model: ModelConfig, config: Config, work: Workload) -> dict[str, Part]:
+    """What a forward and backward pass over one micro-batch keeps.
+
+    The residual stream and the MLP's product are fp32 in any dtype, and the adapter's branch makes
+    every linear keep its input; that is where the bytes per token come from.
+    """
+    w, D, inner = width(config.dtype), model.hidden_size, model.intermediate_size
+    rows = min(config.micro_batch, config.prompts_per_step * config.generations)
+    length = work.prompt + config.max_completion_length
+    tokens, answers = rows * length, rows * config.max_completion_length
+    heads, keys = (
+        n * model.head_dim for n in (model.num_attention_heads, model.num_key_value_heads)
+    )
+    kept = (4 + 2 * w) * D + w * (3 * heads + 2 * keys) + (12 + w) * inner
+    kept += 4 * (heads + keys) if model.qk_norm else 0
+    kept += 8 * D if model.sandwich else 0
+    softcapped = model.attention_softcap is not None
+    scores = 10 * rows * model.num_attention_heads * length**2 if softcapped else 0
+    chunk, layers = min(config.logit_chunk, model.vocab_size), model.num_hidden_layers
+    copies = 5 if model.final_softcap is None else 8
+    attention = f" + {scores:,} of attention" if scores else ""
+    if config.checkpointing == "on":
+        saved, text = tokens * D * 4, f"{tokens:,} tokens x {D:,} x 4 bytes"
+        borrowed = kept + 14 * inner
+    else:
+        saved, text = tokens * kept + scores, f"{tokens:,} tokens x {kept:,} bytes{attention}"
+        borrowed = 14 * inner
+    return {
+        "activations": Part(saved * layers, f"({text}) x {layers} layers"),
+        "one layer": Part(
+            tokens * borrowed + scores, f"{tokens:,} tokens x {borrowed:,} bytes{attention}"
+        ),
+        "logit chunk": Part(
+            answers * chunk * copies * 4,
+            f"{answers:,} answer tokens x {chunk:,} words x {copies} x 4 bytes",
+        ),
+    }
+
+
+def peaks(parts: dict[str, Part]) -> dict[str, int]:
+    """Bytes held at the largest moment of each stage."""
+    always = sum(parts[name].bytes for name in ALWAYS if name in parts)
+    return {
+        stage: always
+        + sum(max((parts[n].bytes for n in turns if n in parts), default=0) for turns in brackets)
+        for stage, brackets in STAGES.items()
+    }
+
+
+def shrink(model: ModelConfig, config: Config, work: Workload, limit: float) -> Config | None:
+    """The config with the largest batches, halved as training halves them, that stay below limit
+    bytes; None where one row does not."""
+    while True:
+        peak = peaks(estimate(model, config, work))
+        stage = max(peak, key=peak.__getitem__)
+        if peak[stage] <= limit:
+            return config
+        knob = "micro_batch" if stage == "learning" else "decode_rows"
+        rows: int = getattr(config, knob)
+        if rows == 1:
+            return None
+        fewer: dict[str, Any] = {knob: (rows + 1) // 2}
+        config = replace(config, **fewer)
+
+
+def floors(model: ModelConfig, config: Config, work: Workload) -> dict[str, float]:
+    """Seconds that nothing can go below on an RTX 4090 in fp16, by stage, and hours of the run.
+
+    A decoded token reads every weight and the cache once, however many rows there are (bandwidth);
+    learning multiplies (FLOPs: 2 a parameter forward, as many in the recomputation and in the
+    backward, which frozen weights need for the inputs alone, and 2 for the reference).
+    """
+    bandwidth, speed = RTX_4090
+    body, embedding, _ = parameters(model)
+    n, cap = trainable(model, config), config.max_completion_length
+    passes = (6 if config.checkpointing == "on" else 4) * config.iterations
+
+    def generate(rows: int) -> tuple[float, float]:
+        sample = cap * decode_bytes(model, rows, work.prompt + cap // 2, adapter=n)
+        judged = work.judge + cap + config.judge_max_tokens // 2
+        judge = config.judge_max_tokens * decode_bytes(model, rows, judged)
+        prefill = 2 * body * rows * (cap + work.prompt // 2)
+        return sample / bandwidth, judge / bandwidth + prefill / speed
+
+    def multiply(rows: int, of_body: int, of_head: int, of_adapter: int) -> float:
+        tokens = rows * (work.prompt + cap)
+        flops = tokens * (of_body * body + of_adapter * n) + rows * cap * of_head * embedding
+        return flops / speed
+
+    rows, held_out = config.prompts_per_step * config.generations, work.held_out
+    sample, judge = generate(rows)
+    learn = multiply(rows, 2 + passes, 2 + 6 * config.iterations, passes + 2 * config.iterations)
+    evaluation = sum(generate(held_out * config.eval_samples))
+    evaluation += multiply(held_out * config.eval_samples, 4, 4, 2)
+    step, steps = sample + judge + learn, config.epochs * (work.train // config.prompts_per_step)
+    hours = (steps * step + (config.epochs + 1) * evaluation) / 3600
+    return {
+        "sample": sample,
+        "judge": judge,
+        "learn": learn,
+        "step": step,
+        "evaluation": evaluation,
+        "steps": steps,
+        "run hours": hours,
+    }
+
+
+def decode_bytes(model: ModelConfig, rows: int, length: int, adapter: int = 0) -> int:
+    """Read from memory for one token of every row, in 16 bit: weights, adapter, cache of length."""
+    body, embedding, _ = parameters(model)  # the head is read whole, of the embedding a few rows
+    return 2 * (body + embedding + adapter) + rows * length * kv_bytes(model, "float16")
+
+
+def size(count: float) -> str:
+    """Bytes for a reader."""
+    return f"{count / GIB:.2f} GiB" if count >= GIB / 10 else f"{count / 2**20:.1f} MiB"

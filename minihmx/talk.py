@@ -1,0 +1,182 @@
+"""Talk with a model, and beside it with what training made of it, on the same random numbers.
+
+Token t of a turn is drawn with the same uniform number on both sides, so where they differ it is
+the adapter that speaks; an untrained adapter (B = 0) says word for word what the base says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from minihmx import adapters, lora
+from minihmx.display import printable
+from minihmx.errors import UserError
+from minihmx.models import chat, hub, weights
+from minihmx.models.decoder import Decoder
+from minihmx.models.tokenizer import Tokenizer
+from minihmx.records import Completion, Message
+from minihmx.run import DTYPES, pick_device, pick_dtype, set_arithmetic
+from minihmx.sampling import generate
+
+SIDE_BY_SIDE = 100  # terminal columns from which two answers stand beside each other
+BASE, TRAINED = "base", "trained"
+
+
+@dataclass
+class Conversation:
+    """One or two sides (base, trained) that are asked the same and remember their own answers."""
+
+    decoder: Decoder
+    tokenizer: Tokenizer
+    sides: tuple[str, ...]
+    system: str
+    temperature: float
+    seed: int
+    max_completion_length: int
+    histories: dict[str, list[Message]] = field(default_factory=dict)
+    turn: int = 0
+
+    def reset(self) -> None:
+        """Forget everything: the same question then gets the same answer as at the start."""
+        self.histories, self.turn = {}, 0
+
+    def ask(self, text: str) -> dict[str, Completion]:
+        """Each side's answer, by name. Raises UserError, and forgets the turn, when it is too long.
+
+        The noise is named by seed and turn, never by the side.
+        """
+        asked = {s: [*self.histories.get(s, []), Message("user", text)] for s in self.sides}
+        prompts = {side: self.prompt(messages) for side, messages in asked.items()}
+        longest, context = max(map(len, prompts.values())), self.decoder.config.max_positions
+        if longest + self.max_completion_length > context:
+            raise UserError(
+                f"The conversation of {longest} tokens and an answer of up to "
+                f"{self.max_completion_length} exceed the model's context of {context}, so this "
+                "turn was not added; shorten it, lower --max-completion-length, or forget what "
+                "was said (/reset)."
+            )
+        answers = {}
+        for side, prompt in prompts.items():
+            switch = lora.adapter_off(self.decoder) if side == BASE else contextlib.nullcontext()
+            with switch:
+                (answers[side],) = generate(
+                    self.decoder,
+                    self.tokenizer.decode,
+                    [prompt],
+                    max_new_tokens=self.max_completion_length,
+                    stop_ids=self.decoder.config.eos_ids,
+                    temperature=self.temperature,
+                    noise=[("chat", self.seed, self.turn)],
+                )
+        for side, answer in answers.items():
+            self.histories[side] = [*asked[side], Message("assistant", answer.text)]
+        self.turn += 1
+        return answers
+
+    def prompt(self, messages: list[Message]) -> list[int]:
+        """Token ids up to where the assistant starts to speak."""
+        family = self.tokenizer.family
+        if self.system:
+            messages = [Message("system", self.system), *messages]
+        if family == "gemma2":  # has no system turn
+            messages = chat.fold_system(messages)
+        return self.tokenizer.encode(chat.render(family, messages))
+
+
+def talk(
+    model: str,
+    *,
+    adapter: str | None,
+    prompt: str | None,
+    system: str,
+    temperature: float,
+    seed: int,
+    max_completion_length: int,
+    device: str,
+    dtype: str,
+) -> None:
+    """Answer one prompt, or converse until the user leaves. Raises Failure (errors.py)."""
+    if not 0 <= temperature < float("inf"):
+        raise UserError(f"--temperature {temperature:g} cannot work: give a number from 0 up.")
+    if max_completion_length < 1:
+        raise UserError(f"--max-completion-length {max_completion_length} must be at least 1.")
+    if prompt is not None and not prompt.strip():
+        raise UserError("--prompt is empty; give a question, or leave it out to converse.")
+    for stream in (sys.stdin, sys.stdout):  # odd bytes are replaced rather than fatal
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    found = adapters.read(adapters.find(adapter)) if adapter is not None else None
+    source = hub.resolve(model)
+    notices = adapters.belongs(found, source) if found else []
+    matrices = adapters.tensors(found) if found else {}
+    where, tokenizer = pick_device(device), Tokenizer.load(source.folder)
+    kind = DTYPES.get(dtype) or pick_dtype(dtype, where)
+    name = str(kind).removeprefix("torch.")
+    print(f"{BASE:<8} {source.id}, {tokenizer.family} chat, {where}, {name}", flush=True)
+    set_arithmetic()
+    decoder = weights.load(source.folder, kind, where)
+    if found:
+        adapters.attach(decoder, found, matrices)
+        print(f"{TRAINED:<8} with {found.folder}, rank {found.rank}, alpha {found.alpha:g}")
+    for notice in notices:
+        print(f"notice   {notice}")
+    print(flush=True)
+    sides = (BASE, TRAINED) if found else (BASE,)
+    conversation = Conversation(
+        decoder, tokenizer, sides, typed(system), temperature, seed, max_completion_length
+    )
+    if prompt is not None:
+        show(conversation.ask(typed(prompt)))
+    else:
+        converse(conversation)
+
+
+def converse(conversation: Conversation) -> None:
+    """Ask until /quit, Ctrl-D or Ctrl-C."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  gives input() its arrow keys
+    print("/reset forgets what was said; /quit or Ctrl-D leaves.")
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while (text := typed(input("you> ")).strip()) != "/quit":
+            if text == "/reset":
+                conversation.reset()
+                print("forgotten")
+            elif text:
+                try:
+                    show(conversation.ask(text))
+                except UserError as refusal:
+                    print(refusal)
+    print()
+
+
+def typed(text: str) -> str:
+    """What came from a keyboard or a command line, its undecodable bytes replaced."""
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+def show(answers: Mapping[str, Completion]) -> None:
+    """Two answers side by side where the terminal is wide enough, else one after the other."""
+    texts = {
+        side: printable(answer.text) + ("" if answer.finish_reason == "stop" else " [cut here]")
+        for side, answer in answers.items()
+    }
+    width = shutil.get_terminal_size().columns
+    if len(texts) == 1 or width < SIDE_BY_SIDE:
+        for side, text in texts.items():
+            print(f"{side}> {text}")
+    else:
+        table = Table.grid(padding=(0, 3), expand=True)
+        for _ in texts:
+            table.add_column(ratio=1, overflow="fold")
+        table.add_row(*(Text(f"{side}> {text}") for side, text in texts.items()))
+        Console(width=width, highlight=False).print(table)
+    print(flush=True)
