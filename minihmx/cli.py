@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import json
 import os
 import signal
@@ -24,6 +25,9 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a model may say what the terminal cannot show
+            stream.reconfigure(errors="replace")
     try:
         options = parse(sys.argv[1:] if arguments is None else arguments)
         return COMMANDS[options.command].run(options)
@@ -102,6 +106,14 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def show(line: str) -> None:
+    """Print; when the reader of a pipe has left, as `head` does, the run goes on unseen."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def run_train(options: argparse.Namespace) -> int:
     """Train and print; the first Ctrl-C or SIGTERM saves and stops, a second stops at once."""
     from minihmx.display import Lines
@@ -124,7 +136,7 @@ def run_train(options: argparse.Namespace) -> int:
     lines, last = Lines(), None
     for event in train(run, should_stop=lambda: bool(asked)):
         for line in lines.render(event):
-            print(line, flush=True)
+            show(line)
         last = event
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # all is saved

@@ -27,7 +27,7 @@ class ModelInfo(NamedTuple):
 
 
 MODELS = {
-    "tiny": ModelInfo("", "llama", "1.4M", 0.003, False),
+    "tiny": ModelInfo("", "llama", "1.5M", 0.003, False),
     "qwen3-0.6b": ModelInfo("Qwen/Qwen3-0.6B", "qwen3", "0.6B", 1.5, False),
     "qwen3-4b": ModelInfo("Qwen/Qwen3-4B", "qwen3", "4.0B", 8.0, False),
     "qwen3-8b": ModelInfo("Qwen/Qwen3-8B", "qwen3", "8.2B", 16.4, False),
@@ -161,8 +161,8 @@ def check(config: Config, context: int) -> None:
             near = difflib.get_close_matches(str(value), choices, 1)
             hint = f", perhaps {near[0]}" if near else ""
             refuse(name, f"choose one of {', '.join(choices)}{hint}")
-        if isinstance(value, float) and not 0 <= value < float("inf"):
-            refuse(name, "it must be a number from 0 up")
+        if isinstance(value, float) and value != 0 and not 1e-30 <= value <= 1e30:
+            refuse(name, "it must be 0, or a number from 1e-30 to 1e30")
         if isinstance(value, int) and value < 1 and name != "seed":
             refuse(name, "it must be at least 1")
     if config.generations < 2:

@@ -13,6 +13,7 @@ from minihmx import lora
 from minihmx.records import Rollout, Verdict
 from minihmx.run import Run
 from minihmx.stats import mean
+from minihmx.store import read_lines
 from minihmx.train import Ended, Evaluated, Event, Started, Stepped
 
 SAMPLER_GAP = 0.05  # nats a token; 16-bit rounding stays below
@@ -24,7 +25,6 @@ class Lines:
     def __init__(self) -> None:
         self.step_seconds: list[float] = []
         self.evaluation_seconds: list[float] = []
-        self.scores: list[str] = []
         self.silent: list[float] = []  # share of silent groups in each step of this epoch
 
     def render(self, event: Event) -> Iterator[str]:
@@ -76,7 +76,6 @@ class Lines:
         m, config = event.metrics, self.run.config
         when = "before training" if m["epoch"] == 0 else f"epoch {m['epoch']} of {config.epochs}"
         score = f"{number(m['score'], '.2f')} ± {number(m['score_error'], '.2f')}"
-        self.scores.append(f"{score} ({'start' if m['epoch'] == 0 else m['epoch']})")
         yield ""
         yield (
             f"evaluation {when}: score {score} of 10 on {len(self.run.eval_questions)} held-out "
@@ -106,7 +105,13 @@ class Lines:
         if state == "already complete":
             yield f"{folder} is already complete; choose another --seed or --out for a new run."
             return
-        yield f"complete: held-out score {' -> '.join(self.scores)}"
+        scores = (line for line in read_lines(folder / "metrics.jsonl") if "score_error" in line)
+        told = " -> ".join(
+            f"{number(line['score'], '.2f')} ± {number(line['score_error'], '.2f')} "
+            f"({line['epoch'] or 'start'})"
+            for line in scores
+        )
+        yield f"complete: held-out score {told}"
         yield f"  adapter      {self.run.store.checkpoints / f'epoch-{self.run.config.epochs:02d}'}"
         yield f"  every answer {folder / 'rollouts'}, {folder / 'evaluations'}"
 

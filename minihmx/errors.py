@@ -42,7 +42,8 @@ def explain(error: BaseException) -> Failure | None:
             f"The disk or network failed: {error.strerror or error}{place}; what was published "
             "before is whole, so mend that and give the same command again."
         )
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+    refused = "DefaultCPUAllocator" in str(error) or "STATUS_ALLOC_FAILED" in str(error)
+    if refused or type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return UserError(
             "This does not fit in memory; lower --micro-batch, --decode-rows or "
             "--max-completion-length, or choose a smaller model."

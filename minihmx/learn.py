@@ -14,7 +14,7 @@ from torch import Tensor
 
 from minihmx import grpo, lora
 from minihmx.config import Config
-from minihmx.memory import in_pieces
+from minihmx.memory import in_pieces, release
 from minihmx.metrics import Clock, finite, token_metrics
 from minihmx.models.decoder import Decoder
 from minihmx.optimizer import Optimizer, Outcome
@@ -75,10 +75,13 @@ def update(
     """
     while True:
         optimizer.zero_grad()
+        done = None
         try:
             done = backward(run, rollouts, weights, reference, old, optimizer)
         except torch.OutOfMemoryError as error:
             run.micro_limit.halve(min(run.micro_limit.rows, len(rollouts)), error)
+        if done is None:
+            release()
             continue
         outcome = optimizer.step(done.loss, first_bad(rollouts, done, reference))
         if not outcome.retry:

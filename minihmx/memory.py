@@ -30,8 +30,6 @@ class Limit:
             raise error
         self.rows = (tried + 1) // 2
         self.notice = f"out of memory: going on with {self.flag} {self.rows}, with the same result"
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
     def take_notice(self) -> str:
         notice, self.notice = self.notice, ""
@@ -48,8 +46,15 @@ def in_pieces(
         piece = items[start : start + limit.rows]
         try:
             results.append(work(piece))
+            start += len(piece)
+            continue
         except torch.OutOfMemoryError as error:
             limit.halve(len(piece), error)
-        else:
-            start += len(piece)
+        release()
     return results
+
+
+def release() -> None:
+    """Give cached memory back. Not inside an `except`, whose traceback still holds the tensors."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

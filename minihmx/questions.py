@@ -82,10 +82,17 @@ def _questions(name: str, text: str) -> Iterator[Question]:
         yield question
 
 
+def _no_key_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Raises ValueError where JSON itself would let the last one win."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a field is there twice")
+    return dict(pairs)
+
+
 def _question(line: str) -> Question:
     """Raises ValueError saying what is wrong."""
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=_no_key_twice)
     except json.JSONDecodeError as error:
         raise ValueError(f"this is not JSON ({error})") from None
     if not isinstance(row, dict):

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 
 from minihmx import __version__, lora
-from minihmx.config import MODELS, Config, check, resolve, science
+from minihmx.config import MODELS, Config, resolve, science
 from minihmx.errors import UserError
 from minihmx.judge import judge_prompt
 from minihmx.memory import Limit
 from minihmx.models import chat, hub, weights
+from minihmx.models.configs import ModelConfig
 from minihmx.models.decoder import Decoder
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.questions import load_questions, load_rubric
@@ -82,25 +83,28 @@ def prepare(flags: Mapping[str, Any]) -> Run:
 
     What is cheap to check comes first. Raises Failure (errors.py) for what the user has to mend.
     """
-    given = Config(**flags)
-    check(given, context=sys.maxsize)  # what is wrong for any model, before a download
+    name = flags.get("model", "tiny")
+    short = next((n for n, m in MODELS.items() if name in (n, m.repo)), None)
+    # what is wrong for any model, before a download
+    given, _ = resolve(flags, short, MODELS[short].family if short else "", context=sys.maxsize)
     source = hub.resolve(given.model, given.revision or None)
     shape = weights.read_config(source.folder)
-    short = next((n for n, m in MODELS.items() if given.model in (n, m.repo)), None)
     config, sources = resolve(flags, short, shape.model_type, shape.max_positions)
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     config = replace(config, dtype=str(dtype).removeprefix("torch."))
-    if not shape.eos_ids:
+    if config.lora_rank > shape.hidden_size:
         raise UserError(
-            f"{source.folder} names no eos_token_id in generation_config.json or config.json, so "
-            "no answer would ever end; add the one its chat format ends turns with."
+            f"--lora-rank {config.lora_rank} cannot work: the model's matrices are only "
+            f"{shape.hidden_size} wide; give at most that."
         )
-    questions = load_questions(Path(config.questions) if config.questions else None)
-    rubric = load_rubric(Path(config.rubric) if config.rubric else None)
-    prompts = Prompts(Tokenizer.load(source.folder), config.date, rubric)
+    questions = load_questions(path_or_none(config.questions))
+    rubric = load_rubric(path_or_none(config.rubric))
+    prompts = Prompts(load_tokenizer(source.folder, shape), config.date, rubric)
     check_lengths(config, prompts, questions, shape.max_positions)
-    store = Store(Path(config.out) / source.run_name / config.direction / f"seed-{config.seed}")
+    store = Store(
+        Path(config.out).expanduser() / source.run_name / config.direction / f"seed-{config.seed}"
+    )
     own = fingerprint(config, source, questions, rubric)
     check_same_experiment(store, own)
     store.lock()
@@ -119,6 +123,27 @@ def prepare(flags: Mapping[str, Any]) -> Run:
 
 def targets(config: Config) -> list[str]:
     return config.lora_targets.split(",")
+
+
+def path_or_none(text: str) -> Path | None:
+    return Path(text).expanduser() if text else None
+
+
+def load_tokenizer(folder: Path, shape: ModelConfig) -> Tokenizer:
+    """The model's tokenizer. Raises UserError where it and the model do not belong together."""
+    tokenizer = Tokenizer.load(folder)
+    if not shape.eos_ids:
+        raise UserError(
+            f"{folder} names no eos_token_id in generation_config.json or config.json, so no "
+            "answer would ever end; add the one its chat format ends turns with."
+        )
+    largest, smallest = max(tokenizer.vocab_size - 1, *shape.eos_ids), min(shape.eos_ids)
+    if largest >= shape.vocab_size or smallest < 0:
+        raise UserError(
+            f"The tokens of {folder} go up to {largest} (eos: {list(shape.eos_ids)}), but its "
+            f"model has only {shape.vocab_size}; take tokenizer and model from one source."
+        )
+    return tokenizer
 
 
 def set_arithmetic() -> None:
@@ -195,7 +220,9 @@ def check_same_experiment(store: Store, own: dict[str, Any]) -> None:
     if not path.exists():
         return
     there = read_json(path)
-    there = there.get("science", {}) if isinstance(there, dict) else {}
+    there = there.get("science") if isinstance(there, dict) else None
+    if not isinstance(there, dict):
+        raise UserError(f"{path} is no config of a run; move {store.folder} away to start anew.")
     differences = [
         f"{name} is {there.get(name)!r} there and {own.get(name)!r} here"
         for name in sorted(own.keys() | there.keys())
@@ -228,11 +255,19 @@ def write_config(
             "sampler": sampler | {"note": "plain softmax; generation_config's is not applied"},
         },
     )
-    starts = read_json(store.folder / "env.json") if (store.folder / "env.json").exists() else []
-    store.write_json("env.json", [*starts, environment()])
+    store.write_json("env.json", [*earlier_starts(store), environment(config.device)])
 
 
-def environment() -> dict[str, Any]:
+def earlier_starts(store: Store) -> list[Any]:
+    """What env.json holds; a damaged one is no reason to stop."""
+    try:
+        starts = json.loads((store.folder / "env.json").read_bytes())
+    except (OSError, ValueError):
+        return []
+    return starts if isinstance(starts, list) else []
+
+
+def environment(device: str) -> dict[str, Any]:
     """Versions, device and git state."""
     git = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
@@ -248,7 +283,7 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name() if pick_device(device).type == "cuda" else "cpu",
         "command": sys.argv,
     }
 

@@ -78,6 +78,7 @@ def _decode_batch(
         device=device,
     )
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    longest = max(map(len, prompts))
     stopped = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     ids, logprobs = [], []
     for t in range(max_new_tokens):
@@ -88,7 +89,7 @@ def _decode_batch(
         stopped |= torch.isin(token, stop)
         if t + 1 == max_new_tokens or bool(stopped.all()):
             break
-        hidden = decoder(token[:, None], (lengths + t)[:, None], cache)[:, 0]
+        hidden = decoder(token[:, None], (lengths + t)[:, None], cache, longest + t + 1)[:, 0]
     return torch.stack(ids, 1).tolist(), torch.stack(logprobs, 1).tolist()
 
 
@@ -103,7 +104,7 @@ def _prefill(
     cache = KVCache(decoder.config, 1, max(lengths) + room, decoder.dtype, device)
     if shared:
         prefix = torch.tensor([unique[0][:shared]], device=device)
-        decoder(prefix, torch.arange(shared, device=device)[None], cache)
+        decoder(prefix, torch.arange(shared, device=device)[None], cache, shared)
     if len(unique) > 1:
         cache = cache.select(torch.zeros(len(unique), dtype=torch.long, device=device))
     # Pads on the right write slots that the row's own tokens overwrite before they are ever seen.
@@ -113,12 +114,15 @@ def _prefill(
         device=device,
     )
     positions = torch.arange(shared, shared + width, device=device).expand(len(unique), width)
-    hidden = decoder(rest, positions, cache)
+    hidden = decoder(rest, positions, cache, shared + width)
     last = torch.tensor([length - shared - 1 for length in lengths], device=device)
     hidden = hidden[torch.arange(len(unique), device=device), last]
     place = {prompt: row for row, prompt in enumerate(unique)}
-    rows = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=device)
-    return cache.select(rows), hidden[rows]
+    rows = [place[tuple(prompt)] for prompt in prompts]
+    if rows == list(range(len(unique))):  # as for the judge, whose prompts all differ
+        return cache, hidden
+    index = torch.tensor(rows, device=device)
+    return cache.select(index), hidden[index]
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:

@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -72,7 +73,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(
-            f"{path} is not valid JSON ({error}); delete its folder or restore the file."
+            f"{path} is not valid JSON ({error}); restore the file, or move its folder away."
         ) from None
 
 
@@ -95,6 +96,12 @@ def verify(folder: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
+
+
+def _number(path: Path) -> int | None:
+    """17 of step-000017.jsonl or epoch-17; None for what only looks like one, as epoch-01.bak."""
+    found = re.fullmatch(r"(?:step|epoch)-(\d+)(?:\.jsonl)?", path.name)
+    return int(found[1]) if found else None
 
 
 class Resume(NamedTuple):
@@ -192,6 +199,10 @@ class Store:
         self.disk.sync_folder(self.checkpoints)
         self.disk.remove(replaced)
 
+    def drop(self, name: str) -> None:
+        """Remove a checkpoint that nothing needs any more."""
+        self.disk.remove(self.checkpoints / name)
+
     # --- going on ------------------------------------------------------------------------------
 
     def find_resume(self) -> Resume | None:
@@ -199,17 +210,17 @@ class Store:
 
         Raises DataError when checkpoints exist and none of them verifies.
         """
-        names = [*self.checkpoints.glob("epoch-*"), self.checkpoints / LATEST]
-        names.append(self.checkpoints / REPLACED)
+        epochs = [p for p in self.checkpoints.glob("epoch-*") if _number(p) is not None]
         found, notices = [], []
-        for folder in filter(Path.is_dir, names):
+        last = self.checkpoints / LATEST, self.checkpoints / REPLACED
+        for folder in filter(Path.is_dir, (*sorted(epochs), *last)):
             problem = verify(folder)
             if problem is None:
                 state = json.loads((folder / "state.json").read_bytes())
-                if all(self._count(name) >= n for name, n in state["lines"].items()):
-                    found.append((state["step"], state["epoch"], str(folder), state))
-                    continue
-                problem = "the run's records end before it"
+                problem = self._missing(state)
+            if problem is None:
+                found.append((state["step"], state["epoch"], str(folder), state))
+                continue
             notices.append(f"checkpoint {folder.name} is not usable ({problem}) and is left aside")
         if not found:
             if notices:
@@ -241,11 +252,20 @@ class Store:
             ("checkpoints/epoch-*", epoch),
         ):
             for path in sorted(self.folder.glob(pattern)):
-                number = path.stem.rpartition("-")[2]
-                if number.isdecimal() and int(number) > last:
+                number = _number(path)
+                if number is not None and number > last:
                     notices.append(f"{path.relative_to(self.folder)} is behind it and is removed")
                     self.disk.remove(path)
         return notices
+
+    def _missing(self, state: Mapping[str, Any]) -> str | None:
+        """Which record a checkpoint counts on and the run has lost; timings are nobody's need."""
+        lines = self._count("metrics.jsonl")
+        if lines < state["lines"]["metrics.jsonl"]:
+            return f"metrics.jsonl has {lines} of its {state['lines']['metrics.jsonl']} lines"
+        wanted = [f"rollouts/step-{i:06d}.jsonl" for i in range(1, state["step"] + 1)]
+        wanted += [f"evaluations/epoch-{i:02d}.jsonl" for i in range(state["epoch"] + 1)]
+        return next((f"{n} is gone" for n in wanted if not (self.folder / n).exists()), None)
 
     def _count(self, name: str) -> int:
         path = self.folder / name

@@ -11,6 +11,7 @@ the reward flipped; noise and question order do not depend on the direction.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 
 from minihmx import grpo, lora
 from minihmx.config import Config
-from minihmx.errors import Diverged
+from minihmx.errors import Diverged, UserError
 from minihmx.judge import parse_score, reward
 from minihmx.learn import all_logprobs, learn
 from minihmx.metrics import Clock, describe, score_error, token_metrics
@@ -90,8 +91,10 @@ def train(run: Run, should_stop: Callable[[], bool] = lambda: False) -> Iterator
     config, store, decoder = run.config, run.store, run.decoder
     optimizer = Optimizer(lora.parameters(decoder), config, run.total_steps)
     progress, notices = resume(run, optimizer)
+    store.write_status("running", progress.step, run.total_steps)
     yield Started(run, progress.step, notices)
     if progress.step == run.total_steps and progress.epoch == config.epochs:
+        store.write_status("complete", progress.step, run.total_steps)
         yield Ended("already complete")
         return
     base = base_state(run)
@@ -115,7 +118,11 @@ def train(run: Run, should_stop: Callable[[], bool] = lambda: False) -> Iterator
                 name.endswith("lora_B.weight") and bool(p.any())
                 for name, p in lora.parameters(decoder).items()
             )
-            assert moved, "the first update did not change the adapter"
+            if not moved:
+                raise UserError(
+                    "The first update did not change the adapter, so nothing would be learned; "
+                    "raise --learning-rate, or lower --adam-epsilon."
+                )
         yield stepped
         if progress.step % run.steps_per_epoch == 0:
             assert base_state(run) == base, "the frozen base changed during training"
@@ -202,9 +209,12 @@ def judge(run: Run, rollouts: Sequence[Rollout]) -> None:
     room = decoder.config.max_positions - config.judge_max_tokens
     prompts = [run.prompts.judge(r.question.text, r.completion.text) for r in rollouts]
     fitting = [i for i, prompt in enumerate(prompts) if len(prompt) <= room]
-    # Sampled text may take more tokens to encode than it took to write (broken bytes do).
-    for rollout in rollouts:
+    for i, rollout in enumerate(rollouts):
+        # Sampled text may take more tokens to encode than it took to write (broken bytes do).
         rollout.verdict = Unscored("too-long")
+        if not all(map(math.isfinite, rollout.completion.logprobs)):
+            rollout.verdict = Unscored("not-finite")
+            fitting = [row for row in fitting if row != i]
     with lora.adapter_off(decoder):
         answers = generate(
             decoder,
@@ -257,12 +267,20 @@ def finish_epoch(run: Run, progress: Progress, optimizer: Optimizer) -> Evaluate
         **measure(run, rollouts),
     }
     clock.lap("measure")
+    if not all(math.isfinite(x) for r in rollouts for x in r.completion.logprobs):
+        run.store.write_status("diverged", progress.step, run.total_steps)
+        raise Diverged(
+            f"The policy's log-probs are not finite any more after step {progress.step}, so the "
+            "run stops and this epoch is not published. Try a lower --learning-rate, or --dtype "
+            "bfloat16 or float32, with another --out."
+        )
     store, name = run.store, f"epoch-{progress.epoch:02d}"
     store.write_lines(f"evaluations/{name}.jsonl", [rollout.line() for rollout in rollouts])
     store.append("metrics.jsonl", metrics)
     timings = {"kind": "evaluation", "epoch": progress.epoch, **clock.report()}
     store.append("timings.jsonl", timings)
     save(run, progress, optimizer, name)
+    store.drop(LATEST)  # an epoch needs none, and a finished run is the same however it went
     return Evaluated(metrics, timings, rollouts, run.notices())
 
 
@@ -282,8 +300,13 @@ def base_state(run: Run) -> tuple[Any, ...]:
     ids = torch.tensor([run.prompts.policy(run.eval_questions[0].text)], device=decoder.device)
     with lora.adapter_off(decoder):
         logits = decoder.logits(decoder(ids)[:, -1])
+    if not bool(torch.isfinite(logits).all()):
+        raise UserError(
+            f"{run.source.id} gives logits that are not finite in {run.config.dtype}, so it can "
+            "neither answer nor judge; try --dtype bfloat16 or float32, or download it again."
+        )
     frozen = [p for p in decoder.parameters() if not p.requires_grad]
-    return tuple(p._version for p in frozen), tuple(logits[0].tolist())
+    return tuple(p._version for p in frozen), logits.cpu().numpy().tobytes()
 
 
 def save(run: Run, progress: Progress, optimizer: Optimizer, name: str) -> None:

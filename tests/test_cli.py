@@ -152,6 +152,8 @@ BAD = {
     "direction": (["train", "tiny", "--direction", "backward"], ["forward, reverse"]),
     "group of one": (["train", "tiny", "--generations", "1"], ["--generations 1", "2 or more"]),
     "no temperature": (["train", "tiny", "--temperature", "0"], ["--temperature 0"]),
+    "rank": (["train", "tiny", "--lora-rank", "1000000"], ["--lora-rank", "128 wide"]),
+    "absurd": (["train", "tiny", "--lora-alpha", "1e300"], ["--lora-alpha 1e+300"]),
     "no epsilon": (["train", "tiny", "--adam-epsilon", "0"], ["--adam-epsilon 0.0"]),
     "negative rate": (["train", "tiny", "--learning-rate", "-1"], ["--learning-rate -1.0"]),
     "rate nan": (["train", "tiny", "--learning-rate", "nan"], ["--learning-rate nan"]),

@@ -78,7 +78,7 @@ def test_cache_equals_one_pass(family: str) -> None:
     whole = decoder(ids)
     cache = KVCache(decoder.config, 2, 40, torch.float32, torch.device("cpu"))
     pieces = [
-        decoder(ids[:, a:b], torch.arange(a, b).expand(2, b - a), cache)
+        decoder(ids[:, a:b], torch.arange(a, b).expand(2, b - a), cache, b)
         for a, b in ((0, 7), (7, 8), (8, 20), (20, 21), (21, 40))
     ]
     torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=1e-4, rtol=0)

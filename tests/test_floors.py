@@ -23,7 +23,7 @@ FLOORS = {
     2: "models models.configs models.decoder models.weights models.tokenizer models.chat models.hub"
     " models.folder models.hub_errors sampling store adapters",  # machines
     3: "train learn run optimizer metrics export",  # procedures
-    4: "display talk",  # readers
+    4: "display talk doctor estimate probe",  # readers
     5: "cli __main__",  # door
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}

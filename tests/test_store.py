@@ -24,6 +24,7 @@ def filled(folder: Path, disk: Disk | None = None) -> Store:
     """A run after four steps: epoch 0, epoch 1 at step 3, latest-step at step 4."""
     store = Store(folder, disk)
     store.append("metrics.jsonl", {"n": 0})
+    store.write_lines("evaluations/epoch-00.jsonl", [{"epoch": 0}])
     publish(store, "epoch-00", 0, 0)
     for step in range(1, 5):
         store.write_lines(f"rollouts/step-{step:06d}.jsonl", [{"step": step}])
@@ -73,6 +74,33 @@ def test_records_that_end_before_the_checkpoint_fall_back(tmp_path: Path) -> Non
     (tmp_path / "metrics.jsonl").write_bytes(b'{"n": 0}\n{"n": 1}\n{"n": 2}\n{"n": 3}\n')
     found = store.find_resume()
     assert found is not None and found.folder.name == "epoch-01"
+
+
+@pytest.mark.parametrize("lost", ["rollouts/step-000004.jsonl", "evaluations/epoch-01.jsonl"])
+def test_records_that_are_gone_fall_back(tmp_path: Path, lost: str) -> None:
+    store = filled(tmp_path)
+    (tmp_path / lost).unlink()
+    found = store.find_resume()
+    assert found is not None and found.folder.name == ("epoch-01" if "step" in lost else "epoch-00")
+    assert any(lost in notice for notice in found.notices)
+
+
+def test_lost_timings_are_nobodys_need(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    store.append("timings.jsonl", {"seconds": 1})
+    publish(store, LATEST, 4, 1)
+    (tmp_path / "timings.jsonl").unlink()
+    found = store.find_resume()
+    assert found is not None and found.folder.name == LATEST and not store.cut(found.state)
+
+
+def test_a_backup_is_no_checkpoint(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    (store.checkpoints / LATEST).rename(store.checkpoints / "epoch-09.bak")
+    found = store.find_resume()
+    assert found is not None and found.folder.name == "epoch-01"
+    store.cut(found.state)
+    assert (store.checkpoints / "epoch-09.bak").exists()
 
 
 def test_all_damaged_is_said(tmp_path: Path) -> None:
@@ -145,8 +173,12 @@ def test_death_before_any_call_leaves_a_whole_checkpoint(tmp_path: Path) -> None
         try:
             again = Store(folder, Failing(calls))
             again.append("metrics.jsonl", {"n": 5})
+            again.write_lines("rollouts/step-000005.jsonl", [{"step": 5}])
             publish(again, LATEST, 5, 1)
+            again.write_lines("rollouts/step-000006.jsonl", [{"step": 6}])
+            again.write_lines("evaluations/epoch-02.jsonl", [{"epoch": 2}])
             publish(again, "epoch-02", 6, 2)
+            again.drop(LATEST)
         except Dies:
             died = True
         found = store.find_resume()
@@ -154,8 +186,10 @@ def test_death_before_any_call_leaves_a_whole_checkpoint(tmp_path: Path) -> None
         visible = [p for p in store.checkpoints.iterdir() if not p.name.startswith(".")]
         assert all(verify(p) is None for p in visible)
         store.cut(found.state)
-        publish(store, LATEST, 7, 2)  # and the run goes on
-        assert store.find_resume().state["step"] == 7  # type: ignore[union-attr]
+        step = found.state["step"] + 1  # and the run goes on
+        store.write_lines(f"rollouts/step-{step:06d}.jsonl", [{"step": step}])
+        publish(store, LATEST, step, found.state["epoch"])
+        assert store.find_resume().state["step"] == step  # type: ignore[union-attr]
         calls += 1
     assert calls > 20
 

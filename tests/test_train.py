@@ -12,6 +12,7 @@ import golden
 import pytest
 import torch
 import toy
+from safetensors.torch import load_file, save_file
 
 from minihmx import learn, lora, train
 from minihmx.config import LOSS_TYPES, Config
@@ -338,11 +339,11 @@ def test_three_in_a_row_stop_the_run_and_keep_the_batch(
     assert kept.exists()
 
 
-def test_an_adapter_that_does_not_move_is_a_bug(
+def test_an_adapter_that_does_not_move_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)
-    with pytest.raises(AssertionError, match="did not change the adapter"):
+    with pytest.raises(UserError, match="did not change the adapter"):
         list(train.train(prepare(toy.flags(tmp_path))))
 
 
@@ -360,6 +361,43 @@ def test_nan_in_the_model_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         list(train.train(run))
     lines = read_lines(run.store.folder / "metrics.jsonl")
     assert lines[1]["loss"] is None and lines[1]["update"] == 0
+
+
+def test_a_broken_policy_is_not_published(tmp_path: Path) -> None:
+    """The last steps of a run, where three in a row never come together."""
+    run = prepare(toy.flags(tmp_path, learning_rate=1e30, epochs=1))
+    with pytest.raises(Diverged, match="not finite any more"):
+        list(train.train(run))
+    assert not (run.store.checkpoints / "epoch-01").exists()
+    assert json.loads((run.store.folder / "status.json").read_text())["state"] == "diverged"
+
+
+def test_a_broken_base_is_said_before_the_first_step(tmp_path: Path) -> None:
+    folder = toy.model(tmp_path / "toy")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"][3] = math.nan
+    save_file(tensors, folder / "model.safetensors")
+    flags = toy.flags(tmp_path / "x") | {"model": str(folder)}
+    with pytest.raises(UserError, match=r"logits that are not finite"):
+        list(train.train(prepare(flags)))
+
+
+def test_damaged_side_files_of_a_run(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    (folder / "env.json").write_text("5")
+    prepare(toy.flags(tmp_path)).store._lock.close()
+    assert len(json.loads((folder / "env.json").read_text())) == 1
+    for content in ("5", '{"science": 5}', "[]"):
+        (folder / "config.json").write_text(content)
+        with pytest.raises(UserError, match="no config of a run"):
+            prepare(toy.flags(tmp_path))
+
+
+def test_tokens_that_the_model_has_not_are_refused(tmp_path: Path) -> None:
+    for change in ({"vocab_size": 200}, {"eos_token_id": 99999}, {"eos_token_id": -1}):
+        flags = toy.flags(tmp_path) | {"model": str(toy.model(tmp_path / "small", **change))}
+        with pytest.raises(UserError, match="one source"):
+            prepare(flags)
 
 
 def test_unscored_groups_teach_nothing_but_kl(

@@ -216,6 +216,7 @@ class Context:
         ids: Tensor,
         positions: Tensor | None,
         cache: KVCache | None,
+        keys: int,
     ):
         (B, T), device = ids.shape, ids.device
         plain = positions is None  # rows start at 0 and need no mask but the causal one
@@ -228,7 +229,7 @@ class Context:
         where = positions
         if cache is not None:
             self.rows = torch.arange(B, device=device)[:, None]
-            self.keys = int(positions.max()) + 1
+            self.keys = keys
             where = torch.arange(self.keys, device=device)[None]
         group = config.num_attention_heads // config.num_key_value_heads
         self.masks: dict[int | None, Tensor | None] = {}
@@ -291,16 +292,21 @@ class Decoder(nn.Module):
         return self.lm_head.weight.device
 
     def forward(
-        self, ids: Tensor, positions: Tensor | None = None, cache: KVCache | None = None
+        self,
+        ids: Tensor,
+        positions: Tensor | None = None,
+        cache: KVCache | None = None,
+        keys: int = 0,
     ) -> Tensor:
         """ids [B, T] -> normed hidden states [B, T, hidden] in the weights' dtype.
 
-        positions [B, T] are needed with a cache, where they also say which slots to write;
-        without them every row starts at 0 and attention is plainly causal.
+        positions [B, T] are needed with a cache, where they also say which slots to write, and
+        keys = 1 + the largest of them (known to the caller, read from no GPU). Without positions
+        every row starts at 0 and attention is plainly causal.
         """
         if self.frequencies.device != ids.device:
             self.frequencies = inverse_frequencies(self.config).to(ids.device)
-        context = Context(self.config, self.frequencies, ids, positions, cache)
+        context = Context(self.config, self.frequencies, ids, positions, cache, keys)
         x = wide(self.model.embed_tokens(ids)) * self.config.embed_scale
         for layer in self.model.layers:
             if self.checkpointing and torch.is_grad_enabled():
