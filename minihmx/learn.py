@@ -32,6 +32,9 @@ def learn(
     groups = [lengths[first : first + G] for first in range(0, len(lengths), G)]
     table = grpo.row_weights(groups, config.loss_type, config.max_completion_length)
     weights = [weight for row in table for weight in row]
+    # Rows of similar length make micro-batches with little padding; each brings its own weight.
+    order = sorted(range(len(rollouts)), key=lengths.__getitem__)
+    rollouts, weights = [rollouts[i] for i in order], [weights[i] for i in order]
     with torch.no_grad(), lora.adapter_off(decoder):
         reference, _ = all_logprobs(run, rollouts)
     clock.lap("reference")

@@ -134,8 +134,8 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
 def merged(model: nn.Module) -> Iterator[None]:
     """Inside, an fp32 model uses copies W + alpha / r * B A: a third of the matrix products.
 
-    That pays where each token is one small product after another, and fp32 rounds it at 1e-6. In
-    16 bit nothing is merged: rounding would drop small changes, and the copies would not fit.
+    That pays where each token is one small product after another, and in fp32 changes rounding
+    only. In 16 bit nothing is merged: rounding would drop small changes of the weights.
     """
     found = [layer for _, layer in layers(model) if layer.weight.dtype == torch.float32]
     for layer in found:

@@ -110,6 +110,8 @@ def prepare(flags: Mapping[str, Any]) -> Run:
     store.lock()
     write_config(store, config, sources, source, own)
     set_arithmetic()
+    if config.threads:
+        torch.set_num_threads(config.threads)
     decoder = weights.load(source.folder, dtype, device)
     decoder.checkpointing = config.checkpointing == "on" or (
         config.checkpointing == "auto" and device.type == "cuda"
