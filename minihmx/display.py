@@ -134,7 +134,7 @@ def warnings(m: dict[str, Any], silent: float) -> Iterator[str]:
     if silent > 0.5:
         yield (
             f"  warning {silent:.0%} of this epoch's groups had equal scores and taught nothing; "
-            "more --generations or a higher --temperature would tell answers apart"
+            "more --generations would tell answers apart"
         )
     if m["truncated"] > 0.1:
         yield (

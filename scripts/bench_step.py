@@ -85,10 +85,12 @@ def main() -> None:
     parser.add_argument("--cap", type=int, default=64, help="completion tokens of the random model")
     options = parser.parse_args()
     place = {"device": options.device, "dtype": options.dtype}
+    threads = torch.get_num_threads()
     # memory of a CPU run is the process's peak, so the small model goes first
     for name in ("tiny", "qwen"):
         if options.only not in (None, name):
             continue
+        torch.set_num_threads(threads)  # tiny asks for one
         with tempfile.TemporaryDirectory() as folder:
             flags: dict[str, Any] = {"model": "tiny", "out": folder, **place}
             if name == "qwen":
@@ -96,7 +98,7 @@ def main() -> None:
                 flags |= {"max_completion_length": options.cap}
             result = measure(flags, options.steps)
         line = "  ".join(f"{key} {value:.3f}" for key, value in result.items())
-        print(f"{name}: {line}", flush=True)
+        print(f"{name}: {line}  threads {torch.get_num_threads()}", flush=True)
 
 
 if __name__ == "__main__":
