@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import pytest
 import torch
 
 from minihmx import train
-from minihmx.models import weights
+from minihmx.errors import DataError
+from minihmx.models import hub, weights
 from minihmx.models.hub import TINY
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Completion, Question, Rollout, Verdict
@@ -37,6 +39,18 @@ def test_shipped_files_are_those_of_the_manifest() -> None:
     assert {"seed", "steps", "threads", "torch"} <= manifest["build"].keys()
     decoder = weights.load(TINY, torch.float32, "cpu")
     assert 1_000_000 <= sum(p.numel() for p in decoder.parameters()) <= 3_000_000
+
+
+def test_a_damaged_bundle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = shutil.copytree(TINY, tmp_path / "tiny")
+    monkeypatch.setattr(hub, "TINY", copy)
+    assert hub.resolve("tiny").folder == copy
+    weights_file = copy / "model.safetensors"
+    data = bytearray(weights_file.read_bytes())
+    data[-1] ^= 1
+    weights_file.write_bytes(data)
+    with pytest.raises(DataError, match="not what was shipped"):
+        hub.resolve("tiny")
 
 
 def test_scores_are_single_tokens_and_content_is_never_control() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minihmx.config import MODELS
-from minihmx.errors import UserError
+from minihmx.errors import DataError, UserError
 from minihmx.models.folder import (
     INDEX,
     TEXT_FILES,
@@ -20,6 +20,7 @@ from minihmx.models.folder import (
     weight_names,
 )
 from minihmx.models.hub_errors import explain, failure
+from minihmx.store import verify
 
 TINY = Path(__file__).resolve().parents[1] / "tiny"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
@@ -53,13 +54,24 @@ def resolve(name: str, revision: str | None = None) -> Source:
     if info is not None or (name and os.path.exists(path)):
         if revision is not None:
             raise UserError(f"{name} is no hub model, so it has no revision; leave that out.")
-        return _local(TINY if info else path.resolve(), name if info else None)
+        return _bundled(name) if info else _local(path.resolve(), None)
     if name.startswith((".", "/", "~")) or name.endswith("/"):
         raise UserError(f"The path {name} does not exist; check it from {Path.cwd()}.")
     if not HUB_ID.fullmatch(name):
         raise UserError(_unknown(name))
     folder = _fetch(name, revision)
     return Source(folder, _run_name(name, folder.name), name, folder.name, folder.name)
+
+
+def _bundled(name: str) -> Source:
+    """The model in the package. Raises DataError when its files are not those that were shipped."""
+    problem = verify(TINY)
+    if problem:
+        raise DataError(
+            f"The bundled model is not what was shipped ({problem}), so its numbers would mean "
+            "nothing; install minihmx again."
+        )
+    return _local(TINY, name)
 
 
 def _local(folder: Path, short: str | None) -> Source:
