@@ -94,9 +94,9 @@ def test_run_names_are_safe_folder_names(tmp_path: Path) -> None:
     assert hub._run_name("..é/\u202e", "0123456789") == "model-01234567"
 
 
-def test_tiny_is_the_bundled_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "TINY", checkpoint(tmp_path / "tiny"))
+def test_tiny_is_the_bundled_folder() -> None:
     source = hub.resolve("tiny")
+    assert source.folder == hub.TINY
     assert (source.run_name, source.id, source.revision) == ("tiny", "tiny", None)
     assert len(source.digest) == 64
     refused(UserError, "tiny", "revision", revision="main")
