@@ -6,7 +6,7 @@ SEED   ?= 1
 DIRECTION ?= forward
 ARGS   ?=
 
-.PHONY: help train test test-quick lint
+.PHONY: help train tiny test test-quick lint
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -14,6 +14,9 @@ help:  ## list the targets
 
 train: .venv/run  ## train MODEL (default tiny): make train MODEL=llama3.2-3b SEED=1 [DIRECTION=reverse]
 	$(PY) -m minihmx train '$(MODEL)' --direction $(DIRECTION) --seed $(SEED) $(ARGS)
+
+tiny: .venv/run  ## build the bundled model anew, 3600 steps on one thread: the better part of an hour
+	$(PY) scripts/build_tiny.py --out minihmx/tiny
 
 test: .venv/dev  ## all tests
 	$(PY) -m pytest

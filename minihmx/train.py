@@ -45,8 +45,8 @@ class Started:
 
 
 @dataclass(frozen=True)
-class Stepped:
-    """One optimizer step: a line of metrics.jsonl and one of timings.jsonl."""
+class Measured:
+    """A line of metrics.jsonl, one of timings.jsonl, the answers, and what memory forced."""
 
     metrics: dict[str, Any]
     timings: dict[str, Any]
@@ -54,14 +54,12 @@ class Stepped:
     notices: list[str]
 
 
-@dataclass(frozen=True)
-class Evaluated:
+class Stepped(Measured):
+    """One optimizer step."""
+
+
+class Evaluated(Measured):
     """One evaluation on the held-out questions."""
-
-    metrics: dict[str, Any]
-    timings: dict[str, Any]
-    rollouts: list[Rollout]
-    notices: list[str]
 
 
 @dataclass(frozen=True)
