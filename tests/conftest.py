@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+# tiny's runs set one thread for the whole process; so no test's numbers depend on which ran first
+torch.set_num_threads(1)
+
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
