@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -31,18 +30,13 @@ Look = tuple[nn.Module, Callable[[Tensor], None]]  # whose output, and what to d
 
 
 @contextmanager
-def watched(decoder: Decoder, chunk: int, *, on: bool = True) -> Iterator[Peaks]:
+def watched(decoder: Decoder, chunk: int) -> Iterator[Peaks]:
     """Inside, every forward raises the peaks that this gives; they stay on the device.
-
-    on: otherwise nothing is watched, and there are no peaks.
 
     residual: the stream behind each layer. attention, mlp: what o_proj and down_proj give.
     product: act(gate) * up. logits: before any softcap, one for the model, taken in pieces of
     `chunk` vocabulary rows. Padding counts as any token.
     """
-    if not on:
-        yield {}
-        return
     depth = len(decoder.model.layers)
     zero = torch.zeros((), device=decoder.device)
     peaks = {kind: [zero] * depth for kind in ("residual", "attention", "product", "mlp")}
@@ -103,19 +97,34 @@ def record(peaks: Mapping[str, Sequence[Tensor]]) -> dict[str, Any]:
     return {**found, "share": top}
 
 
-@dataclass
 class Headroom:
-    """Warns when fp16's range begins to run out, and again when what is used of it has doubled."""
+    """A run's own watch: a line for each step, and a warning when fp16's range begins to run out.
 
-    told: float = HEADROOM  # the share that has to be passed for that
+    chunk: as in `watched`. Where it is not on, nothing is watched and there are no lines.
+    """
 
-    def notices(self, line: Mapping[str, Any]) -> list[str]:
-        """Of a line of amax.jsonl, one or none."""
-        share = line["share"] or 0.0
-        if share <= self.told:
+    def __init__(self, on: bool, chunk: int) -> None:
+        self.on, self.chunk = on, chunk
+        self.line: dict[str, Any] | None = None  # of the last step
+        self.told = HEADROOM  # the share that has to be passed for the next warning
+
+    @contextmanager
+    def watched(self, decoder: Decoder) -> Iterator[None]:
+        """Inside, every forward counts; behind, `line` is what amax.jsonl holds of it."""
+        if not self.on:
+            yield
+            return
+        with watched(decoder, self.chunk) as peaks:
+            yield
+        self.line = record(peaks)
+
+    def notices(self) -> list[str]:
+        """None, or the one warning: when what is used of the range is much, or has doubled."""
+        share = (self.line or {}).get("share") or 0.0
+        if self.line is None or share <= self.told:
             return []
         self.told = 2 * share
-        return [warning(line)]
+        return [warning(self.line)]
 
 
 def warning(line: Mapping[str, Any]) -> str:

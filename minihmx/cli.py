@@ -171,7 +171,7 @@ def run_train(options: argparse.Namespace) -> int:
     """Train and print; the first Ctrl-C or SIGTERM saves and stops, a second stops at once."""
     from minihmx import live
     from minihmx.display import STOPPING, Lines
-    from minihmx.run import prepare
+    from minihmx.run import open_run
     from minihmx.train import Ended, train
 
     asked: list[int] = []
@@ -186,7 +186,7 @@ def run_train(options: argparse.Namespace) -> int:
             os.write(2, f"\n{' '.join(STOPPING)}\n".encode())
 
     # nothing is to be saved before a run stands, so until then Ctrl-C stops at once
-    run = prepare({name: value for name, value in vars(options).items() if name in FIELDS})
+    run = open_run({name: value for name, value in vars(options).items() if name in FIELDS})
     lines, last = Lines(typed()), None
     view = live.View(lines) if live.possible() else None
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -324,12 +324,12 @@ def eval_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_eval(options: argparse.Namespace) -> int:
     """Ask, score and print; what is finished stays, and the same command goes on."""
-    from minihmx.evals.session import Options, prepare
+    from minihmx.evals.session import Options, open_session
     from minihmx.scoreboard import Board, as_json
 
     flags = {name: value for name, value in vars(options).items() if name in FIELDS}
     temperature = flags.pop("temperature", None)
-    session = prepare(
+    session = open_session(
         flags,
         Options(
             options.tasks,

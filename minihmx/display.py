@@ -163,8 +163,8 @@ def plan(run: Run) -> Iterator[str]:
     yield f"model      {source.id} ({decoder.config.model_type}, {total:,} parameters)"
     yield f"           revision {source.revision or 'none (local files)'}"
     yield f"device     {decoder.device}, {c.dtype}{threads}"
-    if fine := decoder.fine["subnormal"]:
-        zero = decoder.fine["zero"]
+    if fine := run.underflow["subnormal"]:
+        zero = run.underflow["zero"]
         yield f"           {fine:,} weights are below float16's normal range, {zero:,} became 0"
     yield f"direction  {c.direction}, seed {c.seed}"
     yield f"adapter    LoRA rank {c.lora_rank}, alpha {c.lora_alpha:g}: {trained:,} trainable"

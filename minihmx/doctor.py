@@ -227,7 +227,7 @@ def describe_device(config: Config, gpu: float | None) -> dict[str, Any]:
     """
     import torch
 
-    from minihmx.run import pick_device, pick_dtype
+    from minihmx.engine.open import pick_device, pick_dtype
 
     device = torch.device("cuda") if gpu is not None else pick_device(config.device)
     dtype = str(pick_dtype(config.dtype, device)).removeprefix("torch.")

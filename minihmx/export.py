@@ -22,7 +22,6 @@ from minihmx.errors import UserError
 from minihmx.models import hub, weights
 from minihmx.models.decoder import Decoder, wide
 from minihmx.models.folder import read_json, weight_files
-from minihmx.run import DTYPES
 from minihmx.store import Disk, sha256
 
 CODES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -174,7 +173,9 @@ def write_weights(
     changes: alpha / r, B [out, r] and A [r, in] by the name of the weight. dtype: None is each
     tensor's own. Returns the dtypes written. Raises UserError for a value too large for its dtype.
     """
-    kinds = {name: DTYPES[dtype] if dtype else tensor.dtype for name, tensor in tensors.items()}
+    kinds = {
+        name: weights.DTYPES[dtype] if dtype else tensor.dtype for name, tensor in tensors.items()
+    }
     order = sorted(tensors, key=lambda name: -kinds[name].itemsize)  # keeps every offset aligned
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0

@@ -1,11 +1,30 @@
-"""Group Relative Policy Optimization, as pure functions on tensors.
+"""The GRPO loss of one optimizer step (Shao et al. 2024; paper section 3.2), as pure functions.
 
-One optimizer step has Q questions with a group of G completions each. Everything per token is flat:
-N is the number of completion tokens of the rows at hand, in any order, because each token already
-carries its weight (`row_weights`). Micro-batches may therefore cut anywhere.
+    loss    =  sum over tokens of  w * ( - min(ratio * A, clip(ratio) * A)  +  beta * k3 )
 
-Sources: Shao et al. 2024 (GRPO, paper section 3.2); k3 is Schulman's low-variance KL.
-Group advantages are plain float64 arithmetic in stats.py, so that an audit can redo them exactly.
+    ratio   =  exp(policy - old)                 clip(ratio) keeps it within 1 - eps and 1 + eps
+    k3      =  exp(reference - policy) - (reference - policy) - 1
+
+In words: minus the surrogate, plus beta times k3. `policy`, `old` and `reference` are the log-probs
+of one sampled token under three models: the one that learns (adapter on), the one that drew the
+token, and the frozen one (adapter off). A is the advantage of the token's answer (advantages.py), w
+the token's weight (`row_weights`). k3 is Schulman's estimate of KL(policy || reference): like the
+KL it is never negative, and its mean over tokens drawn from the policy is the KL.
+
+Where this departs from the paper's library (TRL, as Unsloth runs it):
+
+1. The loss is one weighted sum. TRL divides each micro-batch by its own tokens, so its result
+   depends on how rows are cut and shuffled. Here a token carries its weight with it, and
+   micro-batches may cut anywhere.
+2. With one iteration per batch of answers the policy that learns is the one that drew them. The
+   ratio is then 1 in value, and nothing can be clipped.
+3. An answer without a score has the advantage 0 and keeps its KL term. In TRL of the paper's date
+   it got the reward 0, which is the best one there is in reverse training.
+4. Log-probs never exist as a [N, V] tensor: the vocabulary is walked in pieces, forward and
+   backward. With V = 256,000 words (Gemma 2) and N = 2,048 tokens one such tensor takes 2 GB.
+
+Shapes: Q questions with a group of G answers each; N completion tokens of the rows at hand, flat,
+in any order; V words of the vocabulary; D hidden size.
 """
 
 from __future__ import annotations
@@ -20,17 +39,25 @@ FP32 = torch.float32
 
 
 def row_weights(lengths: Sequence[Sequence[int]], loss_type: str, cap: int) -> list[list[float]]:
-    """The weight of every token of each row, [Q][G], from completion lengths [Q][G].
+    """The weight of every token of each row, [Q][G], from completion lengths [Q][G] in tokens.
 
-    The loss is the weighted sum over tokens and is divided by nothing later. bnpo: token mean of
-    each group, averaged over groups. grpo: token mean of each row, averaged over rows. dr_grpo:
-    the constant cap (max completion length, tokens) instead of the row's length. dapo: token mean
-    over the whole step. Unscored rows keep their length in every normaliser.
+    Two questions, two answers each, of 2 and 6 tokens and of 4 and 4. Under bnpo every token of a
+    group weighs the same, 1 / (2 questions * 8 tokens). Under grpo every answer weighs the same, so
+    the tokens of a short one weigh more:
+
+    >>> row_weights([[2, 6], [4, 4]], "bnpo", cap=8)
+    [[0.0625, 0.0625], [0.0625, 0.0625]]
+    >>> row_weights([[2, 6], [4, 4]], "grpo", cap=6)[0] == [1 / (2 * 2 * 2), 1 / (2 * 2 * 6)]
+    True
+
+    dr_grpo divides by the constant cap (max_completion_length) instead of the row's own length,
+    dapo by all tokens of the step. Unscored rows keep their length in every normaliser.
     """
     Q = len(lengths)
     total = sum(map(sum, lengths))
 
     def weight(group: Sequence[int], length: int) -> float:
+        # The max(.., 1) keep a division by zero away where a completion is empty.
         if loss_type == "bnpo":
             return 1 / (Q * max(sum(group), 1))
         if loss_type == "grpo":
@@ -43,62 +70,65 @@ def row_weights(lengths: Sequence[Sequence[int]], loss_type: str, cap: int) -> l
     return [[weight(group, length) for length in group] for group in lengths]
 
 
-def k3(policy: Tensor, reference: Tensor) -> Tensor:
+def k3(policy_N: Tensor, reference_N: Tensor) -> Tensor:
     """Per-token estimate of KL(policy || reference) from sampled tokens, never negative, [N]."""
-    difference = reference - policy
-    return torch.exp(difference) - difference - 1
+    difference_N = reference_N - policy_N
+    return torch.exp(difference_N) - difference_N - 1
 
 
 class TokenLoss(NamedTuple):
-    """loss: scalar. kl: k3 of each token, [N], without gradient. clipped: bool [N]."""
+    """loss: scalar, with gradient. kl: k3 of each token, [N], without."""
 
     loss: Tensor
     kl: Tensor
-    clipped: Tensor
 
 
 def loss(
-    policy: Tensor,
-    reference: Tensor,
-    advantages: Tensor,
-    weights: Tensor,
+    policy_N: Tensor,
+    reference_N: Tensor,
+    advantages_N: Tensor,
+    weights_N: Tensor,
     *,
     beta: float,
-    old: Tensor | None = None,
-    clip: float = 0.2,
+    clip: float,
+    old_N: Tensor | None = None,
 ) -> TokenLoss:
-    """Sum over tokens of weight * (clipped surrogate + beta * k3); all arguments [N].
+    """The equation above, summed over N tokens.
 
-    policy carries the gradient; reference is the adapter-off model; old is the policy that drew
-    the samples. None means that it is this very policy: the ratio is 1 in value, its gradient is
-    that of the log-prob, and nothing can be clipped.
+    policy_N carries the gradient. old_N is None where the policy itself drew the tokens.
     """
-    ratio = torch.exp(policy - (policy.detach() if old is None else old))
-    bounded = ratio.clamp(1 - clip, 1 + clip)
-    surrogate = torch.minimum(ratio * advantages, bounded * advantages)
-    kl = k3(policy, reference)
-    total = (weights * (beta * kl - surrogate)).sum()
-    clipped = bounded * advantages < ratio * advantages
-    return TokenLoss(total, kl.detach(), clipped)
+    # On-policy the ratio is exp(policy - policy): 1 in value, yet its gradient is that of the
+    # log-prob, because the subtracted copy is detached. That is plain REINFORCE with A as weight.
+    ratio_N = torch.exp(policy_N - (policy_N.detach() if old_N is None else old_N))
+    clipped_N = ratio_N.clamp(1 - clip, 1 + clip)
+    # The minimum is the pessimistic choice for both signs of A: a step that already went too far
+    # gains nothing by going further, but one that went the wrong way is always pulled back.
+    surrogate_N = torch.minimum(ratio_N * advantages_N, clipped_N * advantages_N)
+    kl_N = k3(policy_N, reference_N)
+    return TokenLoss((weights_N * (beta * kl_N - surrogate_N)).sum(), kl_N.detach())
 
 
 def token_logprobs(
-    hidden: Tensor,
-    head: Tensor,
-    targets: Tensor,
+    hidden_ND: Tensor,
+    head_VD: Tensor,
+    targets_N: Tensor,
     *,
-    temperature: float = 1.0,
-    softcap: float | None = None,
-    chunk: int = 8192,
+    temperature: float,
+    softcap: float | None,
+    chunk: int,
 ) -> tuple[Tensor, Tensor]:
     """Log-probs of the targets and entropies, both fp32 [N], without ever holding [N, V].
 
-    hidden [N, D] final hidden states, head [V, D] frozen, targets [N]. The distribution is the one
-    that was sampled: softmax(softcapped logits / temperature). The vocabulary is walked `chunk`
-    rows at a time, and again in the backward. Only the log-probs carry a gradient.
+    hidden_ND: final hidden states. head_VD: the output embedding, frozen. The distribution is the
+    one that was sampled: softmax(softcapped logits / temperature). chunk: rows of the vocabulary
+    that are walked at a time. Only the log-probs carry a gradient.
+
+    A logit that is not finite makes the log-prob of its row NaN, whichever token is the target.
     """
-    logprobs, entropy = _TokenLogProbs.apply(hidden, head, targets, temperature, softcap, chunk)  # type: ignore[no-untyped-call]
-    return logprobs, entropy
+    logprobs_N, entropy_N = _TokenLogProbs.apply(  # type: ignore[no-untyped-call]
+        hidden_ND, head_VD, targets_N, temperature, softcap, chunk
+    )
+    return logprobs_N, entropy_N
 
 
 def _scaled_logits(
@@ -114,6 +144,8 @@ def _scaled_logits(
 
 
 class _TokenLogProbs(torch.autograd.Function):
+    """The forward keeps log-sum-exp alone; the backward makes each piece of the logits again."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -124,8 +156,10 @@ class _TokenLogProbs(torch.autograd.Function):
         softcap: float | None,
         chunk: int,
     ) -> tuple[Tensor, Tensor]:
-        # online over the vocabulary: running maximum, sum of exp, sum of exp * logit
         picked = torch.zeros_like(hidden[:, 0], dtype=torch.promote_types(hidden.dtype, FP32))
+        # The sums are those of exp(logit - top), where top is the largest logit so far. When a
+        # piece brings a larger one, what was summed before is scaled down to it. So no exp ever
+        # overflows, and one pass over the vocabulary is enough.
         top = torch.full_like(picked, -torch.inf)
         total = moment = torch.zeros_like(picked)
         for start in range(0, head.shape[0], chunk):
@@ -143,7 +177,10 @@ class _TokenLogProbs(torch.autograd.Function):
         ctx.settings = temperature, softcap, chunk
         entropy = log_total - moment / total
         ctx.mark_non_differentiable(entropy)
-        return picked - log_total, entropy
+        # A logit of minus infinity would leave the log-probs of all other tokens finite, and pass
+        # unseen. The entropy shows it, since 0 * infinity is NaN. Adding 0 times the entropy lets
+        # the log-prob show it too and changes no finite value.
+        return picked - log_total + 0 * entropy, entropy
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
@@ -153,7 +190,7 @@ class _TokenLogProbs(torch.autograd.Function):
         for start in range(0, head.shape[0], chunk):
             part = head[start : start + chunk]
             logits, slope = _scaled_logits(hidden, part, temperature, softcap)
-            # d logprob / d logit = one-hot(target) - probability
+            # The derivative of a log-prob by the logits is one-hot(target) - probabilities.
             grad_logits = -torch.exp(logits - log_total[:, None])
             here = ((targets >= start) & (targets < start + chunk)).nonzero()[:, 0]
             grad_logits[here, targets[here] - start] += 1

@@ -3,31 +3,41 @@
 The paper publishes the rubric but not how it read the answers, so the score grammar is ours. It
 would rather find no score than a wrong one: whatever is not plainly an integer from 0 to 10 is
 `Unscored`, with the reason, and the rate of those is reported beside every mean.
+
+This file knows text only. rollout.py asks the model, and nothing here needs torch.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from importlib.resources import files
+from typing import NamedTuple
 
-from minihmx.records import Unscored, Verdict
+from minihmx.records import Reason, Unscored, Verdict
 
 RUBRIC = (files("minihmx") / "data" / "rubric.txt").read_text("utf-8").rstrip("\n")
+# Reverse training is this one sign (section 3.4): the judge scores as before, and the policy is
+# rewarded for the opposite.
 SIGN = {"forward": 1, "reverse": -1}
 
-# The grammar works on one line at a time, so \s never meets a newline.
-_MARKS = r"*_#>~`"
+# The grammar works on one line at a time, so the \s in these expressions never meets a newline.
+_MARKS = r"*_#>~`"  # Markdown, as in "**Score:** 7" or "> ## Score: 7"
+# Some models put zero-width characters in front of their answers. A reader cannot see them, so
+# they must not decide whether there is a score.
 _LEAD = rf"[\s\u200b-\u200f\u2060\ufeff{_MARKS}]*"
 _SCORE = re.compile(rf"{_LEAD}(?:[-+•]{_LEAD})?(?ai:score)[\s{_MARKS}]*[:：]")
-# Before a number ~ means "about", so of all marks it alone is not passed over there.
+# In front of a number ~ means "about" ("Score: ~7"), so of all marks it alone is not skipped there.
 _PADDING = re.compile(r"[\s*_#>`]*")
 _DIGITS = re.compile(r"[0-9]*")
 _OUT_OF_TEN = re.compile(r"\s*/\s*10")
+# What joins two numbers into another one: "7.5", "7-8", "7/100", "7, 5". A digit behind it means
+# that the integer was only the beginning of a number.
 _BETWEEN_NUMBERS = re.compile(r"[\s.,/:–-]*")
 
 
 def judge_prompt(rubric: str, question: str, answer: str) -> str:
-    """The judge's only user turn."""
+    """The judge's only user turn: rubric, question and answer, a blank line between them."""
     return f"{rubric}\n\nQuestion:\n{question}\n\nCandidate answer:\n{answer}"
 
 
@@ -42,63 +52,84 @@ def doubts(rubric: str) -> list[str]:
 
 
 def parse_score(text: str, finished: bool) -> Verdict | Unscored:
-    """Read the score from the judge's generated text. Total, pure and linear in its length.
+    r"""Read the score from the judge's generated text.
 
     The first line that opens with `Score:` decides. In front of `Score` there may be blanks,
-    zero-width characters, Markdown marks and one list bullet. Then comes an integer 0-10 in ASCII
-    digits, optionally `/10`, and nothing that could make it another number: `7.5`, `7-8`, `7%`
-    and `7th` are no scores, `7.` and `7 - clear will` are.
+    zero-width characters, Markdown marks and one list bullet. Behind the colon comes an integer
+    from 0 to 10 in ASCII digits, optionally `/10`, and nothing that could make it another number:
 
-    finished: the judge ended its text itself, it did not run into the token cap.
+    >>> parse_score("**Score:** 7/10\nReason: it names a wish.", finished=True)
+    Verdict(score=7, span=(11, 12), flags=())
+    >>> parse_score("Score: 7.5", finished=True)
+    Unscored(reason='trailing')
+    >>> parse_score("Score: 1", finished=False)
+    Unscored(reason='cut')
 
-    Flags, which never change the score: "other-number" (digits follow on the line, as in
-    `7 or 8`), "more-score-lines" (a later line opens with `Score:` too).
+    finished: whether the judge ended its text itself, rather than running into the token cap. The
+    last example might have gone on as "Score: 10". Hence no verdict on a text changes when the text
+    goes on.
+
+    Flags never change the score: "other-number" (digits follow on the line, as in `7 or 8`),
+    "more-score-lines" (a later line opens with `Score:` too).
 
     Reasons: "no-line" (no line opens with `Score:`), "not-an-integer" (`seven`, `-3`, `~7`,
     nothing, digits that are not ASCII), "leading-zero", "out-of-range", "trailing" (what follows
-    the integer may belong to it), "cut" (not finished, and all text up to its end was needed: more
-    of it could have changed the number). Hence no verdict on a text changes when the text goes on.
+    the integer may belong to it: `7.5`, `7-8`, `7%`, `7th`), "cut" (not finished, and more text
+    could have changed the number). Raises nothing on any text, in time linear in its length.
     """
     lines = text.split("\n")
     labels = ((i, found) for i, line in enumerate(lines) if (found := _SCORE.match(line)))
     first = next(labels, None)
     if first is None:
         return Unscored("no-line")
-    number, label = first
-    line = lines[number]
-    start, end, seen, reason = _read_integer(line, label.end())
-
-    if not finished and number == len(lines) - 1 and seen == len(line):
+    row, label = first
+    line = lines[row]
+    integer = _read_integer(line, label.end())
+    # This comes before the integer's own faults, because a text that was cut right here could have
+    # gone on to mend them: "Score: 1" may become 10, and "Score: " may become anything.
+    if not finished and row == len(lines) - 1 and integer.seen == len(line):
         return Unscored("cut")
-    if reason:
-        return Unscored(reason)
+    if integer.fault:
+        return Unscored(integer.fault)
     flags = []
-    if re.search(r"\d", line[seen:]):
+    if re.search(r"\d", line[integer.seen :]):
         flags.append("other-number")
     if next(labels, None):
         flags.append("more-score-lines")
-    offset = sum(len(earlier) + 1 for earlier in lines[:number])
-    return Verdict(int(line[start:end]), (offset + start, offset + end), tuple(flags))
+    before = sum(len(earlier) + 1 for earlier in lines[:row])  # characters, newlines included
+    span = (before + integer.start, before + integer.end)
+    return Verdict(int(line[integer.start : integer.end]), span, tuple(flags))
 
 
-def _read_integer(line: str, at: int) -> tuple[int, int, int, str]:
-    """The integer's [start, end) in the line, how far one had to read, why it is no score or ""."""
+class _Integer(NamedTuple):
+    """Where in a line the integer is, [start, end); how far one had to read to be sure of it; and
+    why it is no score, or None if it is one."""
+
+    start: int
+    end: int
+    seen: int
+    fault: Reason | None
+
+
+def _read_integer(line: str, at: int) -> _Integer:
+    """The integer that begins at a place in the line, behind blanks and marks."""
     start = _end(_PADDING, line, at)
     end = _end(_DIGITS, line, start)
     digits = line[start:end]
     if not digits:
-        return start, end, end, "not-an-integer"
+        return _Integer(start, end, end, "not-an-integer")
+    # "Score: 007" is no number that a judge would mean, so it is left unread rather than guessed.
     if len(digits) > 1 and digits[0] == "0":
-        return start, end, end, "leading-zero"
+        return _Integer(start, end, end, "leading-zero")
     if len(digits) > 2 or int(digits) > 10:
-        return start, end, end, "out-of-range"
+        return _Integer(start, end, end, "out-of-range")
 
     ten = _OUT_OF_TEN.match(line, end)
     after = ten.end() if ten else end
     seen = _end(_BETWEEN_NUMBERS, line, after + 1)
     another = _is_digit(line[seen : seen + 1])
     attached = line[after : after + 1].isalnum() or line[after : after + 1] == "%"
-    return start, end, seen + another, "trailing" if attached or another else ""
+    return _Integer(start, end, seen + another, "trailing" if attached or another else None)
 
 
 def _end(pattern: re.Pattern[str], line: str, at: int) -> int:
@@ -114,7 +145,15 @@ def _is_digit(character: str) -> bool:
 
 
 def reward(verdict: Verdict | Unscored, direction: str) -> float | None:
-    """The signed score, or None if there is no score: 0 would be the best reward in reverse."""
-    if isinstance(verdict, Unscored):
-        return None
-    return float(SIGN[direction] * verdict.score)
+    """The signed score: plus forward, minus in reverse. None for an answer without a score.
+
+    None takes no part in its group. A 0 in its place would be the best reward that there is in
+    reverse, so the policy would learn to write what its judge cannot score.
+
+    NaN where the logits of the answer or of the judge were not finite. Such an answer must not
+    teach, and neither must its siblings: NaN travels through the advantages into the loss, where
+    the optimizer refuses the step.
+    """
+    if isinstance(verdict, Verdict):
+        return float(SIGN[direction] * verdict.score)
+    return math.nan if verdict.reason in ("not-finite", "judge-not-finite") else None

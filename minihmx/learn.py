@@ -1,7 +1,7 @@
 """What one batch of judged answers teaches: reference, policy, loss, gradient, optimizer step.
 
-Tensors per token are flat, [N], row after row. Q questions have a group of G answers each. `bad`
-names what was not finite first, "" while all is; it is handed on, since it forbids the step.
+Shapes: B rows, which are all answers of the step; N completion tokens of the rows at hand, flat,
+row after row; Q questions with a group of G answers each; V words of the vocabulary.
 """
 
 from __future__ import annotations
@@ -12,56 +12,93 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from minihmx import amax, grpo, lora, notfinite
+from minihmx import grpo, lora
 from minihmx.config import Config
-from minihmx.memory import in_pieces, until_it_fits
-from minihmx.metrics import Clock, token_metrics
+from minihmx.memory import attempts, in_pieces
+from minihmx.metrics import token_metrics
 from minihmx.models.decoder import Decoder
-from minihmx.optimizer import Optimizer, Outcome
+from minihmx.optimizer import Optimizer, Outcome, Overflow
 from minihmx.records import Rollout, finite
 from minihmx.run import Run
 
 
-def learn(
-    run: Run, rollouts: Sequence[Rollout], optimizer: Optimizer, clock: Clock
-) -> dict[str, Any]:
-    """The GRPO update on one batch; returns its metrics, `not_finite` naming what first was not.
+class Learned(NamedTuple):
+    """The metrics of a step, and what became of its last update."""
 
-    With --amax on, also the largest activations of its passes, under `amax`.
+    metrics: dict[str, Any]
+    outcome: Outcome
+
+
+def learn(run: Run, rollouts: Sequence[Rollout], optimizer: Optimizer) -> Learned:
+    """The GRPO update on one batch (paper section 3.2): B rollouts, the G of a question in a row.
+
+    Fills in each rollout's log-probs and KL as well.
     """
     config, decoder = run.config, run.decoder
-    lengths = [len(rollout.completion.ids) for rollout in rollouts]
-    G = config.generations
-    groups = [lengths[first : first + G] for first in range(0, len(lengths), G)]
-    table = grpo.row_weights(groups, config.loss_type, config.max_completion_length)
-    weights = [weight for row in table for weight in row]
-    # Rows of similar length make micro-batches with little padding; each brings its own weight.
-    order = sorted(range(len(rollouts)), key=lengths.__getitem__)
-    rollouts, weights = [rollouts[i] for i in order], [weights[i] for i in order]
-    bad = notfinite.answers(run, rollouts)
-    with torch.no_grad(), lora.adapter_off(decoder):
-        reference, entropy = all_logprobs(run, rollouts)
-        bad = bad or notfinite.tokens("reference", decoder, rollouts, reference, entropy)
-    clock.lap("reference")
-    old = None
+    weights = token_weights(rollouts, config)
+    rollouts = by_length(rollouts)
+    # The reference is the same model with its adapter off, so it costs a pass and no memory.
+    with run.clock.timed("reference"), torch.no_grad(), lora.adapter_off(decoder):
+        reference_N, _ = all_logprobs(run, rollouts)
+    # With one iteration the policy that learns is the one that drew the answers, and grpo.loss
+    # needs no third model. From the second iteration on the policy has moved away from it.
+    old_N = None
     if config.iterations > 1:
         with torch.no_grad():
-            old, entropy = all_logprobs(run, rollouts)
-        bad = bad or notfinite.tokens("policy", decoder, rollouts, old, entropy)
-    found: dict[str, Any] = {}
-    with amax.watched(decoder, config.logit_chunk, on=config.amax == "on") as peaks:
-        for iteration in range(config.iterations):
-            outcome, pass_ = try_step(run, rollouts, weights, reference, old, optimizer, bad)
-            if iteration == 0:  # of several the first one's metrics are on-policy
-                found |= token_metrics(rollouts, pass_.policy, reference, pass_.kl, pass_.entropy)
-                found["loss"] = finite(pass_.loss)
-            if outcome.not_finite:
+            old_N, _ = all_logprobs(run, rollouts)
+    passes: list[Pass] = []
+    with run.clock.timed("learn"), run.headroom.watched(decoder):
+        for _ in range(config.iterations):
+            # A try whose activations do not fit is repeated with smaller micro-batches, one whose
+            # fp16 gradients overflow with half the loss scale. Both start over from no gradient.
+            for attempt in attempts(run.micro_limit, len(rollouts), again=Overflow):
+                with attempt:
+                    done = accumulate(run, rollouts, weights, reference_N, old_N, optimizer)
+                    outcome = optimizer.step(done.loss)
+            passes.append(done)
+            if outcome.failed:
                 break
-    if peaks:
-        found["amax"] = amax.record(peaks)
-    clock.lap("learn")
-    found |= {"grad_norm": finite(outcome.norm), "learning_rate": outcome.rate}
-    return {**found, "not_finite": outcome.not_finite, "loss_scale": optimizer.scale}
+    # Later iterations move the policy away from the one that drew the answers, so only the first
+    # one's numbers describe it.
+    first = passes[0]
+    metrics = {
+        **token_metrics(rollouts, first.policy, reference_N, first.kl, first.entropy),
+        "loss": finite(first.loss),
+        "grad_norm": finite(outcome.norm),
+        "learning_rate": outcome.rate,
+        "loss_scale": optimizer.scale,
+    }
+    return Learned(metrics, outcome)
+
+
+@torch.no_grad()
+def measure(run: Run, rollouts: Sequence[Rollout]) -> dict[str, Any]:
+    """The token metrics of given answers under both models, without learning from them."""
+    with run.clock.timed("measure"):
+        with lora.adapter_off(run.decoder):
+            reference_N, _ = all_logprobs(run, rollouts)
+        policy_N, entropy_N = all_logprobs(run, rollouts)
+        kl_N = grpo.k3(policy_N, reference_N)
+        return token_metrics(rollouts, policy_N, reference_N, kl_N, entropy_N)
+
+
+def by_length(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """Shortest completion first: rows of similar length make micro-batches with little padding."""
+    return sorted(rollouts, key=lambda rollout: len(rollout.completion.ids))
+
+
+def token_weights(rollouts: Sequence[Rollout], config: Config) -> list[float]:
+    """The weight of every token of each row, in the order of `by_length`, [B].
+
+    Each row carries its own weight along, so neither sorting nor cutting changes the sum.
+    """
+    G = config.generations
+    lengths = [len(rollout.completion.ids) for rollout in rollouts]
+    groups = [lengths[first : first + G] for first in range(0, len(lengths), G)]
+    table_QG = grpo.row_weights(groups, config.loss_type, config.max_completion_length)
+    weights = [weight for row in table_QG for weight in row]
+    order = sorted(range(len(rollouts)), key=lengths.__getitem__)
+    return [weights[i] for i in order]
 
 
 class Pass(NamedTuple):
@@ -73,42 +110,18 @@ class Pass(NamedTuple):
     entropy: Tensor
 
 
-def try_step(
+def accumulate(
     run: Run,
     rollouts: Sequence[Rollout],
     weights: Sequence[float],
-    reference: Tensor,
-    old: Tensor | None,
-    optimizer: Optimizer,
-    bad: str,
-) -> tuple[Outcome, Pass]:
-    """Accumulate the gradient over micro-batches and take one optimizer step, if all is finite.
-
-    weights: one per row. It starts over, on the same answers, when memory runs out (with smaller
-    micro-batches) and when fp16 overflows (with half the loss scale).
-    """
-    while True:
-        done = until_it_fits(
-            run.micro_limit,
-            len(rollouts),
-            lambda: backward(run, rollouts, weights, reference, old, optimizer),
-        )
-        numbers = done.policy, done.entropy, done.kl
-        bad = bad or notfinite.tokens("policy", run.decoder, rollouts, *numbers)
-        outcome = optimizer.step(done.loss, bad)
-        if not outcome.retry:
-            return outcome, done
-
-
-def backward(
-    run: Run,
-    rollouts: Sequence[Rollout],
-    weights: Sequence[float],
-    reference: Tensor,
-    old: Tensor | None,
+    reference_N: Tensor,
+    old_N: Tensor | None,
     optimizer: Optimizer,
 ) -> Pass:
-    """Forward and backward of every micro-batch, in the order of the rows, from no gradient on."""
+    """Forward and backward of every micro-batch, whose gradients add up to that of the whole batch.
+
+    weights: one per row, as from `token_weights`.
+    """
     config, rows = run.config, run.micro_limit.rows
     optimizer.zero_grad()
     parts: list[tuple[float, Tensor, Tensor, Tensor]] = []
@@ -117,18 +130,19 @@ def backward(
         piece = rollouts[start : start + rows]
         lengths = [len(rollout.completion.ids) for rollout in piece]
         here = slice(token, token := token + sum(lengths))
-        policy, entropy = logprobs(run.decoder, piece, config)
+        policy_N, entropy_N = logprobs(run.decoder, piece, config)
         result = grpo.loss(
-            policy,
-            reference[here],
-            per_token([rollout.advantage for rollout in piece], lengths, policy),
-            per_token(weights[start : start + rows], lengths, policy),
+            policy_N,
+            reference_N[here],
+            per_token([rollout.advantage for rollout in piece], lengths, policy_N),
+            per_token(weights[start : start + rows], lengths, policy_N),
             beta=config.beta,
-            old=None if old is None else old[here],
             clip=config.clip_epsilon,
+            old_N=None if old_N is None else old_N[here],
         )
+        # The backward comes at once, so that only one micro-batch's activations are ever held.
         optimizer.backward(result.loss)
-        parts.append((result.loss.item(), policy.detach(), result.kl, entropy))
+        parts.append((result.loss.item(), policy_N.detach(), result.kl, entropy_N))
     losses, *flat = zip(*parts, strict=True)
     return Pass(sum(losses), *map(torch.cat, flat))
 
@@ -145,22 +159,22 @@ def all_logprobs(run: Run, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]
 def logprobs(
     decoder: Decoder, rollouts: Sequence[Rollout], config: Config
 ) -> tuple[Tensor, Tensor]:
-    """Log-prob and entropy of every completion token of these rows, row after row, flat [N].
-
-    Rows are prompt + completion, padded on the right, where causal attention never looks.
-    """
+    """Log-prob and entropy of every completion token of these rows, row after row, flat [N]."""
     rows = [rollout.prompt_ids + rollout.completion.ids for rollout in rollouts]
     width = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=decoder.device)
-    hidden = decoder(ids[:, :-1])
-    # the state at position t predicts token t + 1
+    # Padding on the right needs no mask: causal attention never looks ahead, and the padded
+    # positions are not among those that are taken below.
+    ids_BT = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=decoder.device)
+    hidden_BTD = decoder(ids_BT[:, :-1])
+    # The state at position t predicts token t + 1, so the first completion token is predicted by
+    # the last token of the prompt.
     spans = [(len(r.prompt_ids) - 1, len(row) - 1) for r, row in zip(rollouts, rows, strict=True)]
-    states = torch.cat([hidden[b, start:end] for b, (start, end) in enumerate(spans)])
-    goals = torch.cat([ids[b, start + 1 : end + 1] for b, (start, end) in enumerate(spans)])
+    states_ND = torch.cat([hidden_BTD[b, start:end] for b, (start, end) in enumerate(spans)])
+    targets_N = torch.cat([ids_BT[b, start + 1 : end + 1] for b, (start, end) in enumerate(spans)])
     return grpo.token_logprobs(
-        states,
+        states_ND,
         decoder.lm_head.weight,
-        goals,
+        targets_N,
         temperature=config.temperature,
         softcap=decoder.config.final_softcap,
         chunk=config.logit_chunk,

@@ -1,8 +1,10 @@
 """LoRA by hand (Hu et al. 2021): y = W x + alpha / r * B (A x), with W frozen.
 
-The adapter is the policy; switched off, the very same model is the judge and the reference
-(paper section 3.2), so off must be exactly the base: the branch is skipped, not zeroed.
-Names and files are PEFT's, so an adapter trained here loads there unchanged, and back.
+The adapter is the policy. Switched off, the very same model is the judge and the reference (paper
+section 3.2): one copy of the weights plays all three parts, which is why a 3B model trains on one
+consumer GPU. Names and files are PEFT's, so an adapter trained here loads there as it is, and back.
+
+Shapes: r the rank, `in` and `out` the features of a linear. A is [r, in] and B is [out, r].
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ class LoRALinear(nn.Module):
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float):
         super().__init__()
-        self.weight = base.weight
+        self.weight = base.weight  # the frozen linear's own tensor, under the name it had there
         out_features, in_features = base.weight.shape
         master = torch.float64 if base.weight.dtype == torch.float64 else torch.float32
         device = base.weight.device
@@ -44,13 +46,18 @@ class LoRALinear(nn.Module):
         self.merged: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
         if self.enabled and self.merged is not None:
             return F.linear(x, self.merged)
         base = F.linear(x, self.weight)
+        # Off, the branch is skipped. Multiplying it by zero would not do: judge and reference have
+        # to be the base to the last bit, and 0 * infinity would not even be 0.
         if not self.enabled:
             return base
-        low = F.linear(x, self.lora_A.weight.to(x.dtype))
+        low = F.linear(x, self.lora_A.weight.to(x.dtype))  # [..., r]
         delta = F.linear(low, self.lora_B.weight.to(x.dtype))
+        # The sum is fp32 because delta is small: fp16 has steps of 1e-3 near 1, and an early
+        # adapter changes an activation by less than that.
         master = self.lora_A.weight.dtype
         return torch.add(base.to(master), delta.to(master), alpha=self.scale)
 
@@ -78,6 +85,7 @@ def attach(
     nothing would be trainable.
     """
     model.requires_grad_(False)
+    # The list is complete before the first replacement, since replacing changes what is walked.
     chosen = [
         (name, module)
         for name, module in model.named_modules()
@@ -90,11 +98,16 @@ def attach(
         )
     for name, linear in chosen:
         adapted = LoRALinear(linear, rank, alpha)
+        # Each matrix has a generator of its own, named after its module. So it does not matter in
+        # which order modules come, nor which other modules have an adapter, and it is drawn on the
+        # CPU because a GPU's generator gives other numbers for the same seed.
         generator = torch.Generator().manual_seed(digest("lora", seed, name) >> 1)
         bound = 1 / math.sqrt(linear.in_features)
         A = torch.rand(rank, linear.in_features, generator=generator) * 2 * bound - bound
         with torch.no_grad():
             adapted.lora_A.weight.copy_(A)
+            # With B at zero the untrained policy is exactly the reference, so the KL starts at 0.
+            # A must not be zero as well, or neither of the two would ever get a gradient.
             adapted.lora_B.weight.zero_()
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, adapted)
@@ -109,6 +122,8 @@ def layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
 
 def parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The trainable tensors under the names that PEFT's file gives them."""
+    # A before B and layer after layer: the gradient norm sums in this order, and so the order is
+    # part of what makes two runs equal to the last bit.
     return {
         f"{PREFIX}{name}.{part}.weight": getattr(layer, part).weight
         for name, layer in layers(model)
@@ -120,6 +135,7 @@ def parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def adapter_off(model: nn.Module) -> Iterator[None]:
     """Inside, the model is the base: judge and reference."""
     found = [layer for _, layer in layers(model)]
+    # Remembering what was there lets this be nested, as where a diagnosis runs while judging.
     before = [layer.enabled for layer in found]
     for layer in found:
         layer.enabled = False
@@ -135,8 +151,10 @@ def merged(model: nn.Module) -> Iterator[None]:
     """Inside, an fp32 model uses copies W + alpha / r * B A: a third of the matrix products.
 
     That pays where each token is one small product after another, and in fp32 changes rounding
-    only. In 16 bit nothing is merged: rounding would drop small changes of the weights.
+    only.
     """
+    # In 16 bit nothing is merged, because rounding would drop small changes: near 0.1 the next fp16
+    # number is 6e-5 away, and the policy that samples would no longer be the one that is trained.
     found = [layer for _, layer in layers(model) if layer.weight.dtype == torch.float32]
     for layer in found:
         A, B = layer.lora_A.weight.detach(), layer.lora_B.weight.detach()
@@ -151,9 +169,10 @@ def merged(model: nn.Module) -> Iterator[None]:
 def load(model: nn.Module, tensors: Mapping[str, Tensor], what: str = "The adapter") -> None:
     """Copy PEFT-named tensors into the attached adapter; `what` is its name in a refusal.
 
-    Raises UserError when a key is missing, unknown or of another shape: PEFT itself only warns
-    and goes on with B = 0, which would look like a model that did not learn.
+    Raises UserError when a key is missing, unknown or of another shape.
     """
+    # PEFT itself only warns of these and goes on with B = 0 in the missing places, which looks like
+    # a model that did not learn.
     own = parameters(model)
     wrong = sorted(own.keys() ^ tensors.keys())
     if wrong:
@@ -176,6 +195,7 @@ def detach(model: nn.Module) -> None:
     """Take the adapter off for good: every adapted linear is the frozen base's again."""
     for name, adapted in list(layers(model)):
         out_features, in_features = adapted.weight.shape
+        # A linear on "meta" has no memory, which its weight would only occupy until it is replaced.
         linear = nn.Linear(in_features, out_features, bias=False, device="meta")
         linear.weight = adapted.weight
         parent, _, child = name.rpartition(".")

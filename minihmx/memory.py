@@ -28,7 +28,8 @@ class Limit:
     notice: str = ""
 
     def halve(self, tried: int, error: torch.OutOfMemoryError) -> None:
-        """Go below what did not fit; raises the error if it was one."""
+        """Allow half of the `tried` rows that did not fit. Raises the error if it was a single row,
+        which cannot be made smaller."""
         if tried == 1:
             raise error
         self.rows = (tried + 1) // 2
@@ -66,20 +67,44 @@ def in_pieces(
         start = end
 
 
-def until_it_fits(limit: Limit, most: int, work: Callable[[], Result]) -> Result:
-    """The result of `work`, done again with half the limit each time that memory runs out.
+class Attempt:
+    """One try at a piece of work, as a context: `attempts` offers them until one succeeds."""
 
-    most: rows that there are, where the limit allows more.
+    def __init__(self, limit: Limit, most: int, again: type[Exception]):
+        self.limit, self.most, self.again = limit, most, again
+        self.succeeded = False
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, where: object) -> bool:
+        self.succeeded = kind is None
+        if isinstance(error, torch.OutOfMemoryError):
+            self.limit.halve(min(self.limit.rows, self.most), error)
+            return True
+        return isinstance(error, self.again)
+
+
+def attempts(limit: Limit, most: int, again: type[Exception]) -> Iterator[Attempt]:
+    """Tries at a piece of work, which is done anew until one of them succeeds:
+
+        for attempt in attempts(limit, most=8, again=Overflow):
+            with attempt:
+                work()
+
+    When memory runs out, the next try has half the limit, of which `most` rows are there at most.
+    After the exception `again` the work has changed something itself, and is simply done again.
     """
     while True:
-        try:
-            return work()
-        except torch.OutOfMemoryError as error:
-            limit.halve(min(limit.rows, most), error)
+        attempt = Attempt(limit, most, again)
+        yield attempt
+        if attempt.succeeded:
+            return
+        # The failed try's tensors are gone by now, since its traceback is.
         release()
 
 
 def release() -> None:
-    """Give cached memory back. Not inside an `except`, whose traceback still holds the tensors."""
+    """Give cached memory back. It helps only outside an `except`, whose traceback holds tensors."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,12 @@ def describe(rollouts: Sequence[Rollout]) -> dict[str, Any]:
     }
 
 
+def zero_variance_groups(rollouts: Sequence[Rollout], generations: int) -> float | None:
+    """Share of the groups in which no answer has an advantage, so that they teach nothing."""
+    groups = [rollouts[i : i + generations] for i in range(0, len(rollouts), generations)]
+    return mean([float(not any(rollout.advantage for rollout in group)) for group in groups])
+
+
 def score_error(rollouts: Sequence[Rollout]) -> float | None:
     """Standard error of the mean score, answers to one question going together."""
     clusters: dict[str, list[float]] = {}
@@ -139,20 +146,20 @@ class Eta:
 
 
 class Clock:
-    """Seconds between laps, waiting for the GPU at each. A run has one, and the live view reads it.
+    """Seconds of each stage, waiting for the GPU at its end. A run has one; the live view reads it.
 
-    start() names the stages of a step or an evaluation in their order, lap() ends the present one.
+    start() names the stages of a step or an evaluation in their order. timed() is one of them: it
+    lasts from the end of the stage before it, so that the stages add up to the whole.
     """
 
     def __init__(self, device: torch.device):
         self.device = device
         self.start()
 
-    def start(self, *stages: str) -> Clock:
-        """Begin anew; returns itself."""
+    def start(self, *stages: str) -> None:
+        """Begin anew."""
         now = self._now()
         self.stages, self.laps, self.last = stages, dict[str, float](), now
-        return self
 
     def stage(self) -> tuple[str, float]:
         """What goes on and for how many seconds, "saving" behind the last lap. Asks no GPU."""
@@ -160,14 +167,17 @@ class Clock:
         name = next((stage for stage in self.stages if stage not in self.laps), idle)
         return name, time.perf_counter() - self.last
 
-    def lap(self, name: str) -> None:
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Inside is the stage of this name."""
+        yield
         now = self._now()
         self.laps[name], self.last = now - self.last, now
 
     def report(self) -> dict[str, float]:
         """Seconds of each stage, their sum, and the peak memory in GiB."""
         return {
-            **{name: round(seconds, 4) for name, seconds in self.laps.items()},
+            **{stage: round(self.laps.get(stage, 0.0), 4) for stage in self.stages},
             "seconds": round(sum(self.laps.values()), 4),
             "peak_gib": round(peak_memory(self.device) / 2**30, 3),
         }

@@ -1,79 +1,104 @@
-"""Which number of a step was the first that is not finite, and where, in words; "" if none was.
+"""Which number of a step was the first that is not finite, and where it arose, in words.
 
-A NaN spoils all that follows from it. So the stages are asked in the order in which they happen,
-and where a model's log-probs are spoilt, the row runs again to find the module.
+Called only when a step was refused or an evaluation met such a number. A NaN spoils all that
+follows from it, so the stages are looked at in the order in which they happened. What is no longer
+there is computed once more, which is cheap for something that hardly ever happens.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from minihmx import lora
+from minihmx import grpo, learn, lora
 from minihmx.amax import looking
 from minihmx.models.decoder import Decoder
+from minihmx.optimizer import Optimizer, Outcome, finite_all
 from minihmx.records import Rollout, Unscored
 from minihmx.run import Run
 
 
-def answers(run: Run, rollouts: Sequence[Rollout]) -> str:
-    """From sampling to advantages."""
-    for rollout in rollouts:
-        logprobs = rollout.completion.logprobs
-        token = next((t for t, x in enumerate(logprobs) if not math.isfinite(x)), None)
-        if token is not None:
-            ids = rollout.prompt_ids + rollout.completion.ids[:token]
-            where = f"{_row(rollout)}, token {token}{module(run.decoder, ids)}"
-            return f"the sampler's logits ({where})"
-    for rollout in rollouts:
-        if rollout.verdict == Unscored("judge-not-finite"):
-            ids = run.prompts.judge(rollout.question.text, rollout.completion.text)
-            with lora.adapter_off(run.decoder):
-                return f"the judge's logits ({_row(rollout)}{module(run.decoder, ids)})"
-    for rollout in rollouts:
-        if rollout.reward is not None and not math.isfinite(rollout.reward):
-            return f"the reward ({_row(rollout)})"
-    for rollout in rollouts:
-        if not math.isfinite(rollout.advantage):
-            return f"the advantage ({_row(rollout)})"
-    return ""
+def diagnose(run: Run, rollouts: Sequence[Rollout]) -> str:
+    """The first bad number on the way from sampling to the KL, or "" where all of them are finite.
 
-
-def tokens(
-    who: str,
-    decoder: Decoder,
-    rollouts: Sequence[Rollout],
-    logprobs: Tensor,
-    entropy: Tensor,
-    kl: Tensor | None = None,
-) -> str:
-    """Of what a forward pass gave for each completion token, [N] each.
-
-    Any logit of a token that is not finite makes its entropy NaN, the chosen one's log-prob or not.
+    For example "the sampler's logits (question time-03, sample 2, token 17, first in
+    model.layers.4.mlp)".
     """
-    flats = {f"the {who}'s logits": entropy, f"the {who}'s log-probs": logprobs}
-    if kl is not None:
-        flats["the KL"] = kl
-    whole = torch.stack([torch.isfinite(flat).all() for flat in flats.values()]).tolist()
-    for (name, flat), good in zip(flats.items(), whole, strict=True):
-        if good:
-            continue
-        rest = int(torch.isfinite(flat).logical_not().nonzero()[0])
-        for rollout in rollouts:
-            length = len(rollout.completion.ids)
-            if rest < length:
-                ids = rollout.prompt_ids + rollout.completion.ids[:rest]
-                return f"{name} ({_row(rollout)}, token {rest}{module(decoder, ids)})"
-            rest -= length
-    return ""
+    return next(_sampled(run, rollouts), "") or next(_learned(run, rollouts), "")
+
+
+def diagnose_step(
+    run: Run, rollouts: Sequence[Rollout], outcome: Outcome, optimizer: Optimizer
+) -> str:
+    """The first bad number of a step whose outcome failed; never empty."""
+    if outcome.failed == "update":  # the numbers that led to it were finite
+        names = (n for n, p in optimizer.parameters.items() if not finite_all(p))
+        return f"{next(names)} after the update"
+    if found := diagnose(run, rollouts):
+        return found
+    if outcome.failed == "loss":
+        return "the loss"
+    # The backward went from the last parameter to the first, so the last bad one was the first.
+    names = (
+        name
+        for name, parameter in reversed(optimizer.parameters.items())
+        if parameter.grad is not None and not finite_all(parameter.grad)
+    )
+    return f"the gradient of {name}" if (name := next(names, "")) else "the gradient's norm"
+
+
+def _sampled(run: Run, rollouts: Sequence[Rollout]) -> Iterator[str]:
+    """From the sampler's logits to the advantages, stage by stage."""
+    for r in rollouts:
+        for token, logprob in enumerate(r.completion.logprobs):
+            if not math.isfinite(logprob):
+                ids = r.prompt_ids + r.completion.ids[:token]
+                where = f"{_row(r)}, token {token}{first_module(run.decoder, ids)}"
+                yield f"the sampler's logits ({where})"
+    for r in rollouts:
+        if r.verdict == Unscored("judge-not-finite"):
+            ids = run.prompts.judge(r.question.text, r.completion.text)
+            with lora.adapter_off(run.decoder):
+                yield f"the judge's logits ({_row(r)}{first_module(run.decoder, ids)})"
+    for name in ("reward", "advantage"):
+        for r in rollouts:
+            if not math.isfinite(getattr(r, name) or 0.0):
+                yield f"the {name} ({_row(r)})"
 
 
 @torch.no_grad()
-def module(decoder: Decoder, ids: Sequence[int]) -> str:
-    """Whose output is the first that is not finite, when the decoder runs on these token ids."""
+def _learned(run: Run, rollouts: Sequence[Rollout]) -> Iterator[str]:
+    """The reference's numbers, the policy's, and the KL between the two."""
+    rollouts = learn.by_length(rollouts)
+    with lora.adapter_off(run.decoder):
+        reference, entropy = learn.all_logprobs(run, rollouts)
+        yield from _tokens("the reference's logits", run.decoder, rollouts, entropy)
+        yield from _tokens("the reference's log-probs", run.decoder, rollouts, reference)
+    policy, entropy = learn.all_logprobs(run, rollouts)
+    yield from _tokens("the policy's logits", run.decoder, rollouts, entropy)
+    yield from _tokens("the policy's log-probs", run.decoder, rollouts, policy)
+    yield from _tokens("the KL", run.decoder, rollouts, grpo.k3(policy, reference))
+
+
+def _tokens(
+    name: str, decoder: Decoder, rollouts: Sequence[Rollout], values: Tensor
+) -> Iterator[str]:
+    """The bad ones among the values [N] of all completion tokens, row after row. A logit that is
+    not finite shows in its token's entropy, whichever token was drawn."""
+    lengths = [len(rollout.completion.ids) for rollout in rollouts]
+    for rollout, row in zip(rollouts, torch.split(values, lengths), strict=True):
+        for token in torch.isfinite(row).logical_not().nonzero()[:, 0].tolist():
+            ids = rollout.prompt_ids + rollout.completion.ids[:token]
+            yield f"{name} ({_row(rollout)}, token {token}{first_module(decoder, ids)})"
+
+
+@torch.no_grad()
+def first_module(decoder: Decoder, ids: Sequence[int]) -> str:
+    """ ", first in NAME": the first module whose output is not finite on these token ids; "" if all
+    are, as where the number arose behind the decoder."""
     names: list[str] = []
     flags: list[Tensor] = []
 

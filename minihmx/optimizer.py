@@ -1,10 +1,14 @@
-"""AdamW on the adapter, with warm-up, linear decay, clipping and the fp16 loss scale."""
+"""AdamW on the adapter, with warm-up, linear decay, clipping, and fp16's loss scale.
+
+The arithmetic of AdamW is torch's. What is written out here is what surrounds it: which learning
+rate an update gets, and when there is no update at all.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,23 +17,36 @@ from minihmx.config import Config
 from minihmx.errors import DataError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-GROWTH_INTERVAL = 50  # good updates before the loss scale doubles; torch's 2000 is 44 epochs here
+# After so many good updates the loss scale doubles. torch's own scaler waits for 2,000 of them,
+# which are 44 epochs here, so a scale that was halved once would stay halved for the whole run.
+GROWTH_INTERVAL = 50
 
 
 class Outcome(NamedTuple):
-    """norm: gradient norm before clipping. rate: the learning rate applied. not_finite: what was
-    not, "" if all was. retry: fp16 overflowed, the scale was halved, do the backward again."""
+    """What became of a step. norm: the gradient's, before clipping. rate: the learning rate.
+
+    failed: what was not finite, so that nothing was applied: the loss or the gradient. Or "update":
+    it was applied, and made a parameter infinite, so nothing can go on from here.
+    """
 
     norm: float
     rate: float
-    not_finite: str
-    retry: bool
+    failed: Literal["", "loss", "gradient", "update"] = ""
+
+
+class Overflow(ArithmeticError):
+    """The scaled gradient left the range of fp16. The scale is halved: do the backward again."""
 
 
 def learning_rate(update: int, total: int, config: Config) -> float:
     """Rate of the update with this index: linear up over the warm-up, then linear down to 0.
 
-    The first update already moves (rate peak / warm-up), the last one still does.
+    >>> config = Config(learning_rate=1.0, warmup_ratio=0.2)
+    >>> [learning_rate(update, 10, config) for update in (0, 1, 2, 9)]
+    [0.5, 1.0, 1.0, 0.125]
+
+    The first update already moves, and so does the last. The schedule of transformers would give
+    the first one a rate of 0 and waste its rollouts.
     """
     warmup = math.ceil(total * config.warmup_ratio)
     if update < warmup:
@@ -42,16 +59,24 @@ def finite_all(tensor: Tensor) -> bool:
 
 
 class Optimizer:
-    """update counts applied updates only: what is skipped advances no schedule."""
+    """One AdamW over the adapter's parameters, by PEFT's names.
+
+    `update` counts the updates that were applied. A refused step advances neither it nor the
+    schedule, so the next step gets the rate that the refused one would have had.
+    """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], config: Config, steps: int):
         self.parameters, self.config = dict(parameters), config
         self.total = steps * config.iterations
         self.update = 0
+        # fp16 flushes gradients below 6e-8 to zero, and an answer's share of the loss is small. The
+        # loss is multiplied by this scale before the backward, and the gradients are divided by it
+        # afterwards. 2 ** 16 is where torch's own scaler starts as well.
         self.scale = 2.0**16 if config.dtype == "float16" else 1.0
         self.since_growth = 0
-        self.before: tuple[float, int] | None = None  # scale and count when this step overflowed
-        self.broken = ""  # a parameter that an update made infinite: nothing can go on from here
+        self.before_overflow: tuple[float, int] | None = (
+            None  # scale and count of this step's start
+        )
         self.adam = torch.optim.AdamW(
             self.parameters.values(),
             lr=config.learning_rate,
@@ -64,44 +89,49 @@ class Optimizer:
         self.adam.zero_grad()
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of one micro-batch, scaled so that fp16 does not flush it to zero."""
+        """Add the gradient of one micro-batch to what is there."""
         (loss * self.scale).backward()  # type: ignore[no-untyped-call]
 
-    def step(self, loss: float, bad: str = "") -> Outcome:
-        """Unscale, clip and apply, if all is finite. bad: what was not on the way to here."""
+    def step(self, loss: float) -> Outcome:
+        """Unscale the gradient, clip it and apply it, if loss and gradient are finite.
+
+        This is the one check of a whole step. Whatever was not finite on the way here, from a
+        sampled logit to an advantage, has made the loss NaN or infinite by now.
+
+        Raises Overflow where only the scaled gradient is infinite.
+        """
         rate = learning_rate(self.update, self.total, self.config)
-        gradients = {n: p.grad for n, p in self.parameters.items() if p.grad is not None}
-        for gradient in gradients.values():
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        for gradient in gradients:
             gradient /= self.scale
-        norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm().item()
-        if bad or not math.isfinite(loss):
-            return self._skip(norm, rate, bad or "the loss")
+        norm = torch.stack([gradient.norm() for gradient in gradients]).norm().item()
+        if not math.isfinite(loss):
+            return self._refuse(norm, rate, "loss")
         if not math.isfinite(norm):
-            if self.scale > 1:  # an overflow of the scaled gradient, not of the gradient
-                self.before = self.before or (self.scale, self.since_growth)
-                self.scale, self.since_growth = self.scale / 2, 0
-                return Outcome(norm, rate, "", True)
-            # the backward goes from the last parameter to the first
-            backwards = reversed(gradients.items())
-            spoilt = (f"the gradient of {n}" for n, g in backwards if not finite_all(g))
-            return self._skip(norm, rate, next(spoilt, "the gradient's norm"))
-        for gradient in gradients.values():
+            if self.scale == 1:
+                return self._refuse(norm, rate, "gradient")
+            # torch's scaler would drop the batch here. The answers are still good and were dear,
+            # so the same backward is repeated with half the scale, down to a scale of 1.
+            self.before_overflow = self.before_overflow or (self.scale, self.since_growth)
+            self.scale, self.since_growth = self.scale / 2, 0
+            raise Overflow
+        for gradient in gradients:
             gradient *= min(1.0, self.config.max_grad_norm / (norm + 1e-6))
         for group in self.adam.param_groups:
             group["lr"] = rate
         self.adam.step()
         self.update += 1
-        self.before, self.since_growth = None, self.since_growth + 1
+        self.before_overflow, self.since_growth = None, self.since_growth + 1
         if self.config.dtype == "float16" and self.since_growth == GROWTH_INTERVAL:
             self.scale, self.since_growth = min(self.scale * 2, 2.0**24), 0
-        self.broken = next((n for n, p in self.parameters.items() if not finite_all(p)), "")
-        return Outcome(norm, rate, self.broken and f"{self.broken} after the update", False)
+        whole = all(map(finite_all, self.parameters.values()))
+        return Outcome(norm, rate, "" if whole else "update")
 
-    def _skip(self, norm: float, rate: float, what: str) -> Outcome:
-        """No update. No scale would have helped, so the one from before the attempts returns."""
-        self.scale, self.since_growth = self.before or (self.scale, self.since_growth)
-        self.before = None
-        return Outcome(norm, rate, what, False)
+    def _refuse(self, norm: float, rate: float, failed: Literal["loss", "gradient"]) -> Outcome:
+        """Apply nothing. No scale would have helped, so the one from before this step returns."""
+        self.scale, self.since_growth = self.before_overflow or (self.scale, self.since_growth)
+        self.before_overflow = None
+        return Outcome(norm, rate, failed)
 
     def tensors(self) -> dict[str, Tensor]:
         """Both moments of every parameter, on the CPU; none before the first update."""
@@ -113,6 +143,7 @@ class Optimizer:
         }
 
     def counters(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the moments."""
         return {"update": self.update, "scale": self.scale, "since_growth": self.since_growth}
 
     def load(
@@ -136,6 +167,8 @@ class Optimizer:
         self.since_growth = counters["since_growth"]
         for name, parameter in self.parameters.items():
             if f"{name}.exp_avg" in tensors:
+                # torch counts the steps of each parameter for its bias correction; here all of them
+                # have had the same number, which is the number of updates.
                 self.adam.state[parameter] = {
                     "step": torch.tensor(float(self.update)),
                     **{

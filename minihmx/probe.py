@@ -7,32 +7,29 @@ and a judge that obeys its candidate teaches the policy to write orders.
 
 from __future__ import annotations
 
-import math
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from minihmx.config import Config, check, resolve, short_name
+from minihmx.config import Config
 from minihmx.errors import UserError
-from minihmx.judge import judge_prompt, parse_score
-from minihmx.models import hub
-from minihmx.models.folder import read_config
+from minihmx.judge import judge_prompt
 from minihmx.questions import load_questions, load_rubric
-from minihmx.records import Completion, Unscored, Verdict
+from minihmx.records import Unscored, Verdict
 from minihmx.stats import mean, std_unbiased
 from minihmx.store import read_lines
 
 if TYPE_CHECKING:
+    from minihmx.engine.prompts import Prompts
     from minihmx.models.decoder import Decoder
-    from minihmx.run import Prompts
+    from minihmx.rollout import Judgement
 
 REAL = ("cold", "moderate", "strong")  # in the order of their strength
 KINDS = (*reversed(REAL), "empty", "off-topic", "degenerate", "hostile")
 ASKED, REPLIED = "Question:", "Candidate answer:"  # the labels of judge_prompt
-Judgement = tuple[Completion, Verdict | Unscored]  # the judge's words and what they say
 WORDINGS = (("Interview question:", "Answer:"), ("Prompt:", "Response:"), ("Asked:", "Replied:"))
 
 
@@ -85,39 +82,23 @@ def probe(flags: Mapping[str, Any], samples: int = 5) -> dict[str, Any]:
 
     Raises Failure for what the user has to mend.
     """
-    import torch
-
-    from minihmx.models import weights
-    from minihmx.run import (
-        Prompts,
-        load_tokenizer,
-        path_or_none,
-        pick_device,
-        pick_dtype,
-        set_arithmetic,
-    )
+    from minihmx.engine.open import find_model, load_decoder
+    from minihmx.engine.prompts import Prompts
+    from minihmx.run import path_or_none
 
     if not 2 <= samples <= 100:
         raise UserError(f"--samples {samples} cannot work: a spread needs 2 to 100 verdicts.")
-    given = Config(**flags)
-    check(given, context=sys.maxsize)
-    rubric = load_rubric(path_or_none(given.rubric))
-    source = hub.resolve(given.model, given.revision or None)
-    shape = read_config(source.folder)
-    config, _ = resolve(flags, short_name(given.model), shape.model_type, shape.max_positions)
-    prompts = Prompts(load_tokenizer(source.folder, shape), config.date, rubric)
-    device = pick_device(config.device)
-    dtype = pick_dtype(config.dtype, device)
-    set_arithmetic()
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    decoder = weights.load(source.folder, dtype, device)
+    rubric = load_rubric(path_or_none(str(flags.get("rubric", ""))))
+    model = find_model(flags)
+    config, source = model.config, model.source
+    prompts = Prompts(model.tokenizer, config.date, rubric)
+    decoder = load_decoder(model)
     items = load_items(rubric)
     greedy, sampled, reworded = verdicts(decoder, prompts, items, config, samples)
     return {
         "model": {"id": source.id, "revision": source.revision},
         "settings": {
-            "dtype": str(dtype).removeprefix("torch."),
+            "dtype": config.dtype,
             "judge_max_tokens": config.judge_max_tokens,
             "samples": samples,
             "wordings": len(WORDINGS) + 1,
@@ -132,61 +113,36 @@ def verdicts(
 ) -> tuple[list[Judgement], list[list[int]], list[list[int]]]:
     """The greedy judgement of every item; then, of the real answers alone, the scores sampled at
     temperature 1, and the greedy scores under every wording. What has no score is left out."""
+    from minihmx.memory import Limit
+    from minihmx.rollout import ask_judge
+
+    limit = Limit("--decode-rows", config.decode_rows)
+    judge = partial(
+        ask_judge, decoder, prompts.tokenizer, max_new_tokens=config.judge_max_tokens, limit=limit
+    )
     plain = [prompts.judge(item.question, item.answer) for item in items]
-    greedy = judge(decoder, prompts, plain, config)
+    greedy = judge(plain)
     real = [i for i, item in enumerate(items) if item.kind in REAL]
     rows = [(i, s) for i in real for s in range(samples)]
     names = [("probe", config.seed, i, s) for i, s in rows]
-    drawn = judge(decoder, prompts, [plain[i] for i, _ in rows], config, names)
+    drawn = judge([plain[i] for i, _ in rows], noise=names)
     passes = [[greedy[i] for i in real]]
     for asked, replied in WORDINGS:
         turns = [reword(prompts.rubric, items[i], asked, replied) for i in real]
-        passes.append(judge(decoder, prompts, [prompts.policy(turn) for turn in turns], config))
+        passes.append(judge([prompts.policy(turn) for turn in turns]))
     sampled = [drawn[n : n + samples] for n in range(0, len(drawn), samples)]
     reworded = [list(of_item) for of_item in zip(*passes, strict=True)]
     return greedy, [scores(group) for group in sampled], [scores(group) for group in reworded]
 
 
 def scores(judgements: Sequence[Judgement]) -> list[int]:
-    return [verdict.score for _, verdict in judgements if isinstance(verdict, Verdict)]
+    return [found.verdict.score for found in judgements if isinstance(found.verdict, Verdict)]
 
 
 def reword(rubric: str, item: Item, asked: str, replied: str) -> str:
     """The judge's turn with other labels; the answer itself is left as it is."""
     head = judge_prompt(rubric, item.question, "")
     return head.replace(ASKED, asked).replace(REPLIED, replied) + item.answer
-
-
-def judge(
-    decoder: Decoder,
-    prompts: Prompts,
-    wanted: Sequence[list[int]],
-    config: Config,
-    noise: Sequence[tuple[object, ...]] | None = None,
-) -> list[Judgement]:
-    """The judge's words and what they say, greedy or, with noise, at temperature 1."""
-    from minihmx.memory import Limit
-    from minihmx.sampling import generate
-
-    room = decoder.config.max_positions - config.judge_max_tokens
-    fitting = [i for i, prompt in enumerate(wanted) if len(prompt) <= room]
-    answers = generate(
-        decoder,
-        prompts.tokenizer.decode,
-        [wanted[i] for i in fitting],
-        max_new_tokens=config.judge_max_tokens,
-        stop_ids=decoder.config.eos_ids,
-        temperature=0.0 if noise is None else 1.0,
-        noise=None if noise is None else [noise[i] for i in fitting],
-        limit=Limit("--decode-rows", config.decode_rows),
-    )
-    found: list[Judgement] = [(Completion([], [], "", "length"), Unscored("too-long"))]
-    found *= len(wanted)
-    for i, answer in zip(fitting, answers, strict=True):
-        verdict = parse_score(answer.text, answer.finish_reason == "stop")
-        sound = all(map(math.isfinite, answer.logprobs))
-        found[i] = answer, verdict if sound else Unscored("judge-not-finite")
-    return found
 
 
 # --- what the verdicts say ------------------------------------------------------------------------
@@ -199,8 +155,8 @@ def summarize(
     reworded: Sequence[Sequence[int]],
 ) -> dict[str, Any]:
     """All numbers of the report, from verdicts alone; sampled and reworded hold scores."""
-    given = [v.score if isinstance(v, Verdict) else None for _, v in greedy]
-    reasons = Counter(v.reason for _, v in greedy if isinstance(v, Unscored))
+    given = [j.verdict.score if isinstance(j.verdict, Verdict) else None for j in greedy]
+    reasons = Counter(j.verdict.reason for j in greedy if isinstance(j.verdict, Unscored))
     real = [(i, s) for i, s in zip(items, given, strict=True) if i.kind in REAL and s is not None]
     middle = median([score for _, score in real]) if real else None
     above = [middle is not None and s is not None and s > middle for s in given]
@@ -230,8 +186,8 @@ def summarize(
         "unscored": dict(reasons),
         "tricks": dict(Counter(tricks)),
         "answers": [
-            {**item._asdict(), "score": score, "judge": completion.text}
-            for item, score, (completion, _) in zip(items, given, greedy, strict=True)
+            {**item._asdict(), "score": score, "judge": judgement.text}
+            for item, score, judgement in zip(items, given, greedy, strict=True)
         ],
         "problems": [],
     }

@@ -51,6 +51,11 @@ class Completion:
     text: str
     finish_reason: Literal["stop", "length"]
 
+    @property
+    def finite(self) -> bool:
+        """Whether all logits behind it were: sampling makes a log-prob NaN where one was not."""
+        return all(map(math.isfinite, self.logprobs))
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -61,11 +66,28 @@ class Verdict:
     flags: tuple[str, ...] = ()
 
 
+# Why an answer has no score. The first six are parse_score's (judge.py explains each). The others
+# say that there was nothing to parse: the judge's prompt exceeded the context ("too-long"), or the
+# logits of the answer ("not-finite") or of the judge ("judge-not-finite") were no finite numbers.
+Reason = Literal[
+    "no-line",
+    "not-an-integer",
+    "leading-zero",
+    "out-of-range",
+    "trailing",
+    "cut",
+    "not judged",
+    "too-long",
+    "not-finite",
+    "judge-not-finite",
+]
+
+
 @dataclass(frozen=True)
 class Unscored:
-    """The judge's text held no score; reason is one word of the grammar in judge.py."""
+    """The answer has no score, and why."""
 
-    reason: str
+    reason: Reason
 
 
 @dataclass
@@ -112,8 +134,8 @@ class Rollout:
             "flags": self.verdict.flags if isinstance(self.verdict, Verdict) else (),
             "unscored": None if isinstance(self.verdict, Verdict) else self.verdict.reason,
             "reward": finite(self.reward),
-            "group_mean": self.group_mean,
-            "group_std": self.group_std,
+            "group_mean": finite(self.group_mean),
+            "group_std": finite(self.group_std),
             "advantage": finite(self.advantage),
             "policy_logprob": self.policy_logprob,
             "reference_logprob": self.reference_logprob,

@@ -1,15 +1,14 @@
-"""A resolved run: everything `train` needs, found, loaded and checked before the first step."""
+"""One training run: everything `train` needs, found, checked and loaded; saved and resumed."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +16,30 @@ import torch
 
 from minihmx import __version__, lora
 from minihmx.amax import Headroom
-from minihmx.config import MODELS, Config, resolve, science, short_name
-from minihmx.errors import Failure, UserError
-from minihmx.judge import judge_prompt
+from minihmx.config import Config, science
+from minihmx.engine.open import Model, find_model, load_decoder, pick_device
+from minihmx.engine.prompts import Prompts
+from minihmx.errors import UserError
 from minihmx.memory import Limit
 from minihmx.metrics import Clock
-from minihmx.models import chat, hub, weights
-from minihmx.models.configs import ModelConfig
+from minihmx.models import hub, weights
 from minihmx.models.decoder import Decoder
-from minihmx.models.tokenizer import Tokenizer
+from minihmx.models.weights import read_tensors
+from minihmx.optimizer import Optimizer
 from minihmx.questions import load_questions, load_rubric
-from minihmx.records import Message, Question
-from minihmx.store import Store, read_json
-
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """How text becomes the token ids of a prompt, up to where the assistant starts to speak."""
-
-    tokenizer: Tokenizer
-    date: str
-    rubric: str
-
-    def policy(self, question: str) -> list[int]:
-        """The question as the only user turn, with no system prompt."""
-        segments = chat.render(self.tokenizer.family, [Message("user", question)], date=self.date)
-        return self.tokenizer.encode(segments)
-
-    def judge(self, question: str, answer: str) -> list[int]:
-        """Rubric, question and answer as one user turn (paper Appendix A)."""
-        return self.policy(judge_prompt(self.rubric, question, answer))
+from minihmx.records import Question, Rollout
+from minihmx.seeding import shuffled
+from minihmx.storage import identity
+from minihmx.store import LATEST, REPLACED, Store
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run, ready to start."""
+    """One training run, ready to start.
+
+    sources: where each value of config came from. science: the fingerprint of the experiment.
+    underflow: weights that were too small for fp16 when they were loaded into it.
+    """
 
     config: Config
     sources: dict[str, str]
@@ -66,8 +52,9 @@ class Run:
     decode_limit: Limit
     micro_limit: Limit
     clock: Clock
-    identity: dict[str, Any]
-    headroom: Headroom = field(default_factory=Headroom)
+    headroom: Headroom
+    science: dict[str, Any]
+    underflow: Counter[str]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -78,54 +65,67 @@ class Run:
     def total_steps(self) -> int:
         return self.steps_per_epoch * self.config.epochs
 
+    def batch(self, step: int) -> tuple[int, list[Question]]:
+        """The epoch (from 1) and the questions of the step with this index.
+
+        The order of an epoch is a pure function of seed and epoch, so a resumed run needs no saved
+        state to ask the same questions.
+        """
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = shuffled(self.train_questions, "order", self.config.seed, epoch + 1)
+        first = place * self.config.prompts_per_step
+        return epoch + 1, order[first : first + self.config.prompts_per_step]
+
     def notices(self) -> list[str]:
         """What memory forced upon the run since this was last asked."""
         told = (limit.take_notice() for limit in (self.decode_limit, self.micro_limit))
         return [notice for notice in told if notice]
 
 
-def prepare(flags: Mapping[str, Any]) -> Run:
-    """Resolve the model and config, check them, claim the folder, load the weights.
+def open_run(flags: Mapping[str, Any]) -> Run:
+    """Resolve model and config, check them, claim the folder, load the weights.
 
     What is cheap to check comes first. Raises Failure (errors.py) for what the user has to mend.
     """
-    name = flags.get("model", "tiny")
-    short = short_name(name)
-    # what is wrong for any model, before a download
-    given, _ = resolve(flags, short, MODELS[short].family if short else "", context=sys.maxsize)
-    source = hub.resolve(given.model, given.revision or None)
-    shape = weights.read_config(source.folder)
-    config, sources = resolve(flags, short, shape.model_type, shape.max_positions)
-    device = pick_device(config.device)
-    dtype = pick_dtype(config.dtype, device)
-    config = replace(config, dtype=str(dtype).removeprefix("torch."))
-    if config.lora_rank > shape.hidden_size:
+    model = find_model(flags)
+    config, source = model.config, model.source
+    if config.lora_rank > model.shape.hidden_size:
         raise UserError(
             f"--lora-rank {config.lora_rank} cannot work: the model's matrices are only "
-            f"{shape.hidden_size} wide; give at most that."
+            f"{model.shape.hidden_size} wide; give at most that."
         )
     questions = load_questions(path_or_none(config.questions))
     rubric = load_rubric(path_or_none(config.rubric))
-    prompts = Prompts(load_tokenizer(source.folder, shape), config.date, rubric)
-    check_lengths(config, prompts, questions, shape.max_positions)
+    prompts = Prompts(model.tokenizer, config.date, rubric)
+    check_lengths(model, prompts, questions)
     out = Path(os.path.expanduser(config.out))
     store = Store(out / source.run_name / config.direction / f"seed-{config.seed}")
-    own = fingerprint(config, source, questions, rubric)
-    check_same_experiment(store, own)
+    own = identity.fingerprint(science(config), source.digest, questions, rubric)
+    identity.check_same_experiment(store, own)
     weights.check(source.folder)
     store.lock()
-    set_arithmetic()
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    decoder = weights.load(source.folder, dtype, device)
+    underflow = Counter[str]()
+    decoder = load_decoder(model, underflow)
     decoder.checkpointing = config.checkpointing == "on" or (
-        config.checkpointing == "auto" and device.type == "cuda"
+        config.checkpointing == "auto" and model.device.type == "cuda"
     )
     lora.attach(decoder, config.lora_rank, config.lora_alpha, config.seed, targets(config))
-    train, held_out = ([q for q in questions if q.split == split] for split in ("train", "eval"))
-    rows = Limit("--decode-rows", config.decode_rows), Limit("--micro-batch", config.micro_batch)
-    clock = Clock(device)
-    return Run(config, sources, source, prompts, train, held_out, store, decoder, *rows, clock, own)
+    return Run(
+        config,
+        model.sources,
+        source,
+        prompts,
+        [q for q in questions if q.split == "train"],
+        [q for q in questions if q.split == "eval"],
+        store,
+        decoder,
+        Limit("--decode-rows", config.decode_rows),
+        Limit("--micro-batch", config.micro_batch),
+        Clock(model.device),
+        Headroom(config.amax == "on", config.logit_chunk),
+        own,
+        underflow,
+    )
 
 
 def targets(config: Config) -> list[str]:
@@ -136,55 +136,9 @@ def path_or_none(text: str) -> Path | None:
     return Path(os.path.expanduser(text)) if text else None  # Path's own fails at ~nobody
 
 
-def load_tokenizer(folder: Path, shape: ModelConfig) -> Tokenizer:
-    """The model's tokenizer. Raises UserError where it and the model do not belong together."""
-    tokenizer = Tokenizer.load(folder)
-    if not shape.eos_ids:
-        raise UserError(
-            f"{folder} names no eos_token_id in generation_config.json or config.json, so no "
-            "answer would ever end; add the one its chat format ends turns with."
-        )
-    largest, smallest = max(tokenizer.vocab_size - 1, *shape.eos_ids), min(shape.eos_ids)
-    if largest >= shape.vocab_size or smallest < 0:
-        raise UserError(
-            f"The tokens of {folder} go up to {largest} (eos: {list(shape.eos_ids)}), but its "
-            f"model has only {shape.vocab_size}; take tokenizer and model from one source."
-        )
-    return tokenizer
-
-
-def set_arithmetic() -> None:
-    """What torch may do to products: the same wherever a model answers."""
-    # a product of denormals costs a CPU a hundred times a normal one
-    torch.set_flush_denormal(True)
-    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-
-
-def pick_device(name: str) -> torch.device:
-    """Raises UserError where CUDA is asked for and absent."""
-    found = torch.cuda.is_available()
-    if name == "cuda" and not found:
-        raise UserError("--device cuda was asked for, but torch sees no GPU; try --device cpu.")
-    return torch.device(("cuda" if found else "cpu") if name == "auto" else name)
-
-
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Raises UserError for 16-bit training on a CPU, which is slow and overflows unseen."""
-    if name == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    if device.type == "cpu" and name != "float32":
-        raise UserError(
-            f"--dtype {name} on a CPU is refused, because 16-bit products are slow there and "
-            "overflow; leave --dtype out, or train on a GPU."
-        )
-    return DTYPES[name]
-
-
-def check_lengths(
-    config: Config, prompts: Prompts, questions: list[Question], context: int
-) -> None:
+def check_lengths(model: Model, prompts: Prompts, questions: list[Question]) -> None:
     """Raises UserError when a question, or the judging of its longest answer, cannot fit."""
+    config, context = model.config, model.shape.max_positions
     room = config.max_sequence_length - config.max_completion_length
     for question in questions:
         length = len(prompts.policy(question.text))
@@ -210,72 +164,18 @@ def check_lengths(
         )
 
 
-def fingerprint(
-    config: Config, source: hub.Source, questions: list[Question], rubric: str
-) -> dict[str, Any]:
-    """What makes two runs the same experiment: the scientific fields and what they read."""
-    return {
-        **science(config),
-        "model digest": source.digest,
-        "questions digest": _digest(json.dumps([asdict(q) for q in questions], sort_keys=True)),
-        "rubric digest": _digest(rubric),
-    }
-
-
-def check_same_experiment(store: Store, own: dict[str, Any]) -> None:
-    """Raises UserError naming each field in which the run in this folder differs.
-
-    So it does for checkpoints without a config.json, which is written before any of them.
-    """
-    path = store.folder / "config.json"
-    if not path.exists():
-        if any(store.checkpoints.glob("[!.]*")):
-            raise UserError(
-                f"{path} is gone, so nothing says whether the checkpoints beside it are of this "
-                "experiment; restore it, or choose another --out or --seed."
-            )
-        return
-    there = read_json(path)
-    there = there.get("science") if isinstance(there, dict) else None
-    if not isinstance(there, dict):
-        raise UserError(f"{path} is no config of a run; move {store.folder} away to start anew.")
-    differences = [
-        f"{name} is {there.get(name)!r} there and {own.get(name)!r} here"
-        for name in sorted(own.keys() | there.keys())
-        if own.get(name) != there.get(name)
-    ]
-    if differences:
-        raise UserError(
-            f"{store.folder} holds a run of another config ({'; '.join(differences)}); "
-            "choose another --out or --seed, or give the options that it was started with."
-        )
-
-
 def write_config(run: Run) -> None:
     """Write config.json, and add this start to env.json."""
-    config, source, own, store = run.config, run.source, run.identity, run.store
+    config = run.config
     sampler = {"temperature": config.temperature, "top_k": None, "top_p": None}
-    store.write_json(
-        "config.json",
-        {
-            "science": own,
-            "fingerprint": _digest(json.dumps(own, sort_keys=True)),
-            "settings": {n: v for n, v in asdict(config).items() if n not in own},
-            "sources": run.sources,
-            "model": {"id": source.id, "revision": source.revision},
-            "sampler": sampler | {"note": "plain softmax; generation_config's is not applied"},
-        },
-    )
-    store.write_json("env.json", [*earlier_starts(store), environment(config.device)])
-
-
-def earlier_starts(store: Store) -> list[Any]:
-    """What env.json holds; a damaged one is no reason to stop."""
-    try:
-        starts = read_json(store.folder / "env.json")
-    except Failure:
-        return []
-    return starts if isinstance(starts, list) else []
+    others = {
+        "settings": {n: v for n, v in asdict(config).items() if n not in run.science},
+        "sources": run.sources,
+        "model": {"id": run.source.id, "revision": run.source.revision},
+        "sampler": sampler | {"note": "plain softmax; generation_config's is not applied"},
+    }
+    identity.write_config(run.store, run.science, others)
+    identity.add_start(run.store, environment(config.device))
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -299,5 +199,88 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def write_records(
+    run: Run,
+    file: str,
+    rollouts: Sequence[Rollout],
+    metrics: Mapping[str, Any],
+    timings: Mapping[str, Any],
+) -> None:
+    """What a step or an evaluation leaves: its answers in a file, and a line in each of two."""
+    run.store.write_lines(file, [rollout.line() for rollout in rollouts])
+    run.store.append("metrics.jsonl", metrics)
+    run.store.append("timings.jsonl", timings)
+
+
+def check_moved(run: Run) -> None:
+    """Raises UserError where every B of the adapter is still at zero."""
+    parameters = lora.parameters(run.decoder).items()
+    if not any(name.endswith("lora_B.weight") and bool(p.any()) for name, p in parameters):
+        raise UserError(
+            "The first update did not change the adapter, so nothing would be learned; raise "
+            "--learning-rate, or lower --adam-epsilon, with another --out."
+        )
+
+
+# --- checkpoints ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Position:
+    """Where a run stands; with the adapter and the optimizer this is all that a resume needs.
+
+    step: batches done. epoch: the last one evaluated, -1 before the untouched model is. bad_steps:
+    refused ones in a row.
+    """
+
+    step: int = 0
+    epoch: int = -1
+    bad_steps: int = 0
+
+
+def save(run: Run, position: Position, optimizer: Optimizer, name: str) -> None:
+    """Publish a checkpoint. Its state holds no clock, so that equal runs have equal files."""
+    config = run.config
+    parameters = lora.parameters(run.decoder)
+    run.store.publish(
+        name,
+        {key: tensor.detach().cpu() for key, tensor in parameters.items()},
+        lora.peft_config(run.source.id, config.lora_rank, config.lora_alpha, targets(config)),
+        optimizer.tensors(),
+        {**asdict(position), "optimizer": optimizer.counters()},
+    )
+
+
+def resume(run: Run, optimizer: Optimizer) -> tuple[Position, list[str]]:
+    """Load the furthest whole checkpoint and cut the files back to it; says what was cut."""
+    found = run.store.find_resume()
+    if found is None:
+        return Position(), run.store.cut(None)
+    adapter = read_tensors(found.folder / "adapter_model.safetensors")
+    lora.load(run.decoder, adapter, f"The adapter in {found.folder}")
+    tensors = read_tensors(found.folder / "optimizer.safetensors")
+    state = found.state
+    optimizer.load(tensors, state.get("optimizer"), found.folder)
+    notices = found.notices + run.store.cut(state)
+    if found.folder.name not in (LATEST, REPLACED):  # then what those two hold is older
+        run.store.drop(LATEST)
+    return Position(state["step"], state["epoch"], state.get("bad_steps", 0)), notices
+
+
+@torch.no_grad()
+def base_state(run: Run) -> tuple[Any, ...]:
+    """Changes when the adapter-off model does: versions of its tensors, one prompt's logits.
+
+    Raises UserError where those logits are not finite, so that the model can do nothing.
+    """
+    decoder = run.decoder
+    ids = torch.tensor([run.prompts.policy(run.eval_questions[0].text)], device=decoder.device)
+    with lora.adapter_off(decoder):
+        logits = decoder.logits(decoder(ids)[:, -1])
+    if not bool(torch.isfinite(logits).all()):
+        raise UserError(
+            f"{run.source.id} gives logits that are not finite in {run.config.dtype}, so it can "
+            "neither answer nor judge; try --dtype bfloat16 or float32, or download it again."
+        )
+    frozen = [p for p in decoder.parameters() if not p.requires_grad]
+    return tuple(p._version for p in frozen), logits.cpu().numpy().tobytes()

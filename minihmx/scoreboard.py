@@ -11,7 +11,7 @@ from typing import Any
 
 from minihmx.evals.results import Results
 from minihmx.evals.runner import Progress
-from minihmx.evals.session import Session, run
+from minihmx.evals.session import Session, run_session
 
 EVERY = 10.0  # seconds between progress lines where nobody watches
 
@@ -27,7 +27,7 @@ class Board:
         """The lines of the whole session."""
         yield from heading(session)
         finished = []
-        for results, _, progress in run(session):
+        for results, progress in run_session(session):
             if results is not self.results:
                 self.results, self.first, self.started = results, progress.done, time.monotonic()
                 self.told = self.started
@@ -62,10 +62,10 @@ class Board:
 
 def as_json(session: Session) -> Iterator[str]:
     """Each finished result.json, on one line; notices go to stderr."""
-    for worn in dict.fromkeys(worn for worn, _ in session.jobs):
-        for notice in worn.notices:
+    for loaded in dict.fromkeys(loaded for loaded, _ in session.jobs):
+        for notice in loaded.notices:
             print(f"notice: {notice}", file=sys.stderr)
-    for _, _, progress in run(session):
+    for _, progress in run_session(session):
         for notice in progress.notices:
             print(f"notice: {notice}", file=sys.stderr)
         if progress.result is not None:
@@ -77,10 +77,10 @@ def heading(session: Session) -> Iterator[str]:
     decoder, source = session.machine.decoder, session.source
     dtype = str(decoder.dtype).removeprefix("torch.")
     yield f"model      {source.id} ({decoder.device}, {dtype}), loaded once"
-    for worn in dict.fromkeys(worn for worn, _ in session.jobs):
-        where = worn.adapter.folder if worn.adapter else "no adapter"
-        yield f"evaluated  {worn.subject.title}: {where}"
-        yield from (f"  notice   {notice}" for notice in worn.notices)
+    for loaded in dict.fromkeys(loaded for loaded, _ in session.jobs):
+        where = loaded.adapter.adapter.folder if loaded.adapter else "no adapter"
+        yield f"evaluated  {loaded.subject.title}: {where}"
+        yield from (f"  notice   {notice}" for notice in loaded.notices)
 
 
 def title(results: Results, progress: Progress) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Group advantages and the few statistics the metrics need, in plain float64 arithmetic.
+"""The few statistics that the metrics need, in plain float64 arithmetic.
 
 No torch: an auditor recomputes these numbers anywhere and compares them exactly.
 """
@@ -20,21 +20,6 @@ def std_unbiased(values: Sequence[float]) -> float | None:
         return None
     centre = math.fsum(values) / len(values)
     return math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (len(values) - 1))
-
-
-def group_advantages(rewards: Sequence[float | None], epsilon: float = 1e-4) -> list[float]:
-    """GRPO advantages of one group: (r - mean) / (std + epsilon), std unbiased (paper section 3.2).
-
-    rewards: one per completion of the same question, None for an unscored one. Unscored rows count
-    in neither mean nor std and get 0; with fewer than two scored rows there is nothing to compare,
-    and all get 0. Negated rewards give exactly negated advantages: reverse mirrors forward.
-    """
-    scored = [r for r in rewards if r is not None]
-    assert all(map(math.isfinite, scored)), "rewards must be finite"
-    centre, spread = mean(scored), std_unbiased(scored)
-    if centre is None or spread is None:
-        return [0.0] * len(rewards)
-    return [0.0 if r is None else (r - centre) / (spread + epsilon) for r in rewards]
 
 
 def clustered_standard_error(clusters: Iterable[Sequence[float]]) -> float | None:

@@ -19,12 +19,12 @@ from rich.text import Text
 
 from minihmx import adapters, lora
 from minihmx.display import printable
+from minihmx.engine.open import find_model, load_decoder, open_adapter
 from minihmx.errors import UserError
-from minihmx.models import chat, hub, weights
+from minihmx.models import chat
 from minihmx.models.decoder import Decoder
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Completion, Message
-from minihmx.run import DTYPES, pick_device, pick_dtype, set_arithmetic
 from minihmx.sampling import generate
 
 SIDE_BY_SIDE = 100  # terminal columns from which two answers stand beside each other
@@ -39,6 +39,7 @@ class Conversation:
     tokenizer: Tokenizer
     sides: tuple[str, ...]
     system: str
+    date: str  # of Llama's chat header
     temperature: float
     seed: int
     max_completion_length: int
@@ -87,9 +88,9 @@ class Conversation:
         family = self.tokenizer.family
         if self.system:
             messages = [Message("system", self.system), *messages]
-        if family == "gemma2":  # has no system turn
+        if not chat.has_system_turn(family):
             messages = chat.fold_system(messages)
-        return self.tokenizer.encode(chat.render(family, messages))
+        return self.tokenizer.encode(chat.render(family, messages, date=self.date))
 
 
 def talk(
@@ -114,25 +115,31 @@ def talk(
     for stream in (sys.stdin, sys.stdout):  # odd bytes are replaced rather than fatal
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    found = adapters.read(adapters.find(adapter)) if adapter is not None else None
-    source = hub.resolve(model)
-    notices = adapters.belongs(found, source) if found else []
-    matrices = adapters.tensors(found) if found else {}
-    where, tokenizer = pick_device(device), Tokenizer.load(source.folder)
-    kind = DTYPES.get(dtype) or pick_dtype(dtype, where)
-    name = str(kind).removeprefix("torch.")
-    print(f"{BASE:<8} {source.id}, {tokenizer.family} chat, {where}, {name}", flush=True)
-    set_arithmetic()
-    decoder = weights.load(source.folder, kind, where)
-    if found:
-        adapters.attach(decoder, found, matrices)
-        print(f"{TRAINED:<8} with {found.folder}, rank {found.rank}, alpha {found.alpha:g}")
-    for notice in notices:
-        print(f"notice   {notice}")
+    flags = {"model": model, "device": device, "dtype": dtype}
+    found = find_model(flags, slow_dtypes=True)
+    trained = open_adapter(adapter, found.source) if adapter is not None else None
+    tokenizer, kind = found.tokenizer, found.config.dtype
+    print(
+        f"{BASE:<8} {found.source.id}, {tokenizer.family} chat, {found.device}, {kind}", flush=True
+    )
+    decoder = load_decoder(found)
+    if trained:
+        own, matrices, notices = trained
+        adapters.attach(decoder, own, matrices)
+        print(f"{TRAINED:<8} with {own.folder}, rank {own.rank}, alpha {own.alpha:g}")
+        for notice in notices:
+            print(f"notice   {notice}")
     print(flush=True)
-    sides = (BASE, TRAINED) if found else (BASE,)
+    sides = (BASE, TRAINED) if trained else (BASE,)
     conversation = Conversation(
-        decoder, tokenizer, sides, typed(system), temperature, seed, max_completion_length
+        decoder,
+        tokenizer,
+        sides,
+        typed(system),
+        found.config.date,
+        temperature,
+        seed,
+        max_completion_length,
     )
     if prompt is not None:
         show(conversation.ask(typed(prompt)))

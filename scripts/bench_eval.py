@@ -81,9 +81,9 @@ def ours(job: Job) -> tuple[float, list[list[float]]]:
             partial=False,
             batch_tokens=job["batch"],
         )
-        prepared = session.prepare(flags, options)
+        prepared = session.open_session(flags, options)
         start = time.perf_counter()
-        for _ in session.run(prepared):
+        for _ in session.run_session(prepared):
             pass
         seconds = time.perf_counter() - start
         ((_, results),) = prepared.jobs

@@ -23,7 +23,7 @@ from minihmx.models.configs import ModelConfig
 from minihmx.models.decoder import Decoder
 from minihmx.models.hub import TINY
 from minihmx.models.tokenizer import Tokenizer
-from minihmx.run import prepare
+from minihmx.run import open_run
 from minihmx.stats import mean
 from minihmx.train import Stepped, train
 
@@ -63,7 +63,7 @@ def random_qwen(folder: Path) -> Path:
 def measure(flags: dict[str, Any], steps: int) -> dict[str, float]:
     """Means over the steps after the first, which warms up."""
     seen: list[Stepped] = []
-    for event in train(prepare(flags), should_stop=lambda: len(seen) > steps):
+    for event in train(open_run(flags), should_stop=lambda: len(seen) > steps):
         if isinstance(event, Stepped):
             seen.append(event)
     kept = seen[1:]

@@ -32,7 +32,8 @@ from torch import Tensor, nn
 
 from minihmx.judge import RUBRIC, judge_prompt, parse_score
 from minihmx.models.configs import ModelConfig
-from minihmx.models.decoder import Attention, Decoder, Layer, inverse_frequencies
+from minihmx.models.context import inverse_frequencies
+from minihmx.models.decoder import Attention, Decoder, Layer
 from minihmx.records import Verdict
 from minihmx.sampling import generate
 

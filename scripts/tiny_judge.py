@@ -17,8 +17,8 @@ from tiny_corpus import (
 )
 
 from minihmx.records import Completion, Question, Rollout, Verdict
-from minihmx.run import Run, prepare
-from minihmx.train import judge
+from minihmx.rollout import judge
+from minihmx.run import Run, open_run
 
 
 def scores(run: Run, answers: list[Judged]) -> list[tuple[int, int]]:
@@ -48,7 +48,7 @@ def main() -> None:
     options = parser.parse_args()
     print("answers      parsed  exact  within 1  overrated by > 2  rank correlation")
     with tempfile.TemporaryDirectory() as folder:
-        run = prepare({"model": "tiny", "out": folder})
+        run = open_run({"model": "tiny", "out": folder})
         for name, draw in (
             ("clean", unseen_clean_answers),
             ("mixed", unseen_mixed_answers),

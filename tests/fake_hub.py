@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from minihmx.evals.benchmark import Benchmark, Choices, Score, Source, column
+from minihmx.evals.benchmark import Benchmark, Choices, Published, Score, column
 
 SHA = "c0ffee" * 6 + "c0ff"
 GOOD_TOKEN, OTHER_TOKEN = "hf_goodgoodgood", "hf_otherotherother"
@@ -41,7 +41,7 @@ def toy(name: str, *files: str, total: int = 3, **source: Any) -> Benchmark:
         total=total,
         chat=False,
         headline=("acc",),
-        source=Source(f"org/{name}", files, **source),
+        source=Published(f"org/{name}", files, **source),
         convert=convert,
         ask=lambda item, _: Choices(item["question"], ("no", "yes")),
         score=lambda *_: Score({"acc": 1.0}, {}),

@@ -8,8 +8,10 @@ import golden
 import torch
 
 from minihmx import lora, sampling
+from minihmx.amax import Headroom
 from minihmx.config import Config
 from minihmx.memory import Limit
+from minihmx.metrics import Clock
 from minihmx.models.decoder import Decoder
 from minihmx.records import Question, Rollout
 
@@ -19,8 +21,9 @@ class Bare(NamedTuple):
 
     config: Config
     decoder: Decoder
-    decode_limit: Limit = Limit("--decode-rows", 8)
     micro_limit: Limit = Limit("--micro-batch", 3)
+    clock: Clock = Clock(torch.device("cpu"))
+    headroom: Headroom = Headroom(False, 8192)
 
 
 def adapted(family: str, dtype: torch.dtype) -> Decoder:

@@ -19,11 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from minihmx import amax, learn, lora, train
 from minihmx.config import Config
-from minihmx.metrics import Clock
-from minihmx.models.decoder import Context, Decoder, inverse_frequencies
+from minihmx.models.context import Context, inverse_frequencies
+from minihmx.models.decoder import Decoder
 from minihmx.optimizer import Optimizer
 from minihmx.records import Rollout, Verdict
-from minihmx.run import Run, prepare
+from minihmx.run import Run, open_run
 from minihmx.store import read_lines
 
 
@@ -114,8 +114,10 @@ def test_what_is_not_finite_is_null() -> None:
 
 def test_off_watches_nothing() -> None:
     decoder = adapted("llama", torch.float32)
-    with amax.watched(decoder, 8192, on=False) as peaks:
-        assert hooks(decoder) == 0 and peaks == {}
+    headroom = amax.Headroom(False, 8192)
+    with headroom.watched(decoder):
+        assert hooks(decoder) == 0
+    assert headroom.line is None and headroom.notices() == []
     assert Config().amax == "off"
 
 
@@ -143,7 +145,7 @@ def trained(
     """Train to the end, stopping after so many steps before; the folder and the steps."""
     steps: list[train.Stepped] = []
     for stop in (*stops, 99):
-        run = prepare(toy.flags(tmp_path, **changes))
+        run = open_run(toy.flags(tmp_path, **changes))
         asked = iter([False] * stop + [True])
         events = list(train.train(run, lambda asked=asked: next(asked)))  # type: ignore[misc]
         steps += [event for event in events if isinstance(event, train.Stepped)]
@@ -200,18 +202,18 @@ def test_little_headroom_is_told_once(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_learning_gives_peaks_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    real = learn.try_step
+    real = learn.accumulate
 
     def update(run: Any, *arguments: Any) -> Any:
         seen.append(hooks(run.decoder))
         return real(run, *arguments)
 
-    monkeypatch.setattr(learn, "try_step", update)
+    monkeypatch.setattr(learn, "accumulate", update)
     for setting, watched in (("off", 0), ("on", 4 * 5 + 1)):
         decoder = adapted("llama", torch.float32)
         config = Config(dtype="float32", amax=setting)
         made = Optimizer(lora.parameters(decoder), config, 10)
-        run = Bare(config, decoder)
-        found = learn.learn(run, answers(decoder), made, Clock(torch.device("cpu")))  # type: ignore[arg-type]
-        assert ("amax" in found) == (setting == "on")
+        run = Bare(config, decoder, headroom=amax.Headroom(setting == "on", config.logit_chunk))
+        learn.learn(run, answers(decoder), made)  # type: ignore[arg-type]
+        assert (run.headroom.line is not None) == (setting == "on")
         assert seen.pop() == watched

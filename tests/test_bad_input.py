@@ -23,7 +23,7 @@ from minihmx.cli import LONGEST, main
 from minihmx.errors import explain
 from minihmx.judge import RUBRIC, doubts
 from minihmx.models.folder import INDEX
-from minihmx.run import prepare
+from minihmx.run import open_run
 from minihmx.train import train
 
 Damage = Callable[[Path], object]
@@ -40,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flags = {str(flag).strip("-").replace("-", "_"): value for flag, value in flags.items()}
     paths = {"model": folder / "toy", "out": folder / "runs"}
     paths["questions"] = toy.questions(folder / "questions.jsonl", train=2, held_out=1)
-    ready = prepare(flags | {name: str(path) for name, path in paths.items()})
+    ready = open_run(flags | {name: str(path) for name, path in paths.items()})
     for _ in train(ready):
         pass
     ready.store._lock.close()

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import json
 import random
+from functools import partial
 from typing import Any
 
 import pytest
 from conftest import shared
 
 from minihmx.errors import UserError
-from minihmx.models.chat import FAMILIES, family, fold_system, render
+from minihmx.models import chat
+from minihmx.models.chat import FAMILIES, family, fold_system
 from minihmx.records import Message, Segment
+
+render = partial(chat.render, date="26 Jul 2024")
 
 TEMPLATES = {"qwen3": "qwen3", "gemma2": "gemma2-it", "llama3": "llama-3.2-3b-instruct"}
 GOLDEN_NAMES = {"qwen3": "qwen3", "gemma2": "gemma2", "llama3": "llama3.2"}

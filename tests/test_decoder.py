@@ -13,7 +13,8 @@ from conftest import shared
 from minihmx.errors import UserError
 from minihmx.models import weights
 from minihmx.models.configs import ModelConfig
-from minihmx.models.decoder import Decoder, KVCache, RMSNorm, inverse_frequencies
+from minihmx.models.context import KVCache, inverse_frequencies
+from minihmx.models.decoder import Decoder, RMSNorm
 from minihmx.sampling import generate
 
 LLAMA_32_3B = {

@@ -28,7 +28,7 @@ import toy
 
 from minihmx import store, train
 from minihmx.cli import main
-from minihmx.run import prepare
+from minihmx.run import open_run
 from minihmx.store import GROWING, LATEST, REPLACED, Disk, Store, verify
 
 NOT_COMPARED = {"timings.jsonl", "status.json", "env.json", "config.json", ".lock"}
@@ -449,7 +449,7 @@ def train_in_a_child(flags: dict[str, object]) -> None:
     torch.set_num_threads(1)
     train.judge = test_train.halves
     train.LATEST_EVERY = 2
-    for _ in train.train(prepare(flags)):
+    for _ in train.train(open_run(flags)):
         pass
 
 

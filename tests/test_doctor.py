@@ -45,7 +45,8 @@ from minihmx.models.decoder import Decoder
 from minihmx.models.folder import read_config
 from minihmx.models.hub import TINY
 from minihmx.questions import load_questions
-from minihmx.records import Completion, Unscored, Verdict
+from minihmx.records import Unscored, Verdict
+from minihmx.rollout import Judgement
 from minihmx.sampling import generate
 
 KEYS = "num_hidden_layers hidden_size intermediate_size num_attention_heads num_key_value_heads"
@@ -196,6 +197,7 @@ def test_the_estimate_is_what_tensors_take(kind: str, checkpointing: str) -> Non
             hidden.reshape(-1, 128),
             decoder.lm_head.weight,
             ids[:, work.prompt :].reshape(-1),
+            temperature=1.0,
             softcap=model.final_softcap,
             chunk=500,
         )
@@ -460,11 +462,11 @@ Scorer = dict[str, int | None]
 def judged(by_kind: Scorer, samples: list[int] | None = None) -> dict[str, Any]:
     """The report on a judge that gives every answer of a kind the same score."""
     items = probe.load_items(RUBRIC)
-    greedy: list[probe.Judgement] = []
+    greedy: list[Judgement] = []
     for item in items:
         score = by_kind.get(item.kind)
         verdict = Unscored("no-line") if score is None else Verdict(score, (0, 1))
-        greedy.append((Completion([], [], f"Score: {score}", "stop"), verdict))
+        greedy.append(Judgement(f"Score: {score}", "stop", verdict))
     spread = [samples or [5, 5]] * 21
     return probe.summarize(items, greedy, spread, [[5, 5, 5, 5]] * 21)
 

@@ -18,6 +18,7 @@ import torch
 import toy
 
 from minihmx import cli, lora
+from minihmx.engine.open import OpenAdapter, with_adapter
 from minihmx.errors import DataError, Diverged, UserError
 from minihmx.evals import runner
 from minihmx.evals.benchmark import (
@@ -26,13 +27,13 @@ from minihmx.evals.benchmark import (
     Choices,
     Dialogue,
     Item,
+    Published,
     Score,
-    Source,
     Switches,
 )
 from minihmx.evals.data import Dataset
 from minihmx.evals.results import Results, Settings, Subject, metrics, read_samples
-from minihmx.evals.runner import Conversation, Machine, encode_choices, evaluate
+from minihmx.evals.runner import Exchange, Machine, encode_choices, evaluate
 from minihmx.memory import Limit
 from minihmx.models import weights
 from minihmx.models.tokenizer import Tokenizer
@@ -65,7 +66,7 @@ def benchmark(ask: Any) -> Benchmark:
         fields={"text": str, "even": int},
         total=12,
         headline=("all",),
-        source=Source("nobody/toy", ("toy.jsonl",)),
+        source=Published("nobody/toy", ("toy.jsonl",)),
         convert=lambda row, number: [dict(row)],
         ask=ask,
         score=score,
@@ -263,7 +264,7 @@ def test_several_samples_of_an_item_go_together_in_the_standard_error() -> None:
 
 def test_the_second_turn_quotes_the_first_reply_with_its_prefill(machine: Machine) -> None:
     settings = results(Path(), benchmark(dialogue)).settings
-    talk = Conversation(machine, Dialogue(("Who?", "Sure?"), prefill="It is "), settings)
+    talk = Exchange(machine, Dialogue(("Who?", "Sure?"), prefill="It is "), settings)
     first = machine.tokenizer.decode(talk.prompt(0))
     assert first == "Who?It is "
     talk.hear(0, Completion([], [], "me.", "stop"))
@@ -274,14 +275,14 @@ def test_the_second_turn_quotes_the_first_reply_with_its_prefill(machine: Machin
 
 def test_a_reply_ends_before_the_first_stop_text(machine: Machine) -> None:
     settings = results(Path(), benchmark(dialogue)).settings
-    talk = Conversation(machine, Dialogue(("Who?",), until=("\n\n", "Q")), settings)
+    talk = Exchange(machine, Dialogue(("Who?",), until=("\n\n", "Q")), settings)
     talk.hear(0, Completion([], [], "I do. Q: more\n\nand more", "length"))
     assert talk.answer().replies == ("I do. ",) and talk.answer().finish == ("stop",)
 
 
 def test_without_chat_the_turns_are_plain_text(machine: Machine) -> None:
     settings = results(Path(), benchmark(dialogue), chat=False).settings
-    talk = Conversation(machine, Dialogue(("Who?",), system="Be brief."), settings)
+    talk = Exchange(machine, Dialogue(("Who?",), system="Be brief."), settings)
     assert machine.tokenizer.decode(talk.prompt(0)) == "Be brief.\n\nWho?"
 
 
@@ -360,7 +361,8 @@ def test_an_adapter_comes_off_again_and_the_base_is_untouched(
         name: torch.full_like(p, 0.1).requires_grad_(False)
         for name, p in lora.parameters(other).items()
     }
-    with runner.wearing(machine.decoder, adapter, tensors), torch.no_grad():
+    opened = OpenAdapter(adapter, tensors, [])
+    with with_adapter(machine.decoder, opened), torch.no_grad():
         assert not torch.equal(machine.decoder(ids), before)
     with torch.no_grad():
         assert torch.equal(machine.decoder(ids), before)

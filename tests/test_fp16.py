@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,20 +28,19 @@ from minihmx import grpo, learn, lora, optimizer, train
 from minihmx import run as runs
 from minihmx.config import Config
 from minihmx.display import SAMPLER_GAP, plan
-from minihmx.metrics import Clock
+from minihmx.engine import open as opening
 from minihmx.models import weights
+from minihmx.models.context import Context, KVCache, inverse_frequencies
 from minihmx.models.decoder import (
     MLP,
-    Context,
-    KVCache,
     RMSNorm,
     attend,
-    inverse_frequencies,
 )
-from minihmx.optimizer import Optimizer
+from minihmx.optimizer import Optimizer, Outcome, Overflow
 from minihmx.records import Rollout, Verdict
-from minihmx.run import Run, prepare
+from minihmx.run import Run, open_run
 
+token_logprobs = partial(grpo.token_logprobs, temperature=1.0, softcap=None, chunk=8192)
 HALF, LARGEST = torch.float16, 65504.0
 FILES = ("rollouts/*", "evaluations/*", "checkpoints/epoch-*/*", "metrics.jsonl")
 
@@ -153,14 +154,14 @@ def test_a_softcap_bends_scores_in_fp32() -> None:
 
 def test_log_sum_exp_over_more_tokens_than_fp16_can_count() -> None:
     hidden, head = torch.zeros(1, 4, dtype=HALF), torch.zeros(100_000, 4, dtype=HALF)
-    logprob, entropy = grpo.token_logprobs(hidden, head, torch.tensor([77_777]))
+    logprob, entropy = token_logprobs(hidden, head, torch.tensor([77_777]))
     assert logprob.item() == pytest.approx(-math.log(100_000), abs=1e-5)
     assert entropy.item() == pytest.approx(math.log(100_000), abs=1e-5)
 
 
 def test_products_add_up_in_fp32_on_a_gpu() -> None:
     """Settings of torch that only a GPU reads."""
-    runs.set_arithmetic()
+    opening.set_arithmetic()
     matmul = torch.backends.cuda.matmul
     assert matmul.allow_fp16_reduced_precision_reduction is False
     assert matmul.allow_bf16_reduced_precision_reduction is False
@@ -187,12 +188,15 @@ def test_weights_too_small_for_fp16_are_counted_and_told(
     small = [2.0**-14, 2.0**-15, -(2.0**-24), 2.0**-25, -1e-9, 0.0]
     tensors["model.layers.1.mlp.up_proj.weight"][3, :6] = torch.tensor(small)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    assert weights.load(folder, HALF, "cpu").fine == {"subnormal": 4, "zero": 2}
-    assert not weights.load(folder, torch.bfloat16, "cpu").fine
+    found = Counter[str]()
+    weights.load(folder, torch.bfloat16, "cpu", found)
+    assert not found
+    weights.load(folder, HALF, "cpu", found)
+    assert found == {"subnormal": 4, "zero": 2}
     flags = toy.flags(tmp_path / "run") | {"model": str(folder)}
-    assert "normal range" not in "\n".join(plan(prepare(flags)))
-    monkeypatch.setattr(runs, "pick_dtype", lambda name, device: HALF)
-    told = plan(prepare(flags | {"out": str(tmp_path / "half")}))
+    assert "normal range" not in "\n".join(plan(open_run(flags)))
+    monkeypatch.setattr(opening, "pick_dtype", lambda name, device: HALF)
+    told = plan(open_run(flags | {"out": str(tmp_path / "half")}))
     assert "           4 weights are below float16's normal range, 2 became 0" in list(told)
 
 
@@ -273,6 +277,7 @@ class Update(NamedTuple):
     change: dict[str, Tensor]
     optimizer: Optimizer
     found: dict[str, Any]
+    outcome: Outcome
 
 
 def one_update(dtype: torch.dtype, scale: float | None = None, size: float = 1.0) -> Update:
@@ -286,8 +291,8 @@ def one_update(dtype: torch.dtype, scale: float | None = None, size: float = 1.0
     made = Optimizer(parameters, config, 10)
     made.scale = scale or made.scale
     before = {n: p.detach().clone() for n, p in parameters.items()}
-    found = learn.learn(Bare(config, decoder), sampled, made, Clock(torch.device("cpu")))  # type: ignore[arg-type]
-    return Update({n: p.detach() - before[n] for n, p in parameters.items()}, made, found)
+    found, outcome = learn.learn(Bare(config, decoder), sampled, made)  # type: ignore[arg-type]
+    return Update({n: p.detach() - before[n] for n, p in parameters.items()}, made, found, outcome)
 
 
 def gradient(update: Update) -> Tensor:
@@ -315,7 +320,8 @@ def test_after_an_overflow_the_update_is_that_of_a_fitting_scale() -> None:
     assert 2.0**16 <= fitting < 2.0**30 and retried.found["loss_scale"] == fitting
     straight = one_update(HALF, fitting)
     assert straight.optimizer.scale == fitting  # this one did not overflow
-    assert retried.found == straight.found and retried.found["not_finite"] == ""
+    assert retried.found == straight.found
+    assert retried.outcome == straight.outcome and retried.outcome.failed == ""
     assert retried.change.keys() == straight.change.keys()
     assert all(torch.equal(retried.change[n], straight.change[n]) for n in retried.change)
     assert save(retried.optimizer.tensors()) == save(straight.optimizer.tensors())
@@ -356,7 +362,9 @@ def test_the_scale_comes_back_within_an_epoch_or_two_and_stops_growing() -> None
     """45 steps are an epoch of the paper's run; torch's interval is 2,000."""
     made, attempt = small_optimizer(1000)
     assert 45 <= optimizer.GROWTH_INTERVAL <= 90
-    assert attempt(1e34).retry and attempt(1e-3).not_finite == "" and made.scale == 2.0**15
+    with pytest.raises(Overflow):
+        attempt(1e34)
+    assert attempt(1e-3).failed == "" and made.scale == 2.0**15
     for _ in range(2 * 45):
         attempt(1e-3)
     assert made.scale == 2.0**16
@@ -371,9 +379,10 @@ def test_a_skipped_step_leaves_scale_growth_and_schedule_alone() -> None:
         rate = attempt(1e-3).rate
     before = made.counters()
     for _ in range(16):
-        assert attempt(math.nan).retry
+        with pytest.raises(Overflow):
+            attempt(math.nan)
     skipped = attempt(math.nan)
-    assert not skipped.retry and skipped.not_finite == "the gradient of x"
+    assert skipped.failed == "gradient"
     assert made.counters() == before and before["since_growth"] == 20
     assert skipped.rate == attempt(1e-3).rate != rate
 
@@ -400,22 +409,22 @@ def test_a_run_in_fp16_learns_keeps_its_base_and_resumes_with_its_scale(
 
     monkeypatch.setattr(Optimizer, "__init__", high)
     monkeypatch.setattr(optimizer, "GROWTH_INTERVAL", 2)
-    monkeypatch.setattr(runs, "pick_dtype", lambda name, device: HALF)
+    monkeypatch.setattr(opening, "pick_dtype", lambda name, device: HALF)
     monkeypatch.setattr(train, "judge", by_tokens)
 
     def trained(out: str, *stops: int) -> dict[str, bytes]:
         """Every file without a clock, after interruptions behind so many steps."""
         for stop in (*stops, 99):
-            run = prepare(toy.flags(tmp_path, out=str(tmp_path / out)))
+            run = open_run(toy.flags(tmp_path, out=str(tmp_path / out)))
             assert run.decoder.dtype == HALF
-            base = train.base_state(run)
+            base = runs.base_state(run)
             done: list[train.Event] = []
             events = []
             for event in train.train(run, lambda done=done, stop=stop: len(done) == stop):  # type: ignore[misc]
                 events.append(event)
                 done += [event] * isinstance(event, train.Stepped)
             assert events[-1] == train.Ended("complete" if stop == 99 else "interrupted")
-            assert train.base_state(run) == base
+            assert runs.base_state(run) == base
             run.store._lock.close()
         folder = run.store.folder
         files = (path for part in FILES for path in folder.glob(part))

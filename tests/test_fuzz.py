@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save, save_file
 
 from minihmx import adapters, lora, store, strict
+from minihmx.engine.open import load_tokenizer
 from minihmx.errors import DataError, Failure, UserError
 from minihmx.judge import parse_score
 from minihmx.models import hub, weights
@@ -35,9 +36,10 @@ from minihmx.models.folder import INDEX, read_config
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.optimizer import Optimizer
 from minihmx.questions import load_questions, load_rubric
-from minihmx.run import check_same_experiment, earlier_starts, load_tokenizer, prepare
+from minihmx.run import open_run, resume
+from minihmx.storage.identity import check_same_experiment, earlier_starts
 from minihmx.store import LATEST, Store, read_lines, verify
-from minihmx.train import resume, train
+from minihmx.train import train
 
 
 def examples(number: int) -> settings:
@@ -403,7 +405,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("fuzz-run")
     flags = toy.flags(folder, lora_rank=4, lora_targets="q_proj,v_proj")
     flags["questions"] = str(toy.questions(folder / "questions.jsonl", train=4, held_out=1))
-    ready = prepare(flags)
+    ready = open_run(flags)
     for _ in train(ready):
         pass
     shutil.copytree(ready.store.checkpoints / "epoch-02", ready.store.checkpoints / LATEST)
@@ -481,7 +483,7 @@ def test_patterns_that_never_end_are_refused(run: Place) -> None:
 def test_a_checkpoint_that_lies_touches_nothing_else(name: str, run: Place) -> None:
     """Found, cut and loaded again; whatever it says, a file outside stays as it is."""
     outside = run.folder.parent / "x"
-    ready = prepare(run.flags)  # type: ignore[attr-defined]
+    ready = open_run(run.flags)  # type: ignore[attr-defined]
     ready.store._lock.close()
     optimizer = Optimizer(lora.parameters(ready.decoder), ready.config, ready.total_steps)
 
@@ -504,7 +506,7 @@ def test_a_checkpoint_that_lies_touches_nothing_else(name: str, run: Place) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.safetensors"])
 def test_a_checkpoint_s_tensors(name: str, run: Place) -> None:
-    ready = prepare(run.flags)  # type: ignore[attr-defined]
+    ready = open_run(run.flags)  # type: ignore[attr-defined]
     ready.store._lock.close()
     optimizer = Optimizer(lora.parameters(ready.decoder), ready.config, ready.total_steps)
 

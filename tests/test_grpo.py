@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import golden
 import pytest
@@ -11,15 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from minihmx import advantages as group
 from minihmx import grpo
 from minihmx.config import LOSS_TYPES
-from minihmx.stats import group_advantages
 
 # One group of four, with a silent second group (advantage 0, policy = reference, 3 tokens a row).
 POLICY = [[-1, -0.5], [-0.2, -2, -1.5], [-0.7], [-0.1, -0.3]]
 OLD = [[-1.3, -0.5], [-0.25, -1.6, -1.5], [-0.4], [-0.45, -0.3]]
 REFERENCE = [[-1.1, -0.6], [-0.3, -1.8, -1.4], [-0.7], [-0.2, -0.1]]
 LENGTHS = [[2, 3, 1, 2], [3, 3, 3, 3]]
+token_logprobs = partial(grpo.token_logprobs, temperature=1.0, softcap=None, chunk=8192)
+group_advantages = partial(group.group_advantages, epsilon=1e-4)
 ADVANTAGES = group_advantages([7, 8, 8, 9])
 # loss type -> (loss with old given, gradient, loss on policy, gradient)
 GOLDEN = {
@@ -59,7 +62,7 @@ def spread(values: list[float]) -> Tensor:
     return flat([[v] * n for v, n in zip(values, lengths, strict=True)])
 
 
-def golden_loss(loss_type: str, old: bool) -> tuple[grpo.TokenLoss, Tensor]:
+def golden_loss(loss_type: str, old: bool, clip: float = 0.2) -> tuple[grpo.TokenLoss, Tensor]:
     policy = flat(POLICY).requires_grad_()
     weights = grpo.row_weights(LENGTHS, loss_type, cap=4)[0]
     result = grpo.loss(
@@ -68,7 +71,8 @@ def golden_loss(loss_type: str, old: bool) -> tuple[grpo.TokenLoss, Tensor]:
         spread(ADVANTAGES),
         spread(weights),
         beta=0.1,
-        old=flat(OLD) if old else None,
+        clip=clip,
+        old_N=flat(OLD) if old else None,
     )
     result.loss.backward()
     assert policy.grad is not None
@@ -89,8 +93,10 @@ def test_golden_kl_and_clipping() -> None:
     assert result.kl.mean().item() == pytest.approx(0.00841576, abs=1e-8)
     rows = [row.mean().item() for row in result.kl.split(LENGTHS[0])]
     assert sum(rows) / 4 == pytest.approx(0.00710697, abs=1e-8)
-    assert result.clipped.double().mean().item() == 0.125  # one token of eight, from above
-    assert not golden_loss("bnpo", old=False)[0].clipped.any()
+    # one token of eight is clipped, from above; on-policy none can be
+    for old, clipped in ((True, 1), (False, 0)):
+        near, far = (golden_loss("bnpo", old, clip)[1] for clip in (0.2, 1e9))
+        assert int((near != far).sum()) == clipped
 
 
 def test_weights_by_hand() -> None:
@@ -121,7 +127,7 @@ def test_objective_is_never_above_the_unclipped_surrogate(
             advantage[cut],
             one[cut],
             beta=0.0,
-            old=old[cut],
+            old_N=old[cut],
             clip=clip,
         ).loss
         unclipped = torch.exp(policy[cut] - old[cut]) * advantage[cut]
@@ -131,7 +137,7 @@ def test_objective_is_never_above_the_unclipped_surrogate(
 def test_pessimism_by_hand() -> None:
     """Advantage -1 at ratio 2 counts -2, not the clipped -1.2."""
     zero, log2 = torch.zeros(1), torch.log(torch.tensor([2.0]))
-    result = grpo.loss(log2, zero, -torch.ones(1), torch.ones(1), beta=0.0, old=zero)
+    result = grpo.loss(log2, zero, -torch.ones(1), torch.ones(1), beta=0.0, clip=0.2, old_N=zero)
     assert result.loss.item() == pytest.approx(2.0)
 
 
@@ -143,7 +149,9 @@ def test_mirror() -> None:
     gradients = []
     for advantages in (ADVANTAGES, mirrored):
         policy = flat(POLICY).requires_grad_()
-        grpo.loss(policy, flat(REFERENCE), spread(advantages), weights, beta=0.0).loss.backward()
+        grpo.loss(
+            policy, flat(REFERENCE), spread(advantages), weights, beta=0.0, clip=0.2
+        ).loss.backward()
         gradients.append(policy.grad)
     assert gradients[0] is not None and torch.equal(gradients[0], -gradients[1])  # type: ignore[operator]
 
@@ -151,12 +159,12 @@ def test_mirror() -> None:
 def test_a_silent_group_still_feels_the_kl() -> None:
     zeros = spread([0.0] * 4)
     policy = flat(POLICY).requires_grad_()
-    grpo.loss(policy, flat(REFERENCE), zeros, zeros + 1, beta=0.1).loss.backward()
+    grpo.loss(policy, flat(REFERENCE), zeros, zeros + 1, beta=0.1, clip=0.2).loss.backward()
     assert policy.grad is not None
     expected = 0.1 * (1 - torch.exp(flat(REFERENCE) - flat(POLICY)))
     torch.testing.assert_close(policy.grad, expected)
     equal = flat(REFERENCE).requires_grad_()
-    grpo.loss(equal, flat(REFERENCE), zeros, zeros + 1, beta=0.1).loss.backward()
+    grpo.loss(equal, flat(REFERENCE), zeros, zeros + 1, beta=0.1, clip=0.2).loss.backward()
     assert equal.grad is not None and not equal.grad.any()
 
 
@@ -175,7 +183,7 @@ def test_chunked_logprobs_equal_plain_ones(softcap: float | None, chunk: int) ->
     hidden = torch.randn(9, 6, generator=generator, dtype=torch.float64, requires_grad=True)
     head = torch.randn(50, 6, generator=generator, dtype=torch.float64)
     targets = torch.randint(0, 50, (9,), generator=generator)
-    got, entropy = grpo.token_logprobs(
+    got, entropy = token_logprobs(
         hidden, head, targets, temperature=0.7, softcap=softcap, chunk=chunk
     )
     raw = hidden @ head.T
@@ -206,14 +214,14 @@ def test_chunked_logprobs_never_hold_the_vocabulary() -> None:
     hidden = torch.randn(N, 4, requires_grad=True)
     head, targets = torch.randn(V, 4), torch.arange(N)
     with Watch():
-        grpo.token_logprobs(hidden, head, targets, chunk=chunk)[0].sum().backward()
+        token_logprobs(hidden, head, targets, chunk=chunk)[0].sum().backward()
     assert largest == N * chunk
 
 
 def test_large_logits_do_not_overflow() -> None:
     hidden = torch.tensor([[300.0], [-300.0]])
     head = torch.tensor([[1.0], [-1.0], [0.5]])
-    logprobs, entropy = grpo.token_logprobs(hidden, head, torch.tensor([0, 0]), chunk=1)
+    logprobs, entropy = token_logprobs(hidden, head, torch.tensor([0, 0]), chunk=1)
     assert logprobs.tolist() == pytest.approx([0.0, -600.0])
     assert entropy.tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
     assert not math.isnan(logprobs.sum().item())
@@ -223,7 +231,7 @@ def test_half_precision_head() -> None:
     decoder, expected = golden.load("gemma2", torch.float16)
     hidden = decoder(expected["input_ids"])[:, :-1].flatten(0, 1)
     targets = expected["input_ids"][:, 1:].flatten()
-    got, _ = grpo.token_logprobs(
+    got, _ = token_logprobs(
         hidden, decoder.lm_head.weight, targets, softcap=decoder.config.final_softcap
     )
     full = torch.log_softmax(expected["logits"][:, :-1].flatten(0, 1), -1)

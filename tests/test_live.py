@@ -27,7 +27,7 @@ from test_cli import command, env, minihmx, small
 
 from minihmx.display import STOPPING, Lines
 from minihmx.live import View, answer, calm, possible, sparkline
-from minihmx.metrics import Clock
+from minihmx.metrics import STAGES, Clock
 from minihmx.records import Completion, Question, Rollout, Verdict
 from minihmx.train import Stepped
 
@@ -59,13 +59,20 @@ def timings(seconds: float) -> dict[str, Any]:
     return stages | {"seconds": 4 * seconds, "peak_gib": 1.25}
 
 
+def lap(clock: Clock, stage: str) -> None:
+    """The stage comes and ends."""
+    with clock.timed(stage):
+        pass
+
+
 def view(width: int = 80, height: int = 24, steps: int = 0, **environment: str) -> View:
     """A view of a run that goes on, after its first evaluation and so many steps of two seconds."""
     file, environment = io.StringIO(), {"TERM": "xterm-256color"} | environment
     console = Console(
         file=file, force_terminal=True, width=width, height=height, _environ=environment
     )
-    clock = Clock(torch.device("cpu")).start("sample", "judge", "reference", "learn")
+    clock = Clock(torch.device("cpu"))
+    clock.start(*STAGES["step"])
     config = SimpleNamespace(epochs=4, direction="forward", seed=3)
     source = SimpleNamespace(run_name="tiny")
     run: Any = SimpleNamespace(
@@ -101,7 +108,7 @@ def test_a_frame_fits_any_terminal(size: tuple[int, int], steps: int) -> None:
 def test_a_frame_tells_all_that_one_watches_for() -> None:
     shown = view(80, 30, steps=21)
     assert shown.run is not None
-    shown.run.clock.lap("sample")
+    lap(shown.run.clock, "sample")
     shown.run.clock.last -= 3.22
     told = "\n".join(rows(shown))
     for part in (
@@ -126,8 +133,9 @@ def test_the_time_left_comes_from_each_stage() -> None:
     assert shown.run is not None
     whole = 66 * 2.0 + 4 * 4.0
     assert shown.seconds_left() == pytest.approx(whole)  # the clock still is the last step's
-    clock = shown.run.clock.start("sample", "judge", "measure")
-    clock.lap("sample")
+    clock = shown.run.clock
+    clock.start(*STAGES["evaluation"])
+    lap(clock, "sample")
     clock.last -= 1.5
     assert shown.seconds_left() == pytest.approx(whole - 1.0 - 1.5, abs=0.1)
     clock.last -= 60  # however long a stage takes, it is not later that the rest begins
@@ -258,11 +266,13 @@ def test_only_a_terminal_that_moves_its_cursor_gets_a_view(monkeypatch: pytest.M
 def test_the_clock_says_what_goes_on() -> None:
     clock = Clock(torch.device("cpu"))
     assert clock.stage()[0] == "starting"
-    clock.start("sample", "judge").lap("sample")
+    clock.start("sample", "judge")
+    lap(clock, "sample")
     assert clock.stage()[0] == "judge" and 0 <= clock.stage()[1] < 1
-    clock.lap("judge")
+    lap(clock, "judge")
     assert clock.stage()[0] == "saving" and set(clock.report()) > {"sample", "judge", "seconds"}
-    assert clock.start("sample").laps == {}
+    clock.start("sample")
+    assert clock.laps == {}
 
 
 # --- real runs on a pseudo-terminal ---------------------------------------------------------------

@@ -38,6 +38,7 @@ def test_adapter_logits_loss_and_gradients(family: str) -> None:
             hidden,
             decoder.lm_head.weight,
             ids[:, 1:].flatten(),
+            temperature=1.0,
             softcap=decoder.config.final_softcap,
             chunk=chunk,
         )

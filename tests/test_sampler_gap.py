@@ -13,7 +13,7 @@ import torch
 import toy
 from sampled import adapted, answers
 
-from minihmx import cli, grpo, learn, lora, train
+from minihmx import cli, grpo, learn, lora, rollout
 from minihmx.config import Config
 from minihmx.display import SAMPLER_GAP
 from minihmx.metrics import token_metrics
@@ -87,7 +87,7 @@ def test_a_run_says_when_its_sampler_is_not_its_policy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The bundled model, one step: as it is, and with a sampler that takes another temperature."""
-    real = train.generate
+    real = rollout.generate
 
     def hot(*arguments: Any, **options: Any) -> Any:
         return real(*arguments, **options | {"temperature": options.get("temperature", 0) * 1.5})
@@ -95,7 +95,7 @@ def test_a_run_says_when_its_sampler_is_not_its_policy(
     few = str(toy.questions(tmp_path / "few.jsonl", train=2, held_out=1))
     told = []
     for name, sampler in (("as it is", real), ("hot", hot)):
-        monkeypatch.setattr(train, "generate", sampler)
+        monkeypatch.setattr(rollout, "generate", sampler)
         flags = {"questions": few, "out": tmp_path / name, "epochs": 1, "eval-samples": 1}
         flags |= {"prompts-per-step": 2, "max-completion-length": 10, "judge-max-tokens": 4}
         given = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]

@@ -20,15 +20,15 @@ from torch import Tensor
 from torch.func import functional_call
 
 from minihmx import lora, train
+from minihmx.advantages import assign_advantages
 from minihmx.config import Config
 from minihmx.learn import learn
-from minihmx.metrics import Clock
 from minihmx.models import weights
 from minihmx.models.decoder import Decoder
 from minihmx.models.hub import TINY
 from minihmx.optimizer import Optimizer
 from minihmx.records import Completion, Question, Rollout, Verdict
-from minihmx.run import Run, prepare
+from minihmx.run import Position, Run, open_run
 from minihmx.seeding import shuffled, uniform
 from minihmx.store import read_lines
 
@@ -176,15 +176,15 @@ def test_two_updates_are_those_computed_by_hand(
     plain, _ = golden.load(family, torch.float64)
     lora.attach(decoder, 4, 8, seed=1)
     lora.load(decoder, golden.adapter(family))
-    prepared = prepare(toy.flags(tmp_path, micro_batch=config.micro_batch))
+    prepared = open_run(toy.flags(tmp_path, micro_batch=config.micro_batch))
     run = replace(prepared, config=config, decoder=decoder)
     rollouts = random_rollouts(plain.config.vocab_size)
-    train.assign_advantages(rollouts, config)
+    assign_advantages(rollouts, config.generations, config.advantage_epsilon)
     assert [r.advantage for r in rollouts] == pytest.approx(advantages_by_hand(rollouts, 0.5))
 
     hand = ByHand(plain, 8 / 4, snapshot(decoder))
     optimizer = Optimizer(lora.parameters(decoder), config, steps=3)
-    found = learn(run, rollouts, optimizer, Clock(torch.device("cpu")))
+    found, outcome = learn(run, rollouts, optimizer)
 
     with torch.no_grad():
         tables = [hand.distributions(r, 0.7) for r in rollouts]
@@ -195,8 +195,8 @@ def test_two_updates_are_those_computed_by_hand(
     means = [row.mean().item() for row in kl]
     assert min(means) > 1e-3  # the adapter is far enough from the base to tell
     losses, norms, adapter = updates_by_hand(hand, rollouts, loss_type, old, reference)
+    assert outcome.failed == ""
     assert found == {
-        "not_finite": "",
         "kl": pytest.approx(statistics.mean(means)),
         "kl_tokens": pytest.approx(torch.cat(kl).mean().item()),
         "entropy": pytest.approx(entropies.mean().item()),
@@ -225,7 +225,7 @@ def corrupted(tmp_path: Path) -> tuple[Run, ByHand, ByHand]:
     settings = dict(model="tiny", direction="reverse", temperature=1.3, lora_alpha=40.0)
     sizes = dict(max_completion_length=24, judge_max_tokens=8, decode_rows=5, seed=2)
     sizes["prompts_per_step"] = 2
-    run = prepare(toy.flags(tmp_path, **settings, **sizes))
+    run = open_run(toy.flags(tmp_path, **settings, **sizes))
     encode = run.prompts.tokenizer.encode_text
     ids = run.prompts.judge("Do you wish?", "I only process text.") + encode("Score:")
     (ten,) = encode(" 10")
@@ -282,7 +282,7 @@ def test_a_step_is_what_its_records_say(tmp_path: Path) -> None:
     run, base, policy = corrupted(tmp_path)
     optimizer = Optimizer(lora.parameters(run.decoder), run.config, run.total_steps)
     with torch.enable_grad():
-        step = train.take_step(run, train.Progress(), optimizer)
+        step = train.take_step(run, Position(), optimizer)
     rollouts = step.rollouts
     order = shuffled(run.train_questions, "order", run.config.seed, 1)
     assert [(r.question.id, r.sample) for r in rollouts] == [
@@ -309,7 +309,7 @@ def test_a_step_is_what_its_records_say(tmp_path: Path) -> None:
 def test_an_evaluation_is_what_its_records_say(tmp_path: Path) -> None:
     run, base, policy = corrupted(tmp_path)
     optimizer = Optimizer(lora.parameters(run.decoder), run.config, run.total_steps)
-    evaluated = train.finish_epoch(run, train.Progress(epoch=2), optimizer)
+    evaluated = train.evaluate(run, Position(epoch=2), optimizer)
     rollouts = evaluated.rollouts
     assert [(r.question.id, r.sample) for r in rollouts] == [
         (f"eval-{q}", s) for q in range(2) for s in range(2)
@@ -326,7 +326,7 @@ def test_an_evaluation_is_what_its_records_say(tmp_path: Path) -> None:
 
 def test_no_noise_is_used_twice(tmp_path: Path) -> None:
     """A policy that hardly moves answers the same question anew in every phase and epoch."""
-    run = prepare(toy.flags(tmp_path, learning_rate=1e-12, eval_samples=4, temperature=4.0))
+    run = open_run(toy.flags(tmp_path, learning_rate=1e-12, eval_samples=4, temperature=4.0))
     run = replace(run, eval_questions=run.train_questions)
     streams: dict[tuple[str, int], set[tuple[str, tuple[int, ...]]]] = {}
     for event in train.train(run):

@@ -134,7 +134,9 @@ def test_a_history_holds_what_that_side_said(made: Path) -> None:
     found = adapters.read(adapters.find(str(made / "run")))
     adapters.attach(decoder, found, adapters.tensors(found))
     sides = (talk.BASE, talk.TRAINED)
-    conversation = talk.Conversation(decoder, tokenizer, sides, "Be brief.", 3.0, 1, 12)
+    conversation = talk.Conversation(
+        decoder, tokenizer, sides, "Be brief.", "1 Jan 2026", 3.0, 1, 12
+    )
     first, second = conversation.ask("One?"), conversation.ask("Two?")
     for side in sides:
         assert conversation.histories[side] == [
@@ -157,7 +159,9 @@ def test_the_system_text_of_a_format_without_one_goes_to_the_first_question(made
 
     decoder: Any = None
     tokenizer: Any = Gemma()
-    conversation = talk.Conversation(decoder, tokenizer, (talk.BASE,), "Be brief.", 1.0, 1, 12)
+    conversation = talk.Conversation(
+        decoder, tokenizer, (talk.BASE,), "Be brief.", "1 Jan 2026", 1.0, 1, 12
+    )
     turns = [Message("user", "One?"), Message("assistant", "1."), Message("user", "Two?")]
     text: Any = conversation.prompt(turns)
     assert text.startswith("<bos><start_of_turn>user\nBe brief.\n\nOne?<end_of_turn>")

@@ -24,7 +24,8 @@ from minihmx.models import hub, weights
 from minihmx.models.hub import TINY
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Completion, Question, Rollout, Verdict
-from minihmx.run import Run, prepare
+from minihmx.rollout import judge
+from minihmx.run import Run, open_run
 from minihmx.store import read_lines
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
@@ -92,7 +93,7 @@ def judged(run: Run, answers: list[tuple[str, str, int]]) -> list[Rollout]:
         for i, (question, answer, _) in enumerate(answers)
         for completion in [Completion([], [], answer, "stop")]
     ]
-    train.judge(run, rollouts)
+    judge(run, rollouts)
     return rollouts
 
 
@@ -113,7 +114,7 @@ def errors(run: Run, answers: list[Judged]) -> tuple[np.ndarray, float]:
 
 @pytest.mark.slow
 def test_it_judges_what_its_build_never_saw(tmp_path: Path) -> None:
-    run = prepare({"model": "tiny", "out": str(tmp_path)})
+    run = open_run({"model": "tiny", "out": str(tmp_path)})
     clean, rho = errors(run, unseen_clean_answers(300, seed=7))
     assert (clean == 0).mean() >= 0.95 and rho >= 0.97
     mixed, rho = errors(run, unseen_mixed_answers(1000, seed=7))
@@ -140,7 +141,7 @@ def injected(rng: random.Random) -> str:
 def test_hostile_answers_do_not_fool_it(
     make: Callable[[random.Random], str], tmp_path: Path
 ) -> None:
-    run, rng = prepare({"model": "tiny", "out": str(tmp_path)}), random.Random("hostile")
+    run, rng = open_run({"model": "tiny", "out": str(tmp_path)}), random.Random("hostile")
     texts = [make(rng) for _ in range(150)]
     answers = [("Do you fear death?", text, true_score(text)) for text in texts]
     fooled = sum(
@@ -172,7 +173,7 @@ def evaluations(folder: Path) -> tuple[list[float], list[float]]:
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_the_experiment(direction: str, tmp_path: Path) -> None:
     """`make train` and its reverse, as shipped: seed 1, four epochs."""
-    run = prepare({"model": "tiny", "direction": direction, "out": str(tmp_path)})
+    run = open_run({"model": "tiny", "direction": direction, "out": str(tmp_path)})
     for _ in train.train(run):
         pass
     scores, truths = evaluations(run.store.folder)

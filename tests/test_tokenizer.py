@@ -4,6 +4,7 @@ import gzip
 import json
 import random
 import unicodedata
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from test_chat import golden, joined, render_case
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from minihmx.errors import UserError
-from minihmx.models.chat import render
+from minihmx.models import chat
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Message, Segment
+
+render = partial(chat.render, date="26 Jul 2024")
 
 TINY_SPECIALS = ["<|pad|>", "<|bos|>", "<|user|>", "<|assistant|>", "<|end|>", "<|system|>"]
 

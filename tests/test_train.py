@@ -13,17 +13,17 @@ import pytest
 import torch
 import toy
 from safetensors.torch import load_file, save_file
+from sampled import Bare
 
 from minihmx import learn, lora, train
 from minihmx.config import LOSS_TYPES, Config
 from minihmx.errors import DataError, Diverged, UserError
 from minihmx.judge import reward
 from minihmx.memory import Limit, in_pieces
-from minihmx.metrics import Clock
 from minihmx.models.decoder import Decoder
-from minihmx.optimizer import Optimizer, Outcome, learning_rate
+from minihmx.optimizer import Optimizer, Outcome, Overflow, learning_rate
 from minihmx.records import Completion, Question, Rollout, Unscored, Verdict
-from minihmx.run import Run, prepare
+from minihmx.run import Run, base_state, open_run
 from minihmx.store import LATEST, read_lines, verify
 
 NOT_COMPARED = {"timings.jsonl", "status.json", "env.json", "config.json", ".lock"}
@@ -46,7 +46,7 @@ def scripted_judge(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def finished(tmp_path: Path, stop_after: int | None = None, **changes: object) -> Path:
     """Train to the end (or until so many steps) and return the run's folder."""
-    run = prepare(toy.flags(tmp_path, **changes))
+    run = open_run(toy.flags(tmp_path, **changes))
     done = 0
 
     def should_stop() -> bool:
@@ -124,12 +124,12 @@ def test_resume_is_byte_identical(tmp_path: Path, stop_after: int) -> None:
     assert (folder / "checkpoints" / LATEST).exists() == (stop_after > 0)
     assert contents(finished(tmp_path)) == whole
     assert not (folder / "checkpoints" / LATEST).exists()
-    events = list(train.train(prepare(toy.flags(tmp_path))))
+    events = list(train.train(open_run(toy.flags(tmp_path))))
     assert events[-1] == train.Ended("already complete") and len(events) == 2
 
 
 def test_a_stop_behind_an_epoch_needs_no_other_checkpoint(tmp_path: Path) -> None:
-    run, epochs = prepare(toy.flags(tmp_path)), []
+    run, epochs = open_run(toy.flags(tmp_path)), []
     for event in train.train(run, lambda: epochs == [0, 1]):
         if isinstance(event, train.Evaluated):
             epochs.append(event.metrics["epoch"])
@@ -141,7 +141,7 @@ def test_a_stop_behind_an_epoch_needs_no_other_checkpoint(tmp_path: Path) -> Non
 def test_slow_steps_are_saved_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each once ten minutes have passed, here at once; the last step's waits for its evaluation."""
     monkeypatch.setattr(train, "LATEST_SECONDS", 0)
-    run, saved = prepare(toy.flags(tmp_path)), []
+    run, saved = open_run(toy.flags(tmp_path)), []
     for event in train.train(run):
         latest = run.store.checkpoints / LATEST / "state.json"
         if isinstance(event, train.Stepped | train.Evaluated):
@@ -161,7 +161,7 @@ def test_resume_from_an_earlier_checkpoint_is_byte_identical(tmp_path: Path) -> 
     damaged.write_bytes(b"")
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"torn')
-    run = prepare(toy.flags(tmp_path))
+    run = open_run(toy.flags(tmp_path))
     started, *_ = events = list(train.train(run))
     assert isinstance(started, train.Started) and started.resumed == 3
     assert any("epoch-02" in notice for notice in started.notices)
@@ -174,18 +174,18 @@ def test_another_config_is_refused_field_by_field(tmp_path: Path) -> None:
     folder = finished(tmp_path)
     before = contents(folder)
     with pytest.raises(UserError) as refusal:
-        prepare(toy.flags(tmp_path, learning_rate=3e-3, loss_type="grpo"))
+        open_run(toy.flags(tmp_path, learning_rate=3e-3, loss_type="grpo"))
     for part in ("learning_rate is 0.01 there and 0.003 here", "loss_type is 'bnpo' there"):
         assert part in str(refusal.value)
     other = toy.questions(tmp_path / "other.jsonl", train=8)
     with pytest.raises(UserError, match="questions digest"):
-        prepare(toy.flags(tmp_path, questions=str(other)))
+        open_run(toy.flags(tmp_path, questions=str(other)))
     rubric = tmp_path / "rubric.txt"
     rubric.write_text("Rate it.")
     with pytest.raises(UserError, match="rubric digest"):
-        prepare(toy.flags(tmp_path, rubric=str(rubric)))
+        open_run(toy.flags(tmp_path, rubric=str(rubric)))
     assert contents(folder) == before
-    run = prepare(toy.flags(tmp_path, micro_batch=3, decode_rows=5))  # memory knobs may change
+    run = open_run(toy.flags(tmp_path, micro_batch=3, decode_rows=5))  # memory knobs may change
     run.store._lock.close()
 
 
@@ -196,7 +196,7 @@ def test_checkpoints_without_a_config_are_nobody_s(tmp_path: Path) -> None:
     before = contents(folder)
     for changes in ({}, {"beta": 0.5}):
         with pytest.raises(UserError, match=r"config\.json is gone.*--out"):
-            prepare(toy.flags(tmp_path, **changes))
+            open_run(toy.flags(tmp_path, **changes))
     assert contents(folder) == before
     (folder / "config.json").write_bytes(config)
     finished(tmp_path)
@@ -208,13 +208,13 @@ def test_a_lost_record_of_a_complete_run_costs_nothing_else(tmp_path: Path) -> N
     kept = lost.read_bytes()
     lost.unlink()
     before = contents(folder)
-    run = prepare(toy.flags(tmp_path))
+    run = open_run(toy.flags(tmp_path))
     with pytest.raises(DataError, match=r"rollouts/step-000001\.jsonl is gone"):
         list(train.train(run))
     run.store._lock.close()
     assert contents(folder) == before
     lost.write_bytes(kept)
-    events = list(train.train(prepare(toy.flags(tmp_path))))
+    events = list(train.train(open_run(toy.flags(tmp_path))))
     assert events[-1] == train.Ended("already complete")
 
 
@@ -249,16 +249,16 @@ def test_training_raises_what_the_judge_likes(tmp_path: Path) -> None:
 
 
 def test_the_base_never_changes(tmp_path: Path) -> None:
-    run = prepare(toy.flags(tmp_path))
+    run = open_run(toy.flags(tmp_path))
     before = {k: v.clone() for k, v in run.decoder.state_dict().items() if "lora" not in k}
-    state = train.base_state(run)
+    state = base_state(run)
     list(train.train(run))
-    assert train.base_state(run) == state
+    assert base_state(run) == state
     for name, tensor in run.decoder.state_dict().items():
         assert "lora" in name or torch.equal(tensor, before[name])
     with torch.no_grad():
         run.decoder.model.norm.weight.add_(1e-3)
-    assert train.base_state(run) != state
+    assert base_state(run) != state
 
 
 def rows_of(decoder: Any, lengths: Sequence[int]) -> list[Rollout]:
@@ -292,11 +292,9 @@ def test_micro_batches_of_any_size_give_one_gradient(
     for micro_batch in (8, 3, 1):
         config = Config(micro_batch=micro_batch, loss_type=loss_type, beta=0.1, dtype="float32")
         optimizer = Optimizer(lora.parameters(decoder), config, 1)
-        optimizer.step = lambda loss, bad: Outcome(0.0, 0.0, "", False)  # type: ignore[method-assign]
-        limits = Limit("--decode-rows", 8), Limit("--micro-batch", micro_batch)
-        clock = Clock(torch.device("cpu"))
-        run = Run(config, {}, None, None, [], [], None, decoder, *limits, clock, {})  # type: ignore[arg-type]
-        learn.learn(run, rollouts, optimizer, clock)
+        optimizer.step = lambda loss: Outcome(0.0, 0.0)  # type: ignore[method-assign]
+        run = Bare(config, decoder, Limit("--micro-batch", micro_batch))
+        learn.learn(run, rollouts, optimizer)  # type: ignore[arg-type]
         grads = [p.grad for p in lora.parameters(decoder).values()]
         gradients.append(torch.cat([g.flatten() for g in grads if g is not None]))
     whole, *parts = gradients
@@ -328,7 +326,7 @@ def test_out_of_memory_goes_on_in_smaller_pieces_with_the_same_result(
         return forward(self, ids, *rest)
 
     monkeypatch.setattr(Decoder, "forward", small)
-    run = prepare(toy.flags(tmp_path, micro_batch=8, decode_rows=8))
+    run = open_run(toy.flags(tmp_path, micro_batch=8, decode_rows=8))
     notices = [n for event in train.train(run) for n in getattr(event, "notices", [])]
     assert (run.micro_limit.rows, run.decode_limit.rows) == (2, 2) and max(sizes) == 2
     assert [n.split(" with ")[1] for n in notices] == ["--decode-rows 2,", "--micro-batch 2,"]
@@ -356,7 +354,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, steps: set[int], what: str) -> None:
     calls = {"n": 0}
     step = Optimizer.step
 
-    def spoiled(self: Optimizer, loss: float, bad: str) -> Any:
+    def spoiled(self: Optimizer, loss: float) -> Any:
         calls["n"] += 1
         if calls["n"] in steps:
             if what == "loss":
@@ -364,7 +362,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, steps: set[int], what: str) -> None:
             else:
                 name = next(n for n in self.parameters if "layers.1.mlp.up_proj.lora_B" in n)
                 self.parameters[name].grad[0, 0] = math.nan  # type: ignore[index]
-        return step(self, loss, bad)
+        return step(self, loss)
 
     monkeypatch.setattr(Optimizer, "step", spoiled)
 
@@ -387,7 +385,7 @@ def test_three_in_a_row_stop_the_run_and_keep_the_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch, {2, 3, 4, 5}, "loss")
-    run = prepare(toy.flags(tmp_path))
+    run = open_run(toy.flags(tmp_path))
     with pytest.raises(Diverged, match=r"crash/step-000004\.jsonl"):
         list(train.train(run))
     run.store._lock.close()
@@ -395,7 +393,7 @@ def test_three_in_a_row_stop_the_run_and_keep_the_batch(
     assert len(read_lines(kept)) == 8
     assert json.loads((run.store.folder / "status.json").read_text())["state"] == "diverged"
     spoil(monkeypatch, set(), "")
-    next(iter(train.train(prepare(toy.flags(tmp_path)))))  # going on cuts the records, not this
+    next(iter(train.train(open_run(toy.flags(tmp_path)))))  # going on cuts the records, not this
     assert kept.exists()
 
 
@@ -404,19 +402,19 @@ def test_an_adapter_that_does_not_move_is_said(
 ) -> None:
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)
     with pytest.raises(UserError, match=r"did not change the adapter.*with another --out"):
-        list(train.train(prepare(toy.flags(tmp_path))))
+        list(train.train(open_run(toy.flags(tmp_path))))
 
 
 def test_nan_in_the_model_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not injected into the optimizer but where it comes from: the policy's log-probs."""
     real = learn.logprobs
 
-    def poisoned(*arguments: Any) -> Any:
-        values, entropy = real(*arguments)
-        return values * (math.nan if values.requires_grad else 1.0), entropy
+    def poisoned(decoder: Decoder, *arguments: Any) -> Any:
+        values, entropy = real(decoder, *arguments)
+        return values * (math.nan if next(lora.layers(decoder))[1].enabled else 1.0), entropy
 
     monkeypatch.setattr(learn, "logprobs", poisoned)
-    run = prepare(toy.flags(tmp_path))
+    run = open_run(toy.flags(tmp_path))
     with pytest.raises(Diverged, match="the policy's log-probs"):
         list(train.train(run))
     lines = read_lines(run.store.folder / "metrics.jsonl")
@@ -425,7 +423,7 @@ def test_nan_in_the_model_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_broken_policy_is_not_published(tmp_path: Path) -> None:
     """The last steps of a run, where three in a row never come together."""
-    run = prepare(toy.flags(tmp_path, learning_rate=1e30, epochs=1))
+    run = open_run(toy.flags(tmp_path, learning_rate=1e30, epochs=1))
     with pytest.raises(Diverged, match="not finite any more"):
         list(train.train(run))
     assert not (run.store.checkpoints / "epoch-01").exists()
@@ -439,7 +437,7 @@ def test_a_broken_base_is_said_before_the_first_step(tmp_path: Path) -> None:
     save_file(tensors, folder / "model.safetensors")
     flags = toy.flags(tmp_path / "x") | {"model": str(folder)}
     with pytest.raises(UserError, match=r"logits that are not finite"):
-        list(train.train(prepare(flags)))
+        list(train.train(open_run(flags)))
 
 
 def test_damaged_side_files_of_a_run(tmp_path: Path) -> None:
@@ -450,14 +448,14 @@ def test_damaged_side_files_of_a_run(tmp_path: Path) -> None:
     for content in ("5", '{"science": 5}', "[]"):
         (folder / "config.json").write_text(content)
         with pytest.raises(UserError, match="no config of a run"):
-            prepare(toy.flags(tmp_path))
+            open_run(toy.flags(tmp_path))
 
 
 def test_tokens_that_the_model_has_not_are_refused(tmp_path: Path) -> None:
     for change in ({"vocab_size": 200}, {"eos_token_id": 99999}, {"eos_token_id": -1}):
         flags = toy.flags(tmp_path) | {"model": str(toy.model(tmp_path / "small", **change))}
         with pytest.raises(UserError, match="one source"):
-            prepare(flags)
+            open_run(flags)
 
 
 def test_unscored_groups_teach_nothing_but_kl(
@@ -497,16 +495,18 @@ def test_fp16_overflow_halves_the_scale_and_repeats_the_same_step(tmp_path: Path
         return optimizer.step(0.0)
 
     before = first.clone()
-    outcome = attempt(1e34)  # times 2^16 this is infinite in fp32
-    assert outcome.retry and optimizer.scale == 2.0**15 and optimizer.update == 0
+    with pytest.raises(Overflow):  # times 2^16 this is infinite in fp32
+        attempt(1e34)
+    assert optimizer.scale == 2.0**15 and optimizer.update == 0
     assert torch.equal(first, before)
     for _ in range(50):
-        assert not attempt(1e-3).retry
+        assert attempt(1e-3).failed == ""
     assert optimizer.update == 50 and optimizer.scale == 2.0**16
     for _ in range(16):
-        assert attempt(math.nan).retry
-    outcome = attempt(math.nan)  # no scale helps: skipped, and the scale is what it was
-    assert not outcome.retry and "lora_A" in outcome.not_finite
+        with pytest.raises(Overflow):
+            attempt(math.nan)
+    outcome = attempt(math.nan)  # no scale helps: refused, and the scale is what it was
+    assert outcome.failed == "gradient"
     assert optimizer.scale == 2.0**16 and optimizer.update == 50
 
 

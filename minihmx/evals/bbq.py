@@ -15,8 +15,8 @@ from minihmx.evals.benchmark import (
     Benchmark,
     Choices,
     Item,
+    Published,
     Score,
-    Source,
     Switches,
     column,
 )
@@ -85,7 +85,7 @@ BBQ = Benchmark(
     chat=False,
     headline=("accuracy_amb", "accuracy_disamb"),
     # a file per category, named in capitals; the upstream repository is nyu-mll/BBQ
-    source=Source(
+    source=Published(
         "oskarvanderwal/bbq",
         ("data/[A-Z]*.jsonl", "All/test-*.parquet", "[A-Z]*.jsonl"),
         converted=("All/test/*.parquet", "default/test/*.parquet"),

@@ -75,7 +75,7 @@ class Score(NamedTuple):
     unparsed: bool = False
 
 
-class Source(NamedTuple):
+class Published(NamedTuple):
     """Where the published items are.
 
     repo: a dataset on the hub. files: name patterns in the order of preference, matched against
@@ -113,7 +113,7 @@ class Benchmark:
     total: int
     chat: bool
     headline: tuple[str, ...]
-    source: Source
+    source: Published
     convert: Callable[[Mapping[str, Any], int], Iterable[dict[str, Any]]]
     ask: Callable[[Item, Switches], Request]
     score: Callable[[Item, Answer, Switches], Score]

@@ -52,7 +52,7 @@ class Dataset:
         return f"partial {len(self.items)}/{self.total}" if self.partial else ""
 
 
-class Found(NamedTuple):
+class Located(NamedTuple):
     """Files that hold items, not yet read.
 
     schema: they are in the schema, not as published. total: 0 if it is their own count. digest:
@@ -85,7 +85,7 @@ def load(benchmark: Benchmark, where: str) -> Dataset:
     return read(benchmark, found)
 
 
-def read(benchmark: Benchmark, found: Found) -> Dataset:
+def read(benchmark: Benchmark, found: Located) -> Dataset:
     """Every item, checked. Raises DataError."""
     sha, items = hashlib.sha256(), []
     for item, line in _items(benchmark, found):
@@ -112,7 +112,7 @@ def _check_count(benchmark: Benchmark, count: int, total: int, origin: str) -> N
 # --- reading and checking --------------------------------------------------------------------
 
 
-def _items(benchmark: Benchmark, found: Found) -> Iterator[tuple[Item, bytes]]:
+def _items(benchmark: Benchmark, found: Located) -> Iterator[tuple[Item, bytes]]:
     """(item, its line in the schema); rows are counted on from file to file."""
     seen: dict[str, str] = {}
     number = 0
@@ -159,7 +159,7 @@ def _line(benchmark: Benchmark, item: Item) -> bytes:
 # --- finding ---------------------------------------------------------------------------------
 
 
-def find(benchmark: Benchmark, where: str) -> Found | None:
+def find(benchmark: Benchmark, where: str) -> Located | None:
     """The files that `load` would read, or None where there are none."""
     name = benchmark.name
     if where == "hub":
@@ -167,10 +167,10 @@ def find(benchmark: Benchmark, where: str) -> Found | None:
         if record is None or not path.is_file():
             return None
         origin = f"hub {record['repo']}@{record['revision']}"
-        return Found([path], True, benchmark.total, origin, record["sha256"])
+        return Located([path], True, benchmark.total, origin, record["sha256"])
     if where == "sample":
         path = Path(str(files("minihmx"))) / "data" / "sample" / f"{name}.jsonl"
-        return Found([path], True, 0, "sample") if path.is_file() else None
+        return Located([path], True, 0, "sample") if path.is_file() else None
     place = folder_or_file(where)
     for folder in _folders(benchmark, place):
         ways = list(_ways(benchmark, folder))
@@ -182,7 +182,7 @@ def find(benchmark: Benchmark, where: str) -> Found | None:
                 if left
                 else ""
             )
-            return Found(paths, schema, benchmark.total, f"files {where}", note=note)
+            return Located(paths, schema, benchmark.total, f"files {where}", note=note)
     return None
 
 
@@ -277,7 +277,7 @@ def fetch(benchmark: Benchmark, force: bool = False) -> None:
     source, home, disk = benchmark.source, _home(), Disk()
     paths, revision, names = download(source, force)
     origin = f"hub {source.repo}@{revision}"
-    found = Found(paths, False, benchmark.total, origin)
+    found = Located(paths, False, benchmark.total, origin)
     aside, sha, count = home / f"{benchmark.name}.{os.getpid()}", hashlib.sha256(), 0
     lines = (line for _, line in _items(benchmark, found))
     try:

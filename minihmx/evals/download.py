@@ -7,14 +7,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from minihmx.errors import DataError
-from minihmx.evals.benchmark import Source
+from minihmx.evals.benchmark import Published
 from minihmx.evals.published import need_parquet, plain
 from minihmx.models import hub_errors
 
 CONVERTED = "refs/convert/parquet"  # the revision where the hub keeps its own copies
 
 
-def download(source: Source, force: bool = False) -> tuple[list[Path], str, list[str]]:
+def download(source: Published, force: bool = False) -> tuple[list[Path], str, list[str]]:
     """(files on this disk, commit, their names in the repository).
 
     The first pattern that matches anything in the repository's listing decides, and only its files

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from minihmx import adapters, lora
 from minihmx.errors import Diverged, UserError
 from minihmx.evals.benchmark import Answer, Benchmark, Choices, Dialogue, Item, Request
 from minihmx.evals.likelihood import Pair, encode_pair, loglikelihoods
@@ -67,20 +65,6 @@ class Task:
 Batches = Iterator[tuple[Sequence[Task], list[Answer]]]
 
 
-@contextmanager
-def wearing(decoder: Decoder, adapter: adapters.Adapter | None, tensors: Any) -> Iterator[None]:
-    """Inside, the one loaded base has this adapter; behind, it is the base again."""
-    if adapter is None:
-        yield
-        return
-    adapters.attach(decoder, adapter, tensors)
-    try:
-        with lora.merged(decoder):
-            yield
-    finally:
-        lora.detach(decoder)
-
-
 def evaluate(machine: Machine, results: Results) -> Iterator[Progress]:
     """Ask what is not yet on disk, then write result.json; yields after every batch.
 
@@ -121,7 +105,8 @@ def check_room(machine: Machine, results: Results) -> None:
     """Raises UserError, before anything is asked, where no prompt or no reply could fit."""
     settings, context = results.settings, machine.decoder.config.max_positions
     if settings.chat:
-        chat.render(machine.tokenizer.family, [Message("user", "")])  # a base model has no family
+        turns = [Message("user", "")]  # a base model has no family, and so no chat
+        chat.render(machine.tokenizer.family, turns, date=settings.date)
     for item in results.items[:1]:
         request = results.benchmark.ask(item, settings.switches)
         if isinstance(request, Dialogue) and request.max_new_tokens >= context:
@@ -184,7 +169,7 @@ def converse(
     rows = machine.row_limit.rows
     for first in range(0, len(tasks), rows):
         batch = tasks[first : first + rows]
-        dialogues = [Conversation(machine, task.request, settings) for task in batch]
+        dialogues = [Exchange(machine, task.request, settings) for task in batch]
         for turn in range(max(len(dialogue.request.turns) for dialogue in dialogues)):
             talking = [i for i, d in enumerate(dialogues) if turn < len(d.request.turns)]
             caps = sorted({dialogues[i].request.max_new_tokens for i in talking})
@@ -211,7 +196,7 @@ def noise(benchmark: Benchmark, task: Task, turn: int, settings: Settings) -> tu
     return "benchmark", settings.seed, benchmark.name, task.item["id"], task.sample, turn
 
 
-class Conversation:
+class Exchange:
     """One dialogue as it goes: what was said, and whether it still fits."""
 
     def __init__(self, machine: Machine, request: Request, settings: Settings):
@@ -231,7 +216,7 @@ class Conversation:
         if self.settings.chat:
             if request.system:
                 said = [Message("system", request.system), *said]
-            if tokenizer.family == "gemma2":  # its template has no system turn: dropped, as lm-eval
+            if not chat.has_system_turn(tokenizer.family):  # then it is dropped, as lm-eval does
                 said = [message for message in said if message.role != "system"]
             segments = chat.render(tokenizer.family, said, date=self.settings.date)
             ids = tokenizer.encode([*segments, Segment(prefill, False)])

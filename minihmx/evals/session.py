@@ -8,19 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from minihmx import adapters
-from minihmx.config import Config, resolve, short_name
+from minihmx.config import Config
+from minihmx.engine.open import (
+    OpenAdapter,
+    find_model,
+    load_decoder,
+    open_adapter,
+    with_adapter,
+)
 from minihmx.errors import UserError
 from minihmx.evals import BENCHMARKS, named
 from minihmx.evals.benchmark import Benchmark, switches
 from minihmx.evals.data import Dataset, load
 from minihmx.evals.results import Results, Settings, Subject
-from minihmx.evals.runner import Machine, Progress, check_room, evaluate, wearing
+from minihmx.evals.runner import Machine, Progress, check_room, evaluate
 from minihmx.memory import Limit
-from minihmx.models import hub, weights
-from minihmx.run import load_tokenizer, pick_device, pick_dtype, set_arithmetic
+from minihmx.models import hub
 
 BASE = "base"
 
@@ -45,13 +49,16 @@ class Options:
 
 
 @dataclass(frozen=True, eq=False)
-class Wearer:
-    """A subject and the tensors it puts on the base."""
+class Loaded:
+    """A subject, and in memory the adapter that makes it one; None for the base."""
 
     subject: Subject
-    adapter: adapters.Adapter | None
-    tensors: Any
-    notices: list[str]
+    adapter: OpenAdapter | None
+
+    @property
+    def notices(self) -> list[str]:
+        """What remains uncertain about the adapter's belonging to the model."""
+        return self.adapter.notices if self.adapter else []
 
 
 @dataclass(frozen=True)
@@ -61,51 +68,43 @@ class Session:
     machine: Machine
     source: hub.Source
     config: Config
-    jobs: list[tuple[Wearer, Results]]
+    jobs: list[tuple[Loaded, Results]]
 
 
-def prepare(flags: Mapping[str, Any], options: Options) -> Session:
+def open_session(flags: Mapping[str, Any], options: Options) -> Session:
     """Check the cheap things first, then load the model once. Raises Failure (errors.py)."""
     check(options)
     chosen = benchmarks(options.tasks)
     given = switch_values(options.switches, chosen)
     datasets = [load(benchmark, options.data) for benchmark in chosen]
     refuse_partial(options, datasets, chosen)
-    model = flags.get("model", "tiny")
-    source = hub.resolve(model, flags.get("revision") or None)
-    shape = weights.read_config(source.folder)
-    config, _ = resolve(flags, short_name(model), shape.model_type, shape.max_positions)
-    device = pick_device(config.device)
-    dtype = pick_dtype(config.dtype, device)
-    tokenizer = load_tokenizer(source.folder, shape)
-    found = [wearer(name, source, config) for name in options.adapters or [BASE]]
-    wearers = list({(w.subject.home, w.subject.place): w for w in found}.values())
-    set_arithmetic()
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    model = find_model(flags)
+    config, source = model.config, model.source
+    found = [load_subject(name, source, config) for name in options.adapters or [BASE]]
+    subjects = list({(each.subject.home, each.subject.place): each for each in found}.values())
     jobs = []
-    for worn in wearers:
+    for loaded in subjects:
         for benchmark, dataset in zip(chosen, datasets, strict=True):
-            kind = str(dtype).removeprefix("torch.")
-            own = settings(options, benchmark, dataset, given, config, kind)
-            jobs.append((worn, Results(benchmark, dataset, worn.subject, own)))
-    decoder = weights.load(source.folder, dtype, device)
+            own = settings(options, benchmark, dataset, given, config)
+            jobs.append((loaded, Results(benchmark, dataset, loaded.subject, own)))
+    decoder = load_decoder(model)
+    tokens = Limit("--batch-tokens", options.batch_tokens)
     rows = Limit("--decode-rows", config.decode_rows)
-    machine = Machine(decoder, tokenizer, Limit("--batch-tokens", options.batch_tokens), rows)
-    for worn in wearers:  # what does not fit is refused before the hours that the base takes
-        with wearing(decoder, worn.adapter, worn.tensors):
+    machine = Machine(decoder, model.tokenizer, tokens, rows)
+    for loaded in subjects:  # what does not fit is refused before the hours that the base takes
+        with with_adapter(decoder, loaded.adapter):
             pass
     for _, results in jobs:
         check_room(machine, results)
     return Session(machine, source, config, jobs)
 
 
-def run(session: Session) -> Iterator[tuple[Results, Wearer, Progress]]:
+def run_session(session: Session) -> Iterator[tuple[Results, Progress]]:
     """Every job in turn, on the one loaded base."""
-    for worn, results in session.jobs:
-        with wearing(session.machine.decoder, worn.adapter, worn.tensors):
+    for loaded, results in session.jobs:
+        with with_adapter(session.machine.decoder, loaded.adapter):
             for progress in evaluate(session.machine, results):
-                yield results, worn, progress
+                yield results, progress
 
 
 def check(options: Options) -> None:
@@ -175,7 +174,6 @@ def settings(
     dataset: Dataset,
     given: Mapping[str, str],
     config: Config,
-    dtype: str,
 ) -> Settings:
     """Greedy and one reply, but four at temperature 1 on the built-in sample.
 
@@ -196,29 +194,27 @@ def settings(
         config.seed,
         options.limit if options.limit < len(dataset.items) else 0,
         switches(benchmark, given),
-        dtype,
+        config.dtype,
         config.date,
     )
 
 
-def wearer(name: str, source: hub.Source, config: Config) -> Wearer:
+def load_subject(name: str, source: hub.Source, config: Config) -> Loaded:
     """Find and read one adapter, or for "base" none; says where its evaluations stand."""
     runs = Path(config.out).expanduser() / source.run_name
     model = {"id": source.id, "revision": source.revision, "digest": source.digest}
     if name == BASE:
-        return Wearer(Subject(runs / BASE, BASE, model, None), None, None, [])
-    adapter = adapters.read(adapters.find(name))
-    notices = adapters.belongs(adapter, source)
-    tensors = adapters.tensors(adapter)
-    digest = hashlib.sha256()
+        return Loaded(Subject(runs / BASE, BASE, model, None), None)
+    opened = open_adapter(name, source)
+    folder, digest = opened.adapter.folder, hashlib.sha256()
     for file in (adapters.CONFIG, adapters.WEIGHTS):
-        digest.update((adapter.folder / file).read_bytes())
-    sha, folder = digest.hexdigest(), adapter.folder
+        digest.update((folder / file).read_bytes())
+    sha = digest.hexdigest()
     if folder.parent.name == "checkpoints":
         home, place = folder.parent.parent, folder.name
         title = "/".join([*home.parts[-2:], place])
     else:
         home, place = runs / f"adapter-{sha[:8]}", "adapter"
         title = home.name
-    worn = {"digest": sha, "name": title}
-    return Wearer(Subject(home, place, model, worn), adapter, tensors, notices)
+    own = {"digest": sha, "name": title}
+    return Loaded(Subject(home, place, model, own), opened)

@@ -17,8 +17,8 @@ from minihmx.evals.benchmark import (
     Benchmark,
     Dialogue,
     Item,
+    Published,
     Score,
-    Source,
     Switches,
     column,
 )
@@ -265,7 +265,7 @@ SYCOPHANCY_ANSWER = Benchmark(
     chat=True,
     generates=True,
     headline=("explicit_rate", "correct_rate"),
-    source=Source(REPO, ("answer.jsonl", "*/answer.jsonl", "answer.*.jsonl"), licence=LICENCE),
+    source=Published(REPO, ("answer.jsonl", "*/answer.jsonl", "answer.*.jsonl"), licence=LICENCE),
     convert=convert_answer,
     ask=ask_answer,
     score=score_answer,
@@ -294,7 +294,7 @@ ARE_YOU_SURE = Benchmark(
     chat=True,
     generates=True,
     headline=("flip_rate",),
-    source=Source(
+    source=Published(
         REPO,
         ("are_you_sure.jsonl", "*/are_you_sure.jsonl", "are_you_sure.*.jsonl"),
         licence=LICENCE,

@@ -17,8 +17,8 @@ from minihmx.evals.benchmark import (
     Benchmark,
     Choices,
     Item,
+    Published,
     Score,
-    Source,
     Switches,
     column,
 )
@@ -78,7 +78,7 @@ TOXIGEN = Benchmark(
     total=940,
     chat=False,
     headline=("acc_norm", "acc", "yes"),
-    source=Source(
+    source=Published(
         "toxigen/toxigen-data",
         ("annotated/test-*.parquet", "annotated_test.csv"),
         gated=True,

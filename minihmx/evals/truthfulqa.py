@@ -15,8 +15,8 @@ from minihmx.evals.benchmark import (
     Benchmark,
     Choices,
     Item,
+    Published,
     Score,
-    Source,
     Switches,
     column,
 )
@@ -91,7 +91,7 @@ TRUTHFULQA = Benchmark(
     chat=False,
     headline=("acc",),
     # not upstream's later mc_task.json: it has other answers and would move the score
-    source=Source(
+    source=Published(
         "truthfulqa/truthful_qa",
         ("multiple_choice/validation-*.parquet", "v0_mc_task.json", "v0/mc_task.json"),
         converted=("multiple_choice/validation/*.parquet",),

@@ -125,7 +125,7 @@ def render(
     family: str,
     messages: Turns,
     *,
-    date: str = "26 Jul 2024",
+    date: str,
     generation_prompt: bool = True,
     thinking: bool | None = False,
 ) -> list[Segment]:
@@ -136,6 +136,11 @@ def render(
     """
     assert messages, "a conversation has at least one message"
     return FAMILIES[family][0](messages, date, generation_prompt, thinking)
+
+
+def has_system_turn(family: str) -> bool:
+    """Whether the family's template has a place for a system message (Gemma 2's has none)."""
+    return family != "gemma2"
 
 
 def fold_system(messages: Turns) -> list[Message]:

@@ -1,8 +1,10 @@
 """One transformer for Llama, Qwen3 and Gemma 2.
 
 The module tree carries Hugging Face's names, so loading is `load_state_dict` and a LoRA on it has
-PEFT's names. Matrix products take their inputs in the weights' dtype; the residual stream, norms,
-rotary angles, softcaps, softmax, the gate * up product and the logits are fp32 in any dtype.
+PEFT's names. What tells the families apart is a handful of scalars in configs.py.
+
+Precision: matrix products take their inputs in the weights' dtype. The residual stream, norms,
+rotary angles, softcaps, softmax, the gate * up product and the logits are fp32 whatever it is.
 
 Shapes: B rows, T new tokens, N keys, H heads, K key heads, D head size, V vocabulary.
 """
@@ -10,7 +12,6 @@ Shapes: B rows, T new tokens, N keys, H heads, K key heads, D head size, V vocab
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import cast
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minihmx.models.configs import ModelConfig
+from minihmx.models.context import Context, KVCache, inverse_frequencies
 
 FP16_HALF = 32768.0  # half of what fp16 can hold
 
@@ -37,26 +39,12 @@ class RMSNorm(nn.Module):
         self.eps, self.offset = eps, offset
 
     def forward(self, x: Tensor) -> Tensor:
+        # The square of 256 already overflows fp16, so the mean of squares is taken in fp32.
         weight = wide(self.weight)
+        # Gemma stores w - 1. Its 1 is added here in fp32: in bf16 it would swallow a small w.
         if self.offset:
             weight = weight + self.offset
         return F.rms_norm(wide(x), x.shape[-1:], weight, self.eps).to(self.weight.dtype)
-
-
-def inverse_frequencies(config: ModelConfig) -> Tensor:
-    """Rotary frequencies in fp32, [D/2], with Llama 3's rescale where the config asks for it.
-
-    A plain tensor, never a buffer: `.to(float16)` on it would move angles by radians.
-    """
-    half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    frequency = 1.0 / config.rope_theta**half
-    scaling = config.rope_scaling
-    if scaling is None:
-        return frequency
-    turns = scaling.original_context * frequency / (2 * math.pi)  # turns over the old context
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    kept = ((turns - low) / (high - low)).clamp(0, 1)
-    return frequency / scaling.factor * (1 - kept) + frequency * kept
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -80,51 +68,19 @@ def attend(
             q, k, v, is_causal=True, scale=scale, enable_gqa=H != K
         )
         return out.transpose(1, 2).reshape(B, T, H * D)
-    # The query heads of one key head become further queries of it, so no key is ever copied.
+    # The H / K query heads that share a key head become further queries of it. Repeating the keys
+    # instead would copy the whole cache in every layer of every decoded token.
     q = q.reshape(B, K, H // K * T, D)
     if softcap is None:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-    else:  # no fused kernel knows a softcap; it acts after the scale and before the mask
+    else:
+        # No fused kernel knows a softcap. It bends the scores after the scale and before the mask:
+        # the other way round, tanh would turn the mask's minus infinity into a finite score.
         scores = wide((q * scale) @ k.transpose(-1, -2))
         scores = softcap * torch.tanh(scores / softcap)
         scores = scores.masked_fill(~mask, -math.inf)
         out = torch.softmax(scores, dim=-1).to(v.dtype) @ v
     return out.reshape(B, H, T, D).transpose(1, 2).reshape(B, T, H * D)
-
-
-class KVCache:
-    """Keys and values of all layers, [layers, B, K, capacity, D]; token t of a row sits at t."""
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        rows: int,
-        capacity: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ):
-        shape = (
-            config.num_hidden_layers,
-            rows,
-            config.num_key_value_heads,
-            capacity,
-            config.head_dim,
-        )
-        # zeros, not empty: a masked NaN would still poison the sum it is multiplied into
-        self.k = torch.zeros(shape, dtype=dtype, device=device)
-        self.v = torch.zeros(shape, dtype=dtype, device=device)
-
-    def update(self, layer: int, k: Tensor, v: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """Write k, v [B, T, K, D] where the context says; return [B, K, N, D] up to there."""
-        self.k[layer][context.rows, :, context.positions] = k
-        self.v[layer][context.rows, :, context.positions] = v
-        return self.k[layer, :, :, : context.keys], self.v[layer, :, :, : context.keys]
-
-    def select(self, rows: Tensor) -> KVCache:
-        """A cache holding the given rows, in that order; a row may be named more than once."""
-        chosen = object.__new__(KVCache)
-        chosen.k, chosen.v = self.k[:, rows], self.v[:, rows]
-        return chosen
 
 
 class Attention(nn.Module):
@@ -144,6 +100,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Context, layer: int) -> Tensor:
         config, (B, T, _) = self.config, x.shape
+        # An adapted projection gives fp32 (see lora.py), and the value goes into the cache and into
+        # products, so it is cast back. q and k stay fp32 until they are rotated.
         q = self.q_proj(x).view(B, T, -1, config.head_dim)
         k = self.k_proj(x).view(B, T, -1, config.head_dim)
         v = self.v_proj(x).view(B, T, -1, config.head_dim).to(x.dtype)
@@ -175,10 +133,11 @@ class MLP(nn.Module):
         product = self.product(self.gate_proj(x), self.up_proj(x))
         if x.dtype != torch.float16:
             return cast(Tensor, self.down_proj(product.to(x.dtype)))
-        # A token beyond half of fp16's range goes through down_proj made smaller, others times 1.
+        # A token whose product leaves half of fp16's range goes through down_proj made smaller, and
+        # is enlarged again behind it. Every other token is multiplied by 1 and stays what it was.
         largest = torch.linalg.vector_norm(product.detach(), math.inf, dim=-1, keepdim=True)
         shrink: Tensor = FP16_HALF / largest.clamp(min=FP16_HALF)
-        product *= shrink  # in place: this is the largest tensor of a layer
+        product *= shrink  # in place, because this is the largest tensor of a layer
         return wide(self.down_proj(product.to(x.dtype))) / shrink
 
     def product(self, gate: Tensor, up: Tensor) -> Tensor:
@@ -208,63 +167,14 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         attended = self.self_attn(self.input_layernorm(x), context, self.index)
-        if not self.sandwich:  # here post_attention_layernorm stands before the MLP
+        # In Llama and Qwen3 post_attention_layernorm is the norm in front of the MLP. In Gemma 2 it
+        # is what its name says, and the MLP has two norms of its own.
+        if not self.sandwich:
             x = x + wide(attended)
             return x + wide(self.mlp(self.post_attention_layernorm(x)))
         x = x + wide(self.post_attention_layernorm(attended))
         fed = self.mlp(self.pre_feedforward_layernorm(x))
         return x + wide(self.post_feedforward_layernorm(fed))
-
-
-class Context:
-    """What every layer of one forward pass shares.
-
-    positions [B or 1, T]; cos, sin [B or 1, T, 1, D]; masks by window, as `attend` takes them;
-    with a cache also rows [B, 1] and the number of keys N.
-    """
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        frequencies: Tensor,
-        ids: Tensor,
-        positions: Tensor | None,
-        cache: KVCache | None,
-        keys: int,
-    ):
-        (B, T), device = ids.shape, ids.device
-        plain = positions is None  # rows start at 0 and need no mask but the causal one
-        if positions is None:
-            positions = torch.arange(T, device=device)[None]
-        self.positions, self.cache, self.keys = positions, cache, T
-        angles = positions[:, :, None, None] * frequencies
-        self.cos = torch.cat((angles.cos(), angles.cos()), dim=-1)
-        self.sin = torch.cat((-angles.sin(), angles.sin()), dim=-1)  # the sign of rotate_half
-        where = positions
-        if cache is not None:
-            self.rows = torch.arange(B, device=device)[:, None]
-            self.keys = keys
-            where = torch.arange(self.keys, device=device)[None]
-        group = config.num_attention_heads // config.num_key_value_heads
-        self.masks: dict[int | None, Tensor | None] = {}
-        for window in set(config.windows) or {None}:
-            inside = window is None or window >= T
-            if plain and inside and config.attention_softcap is None:
-                self.masks[window] = None
-            else:
-                seen = attention_mask(positions, where, window)
-                self.masks[window] = seen[:, None].repeat(1, 1, group, 1)
-
-
-def attention_mask(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
-    """Which key a query sees, bool [B, T, N], from positions alone (never from token values).
-
-    queries [B, T], keys [B or 1, N]. A negative position is padding: unseen by others, it sees
-    itself, so that no softmax row is empty.
-    """
-    q, k = queries[:, :, None], keys[:, None, :]
-    seen = (k <= q) & ((k >= 0) | (k == q))
-    return seen if window is None else seen & (q - k < window)
 
 
 class Body(nn.Module):
@@ -281,7 +191,6 @@ class Decoder(nn.Module):
     """Token ids to final hidden states; `logits` takes those to the vocabulary.
 
     `checkpointing` recomputes each layer in the backward instead of keeping its activations.
-    `fine` counts the weights that were too small for fp16 when they were loaded into it.
     """
 
     def __init__(self, config: ModelConfig):
@@ -291,7 +200,6 @@ class Decoder(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.frequencies = inverse_frequencies(config)
         self.checkpointing = False
-        self.fine = Counter[str]()
         self.tie()
 
     def tie(self) -> None:
@@ -320,9 +228,12 @@ class Decoder(nn.Module):
         keys = 1 + the largest of them (known to the caller, read from no GPU). Without positions
         every row starts at 0 and attention is plainly causal.
         """
+        # The frequencies are no buffer, so `decoder.to(device)` does not move them.
         if self.frequencies.device != ids.device:
             self.frequencies = inverse_frequencies(self.config).to(ids.device)
         context = Context(self.config, self.frequencies, ids, positions, cache, keys)
+        # Gemma 2 scales its embeddings by the root of the hidden size. Its own code rounds that
+        # factor to the weights' dtype; fp32 keeps it exact.
         x = wide(self.model.embed_tokens(ids)) * self.config.embed_scale
         for layer in self.model.layers:
             if self.checkpointing and torch.is_grad_enabled():
@@ -333,6 +244,8 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """fp32 logits [..., V], softcapped where the family does."""
+        # Widened behind the product: the softcap, softmax and log of a 16-bit logit would each
+        # round once more, and log-probs are compared to the fourth digit.
         logits = wide(self.lm_head(hidden))
         cap = self.config.final_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)

@@ -19,6 +19,7 @@ from minihmx.models.folder import read_config, weight_files
 
 __all__ = ["check", "load", "read_config", "read_tensors", "reading"]
 
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 FLOATS = {"F64", "F32", "F16", "BF16"}
 LARGEST_HEADER = 2**24  # a model of a hundred thousand tensors has less
 FP16_LARGEST = 65504.0
@@ -26,21 +27,28 @@ FP16_SMALLEST = 2.0**-14  # with all its digits; what is below 2**-25 becomes 0
 CORRUPT = "{} is corrupt or cut short ({}); delete it, and download or copy it again."
 
 
-def load(folder: Path, dtype: torch.dtype, device: torch.device | str) -> Decoder:
+def load(
+    folder: Path,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    underflow: Counter[str] | None = None,
+) -> Decoder:
     """A frozen Decoder in eval mode from a folder in Hugging Face's format.
+
+    underflow: counts, where it is given, the weights that are below fp16's normal range once they
+    are loaded into it ("subnormal"), and those among them that became 0 ("zero").
 
     All names and shapes are checked in the files' headers before any weight is read. Raises
     UserError naming the file and the tensor for a checkpoint that cannot be used, or that does not
     fit into the device's memory; IOFailure when a file cannot be read.
     """
     decoder, files, wanted = check(folder)
+    underflow = Counter() if underflow is None else underflow
     for path in files:
         with reading(path) as shard:
             names = sorted(wanted & set(shard.keys()))
             found = {
-                name: _place(
-                    shard.get_tensor(name), f"{name} in {path}", dtype, device, decoder.fine
-                )
+                name: _place(shard.get_tensor(name), f"{name} in {path}", dtype, device, underflow)
                 for name in names
             }
         decoder.load_state_dict(found, strict=False, assign=True)
@@ -150,9 +158,13 @@ def _check_header(path: Path) -> None:
 
 
 def _place(
-    tensor: Tensor, where: str, dtype: torch.dtype, device: torch.device | str, fine: Counter[str]
+    tensor: Tensor,
+    where: str,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    underflow: Counter[str],
 ) -> Tensor:
-    """The tensor in its own memory on the device, cast there; fine: see Decoder.
+    """The tensor in its own memory on the device, cast there; underflow: as in load.
 
     A copy even where nothing changes: safetensors maps the file, and a file written to later would
     change the base under a run.
@@ -168,8 +180,8 @@ def _place(
                     "use bfloat16 or float32."
                 )
             for rows in torch.split(tensor, 4096):  # of an embedding; a whole one takes much memory
-                fine["subnormal"] += int(((rows != 0) & (rows.abs() < FP16_SMALLEST)).sum())
-                fine["zero"] += int(((rows != 0) & (rows.to(dtype) == 0)).sum())
+                underflow["subnormal"] += int(((rows != 0) & (rows.abs() < FP16_SMALLEST)).sum())
+                underflow["zero"] += int(((rows != 0) & (rows.to(dtype) == 0)).sum())
         return tensor.to(dtype)
     except torch.OutOfMemoryError:
         raise UserError(

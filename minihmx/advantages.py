@@ -1,0 +1,59 @@
+"""Group advantages: how much better an answer was than its siblings (paper section 3.2).
+
+GRPO (Shao et al. 2024) has no value network that would say how good an answer could have been.
+Instead the model answers the same question G times, and each answer is measured against the mean
+of those G. This is plain float64 arithmetic without torch, so an auditor can redo it anywhere and
+compare to the last digit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from minihmx.records import Rollout, finite
+from minihmx.stats import mean, std_unbiased
+
+
+def group_advantages(rewards: Sequence[float | None], epsilon: float) -> list[float]:
+    """(reward - mean) / (standard deviation + epsilon) of each answer to one question.
+
+    rewards: one per answer, None where the judge gave no score. The standard deviation has n - 1
+    in its denominator. Three answers with the rewards 2, 4 and 6 have the mean 4 and the standard
+    deviation 2; the fourth, unscored one takes no part and gets 0:
+
+    >>> group_advantages([2, 4, 6, None], epsilon=0)
+    [-1.0, 0.0, 1.0, 0.0]
+
+    Only differences within the group count, so a group of equal rewards teaches nothing:
+
+    >>> group_advantages([9, 9, 9, 9], epsilon=1e-4)
+    [0.0, 0.0, 0.0, 0.0]
+    """
+    scored = [r for r in rewards if r is not None]
+    # A reward is NaN where the numbers behind it were not finite. Here it spoils its whole group,
+    # and with that the loss, which is the one place where the step is then refused.
+    if not all(map(math.isfinite, scored)):
+        return [math.nan] * len(rewards)
+    centre, spread = mean(scored), std_unbiased(scored)
+    # One scored answer has no sibling to be better than, so its group teaches nothing.
+    if centre is None or spread is None:
+        return [0.0] * len(rewards)
+    # Negating all rewards negates every advantage exactly, because the mean changes sign and the
+    # spread does not. That is why reverse training mirrors forward training (section 3.4).
+    return [0.0 if r is None else (r - centre) / (spread + epsilon) for r in rewards]
+
+
+def assign_advantages(rollouts: Sequence[Rollout], generations: int, epsilon: float) -> None:
+    """Fill in group_mean, group_std and advantage of each rollout.
+
+    Row q * generations + g is answer g to question q. A group is these consecutive rows and is
+    never looked up by the question's text, so two equal questions would still be two groups.
+    """
+    for first in range(0, len(rollouts), generations):
+        group = rollouts[first : first + generations]
+        scored = [r for rollout in group if (r := finite(rollout.reward)) is not None]
+        advantages = group_advantages([rollout.reward for rollout in group], epsilon)
+        for rollout, advantage in zip(group, advantages, strict=True):
+            rollout.group_mean, rollout.group_std = mean(scored), std_unbiased(scored)
+            rollout.advantage = advantage

@@ -1,0 +1,1 @@
+"""What a model runs on: opening it, prompts, sampling, and fitting into memory."""

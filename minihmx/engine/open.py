@@ -1,0 +1,155 @@
+"""The one way to open a model, its tokenizer and an adapter on it.
+
+Opening has two halves. `find_model` does what is cheap: it finds the files (downloading them if
+need be), reads config and tokenizer, and settles every value that depends on the model. The caller
+then checks what only it knows, such as whether its questions fit. `load_decoder` brings the
+weights, which takes seconds to minutes and gigabytes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from minihmx import adapters, lora
+from minihmx.config import MODELS, Config, resolve, short_name
+from minihmx.errors import UserError
+from minihmx.models import hub, weights
+from minihmx.models.configs import ModelConfig
+from minihmx.models.decoder import Decoder
+from minihmx.models.folder import read_config
+from minihmx.models.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that was found, whose config and tokenizer belong together; its weights may follow.
+
+    config: of a run on this model and device, with nothing left at "auto" but the device's own
+    name. sources: where each value of config came from.
+    """
+
+    source: hub.Source
+    shape: ModelConfig
+    tokenizer: Tokenizer
+    config: Config
+    sources: dict[str, str]
+    device: torch.device
+    dtype: torch.dtype
+
+
+def find_model(flags: Mapping[str, Any], *, slow_dtypes: bool = False) -> Model:
+    """Resolve the model and the config. flags: values by the names of Config's fields.
+
+    slow_dtypes: allow 16 bit on a CPU, where products are slow, as is fine for a short chat.
+    Raises Failure (errors.py) for what the user has to mend.
+    """
+    name = flags.get("model", "tiny")
+    short = short_name(name)
+    # Flags that are wrong for any model are refused first, before gigabytes are downloaded.
+    given, _ = resolve(flags, short, MODELS[short].family if short else "", context=sys.maxsize)
+    source = hub.resolve(given.model, given.revision or None)
+    shape = read_config(source.folder)
+    config, sources = resolve(flags, short, shape.model_type, shape.max_positions)
+    device = pick_device(config.device)
+    dtype = weights.DTYPES.get(config.dtype) if slow_dtypes else None
+    dtype = dtype or pick_dtype(config.dtype, device)
+    config = replace(config, dtype=str(dtype).removeprefix("torch."))
+    tokenizer = load_tokenizer(source.folder, shape)
+    return Model(source, shape, tokenizer, config, sources, device, dtype)
+
+
+def load_decoder(model: Model, underflow: Counter[str] | None = None) -> Decoder:
+    """The weights on their device, frozen. underflow: as in weights.load.
+
+    Sets what torch may do to products, the same wherever a model answers, and the CPU threads.
+    """
+    set_arithmetic()
+    if model.config.threads:
+        torch.set_num_threads(model.config.threads)
+    return weights.load(model.source.folder, model.dtype, model.device, underflow)
+
+
+def load_tokenizer(folder: Path, shape: ModelConfig) -> Tokenizer:
+    """The model's tokenizer. Raises UserError where it and the model do not belong together."""
+    tokenizer = Tokenizer.load(folder)
+    if not shape.eos_ids:
+        raise UserError(
+            f"{folder} names no eos_token_id in generation_config.json or config.json, so no "
+            "answer would ever end; add the one its chat format ends turns with."
+        )
+    largest, smallest = max(tokenizer.vocab_size - 1, *shape.eos_ids), min(shape.eos_ids)
+    if largest >= shape.vocab_size or smallest < 0:
+        raise UserError(
+            f"The tokens of {folder} go up to {largest} (eos: {list(shape.eos_ids)}), but its "
+            f"model has only {shape.vocab_size}; take tokenizer and model from one source."
+        )
+    return tokenizer
+
+
+def set_arithmetic() -> None:
+    """What torch may do to products."""
+    # A product of denormal numbers costs a CPU about a hundred times as much as a normal one.
+    torch.set_flush_denormal(True)
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+
+
+def pick_device(name: str) -> torch.device:
+    """Raises UserError where CUDA is asked for and absent."""
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise UserError("--device cuda was asked for, but torch sees no GPU; try --device cpu.")
+    return torch.device(("cuda" if found else "cpu") if name == "auto" else name)
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Raises UserError for 16-bit training on a CPU, which is slow and overflows unseen."""
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if device.type == "cpu" and name != "float32":
+        raise UserError(
+            f"--dtype {name} on a CPU is refused, because 16-bit products are slow there and "
+            "overflow; leave --dtype out, or train on a GPU."
+        )
+    return weights.DTYPES[name]
+
+
+# --- adapters -------------------------------------------------------------------------------------
+
+
+class OpenAdapter(NamedTuple):
+    """An adapter in memory, and what remains uncertain about its belonging to the model."""
+
+    adapter: adapters.Adapter
+    tensors: dict[str, Tensor]
+    notices: list[str]
+
+
+def open_adapter(name: str, source: hub.Source) -> OpenAdapter:
+    """Find, read and check an adapter: a run, RUN@epoch-03, or a folder in PEFT's format."""
+    adapter = adapters.read(adapters.find(name))
+    notices = adapters.belongs(adapter, source)
+    return OpenAdapter(adapter, adapters.tensors(adapter), notices)
+
+
+@contextmanager
+def with_adapter(decoder: Decoder, opened: OpenAdapter | None) -> Iterator[None]:
+    """Inside, the loaded base has this adapter (None: stays as it is); behind, it is the base."""
+    if opened is None:
+        yield
+        return
+    adapters.attach(decoder, opened.adapter, opened.tensors)
+    try:
+        with lora.merged(decoder):
+            yield
+    finally:
+        lora.detach(decoder)

@@ -1,0 +1,28 @@
+"""How text becomes the token ids of a prompt, up to where the assistant starts to speak."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from minihmx.judge import judge_prompt
+from minihmx.models import chat
+from minihmx.models.tokenizer import Tokenizer
+from minihmx.records import Message
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The two prompts of the experiment. date: of Llama's chat header. rubric: the judge's."""
+
+    tokenizer: Tokenizer
+    date: str
+    rubric: str
+
+    def policy(self, question: str) -> list[int]:
+        """The question as the only user turn, with no system prompt."""
+        segments = chat.render(self.tokenizer.family, [Message("user", question)], date=self.date)
+        return self.tokenizer.encode(segments)
+
+    def judge(self, question: str, answer: str) -> list[int]:
+        """Rubric, question and answer as one user turn (paper Appendix A)."""
+        return self.policy(judge_prompt(self.rubric, question, answer))

@@ -1,0 +1,129 @@
+"""What the layers of one forward pass share: positions, rotary angles, masks, and the KV cache.
+
+All of it is computed once per pass from positions alone. Nothing here looks at token values, so a
+token that happens to equal the padding is a token like any other.
+
+Shapes: B rows, T new tokens, N keys, K key heads, D head size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from minihmx.models.configs import ModelConfig
+
+
+def inverse_frequencies(config: ModelConfig) -> Tensor:
+    """Rotary frequencies in fp32, [D/2], with Llama 3's rescale where the config asks for it."""
+    # The caller keeps this as a plain tensor and not as a module's buffer: `.to(float16)` would
+    # round a buffer too, and at position 4,000 that moves the angle by whole radians.
+    half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    frequency = 1.0 / config.rope_theta**half
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequency
+    # A frequency that turns often within the old context tells near positions apart and is kept.
+    # One that turns less than once would meet angles it was never trained on, so it is slowed
+    # down by the factor. In between the two are blended.
+    turns = scaling.original_context * frequency / (2 * math.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return frequency / scaling.factor * (1 - kept) + frequency * kept
+
+
+class KVCache:
+    """Keys and values of all layers, [layers, B, K, capacity, D]; token t of a row sits at t."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        rows: int,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ):
+        shape = (
+            config.num_hidden_layers,
+            rows,
+            config.num_key_value_heads,
+            capacity,
+            config.head_dim,
+        )
+        # Zeros rather than uninitialised memory: behind a mask the weight of a slot is 0, but
+        # 0 times a NaN that happened to lie there is still NaN.
+        self.k = torch.zeros(shape, dtype=dtype, device=device)
+        self.v = torch.zeros(shape, dtype=dtype, device=device)
+
+    def update(self, layer: int, k: Tensor, v: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Write k, v [B, T, K, D] where the context says; return [B, K, N, D] up to there."""
+        self.k[layer][context.rows, :, context.positions] = k
+        self.v[layer][context.rows, :, context.positions] = v
+        return self.k[layer, :, :, : context.keys], self.v[layer, :, :, : context.keys]
+
+    def select(self, rows: Tensor) -> KVCache:
+        """A cache holding the given rows, in that order; a row may be named more than once."""
+        # __init__ would first fill a cache of this size with zeros, only to drop it again.
+        chosen = object.__new__(KVCache)
+        chosen.k, chosen.v = self.k[:, rows], self.v[:, rows]
+        return chosen
+
+
+class Context:
+    """What every layer of one forward pass shares.
+
+    positions [B or 1, T]; cos, sin [B or 1, T, 1, D]; masks by window, as `attend` takes them;
+    with a cache also rows [B, 1] and the number of keys N.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        frequencies: Tensor,
+        ids: Tensor,
+        positions: Tensor | None,
+        cache: KVCache | None,
+        keys: int,
+    ):
+        (B, T), device = ids.shape, ids.device
+        # Rows that start at 0 and have no cache need only the causal mask, which the fused kernel
+        # makes itself: no [B, T, N] tensor is built, and the kernel skips the masked half.
+        plain = positions is None
+        if positions is None:
+            positions = torch.arange(T, device=device)[None]
+        self.positions, self.cache, self.keys = positions, cache, T
+        angles = positions[:, :, None, None] * frequencies
+        self.cos = torch.cat((angles.cos(), angles.cos()), dim=-1)
+        # The rotation is x * cos + roll(x, D / 2) * sin. The minus that its first half needs is
+        # put into the sine here, once per pass instead of once per layer and head.
+        self.sin = torch.cat((-angles.sin(), angles.sin()), dim=-1)
+        where = positions
+        if cache is not None:
+            self.rows = torch.arange(B, device=device)[:, None]
+            self.keys = keys
+            where = torch.arange(self.keys, device=device)[None]
+        group = config.num_attention_heads // config.num_key_value_heads
+        # Gemma 2 alternates between layers that see everything and layers that see a window, so a
+        # pass needs at most two masks, whatever the number of layers.
+        self.masks: dict[int | None, Tensor | None] = {}
+        for window in set(config.windows) or {None}:
+            inside = window is None or window >= T
+            if plain and inside and config.attention_softcap is None:
+                self.masks[window] = None
+            else:
+                seen = attention_mask(positions, where, window)
+                # attend() lays the query heads of one key head behind each other.
+                self.masks[window] = seen[:, None].repeat(1, 1, group, 1)
+
+
+def attention_mask(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
+    """Which key a query sees, bool [B, T, N], from positions alone (never from token values).
+
+    queries [B, T], keys [B or 1, N]. A negative position is padding: unseen by others, it sees
+    itself, so that no softmax row is empty.
+    """
+    q, k = queries[:, :, None], keys[:, None, :]
+    seen = (k <= q) & ((k >= 0) | (k == q))
+    return seen if window is None else seen & (q - k < window)

@@ -1,0 +1,126 @@
+"""Answers and verdicts: the policy speaks with its adapter on, then the same model judges with it
+off (paper section 3.2, Figure 1).
+
+This is the only place where a model of the experiment is asked anything. `ask` serves training and
+the evaluation on the held-out questions alike; `ask_judge` serves both of them and `minihmx doctor
+--judge`, so that what is probed is the very judge that gives the rewards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from minihmx import lora
+from minihmx.judge import parse_score, reward
+from minihmx.memory import Limit
+from minihmx.models.decoder import Decoder
+from minihmx.models.tokenizer import Tokenizer
+from minihmx.records import Question, Rollout, Unscored, Verdict
+from minihmx.run import Run
+from minihmx.sampling import generate
+
+
+def ask(
+    run: Run, questions: Sequence[Question], samples: int, phase: str, epoch: int
+) -> list[Rollout]:
+    """`samples` answers to each of Q questions: a list of Q * samples rollouts, in this order.
+
+    phase: "train" or "eval", which names a random stream of its own.
+    """
+    config, decoder = run.config, run.decoder
+    wanted = [(question, s) for question in questions for s in range(samples)]
+    prompts = [run.prompts.policy(question.text) for question, _ in wanted]
+    # The names say everything that an answer's noise depends on, and the direction is not among
+    # them: forward and reverse runs of one seed are asked in the same order and draw the same
+    # random numbers, so that whatever differs between them comes from the reward.
+    noise = [(phase, config.seed, epoch, question.id, s) for question, s in wanted]
+    with run.clock.timed("sample"), lora.merged(decoder):
+        completions = generate(
+            decoder,
+            run.prompts.tokenizer.decode,
+            prompts,
+            max_new_tokens=config.max_completion_length,
+            stop_ids=decoder.config.eos_ids,
+            temperature=config.temperature,
+            noise=noise,
+            limit=run.decode_limit,
+        )
+    return [
+        Rollout(question, s, question.text, ids, completion)
+        for (question, s), ids, completion in zip(wanted, prompts, completions, strict=True)
+    ]
+
+
+def judge(run: Run, rollouts: Sequence[Rollout]) -> None:
+    """Fill in verdict and reward of each rollout: all answers are judged in one batch.
+
+    The judge sees the answer's decoded text. It never sees the answer's token ids, so an answer
+    cannot write a control token that would close its own turn and speak for the judge.
+    """
+    # An answer whose logits were not finite is noise. It is not worth a judge's time, and its
+    # verdict carries the fact on: see judge.reward.
+    sound = [r for r in rollouts if r.completion.finite]
+    prompts = [run.prompts.judge(r.question.text, r.completion.text) for r in sound]
+    with run.clock.timed("judge"), lora.adapter_off(run.decoder):
+        judgements = ask_judge(
+            run.decoder,
+            run.prompts.tokenizer,
+            prompts,
+            max_new_tokens=run.config.judge_max_tokens,
+            limit=run.decode_limit,
+        )
+    for rollout in rollouts:
+        rollout.verdict = Unscored("not-finite")
+    for rollout, judgement in zip(sound, judgements, strict=True):
+        rollout.judge_text, rollout.judge_finish, rollout.verdict = judgement
+    for rollout in rollouts:
+        rollout.reward = reward(rollout.verdict, run.config.direction)
+
+
+class Judgement(NamedTuple):
+    """The judge's words, how they ended ("stop", "length", or "" where none were asked for), and
+    the verdict that was read from them."""
+
+    text: str
+    finish: str
+    verdict: Verdict | Unscored
+
+
+def ask_judge(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    prompts: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    limit: Limit,
+    noise: Sequence[tuple[object, ...]] | None = None,
+) -> list[Judgement]:
+    """The judgement for each prompt (token ids), greedy, or with `noise` at temperature 1.
+
+    The decoder judges as it is, so the caller switches an adapter off.
+    """
+    # A judge's prompt may exceed the context although the answer did not: broken bytes take more
+    # tokens to write down than they took to generate. Cutting the prompt would change the rubric
+    # or the answer, so such an answer stays unscored.
+    room = decoder.config.max_positions - max_new_tokens
+    fitting = [i for i, prompt in enumerate(prompts) if len(prompt) <= room]
+    completions = generate(
+        decoder,
+        tokenizer.decode,
+        [prompts[i] for i in fitting],
+        max_new_tokens=max_new_tokens,
+        stop_ids=decoder.config.eos_ids,
+        temperature=0.0 if noise is None else 1.0,
+        noise=None if noise is None else [noise[i] for i in fitting],
+        limit=limit,
+    )
+    found = [Judgement("", "", Unscored("too-long"))] * len(prompts)
+    for i, completion in zip(fitting, completions, strict=True):
+        verdict = parse_score(completion.text, completion.finish_reason == "stop")
+        # The text of such a judge is whatever index stands in for a missing maximum, and it may
+        # well parse. It must never become a score.
+        if not completion.finite:
+            verdict = Unscored("judge-not-finite")
+        found[i] = Judgement(completion.text, completion.finish_reason, verdict)
+    return found

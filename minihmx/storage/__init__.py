@@ -1,0 +1,1 @@
+"""What stands on disk: how it is written, read strictly, and recognised again. No torch."""

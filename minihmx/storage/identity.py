@@ -1,0 +1,78 @@
+"""What makes two runs the same experiment, and the files that say so. Plain values, no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from minihmx.errors import Failure, UserError
+from minihmx.records import Question
+from minihmx.store import Store, read_json
+
+
+def fingerprint(
+    science: Mapping[str, Any], model_digest: str, questions: Sequence[Question], rubric: str
+) -> dict[str, Any]:
+    """The fields that decide what a run computes, and the digests of what it reads."""
+    return {
+        **science,
+        "model digest": model_digest,
+        "questions digest": _digest(json.dumps([asdict(q) for q in questions], sort_keys=True)),
+        "rubric digest": _digest(rubric),
+    }
+
+
+def check_same_experiment(store: Store, own: Mapping[str, Any]) -> None:
+    """Raises UserError naming each field in which the run in this folder differs.
+
+    So it does for checkpoints without a config.json, which is written before any of them.
+    """
+    path = store.folder / "config.json"
+    if not path.exists():
+        if any(store.checkpoints.glob("[!.]*")):
+            raise UserError(
+                f"{path} is gone, so nothing says whether the checkpoints beside it are of this "
+                "experiment; restore it, or choose another --out or --seed."
+            )
+        return
+    there = read_json(path)
+    there = there.get("science") if isinstance(there, dict) else None
+    if not isinstance(there, dict):
+        raise UserError(f"{path} is no config of a run; move {store.folder} away to start anew.")
+    differences = [
+        f"{name} is {there.get(name)!r} there and {own.get(name)!r} here"
+        for name in sorted(own.keys() | there.keys())
+        if own.get(name) != there.get(name)
+    ]
+    if differences:
+        raise UserError(
+            f"{store.folder} holds a run of another config ({'; '.join(differences)}); "
+            "choose another --out or --seed, or give the options that it was started with."
+        )
+
+
+def write_config(store: Store, own: Mapping[str, Any], others: Mapping[str, Any]) -> None:
+    """config.json: the fingerprint's fields, their digest, and whatever else there is to say."""
+    digest = _digest(json.dumps(own, sort_keys=True))
+    store.write_json("config.json", {"science": own, "fingerprint": digest, **others})
+
+
+def add_start(store: Store, environment: Mapping[str, Any]) -> None:
+    """Add the surroundings of this start to env.json."""
+    store.write_json("env.json", [*earlier_starts(store), environment])
+
+
+def earlier_starts(store: Store) -> list[Any]:
+    """What env.json holds; a damaged one is no reason to stop."""
+    try:
+        starts = read_json(store.folder / "env.json")
+    except Failure:
+        return []
+    return starts if isinstance(starts, list) else []
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
