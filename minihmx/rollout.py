@@ -1,9 +1,9 @@
 """Answers and verdicts: the policy speaks with its adapter on, then the same model judges with it
 off (paper section 3.2, Figure 1).
 
-This is the only place where a model of the experiment is asked anything. `ask` serves training and
-the evaluation on the held-out questions alike; `ask_judge` serves both of them and `minihmx doctor
---judge`, so that what is probed is the very judge that gives the rewards.
+This is the only place where a model of the experiment is asked anything. `ask_policy` serves
+training and the evaluation on the held-out questions alike. `ask_judge` serves both of them and
+`minihmx doctor --judge`, so that what is probed is the very judge that gives the rewards.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from minihmx.run import Run
 from minihmx.sampling import generate
 
 
-def ask(
+def ask_policy(
     run: Run, questions: Sequence[Question], samples: int, phase: str, epoch: int
 ) -> list[Rollout]:
     """`samples` answers to each of Q questions: a list of Q * samples rollouts, in this order.

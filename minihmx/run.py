@@ -19,7 +19,7 @@ from minihmx.amax import Headroom
 from minihmx.config import Config, science
 from minihmx.engine.open import Model, find_model, load_decoder, pick_device
 from minihmx.engine.prompts import Prompts
-from minihmx.errors import UserError
+from minihmx.errors import Diverged, UserError
 from minihmx.memory import Limit
 from minihmx.metrics import Clock
 from minihmx.models import hub, weights
@@ -220,6 +220,14 @@ def check_moved(run: Run) -> None:
             "The first update did not change the adapter, so nothing would be learned; raise "
             "--learning-rate, or lower --adam-epsilon, with another --out."
         )
+
+
+def diverged(run: Run, position: Position, what: str) -> Diverged:
+    """The end of a run whose numbers are not finite any more; status.json says so as well."""
+    run.store.write_status("diverged", position.step, run.total_steps)
+    return Diverged(
+        f"{what} Try a lower --learning-rate, or --dtype bfloat16 or float32, with another --out."
+    )
 
 
 # --- checkpoints ----------------------------------------------------------------------------------

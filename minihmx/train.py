@@ -20,13 +20,12 @@ from typing import Any
 from minihmx import lora
 from minihmx import run as runs
 from minihmx.advantages import assign_advantages
-from minihmx.errors import Diverged
 from minihmx.learn import Learned, learn, measure
 from minihmx.metrics import STAGES, describe, score_error, zero_variance_groups
 from minihmx.notfinite import diagnose, diagnose_step
 from minihmx.optimizer import Optimizer
 from minihmx.records import Rollout
-from minihmx.rollout import ask, judge
+from minihmx.rollout import ask_policy, judge
 from minihmx.run import Position, Run
 from minihmx.store import LATEST
 
@@ -85,6 +84,8 @@ def train(run: Run, should_stop: Callable[[], bool] = lambda: False) -> Iterator
         runs.write_config(run)
         store.write_status("running", position.step, run.total_steps)
     yield Started(run, position.step, notices)
+    # The base is judge and reference at once. If it moved, every score would be void, so it is
+    # compared with this before each evaluation.
     base = runs.base_state(run)
     while position.epoch < config.epochs:
         if should_stop():
@@ -97,10 +98,11 @@ def train(run: Run, should_stop: Callable[[], bool] = lambda: False) -> Iterator
         # The first evaluation, of epoch 0, comes before any step: there B is zero, and its score is
         # that of the untouched model, which every later one is compared with.
         if position.epoch < position.step // run.steps_per_epoch:
-            # The base is judge and reference at once. If it moved, every score would be void.
             assert runs.base_state(run) == base, "the frozen base changed during training"
-            yield evaluate(run, position, optimizer)
+            run.clock.start(*STAGES["evaluation"])
+            yield evaluate_epoch(run, position, optimizer)
         else:
+            run.clock.start(*STAGES["step"])
             yield take_step(run, position, optimizer)
             waited = time.monotonic() - store.published
             if position.step % LATEST_EVERY == 0 or waited > LATEST_SECONDS:
@@ -111,10 +113,12 @@ def train(run: Run, should_stop: Callable[[], bool] = lambda: False) -> Iterator
 
 
 def take_step(run: Run, position: Position, optimizer: Optimizer) -> Stepped:
-    """One optimizer step on the next batch of questions."""
+    """One optimizer step on the next batch of questions: all of section 3.2 in five lines.
+
+    With the paper's settings 2 questions get 4 answers each, and the step learns from those 8.
+    """
     config, (epoch, questions) = run.config, run.batch(position.step)
-    run.clock.start(*STAGES["step"])
-    rollouts = ask(run, questions, config.generations, "train", epoch)
+    rollouts = ask_policy(run, questions, config.generations, "train", epoch)
     judge(run, rollouts)
     assign_advantages(rollouts, config.generations, config.advantage_epsilon)
     learned = learn(run, rollouts, optimizer)
@@ -126,6 +130,7 @@ def record_step(
 ) -> Stepped:
     """Write what a step gave. Raises Diverged where the run cannot or should not go on."""
     store, failed = run.store, learned.outcome.failed
+    # Which number was the first bad one is only looked for once the optimizer has refused a step.
     bad = diagnose_step(run, rollouts, learned.outcome, optimizer) if failed else ""
     epoch, _ = run.batch(position.step)
     position.step += 1
@@ -149,28 +154,25 @@ def record_step(
     # A run that goes on from an earlier checkpoint cuts rollouts/. What went wrong stays in crash/.
     if failed:
         store.write_lines(f"crash/{name}", [rollout.line() for rollout in rollouts])
+    # One bad step may be one odd batch, and is skipped. Three in a row mean that the policy itself
+    # is lost; and where the update made the adapter infinite, there is nothing to go on with.
     if failed == "update" or position.bad_steps == 3:
-        store.write_status("diverged", position.step, run.total_steps)
-        what = "The adapter is" if failed == "update" else "Three steps in a row were"
-        raise Diverged(
-            f"{what} not finite (last: {bad}), so the run stops; the batch is "
-            f"kept in {store.folder / 'crash' / name}. Try a lower --learning-rate, or --dtype "
-            "bfloat16 or float32, with another --out."
-        )
+        who = "The adapter is" if failed == "update" else "Three steps in a row were"
+        what = f"{who} not finite (last: {bad}), so the run stops; the batch is kept in"
+        raise runs.diverged(run, position, f"{what} {store.folder / 'crash' / name}.")
     if optimizer.update == run.config.iterations and metrics["grad_norm"]:  # the first update
         runs.check_moved(run)
     return Stepped(metrics, timings, rollouts, run.notices() + run.headroom.notices())
 
 
-def evaluate(run: Run, position: Position, optimizer: Optimizer) -> Evaluated:
+def evaluate_epoch(run: Run, position: Position, optimizer: Optimizer) -> Evaluated:
     """Ask the held-out questions, write that, then publish the epoch's checkpoint.
 
     Raises Diverged where the policy's answers are noise.
     """
     position.epoch += 1
     store, name = run.store, f"epoch-{position.epoch:02d}"
-    run.clock.start(*STAGES["evaluation"])
-    rollouts = ask(run, run.eval_questions, run.config.eval_samples, "eval", position.epoch)
+    rollouts = ask_policy(run, run.eval_questions, run.config.eval_samples, "eval", position.epoch)
     judge(run, rollouts)
     measured = measure(run, rollouts)
     # One bad number is enough to look for its cause: a reward that is NaN stands for the logits of
@@ -178,12 +180,8 @@ def evaluate(run: Run, position: Position, optimizer: Optimizer) -> Evaluated:
     whole = all(math.isfinite(rollout.reward or 0.0) for rollout in rollouts)
     bad = "" if whole and measured["kl_tokens"] is not None else diagnose(run, rollouts)
     if not all(rollout.completion.finite for rollout in rollouts):
-        store.write_status("diverged", position.step, run.total_steps)
-        raise Diverged(
-            f"The policy is not finite any more after step {position.step} ({bad}), so the run "
-            "stops and this epoch is not published. Try a lower --learning-rate, or --dtype "
-            "bfloat16 or float32, with another --out."
-        )
+        what = f"The policy is not finite any more after step {position.step} ({bad}), so the run"
+        raise runs.diverged(run, position, f"{what} stops and this epoch is not published.")
     metrics = {
         "kind": "evaluation",
         "step": position.step,

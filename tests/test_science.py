@@ -309,7 +309,7 @@ def test_a_step_is_what_its_records_say(tmp_path: Path) -> None:
 def test_an_evaluation_is_what_its_records_say(tmp_path: Path) -> None:
     run, base, policy = corrupted(tmp_path)
     optimizer = Optimizer(lora.parameters(run.decoder), run.config, run.total_steps)
-    evaluated = train.evaluate(run, Position(epoch=2), optimizer)
+    evaluated = train.evaluate_epoch(run, Position(epoch=2), optimizer)
     rollouts = evaluated.rollouts
     assert [(r.question.id, r.sample) for r in rollouts] == [
         (f"eval-{q}", s) for q in range(2) for s in range(2)
