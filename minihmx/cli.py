@@ -169,9 +169,9 @@ def show(line: str) -> None:
 
 def run_train(options: argparse.Namespace) -> int:
     """Train and print; the first Ctrl-C or SIGTERM saves and stops, a second stops at once."""
-    from minihmx import live
-    from minihmx.display import STOPPING, Lines
     from minihmx.run import prepare
+    from minihmx.terminal import live
+    from minihmx.terminal.lines import STOPPING, Lines
     from minihmx.train import Ended, train
 
     asked: list[int] = []
@@ -224,7 +224,7 @@ def chat_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_chat(options: argparse.Namespace) -> int:
     """One answer to --prompt, else a conversation until the user leaves."""
-    from minihmx.talk import talk
+    from minihmx.terminal.talk import talk
 
     talk(**{name: value for name, value in vars(options).items() if name != "command"})
     return 0
@@ -325,7 +325,7 @@ def eval_arguments(parser: argparse.ArgumentParser) -> None:
 def run_eval(options: argparse.Namespace) -> int:
     """Ask, score and print; what is finished stays, and the same command goes on."""
     from minihmx.evals.session import Options, prepare
-    from minihmx.scoreboard import Board, as_json
+    from minihmx.terminal.scoreboard import Board, as_json
 
     flags = {name: value for name, value in vars(options).items() if name in FIELDS}
     temperature = flags.pop("temperature", None)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,40 +14,13 @@ from typing import Any
 
 import pytest
 import toy
+from command_line import command, env, minihmx, refused, small
 from safetensors.torch import load_file, save_file
 from test_train import contents
 
 from minihmx.cli import main
 from minihmx.config import FIELDS, MODELS
 from minihmx.store import read_lines
-
-
-def minihmx(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, env=env(environment))
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "minihmx", *map(str, arguments)]
-
-
-def env(changes: dict[str, str]) -> dict[str, str]:
-    return os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | changes
-
-
-def small(tmp_path: Path, *extra: object) -> list[object]:
-    """A real run on tiny: two epochs of two steps."""
-    questions = toy.questions(tmp_path / "questions.jsonl", train=4, held_out=1)
-    sizes = ["--epochs", 2, "--prompts-per-step", 2, "--max-completion-length", 32]
-    return ["train", "tiny", "--questions", questions, "--out", tmp_path / "runs", *sizes, *extra]
-
-
-def refused(result: subprocess.CompletedProcess[str], *parts: str, code: int = 2) -> None:
-    """One sentence on stderr, no traceback, the right exit code."""
-    assert result.returncode == code, result.stderr
-    assert "Traceback" not in result.stderr
-    assert result.stderr.startswith("minihmx: ") and result.stderr.count("\n") <= 8
-    for part in parts:
-        assert part in result.stderr, result.stderr
 
 
 @pytest.mark.slow

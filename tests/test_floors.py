@@ -26,7 +26,8 @@ FLOORS = {
     " evals.truthfulqa evals.toxigen evals.bbq evals.sycophancy"
     " evals.published evals.download evals.data evals.inventory"
     " evals.likelihood evals.results evals.runner evals.session",  # procedures
-    4: "scoreboard display live talk doctor estimate probe",  # readers
+    4: "terminal terminal.lines terminal.live terminal.scoreboard terminal.talk doctor estimate"
+    " probe",  # readers
     5: "cli __main__",  # door
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}

@@ -25,7 +25,6 @@ from torch.utils._pytree import tree_leaves
 from minihmx import grpo, learn, lora, optimizer, train
 from minihmx import run as runs
 from minihmx.config import Config
-from minihmx.display import SAMPLER_GAP, plan
 from minihmx.metrics import Clock
 from minihmx.models import weights
 from minihmx.models.decoder import (
@@ -39,6 +38,7 @@ from minihmx.models.decoder import (
 from minihmx.optimizer import Optimizer
 from minihmx.records import Rollout, Verdict
 from minihmx.run import Run, prepare
+from minihmx.terminal.lines import SAMPLER_GAP, plan
 
 HALF, LARGEST = torch.float16, 65504.0
 FILES = ("rollouts/*", "evaluations/*", "checkpoints/epoch-*/*", "metrics.jsonl")

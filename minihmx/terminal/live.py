@@ -22,7 +22,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from minihmx.display import (
+from minihmx.records import Rollout, Verdict
+from minihmx.run import Run
+from minihmx.terminal.lines import (
     SAMPLER_GAP,
     SHARES,
     STOPPING,
@@ -32,8 +34,6 @@ from minihmx.display import (
     number,
     printable,
 )
-from minihmx.records import Rollout, Verdict
-from minihmx.run import Run
 from minihmx.train import Evaluated, Event, Started, Stepped
 
 REFRESH = 0.25  # seconds between frames

@@ -18,7 +18,6 @@ from rich.table import Table
 from rich.text import Text
 
 from minihmx import adapters, lora
-from minihmx.display import printable
 from minihmx.errors import UserError
 from minihmx.models import chat, hub, weights
 from minihmx.models.decoder import Decoder
@@ -26,6 +25,7 @@ from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Completion, Message
 from minihmx.run import DTYPES, pick_device, pick_dtype, set_arithmetic
 from minihmx.sampling import generate
+from minihmx.terminal.lines import printable
 
 SIDE_BY_SIDE = 100  # terminal columns from which two answers stand beside each other
 BASE, TRAINED = "base", "trained"

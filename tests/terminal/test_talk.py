@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_train import finished
 
-from minihmx import adapters, lora, store, talk
+from minihmx import adapters, lora, store
 from minihmx.cli import main
 from minihmx.models import weights
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Message
 from minihmx.sampling import generate
+from minihmx.terminal import talk
 
 Typed = Callable[..., tuple[int, str, str]]
 
