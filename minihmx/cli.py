@@ -372,7 +372,7 @@ def data_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_data(options: argparse.Namespace) -> int:
     """Print a line for each benchmark; the exit code is the worst of theirs."""
-    from minihmx.evals import inventory
+    from minihmx.commands import data as inventory
 
     given, names = vars(options), options.names
     for flag, actions in {"data": ["check"], "force": ["get"], "json": ["list", "check"]}.items():

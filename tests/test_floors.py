@@ -24,11 +24,12 @@ FLOORS = {
     " models.folder models.hub_errors sampling store adapters",  # machines
     3: "train learn run optimizer metrics amax notfinite export evals evals.benchmark"
     " evals.truthfulqa evals.toxigen evals.bbq evals.sycophancy"
-    " evals.published evals.download evals.data evals.inventory"
+    " evals.published evals.download evals.data"
     " evals.likelihood evals.results evals.runner evals.session",  # procedures
     4: "terminal terminal.lines terminal.live terminal.scoreboard terminal.talk doctor estimate"
     " probe",  # readers
-    5: "cli __main__",  # door
+    5: "commands commands.data",  # verbs
+    6: "cli __main__",  # door
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 TORCH_FREE = "config records seeding errors judge stats questions store cli models models.configs"
@@ -37,7 +38,8 @@ TORCH_FREE += (
 )
 TORCH_FREE += " flips evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
 TORCH_FREE += " evals.sycophancy"
-TORCH_FREE += " evals.published evals.download evals.data evals.inventory"
+TORCH_FREE += " evals.published evals.download evals.data"
+TORCH_FREE += " commands commands.data"
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 450, 60
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 HOSTS = {"hf.co", "huggingface.co", "arxiv.org", "github.com", "www.llama.com", "ai.google.dev"}
