@@ -243,7 +243,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_export(options: argparse.Namespace) -> int:
     """Write and print what was rounded."""
-    from minihmx.export import export
+    from minihmx.models.export import export
 
     for line in export(options.run, options.merge, options.out, options.model, options.dtype):
         print(line, flush=True)

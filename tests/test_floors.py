@@ -22,7 +22,7 @@ FLOORS = {
     1: "grpo lora judge flips stats questions memory",  # mathematics
     2: "models models.configs models.decoder models.weights models.tokenizer models.chat models.hub"
     " models.folder models.hub_errors sampling store adapters",  # machines
-    3: "train learn run optimizer metrics amax notfinite export evals evals.benchmark"
+    3: "train learn run optimizer metrics amax notfinite models.export evals evals.benchmark"
     " evals.truthfulqa evals.toxigen evals.bbq evals.sycophancy"
     " evals.published evals.download evals.data"
     " evals.likelihood evals.results evals.runner evals.session",  # procedures
