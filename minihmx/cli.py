@@ -261,7 +261,8 @@ def doctor_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_doctor(options: argparse.Namespace) -> int:
     """Print the whole report, then fail with the first thing that would stop the run."""
-    from minihmx import doctor, probe
+    from minihmx import probe
+    from minihmx.commands import doctor
 
     flags = {name: value for name, value in vars(options).items() if name in FIELDS}
     if options.judge is not None:

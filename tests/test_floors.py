@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "minihmx"
 # A room imports from floors below its own, or beside it without a circle.
 FLOORS = {
@@ -22,13 +22,13 @@ FLOORS = {
     1: "grpo lora judge flips stats questions memory",  # mathematics
     2: "models models.configs models.decoder models.weights models.tokenizer models.chat models.hub"
     " models.folder models.hub_errors sampling store adapters",  # machines
-    3: "train learn run optimizer metrics amax notfinite models.export evals evals.benchmark"
+    3: "instruments instruments.estimate"
+    " train learn run optimizer metrics amax notfinite models.export evals evals.benchmark"
     " evals.truthfulqa evals.toxigen evals.bbq evals.sycophancy"
     " evals.published evals.download evals.data"
     " evals.likelihood evals.results evals.runner evals.session",  # procedures
-    4: "terminal terminal.lines terminal.live terminal.scoreboard terminal.talk doctor estimate"
-    " probe",  # readers
-    5: "commands commands.data",  # verbs
+    4: "terminal terminal.lines terminal.live terminal.scoreboard terminal.talk probe",  # readers
+    5: "commands commands.data commands.doctor",  # verbs
     6: "cli __main__",  # door
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
@@ -39,7 +39,7 @@ TORCH_FREE += (
 TORCH_FREE += " flips evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
 TORCH_FREE += " evals.sycophancy"
 TORCH_FREE += " evals.published evals.download evals.data"
-TORCH_FREE += " commands commands.data"
+TORCH_FREE += " commands commands.data commands.doctor instruments instruments.estimate"
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 450, 60
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 HOSTS = {"hf.co", "huggingface.co", "arxiv.org", "github.com", "www.llama.com", "ai.google.dev"}

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from minihmx import __version__
 from minihmx.config import FIELDS, MODELS, Config, check, resolve, short_name
 from minihmx.errors import Failure, IOFailure, UserError
-from minihmx.estimate import (
+from minihmx.instruments.estimate import (
     CUDA_CONTEXT,
     GIB,
     Workload,

@@ -17,16 +17,18 @@ from typing import Any
 import pytest
 import torch
 import toy
+from conftest import ROOT
 from fake_hub import GOOD_TOKEN, SHA
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from minihmx import doctor, grpo, lora, probe
+from minihmx import grpo, lora, probe
 from minihmx.cli import main
+from minihmx.commands import doctor
 from minihmx.config import Config
-from minihmx.estimate import (
+from minihmx.instruments.estimate import (
     ALWAYS,
     GIB,
     Workload,
@@ -396,9 +398,8 @@ def through_a_hub(tmp_path: Path, *arguments: str, token: str = "") -> tuple[int
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    tests = Path(__file__).parent
     settings = {
-        "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
         "HF_HOME": str(tmp_path / "hf"),
         "HF_ENDPOINT": f"http://127.0.0.1:{port}",
         "HF_HUB_DISABLE_XET": "1",
