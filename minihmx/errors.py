@@ -5,6 +5,8 @@ A message is one sentence a user can act on: what happened, why it matters, what
 
 import errno
 
+INTERRUPTED = 130  # the exit code after a Ctrl-C, which is nobody's failure
+
 
 class Failure(Exception):
     """Something the command line reports in one sentence instead of a traceback."""

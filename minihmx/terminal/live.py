@@ -24,16 +24,8 @@ from rich.text import Text
 
 from minihmx.records import Rollout, Verdict
 from minihmx.run import Run
-from minihmx.terminal.lines import (
-    SAMPLER_GAP,
-    SHARES,
-    STOPPING,
-    Lines,
-    duration,
-    extremes,
-    number,
-    printable,
-)
+from minihmx.terminal.lines import SAMPLER_GAP, SHARES, STOPPING, Lines, extremes
+from minihmx.terminal.text import duration, number, printable
 from minihmx.train import Evaluated, Event, Started, Stepped
 
 REFRESH = 0.25  # seconds between frames
