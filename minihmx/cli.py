@@ -17,7 +17,7 @@ from typing import Any, NoReturn, Protocol
 
 from minihmx import __version__
 from minihmx.commands import chat, data, doctor, evaluate, export, train
-from minihmx.errors import INTERRUPTED, Failure, UserError, explain
+from minihmx.errors import INTERRUPTED, Failure, UserError, as_failure
 from minihmx.terminal.text import typed
 
 LONGEST = 2000  # characters of a message
@@ -60,10 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except Exception as error:
-        explained = explain(error)
-        if explained is None:
+        known = as_failure(error)
+        if known is None:
             raise
-        return refuse(explained)
+        return refuse(known)
 
 
 def refuse(failure: Failure) -> int:

@@ -38,7 +38,7 @@ class DataError(Failure):
     code = 5
 
 
-def explain(error: BaseException) -> Failure | None:
+def as_failure(error: BaseException) -> Failure | None:
     """The sentence for an exception of a library that is no bug of ours; None if it may be one."""
     if isinstance(error, OSError):
         place = error.filename or "the output"

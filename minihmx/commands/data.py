@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from minihmx.errors import DataError, Failure, UserError, explain
+from minihmx.errors import DataError, Failure, UserError, as_failure
 from minihmx.evals import BENCHMARKS, named
 from minihmx.evals.benchmark import Benchmark
 from minihmx.evals.data import (
@@ -91,7 +91,7 @@ def get(names: Sequence[str], force: bool = False) -> Iterator[Outcome]:
         except Failure as failure:
             yield failure
         except OSError as error:  # so that a full disk does not end the others' turn
-            yield explain(error) or UserError(str(error))
+            yield as_failure(error) or UserError(str(error))
 
 
 def _kept(benchmark: Benchmark) -> Dataset | None:

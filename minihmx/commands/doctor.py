@@ -37,7 +37,7 @@ from minihmx.instruments.estimate import (
 from minihmx.models import hub
 from minihmx.models.configs import ModelConfig
 from minihmx.models.folder import read_config, weight_names
-from minihmx.models.hub_errors import explain, failure
+from minihmx.models.hub_errors import failure, hub_failure
 from minihmx.questions import load_questions, load_rubric
 from minihmx.terminal import preflight
 
@@ -202,7 +202,7 @@ def find(name: str, revision: str | None) -> Found:
     access, refusal, path = ask_hub(repo, revision)
     if path is None:
         if info is None:
-            raise refusal or failure("offline", repo=repo)
+            raise refusal or failure("offline", repo)
         return Found(repo, name if name in MODELS else None, False, access, None, refusal)
     folder = path.parent
     shape = read_config(folder)
@@ -223,7 +223,7 @@ def ask_hub(repo: str, revision: str | None) -> tuple[str, Failure | None, Path 
     cached = library.try_to_load_from_cache(repo, name, revision=revision)
     path = Path(cached) if isinstance(cached, str) else None
     if constants.HF_HUB_OFFLINE:
-        refusal = None if path else failure("offline", repo=repo)
+        refusal = None if path else failure("offline", repo)
         return "unknown: HF_HUB_OFFLINE forbids to ask", refusal, path
     try:
         # a question about one file is answered, or refused, as its download would be
@@ -238,7 +238,7 @@ def ask_hub(repo: str, revision: str | None) -> tuple[str, Failure | None, Path 
             "repository that it was made from."
         ) from None
     except Exception as error:  # requests, httpx and hf_xet each raise their own
-        found = explain(error, repo, revision)
+        found = hub_failure(error, repo, revision)
         if isinstance(found, IOFailure):
             return "unknown: the hub cannot be reached", found, path
         return "refused", found, path
