@@ -28,7 +28,8 @@ from minihmx.models.decoder import Decoder
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.questions import load_questions, load_rubric
 from minihmx.records import Message, Question
-from minihmx.store import Store, read_json
+from minihmx.store import Store
+from minihmx.strict import read_json
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
