@@ -118,9 +118,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     prog = f"minihmx {options.command}"
     for word in sorted(unknown, key=lambda word: not word.startswith("-")):
         if word.startswith("-"):  # what follows it may be its value
-            hint = nearest(
-                word.split("=")[0], known[options.command], f"`{prog} --help` lists them."
-            )
+            there = f"`{prog} --help` lists them."
+            hint = nearest(word.split("=")[0], known[options.command], there)
             raise UserError(f"{word} is no option of `{prog}`; {hint}")
         raise UserError(f"{word!r} is one word too many; `{prog} --help` says what it takes.")
     return options

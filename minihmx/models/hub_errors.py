@@ -12,45 +12,40 @@ from collections.abc import Iterator
 
 from minihmx.errors import Failure, IOFailure, UserError
 
-SENTENCES: dict[str, tuple[type[Failure], str]] = {
+REFUSED = {
     "no token": (
-        UserError,
         "{repo} is gated and no token is set: accept its licence at https://hf.co/{page}, "
-        "`export HF_TOKEN=hf_...` and {again}; {instead}.",
+        "`export HF_TOKEN=hf_...` and {again}; {instead}"
     ),
     "no access": (
-        UserError,
         "You have no access to {repo}, which is gated, disabled or beyond your token's "
         "permissions: accept its licence at https://hf.co/{page} with the account of your token, "
         "let a fine-grained token read gated repositories (https://hf.co/settings/tokens), and "
-        "{again}; {instead}.",
+        "{again}; {instead}"
     ),
     "token refused": (
-        UserError,
         "The hub refused your token, which is mistyped, expired or revoked: make one at "
-        "https://hf.co/settings/tokens, `export HF_TOKEN=hf_...` and {again}.",
+        "https://hf.co/settings/tokens, `export HF_TOKEN=hf_...` and {again}"
     ),
     "not found": (
-        UserError,
         "There is no {what} on the hub that you may see: `export HF_TOKEN=hf_...` with a token "
-        "that opens it if the repository is private; if not, {otherwise}.",
+        "that opens it if the repository is private; if not, {otherwise}"
     ),
+}
+FAILED = {
     "offline": (
-        IOFailure,
         "{repo} is not completely in the cache, and HF_HUB_OFFLINE forbids to download it: unset "
-        "HF_HUB_OFFLINE and {again}; {instead}.",
+        "HF_HUB_OFFLINE and {again}; {instead}"
     ),
     "not downloaded": (
-        IOFailure,
         "{repo} is not completely in the cache and could not be downloaded ({detail}): check the "
         "connection to {endpoint}, or wait a few minutes if the hub is in trouble, and {again}, "
-        "which continues the download; {instead}.",
+        "which continues the download; {instead}"
     ),
     "cache": (
-        IOFailure,
         "The cache {cache} is full or cannot be written ({detail}), so {repo} is not complete: "
         "free space there, or `export HF_HOME=FOLDER` with a folder that has room and may be "
-        "written, and {again}.",
+        "written, and {again}"
     ),
 }
 # What a sentence says of a model or of a dataset.
@@ -67,14 +62,14 @@ DATASET = {"page": "datasets/{repo}", "what": "dataset {repo}"} | dict.fromkeys(
 
 
 def failure(kind: str, repo: str, *, dataset: bool = False, **facts: object) -> Failure:
-    """The exception for a kind of trouble in SENTENCES; facts fill in what only its cause knows."""
+    """The exception for a kind of trouble above; facts fill in what only its cause knows."""
     from huggingface_hub import constants
 
     words = DATASET if dataset else MODEL
     facts = {name: text.format(repo=repo) for name, text in words.items()} | facts
     facts |= dict(repo=repo, cache=constants.HF_HUB_CACHE, endpoint=constants.ENDPOINT)
-    failed, sentence = SENTENCES[kind]
-    return failed(sentence.format(again="type the same command again", **facts))
+    sentence = (REFUSED | FAILED)[kind].format(again="type the same command again", **facts)
+    return (UserError if kind in REFUSED else IOFailure)(f"{sentence}.")
 
 
 def hub_failure(
@@ -101,9 +96,8 @@ def _kind(error: Exception, token: str) -> str:
     # is not plain text fails in the network library, in a way of its own.
     if token and (status == 401 or not re.fullmatch("[!-~]+", token)):
         return "token refused"
-    if isinstance(
-        error, (hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.HFValidationError)
-    ):
+    missing = hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.HFValidationError
+    if isinstance(error, missing):
         return "not found"
     if isinstance(error, hub.OfflineModeIsEnabled):
         return "offline"

@@ -127,10 +127,9 @@ class View:
         """At most so many rows of so many cells; the answers get what the rest leaves."""
         assert self.run is not None
         config = self.run.config
+        title = f"── {self.run.source.run_name}, {config.direction}, seed {config.seed} ──"
         head = [
-            Text(
-                f"── {self.run.source.run_name}, {config.direction}, seed {config.seed} ──", "bold"
-            ),
+            Text(title, "bold"),
             *flow(self.place(), width),
             *flow(self.stages(), width),
             self.trend("reward", "+.2f", width),
@@ -156,8 +155,7 @@ class View:
     def place(self) -> Iterator[Text]:
         """How far the run is, and what it needs."""
         assert self.run is not None
-        done, per_epoch = self.done, self.run.steps_per_epoch
-        epochs = self.run.config.epochs
+        done, per_epoch, epochs = self.done, self.run.steps_per_epoch, self.run.config.epochs
         yield Text(f"step {done} of {self.run.total_steps}", "bold")
         yield Text(f"epoch {min(done // per_epoch + 1, epochs)} of {epochs}")
         yield Text(f"eta {duration(self.seconds_left())}", "bold")
