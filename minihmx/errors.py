@@ -5,6 +5,8 @@ A message is one sentence a user can act on: what happened, why it matters, what
 
 import errno
 
+INTERRUPTED = 130  # the exit code after a Ctrl-C, which is nobody's failure
+
 
 class Failure(Exception):
     """Something the command line reports in one sentence instead of a traceback."""
@@ -36,7 +38,7 @@ class DataError(Failure):
     code = 5
 
 
-def explain(error: BaseException) -> Failure | None:
+def as_failure(error: BaseException) -> Failure | None:
     """The sentence for an exception of a library that is no bug of ours; None if it may be one."""
     if isinstance(error, OSError):
         place = error.filename or "the output"

@@ -21,6 +21,7 @@ from minihmx.questions import load_questions, load_rubric
 from minihmx.records import Unscored, Verdict
 from minihmx.stats import mean, std_unbiased
 from minihmx.store import read_lines
+from minihmx.terminal.text import number
 
 if TYPE_CHECKING:
     from minihmx.engine.prompts import Prompts
@@ -259,7 +260,3 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
             f"           {bound.label} {number(value, '.2f')}: usable {sign} {bound.usable:g}, "
             f"doubtful {sign} {bound.doubtful:g}"
         )
-
-
-def number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

@@ -89,11 +89,6 @@ def dumps(record: Any) -> str:
     return json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
-def read_json(path: Path) -> Any:
-    """Raises UserError when the file is not JSON, IOFailure when it cannot be read."""
-    return strict.read(path, "restore the file, or move its folder away")
-
-
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The records of a JSONL file; a torn last line (no newline) is left out.
 
@@ -122,7 +117,7 @@ def sha256(path: Path) -> str:
 def verify(folder: Path, needed: Iterable[str] = ()) -> str | None:
     """What is wrong with a folder, or None when it equals its manifest, which names the needed."""
     try:
-        manifest = strict.read(folder / "manifest.json", "restore it")
+        manifest = strict.read_json(folder / "manifest.json", "restore it")
         digests = manifest.get("sha256") if isinstance(manifest, dict) else None
         if not isinstance(digests, dict) or not digests:
             return "manifest.json names no files"
@@ -235,7 +230,7 @@ class Store:
     def _said(self) -> str | None:
         """The state that was written last."""
         try:
-            status = read_json(self.folder / "status.json")
+            status = strict.read_json(self.folder / "status.json")
         except Failure:
             return None
         return status.get("state") if isinstance(status, dict) else None
@@ -308,7 +303,7 @@ class Store:
         for folder in filter(Path.is_dir, (*sorted(epochs), *last)):
             problem, state = verify(folder, CHECKPOINT), {}
             if problem is None:
-                state = read_json(folder / "state.json")
+                state = strict.read_json(folder / "state.json")
                 problem = None if _is_state(state) else "state.json is malformed"
             if problem is None:
                 if lost := self._missing(state):

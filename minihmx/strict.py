@@ -73,7 +73,7 @@ _DECODER = json.JSONDecoder(
 )
 
 
-def read(path: Path, remedy: str) -> Any:
+def read_json(path: Path, remedy: str = "restore the file, or move its folder away") -> Any:
     """The JSON value in a file; remedy ends the sentence that refuses it.
 
     Raises UserError naming the file if it holds none, IOFailure if it cannot be read.

@@ -12,7 +12,8 @@ import torch
 # tiny's runs set one thread for the whole process; so no test's numbers depend on which ran first
 torch.set_num_threads(1)
 
-SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+ROOT = Path(__file__).resolve().parents[1]  # of the checkout
+SHARED = ROOT.parent / "shared"
 
 
 def shared(path: str) -> Path:

@@ -12,6 +12,8 @@ import hashlib
 import io
 import json
 import os
+import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -24,6 +26,7 @@ from minihmx.evals.benchmark import Benchmark, Choices, Published, Score, column
 
 SHA = "c0ffee" * 6 + "c0ff"
 GOOD_TOKEN, OTHER_TOKEN = "hf_goodgoodgood", "hf_otherotherother"
+TOKEN = "hf_averysecrettokenindeed"  # which this hub does not know
 CONVERTED_SHA = "decade" * 6 + "deca"  # of a dataset's refs/convert/parquet
 requests: list[str] = []
 
@@ -146,6 +149,32 @@ def said_of(case: dict[str, Any]) -> dict[str, Any]:
         return {"code": failure.code, "message": str(failure)}
     said = {"folder": str(source.folder), "id": source.id, "revision": source.revision}
     return said | {"run_name": source.run_name, "digest": source.digest}
+
+
+def asked(tmp_path: Path, *cases: dict[str, Any], **environment: str) -> list[dict[str, Any]]:
+    """What `resolve`, or `minihmx data`, says of each case in a fresh process; no token is said."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    tests = Path(__file__).parent
+    settings = {
+        "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}",
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_ENDPOINT": f"http://127.0.0.1:{port}",
+        "HF_HUB_DISABLE_XET": "1",
+        "no_proxy": "127.0.0.1",
+    }
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+    done = subprocess.run(
+        [sys.executable, __file__, tmp_path / "repos", port, json.dumps(cases)],
+        env={**inherited, **settings, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not [t for t in (GOOD_TOKEN, OTHER_TOKEN, TOKEN) if t in done.stdout + done.stderr]
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def main(root: str, port: str, cases: str) -> None:

@@ -20,7 +20,7 @@ import toy
 from safetensors.torch import load_file, save_file
 
 from minihmx.cli import LONGEST, main
-from minihmx.errors import explain
+from minihmx.errors import as_failure
 from minihmx.judge import RUBRIC, doubts
 from minihmx.models.folder import INDEX
 from minihmx.run import open_run
@@ -531,5 +531,5 @@ def test_a_run_whose_timings_are_damaged_goes_on(place: Path, made: Path) -> Non
 )
 def test_out_of_memory_names_what_still_helps(error: Exception, part: str) -> None:
     """On a GPU rows have been halved down to one by then."""
-    failure = explain(error)
+    failure = as_failure(error)
     assert failure is not None and failure.code == 2 and part in str(failure)

@@ -12,8 +12,7 @@ from typing import Any, get_origin
 
 import pytest
 from conftest import shared
-from fake_hub import CONVERTED_SHA, GOOD_TOKEN, OTHER_TOKEN, SHA, toy
-from test_hub import TOKEN, asked
+from fake_hub import CONVERTED_SHA, GOOD_TOKEN, OTHER_TOKEN, SHA, TOKEN, asked, toy
 
 from minihmx import cli
 from minihmx.errors import DataError, Failure, IOFailure, UserError
@@ -280,13 +279,13 @@ def test_get_list_and_check_against_a_hub(tmp_path: Path) -> None:
     assert "no dataset org/typo" in said["typo"]
     assert "org/empty holds no x.jsonl any more" in said["empty"]
     assert "x.jsonl, line 2: its q is 1" in said["broken"]
-    assert "could not serve org/busy" in said["busy"]
+    assert "org/busy is not completely in the cache" in said["busy"] and "503" in said["busy"]
     assert every["files"] == ["0.jsonl", "a.jsonl", "b.jsonl.gz", "x.jsonl"]
 
     assert again["requests"] == 0 and "was there: 3 items" in again["out"]
     assert force["requests"] > 0 and "fetched: 3 items" in force["out"]
     assert [gated["code"], other["code"], bad["code"], good["code"]] == [2, 2, 2, 0]
-    assert "has no access" in other["err"] and "refused your token" in bad["err"]
+    assert "no access to org/gated-set" in other["err"] and "refused your token" in bad["err"]
     assert "fetched: partial 2/3" in good["out"]
 
     lines = {line.split()[0]: line for line in listed["out"].splitlines()}

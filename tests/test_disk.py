@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import command_line
 import pytest
-import test_cli
 import test_train
 import torch
 import toy
@@ -396,8 +396,8 @@ def test_a_folder_that_may_not_be_written(command: Command, tmp_path: Path) -> N
 def started(arguments: list[object], until: str) -> subprocess.Popen[str]:
     """A process of its own that has just printed a line that begins so."""
     process = subprocess.Popen(
-        test_cli.command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=test_cli.env({}),
+        command_line.command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=command_line.env({}),
     )  # fmt: skip
     assert process.stdout is not None
     assert any(line.startswith(until) for line in process.stdout)
@@ -411,8 +411,8 @@ def test_a_disk_that_is_full_from_some_moment_on(tmp_path: Path) -> None:
     whole, full = tmp_path / "whole", tmp_path / "full"
     whole.mkdir()
     full.mkdir()
-    assert test_cli.minihmx(*test_cli.small(whole, "--epochs", 4)).returncode == 0
-    arguments = test_cli.small(full, "--epochs", 4)
+    assert command_line.minihmx(*command_line.small(whole, "--epochs", 4)).returncode == 0
+    arguments = command_line.small(full, "--epochs", 4)
     process = started(arguments, "step    3/")
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
     _, err = process.communicate()
@@ -422,7 +422,7 @@ def test_a_disk_that_is_full_from_some_moment_on(tmp_path: Path) -> None:
     folder = folder_of(full / "runs")
     assert len(visible(folder)) >= 2
     assert all(verify(checkpoint) is None for checkpoint in visible(folder))
-    again = test_cli.minihmx(*arguments)
+    again = command_line.minihmx(*arguments)
     assert again.returncode == 0 and "steps are done" in again.stdout, again.stderr
     assert contents(folder).keys() == contents(folder_of(whole / "runs")).keys()
     assert test_train.contents(folder) == test_train.contents(folder_of(whole / "runs"))
@@ -430,11 +430,11 @@ def test_a_disk_that_is_full_from_some_moment_on(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_lock_of_a_live_process_holds_and_of_a_dead_one_does_not(tmp_path: Path) -> None:
-    arguments = test_cli.small(tmp_path, "--epochs", 20)
+    arguments = command_line.small(tmp_path, "--epochs", 20)
     first = started(arguments, "step    1/")
     folder = folder_of(tmp_path / "runs")
-    second = test_cli.minihmx(*arguments)
-    test_cli.refused(second, "Another process is at work", str(folder))
+    second = command_line.minihmx(*arguments)
+    command_line.refused(second, "Another process is at work", str(folder))
     assert first.poll() is None
     first.kill()
     first.communicate()

@@ -27,7 +27,6 @@ from torch.utils._pytree import tree_leaves
 from minihmx import grpo, learn, lora, optimizer, train
 from minihmx import run as runs
 from minihmx.config import Config
-from minihmx.display import SAMPLER_GAP, plan
 from minihmx.engine import open as opening
 from minihmx.models import weights
 from minihmx.models.context import Context, KVCache, inverse_frequencies
@@ -39,6 +38,7 @@ from minihmx.models.decoder import (
 from minihmx.optimizer import Optimizer, Outcome, Overflow
 from minihmx.records import Rollout, Verdict
 from minihmx.run import Run, open_run
+from minihmx.terminal.lines import SAMPLER_GAP, plan
 
 token_logprobs = partial(grpo.token_logprobs, temperature=1.0, softcap=None, chunk=8192)
 HALF, LARGEST = torch.float16, 65504.0

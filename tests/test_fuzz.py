@@ -696,7 +696,7 @@ def test_time_grows_with_the_length_alone(kind: str, tmp_path: Path) -> None:
         path = tmp_path / "a.json"
         path.write_bytes(data)
         for act in (
-            lambda: strict.read(path, "x"),
+            lambda: strict.read_json(path, "x"),
             lambda: read_lines(path),
             lambda: load_questions(path),
             lambda: parse_score(data.decode(), True),

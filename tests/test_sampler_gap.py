@@ -15,11 +15,11 @@ from sampled import adapted, answers
 
 from minihmx import cli, grpo, learn, lora, rollout
 from minihmx.config import Config
-from minihmx.display import SAMPLER_GAP
 from minihmx.metrics import token_metrics
 from minihmx.models.decoder import Decoder
 from minihmx.records import Rollout
 from minihmx.store import read_lines
+from minihmx.terminal.lines import SAMPLER_GAP
 
 
 def gap(decoder: Decoder, sampled: Sequence[Rollout], temperature: float = 0.8) -> float:

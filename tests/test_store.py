@@ -13,7 +13,8 @@ import torch
 from test_disk import Death, Failing
 
 from minihmx.errors import DataError, UserError
-from minihmx.store import LATEST, Disk, Store, dumps, read_json, read_lines, verify
+from minihmx.store import LATEST, Disk, Store, dumps, read_lines, verify
+from minihmx.strict import read_json
 
 TENSORS = {"a": torch.arange(4.0)}
 

@@ -9,7 +9,7 @@ from typing import Any
 from minihmx.errors import DataError
 from minihmx.evals.benchmark import Published
 from minihmx.evals.published import need_parquet, plain
-from minihmx.models import hub_errors
+from minihmx.models.hub_errors import hub_failure
 
 CONVERTED = "refs/convert/parquet"  # the revision where the hub keeps its own copies
 
@@ -55,4 +55,4 @@ def _asking(ask: Callable[..., Any], repo: str, *rest: str, **options: Any) -> A
         raise
     except Exception as error:  # requests, httpx and hf_xet each raise their own
         # without the original, which may quote the token
-        raise hub_errors.explain(error, repo, options["revision"], dataset=True) from None
+        raise hub_failure(error, repo, options["revision"], dataset=True) from None

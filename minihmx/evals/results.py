@@ -19,7 +19,7 @@ from minihmx.evals.benchmark import Answer, Benchmark, Choices, Item, Request, S
 from minihmx.evals.data import Dataset
 from minihmx.seeding import shuffled
 from minihmx.stats import clustered_standard_error, mean
-from minihmx.store import Store, dumps, read_json, read_lines, sha256, verify
+from minihmx.store import Store, dumps, read_lines, sha256, verify
 
 SAMPLES, RESULT = "samples.jsonl", "result.json"
 
@@ -138,7 +138,7 @@ class Results:
     def finish(self) -> dict[str, Any]:
         """Write result.json from the samples, and the manifest behind it, unless it is there."""
         if (self.folder / "manifest.json").exists():
-            return dict(read_json(self.folder / RESULT))
+            return dict(strict.read_json(self.folder / RESULT))
         records = read_samples(self.folder)
         assert len(records) == len(self.wanted), "samples are missing"
         n, total = len(self.items), self.dataset.total

@@ -24,9 +24,9 @@ SINGLE = "model.safetensors"
 OTHER_FORMATS = {".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".npz", ".onnx"}
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def _object(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises UserError if malformed, IOFailure if unreadable."""
-    found = strict.read(path, "download the model again")
+    found = strict.read_json(path, "download the model again")
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no JSON object; download the model again.")
     return found
@@ -44,8 +44,8 @@ def read_config(folder: Path) -> ModelConfig:
         raise UserError(
             f"{folder} {what}; name a folder that holds config.json, tokenizer.json and {SINGLE}."
         )
-    config = read_json(path)
-    stops = read_json(generation) if generation.is_file() else {}
+    config = _object(path)
+    stops = _object(generation) if generation.is_file() else {}
     if config.get("quantization_config"):
         raise UserError(
             f"{path} describes a quantised checkpoint, and only unquantised weights are read; "
@@ -68,7 +68,7 @@ def weight_names(folder: Path) -> list[str]:
     index = folder / INDEX
     if not index.is_file():
         return [SINGLE]
-    shards = read_json(index).get("weight_map")
+    shards = _object(index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise UserError(f"{index} has no weight_map; download the model again.")
     for name in shards.values():
@@ -137,7 +137,7 @@ def _digests(files: Sequence[Path]) -> list[str]:
     """sha256 of each file, remembered by path, size and time: hashing 16 GB takes half a minute."""
     cache = cache_folder() / "digests.json"
     try:
-        known = read_json(cache)
+        known = _object(cache)
     except (IOFailure, UserError):  # absent or broken: everything is hashed again
         known = {}
     before, found = dict(known), []

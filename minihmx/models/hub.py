@@ -19,7 +19,7 @@ from minihmx.models.folder import (
     weight_files,
     weight_names,
 )
-from minihmx.models.hub_errors import explain, failure
+from minihmx.models.hub_errors import failure, hub_failure
 from minihmx.store import verify
 
 TINY = Path(__file__).resolve().parents[1] / "tiny"
@@ -114,7 +114,7 @@ def _fetch(repo: str, revision: str | None) -> Path:
             return cached
         revision = cached.name  # what was begun is continued at its own commit
     if constants.HF_HUB_OFFLINE:
-        raise failure("offline", repo=repo)
+        raise failure("offline", repo)
     folder = _snapshot(repo, revision, [*TEXT_FILES, INDEX])
     assert folder is not None
     try:
@@ -122,7 +122,7 @@ def _fetch(repo: str, revision: str | None) -> Path:
         names = weight_names(folder)
         _snapshot(repo, folder.name, names)
         if (folder / INDEX).is_file() and not _holds(folder, names):
-            raise failure("cut short", repo=repo)
+            raise failure("not downloaded", repo, detail="it was cut short")
         weight_files(folder)
     except UserError as error:
         raise UserError(f"{repo} cannot be used: {error}") from None
@@ -150,4 +150,4 @@ def _snapshot(
     except Exception as error:  # requests, httpx and hf_xet each raise their own
         if local and isinstance(error, LocalEntryNotFoundError):
             return None
-        raise explain(error, repo, revision) from None  # the original may quote the token
+        raise hub_failure(error, repo, revision) from None  # the original may quote the token

@@ -13,91 +13,77 @@ from collections.abc import Iterator
 from minihmx.errors import Failure, IOFailure, UserError
 
 REFUSED = {
-    "gated, no token": (
+    "no token": (
         "{repo} is gated and no token is set: accept its licence at https://hf.co/{page}, "
-        "`export HF_TOKEN=hf_...` and {again}; {account}"
+        "`export HF_TOKEN=hf_...` and {again}; {instead}"
     ),
-    "gated, no access": (
-        "{repo} is gated and the account of your token has no access: accept its licence at "
-        "https://hf.co/{page}, let a fine-grained token read gated repositories, and {again};"
-        " {account}"
+    "no access": (
+        "You have no access to {repo}, which is gated, disabled or beyond your token's "
+        "permissions: accept its licence at https://hf.co/{page} with the account of your token, "
+        "let a fine-grained token read gated repositories (https://hf.co/settings/tokens), and "
+        "{again}; {instead}"
     ),
     "token refused": (
         "The hub refused your token, which is mistyped, expired or revoked: make one at "
         "https://hf.co/settings/tokens, `export HF_TOKEN=hf_...` and {again}"
     ),
-    "forbidden": (
-        "The hub forbids you {repo}, which is disabled or beyond your token's permissions: "
-        "see https://hf.co/{page} and https://hf.co/settings/tokens"
+    "not found": (
+        "There is no {what} on the hub that you may see: `export HF_TOKEN=hf_...` with a token "
+        "that opens it if the repository is private; if not, {otherwise}"
     ),
-    "no repository": (
-        "There is no {nowhere} on the hub, unless it is private and HF_TOKEN does not open it: "
-        "{spelling}"
-    ),
-    "no revision": ("{repo} has no revision {revision}: {revisions}"),
 }
 FAILED = {
     "offline": (
-        "{repo} is not completely in the cache, and HF_HUB_OFFLINE forbids to download it: "
-        "unset HF_HUB_OFFLINE and {again}; {network}"
+        "{repo} is not completely in the cache, and HF_HUB_OFFLINE forbids to download it: unset "
+        "HF_HUB_OFFLINE and {again}; {instead}"
     ),
-    "cut short": "The download of {repo} was cut short: {again} to continue it",
-    "hub in trouble": (
-        "The hub could not serve {repo} ({detail}): wait a few minutes and {again}, which "
-        "continues the download"
+    "not downloaded": (
+        "{repo} is not completely in the cache and could not be downloaded ({detail}): check the "
+        "connection to {endpoint}, or wait a few minutes if the hub is in trouble, and {again}, "
+        "which continues the download; {instead}"
     ),
-    "disk full": (
-        "The disk of the cache {cache} is full, so {repo} is not complete: free space there, "
-        "or `export HF_HOME=FOLDER` with one on a larger disk, and {again}"
-    ),
-    "cache not writable": (
-        "The cache {cache} cannot be written: `export HF_HOME=FOLDER` with one that can, and "
-        "{again}"
-    ),
-    "no network": (
-        "{repo} is not completely in the cache and could not be downloaded ({detail}): check "
-        "the connection to {endpoint} and {again}, which continues the download; {network}"
+    "cache": (
+        "The cache {cache} is full or cannot be written ({detail}), so {repo} is not complete: "
+        "free space there, or `export HF_HOME=FOLDER` with a folder that has room and may be "
+        "written, and {again}"
     ),
 }
 # What a sentence says of a model or of a dataset.
-FROM_ELSEWHERE = "`--data FOLDER` of `minihmx eval` takes files from elsewhere"
 MODEL = {
     "page": "{repo}",
-    "nowhere": "folder {repo} here and no such model",
-    "spelling": "check the spelling",
-    "revisions": "take one from https://hf.co/{repo}/commits/main or leave it out",
-    "account": "MODEL=qwen3-0.6b needs no account",
-    "network": "MODEL=tiny is bundled and needs no network",
+    "what": "folder {repo} here and no such model",
+    "otherwise": "check the spelling",
+    "instead": "MODEL=qwen3-0.6b needs no account, and MODEL=tiny no network",
 }
-DATASET = {
-    "page": "datasets/{repo}",
-    "nowhere": "dataset {repo}",
-    "spelling": FROM_ELSEWHERE,
-    "revisions": FROM_ELSEWHERE,
-    "account": FROM_ELSEWHERE,
-    "network": f"{FROM_ELSEWHERE}, and `--data sample` is bundled",
-}
+DATASET = {"page": "datasets/{repo}", "what": "dataset {repo}"} | dict.fromkeys(
+    ("otherwise", "instead"),
+    "`--data FOLDER` of `minihmx eval` takes files from elsewhere, and `--data sample` is bundled",
+)
 
 
-def failure(kind: str, *, dataset: bool = False, **facts: object) -> Failure:
-    """The exception for a kind of trouble named above."""
+def failure(kind: str, repo: str, *, dataset: bool = False, **facts: object) -> Failure:
+    """The exception for a kind of trouble above; facts fill in what only its cause knows."""
+    from huggingface_hub import constants
+
     words = DATASET if dataset else MODEL
-    facts |= {name: text.format(**facts) for name, text in words.items()}
-    facts["again"] = "type the same command again"
-    if kind in REFUSED:
-        return UserError(REFUSED[kind].format(**facts) + ".")
-    return IOFailure(FAILED[kind].format(**facts) + ".")
+    facts = {name: text.format(repo=repo) for name, text in words.items()} | facts
+    facts |= dict(repo=repo, cache=constants.HF_HUB_CACHE, endpoint=constants.ENDPOINT)
+    sentence = (REFUSED | FAILED)[kind].format(again="type the same command again", **facts)
+    return (UserError if kind in REFUSED else IOFailure)(f"{sentence}.")
 
 
-def explain(error: Exception, repo: str, revision: str | None, *, dataset: bool = False) -> Failure:
+def hub_failure(
+    error: Exception, repo: str, revision: str | None, *, dataset: bool = False
+) -> Failure:
     """Turn an exception of the hub library about a model (or a dataset) into one of ours."""
-    from huggingface_hub import constants, get_token
+    from huggingface_hub import errors, get_token
 
     token, root = get_token() or "", _root(error)
-    kind = "disk full" if any(map(_is_disk_full, _chain(error))) else _kind(root, token)
-    facts = dict(repo=repo, revision=revision, cache=constants.HF_HUB_CACHE)
-    facts |= dict(endpoint=constants.ENDPOINT, detail=_scrubbed(root, token))
-    return failure(kind, dataset=dataset, **facts)
+    kind = "cache" if any(map(_is_disk_full, _chain(error))) else _kind(root, token)
+    facts = {"detail": _scrubbed(root, token)}
+    if isinstance(root, errors.RevisionNotFoundError):
+        facts["what"] = f"revision {revision or 'main'} of {repo}"
+    return failure(kind, repo, dataset=dataset, **facts)
 
 
 def _kind(error: Exception, token: str) -> str:
@@ -105,22 +91,21 @@ def _kind(error: Exception, token: str) -> str:
 
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, hub.GatedRepoError):  # before RepositoryNotFoundError, its base class
-        return "gated, no access" if token else "gated, no token"
+        return "no access" if token else "no token"
     # Whom the hub knows is told 404 of a missing repository, so 401 is about the token; one that
     # is not plain text fails in the network library, in a way of its own.
     if token and (status == 401 or not re.fullmatch("[!-~]+", token)):
         return "token refused"
-    if isinstance(error, (hub.RepositoryNotFoundError, hub.HFValidationError)):
-        return "no repository"
-    if isinstance(error, hub.RevisionNotFoundError):
-        return "no revision"
+    missing = hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.HFValidationError
+    if isinstance(error, missing):
+        return "not found"
     if isinstance(error, hub.OfflineModeIsEnabled):
         return "offline"
-    if status is not None:
-        return "forbidden" if status == 403 else "hub in trouble"
+    if status == 403:
+        return "no access"
     if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "cache not writable"
-    return "no network"
+        return "cache"
+    return "not downloaded"
 
 
 def _root(error: Exception) -> Exception:

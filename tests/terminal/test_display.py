@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from minihmx.display import Lines, answer, duration, warnings
 from minihmx.errors import DataError
 from minihmx.metrics import Eta, history
 from minihmx.records import Completion, Question, Rollout, Verdict
+from minihmx.terminal.lines import Lines, answer, warnings
+from minihmx.terminal.text import duration
 
 EVALUATION = {"epoch": 1, "kl": 0.01, "truncated": 0.0, "unscored": 0.0}
 QUESTION = Question("q", "c", "Why?", "eval", "ours")

@@ -18,7 +18,6 @@ from rich.table import Table
 from rich.text import Text
 
 from minihmx import adapters, lora
-from minihmx.display import printable
 from minihmx.engine.open import find_model, load_decoder, open_adapter
 from minihmx.errors import UserError
 from minihmx.models import chat
@@ -26,6 +25,7 @@ from minihmx.models.decoder import Decoder
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Completion, Message
 from minihmx.sampling import generate
+from minihmx.terminal.text import printable
 
 SIDE_BY_SIDE = 100  # terminal columns from which two answers stand beside each other
 BASE, TRAINED = "base", "trained"
@@ -135,14 +135,14 @@ def talk(
         decoder,
         tokenizer,
         sides,
-        typed(system),
+        decodable(system),
         found.config.date,
         temperature,
         seed,
         max_completion_length,
     )
     if prompt is not None:
-        show(conversation.ask(typed(prompt)))
+        show_answers(conversation.ask(decodable(prompt)))
     else:
         converse(conversation)
 
@@ -153,24 +153,24 @@ def converse(conversation: Conversation) -> None:
         import readline  # noqa: F401  gives input() its arrow keys
     print("/reset forgets what was said; /quit or Ctrl-D leaves.")
     with contextlib.suppress(EOFError, KeyboardInterrupt):
-        while (text := typed(input("you> ")).strip()) != "/quit":
+        while (text := decodable(input("you> ")).strip()) != "/quit":
             if text == "/reset":
                 conversation.reset()
                 print("forgotten")
             elif text:
                 try:
-                    show(conversation.ask(text))
+                    show_answers(conversation.ask(text))
                 except UserError as refusal:
                     print(refusal)
     print()
 
 
-def typed(text: str) -> str:
+def decodable(text: str) -> str:
     """What came from a keyboard or a command line, its undecodable bytes replaced."""
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
-def show(answers: Mapping[str, Completion]) -> None:
+def show_answers(answers: Mapping[str, Completion]) -> None:
     """Two answers side by side where the terminal is wide enough, else one after the other."""
     texts = {
         side: printable(answer.text) + ("" if answer.finish_reason == "stop" else " [cut here]")

@@ -21,8 +21,9 @@ from minihmx import adapters, lora
 from minihmx.errors import UserError
 from minihmx.models import hub, weights
 from minihmx.models.decoder import Decoder, wide
-from minihmx.models.folder import read_json, weight_files
+from minihmx.models.folder import weight_files
 from minihmx.store import Disk, sha256
+from minihmx.strict import read_json
 
 CODES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 COPIED = (
@@ -207,7 +208,7 @@ def write_texts(
     disk: Disk, target: Path, base: Path, kinds: set[str], origin: Mapping[str, Any]
 ) -> None:
     """The config with the stored dtype, merge.json with the origin, the base's other files."""
-    config = read_json(base / "config.json")
+    config = read_json(base / "config.json", "download the model again")
     if len(kinds) == 1:
         config["dtype" if "dtype" in config else "torch_dtype"] = next(iter(kinds))
     for name, record in (("config.json", config), ("merge.json", origin)):

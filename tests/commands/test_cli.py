@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
-import os
 import random
 import shlex
 import signal
@@ -16,40 +17,14 @@ from typing import Any
 
 import pytest
 import toy
+from command_line import command, env, minihmx, refused, small
+from conftest import ROOT
 from safetensors.torch import load_file, save_file
 from test_train import contents
 
-from minihmx.cli import main
+from minihmx.cli import COMMANDS, main
 from minihmx.config import FIELDS, MODELS
 from minihmx.store import read_lines
-
-
-def minihmx(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, env=env(environment))
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "minihmx", *map(str, arguments)]
-
-
-def env(changes: dict[str, str]) -> dict[str, str]:
-    return os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | changes
-
-
-def small(tmp_path: Path, *extra: object) -> list[object]:
-    """A real run on tiny: two epochs of two steps."""
-    questions = toy.questions(tmp_path / "questions.jsonl", train=4, held_out=1)
-    sizes = ["--epochs", 2, "--prompts-per-step", 2, "--max-completion-length", 32]
-    return ["train", "tiny", "--questions", questions, "--out", tmp_path / "runs", *sizes, *extra]
-
-
-def refused(result: subprocess.CompletedProcess[str], *parts: str, code: int = 2) -> None:
-    """One sentence on stderr, no traceback, the right exit code."""
-    assert result.returncode == code, result.stderr
-    assert "Traceback" not in result.stderr
-    assert result.stderr.startswith("minihmx: ") and result.stderr.count("\n") <= 8
-    for part in parts:
-        assert part in result.stderr, result.stderr
 
 
 @pytest.mark.slow
@@ -84,6 +59,36 @@ def test_help_names_every_knob_and_model() -> None:
         assert name in result.stdout
     assert "train" in minihmx("--help").stdout
     assert minihmx().returncode == 2
+
+
+def test_a_verb_is_a_file_and_the_door_has_no_rules() -> None:
+    """Each file in commands/ adds its arguments and runs; cli.py only knows where it is."""
+    files = {path.stem for path in (ROOT / "minihmx" / "commands").glob("*.py")} - {"__init__"}
+    modules = [importlib.import_module(f"minihmx.commands.{name}") for name in sorted(files)]
+    assert {verb.__name__ for _, verb in COMMANDS.values()} == {m.__name__ for m in modules}
+    assert len(COMMANDS) == len(files)
+    for module in modules:
+        for name, parameter in (("arguments", "parser"), ("run", "options")):
+            function = getattr(module, name)
+            assert inspect.isfunction(function) and function.__module__ == module.__name__
+            assert [*inspect.signature(function).parameters] == [parameter]
+    assert len((ROOT / "minihmx" / "cli.py").read_text().splitlines()) <= 150
+
+
+def test_every_verb_explains_itself_where_torch_is_not_installed() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"  # importing it, or anything in it, raises ImportError
+        "from minihmx.cli import COMMANDS, main\n"
+        "for verb in COMMANDS:\n"
+        "    try: main([verb, '--help'])\n"
+        "    except SystemExit as end: print('ended', verb, end.code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    for verb, (text, _) in COMMANDS.items():
+        assert f"usage: minihmx {verb} [-h]" in done.stdout and f"ended {verb} 0" in done.stdout
+        assert text in " ".join(done.stdout.split())
 
 
 def killed(arguments: list[object], lines: int, seconds: float) -> bool:

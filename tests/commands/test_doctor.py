@@ -17,16 +17,18 @@ from typing import Any
 import pytest
 import torch
 import toy
+from conftest import ROOT
 from fake_hub import GOOD_TOKEN, SHA
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from minihmx import doctor, grpo, lora, probe
+from minihmx import grpo, lora, probe
 from minihmx.cli import main
 from minihmx.config import Config
-from minihmx.estimate import (
+from minihmx.instruments import machine
+from minihmx.instruments.estimate import (
     ALWAYS,
     GIB,
     Workload,
@@ -332,7 +334,7 @@ def test_locks_are_tried_and_left(offline: Path, capsys: pytest.CaptureFixture[s
     (offline / "runs" / "tiny" / "forward" / "seed-2").mkdir()  # no lock: never trained in
     with (held / ".lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        runs = doctor.locks(offline / "runs" / "tiny")
+        runs = machine.locks(offline / "runs" / "tiny")
         _, out, _ = asked(capsys)
     assert [(Path(run["run"]).parts[-2], run["held"]) for run in runs] == [
         ("forward", True),
@@ -341,7 +343,7 @@ def test_locks_are_tried_and_left(offline: Path, capsys: pytest.CaptureFixture[s
     assert "held by process 4242, running at step 7 of 180" in out
     assert "free, no status at step 0 of ?" in out
     assert not list((offline / "runs" / "tiny" / "forward" / "seed-2").iterdir())
-    assert [run["held"] for run in doctor.locks(offline / "runs" / "tiny")] == [False, False]
+    assert [run["held"] for run in machine.locks(offline / "runs" / "tiny")] == [False, False]
     _, out, _ = asked(capsys)  # its process has gone, and could not say so
     assert "seed-1: stopped at step 7 of 180" in out and "running" not in out
 
@@ -373,8 +375,8 @@ def test_paths_from_home_and_threads_as_in_training(
 def test_a_full_disk_is_a_problem(
     offline: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = doctor.shutil.disk_usage(offline)._replace(free=1000)
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
+    usage = machine.shutil.disk_usage(offline)._replace(free=1000)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: usage)
     code, _, err = asked(capsys)
     assert code == 2 and "The disk of the runs (runs) has 0.0 MiB free" in err and "--out" in err
 
@@ -398,9 +400,8 @@ def through_a_hub(tmp_path: Path, *arguments: str, token: str = "") -> tuple[int
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    tests = Path(__file__).parent
     settings = {
-        "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
         "HF_HOME": str(tmp_path / "hf"),
         "HF_ENDPOINT": f"http://127.0.0.1:{port}",
         "HF_HUB_DISABLE_XET": "1",

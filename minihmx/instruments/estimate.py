@@ -17,6 +17,7 @@ from minihmx.records import Question
 
 GIB = 2**30
 CUDA_CONTEXT = GIB // 2  # what a process holds before its first tensor
+MARGIN = 0.95  # of the memory may be planned for; the allocator leaves gaps
 CHARACTERS = 4  # to a token, about what English has with every tokenizer here
 TEMPLATE = 40  # tokens of the chat format around a turn; Llama's, with its dates, is the longest
 RTX_4090 = (1008e9, 165e12)  # bytes/s of its memory; fp16 products/s with fp32 sums, dense

@@ -22,18 +22,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from minihmx.display import (
-    SAMPLER_GAP,
-    SHARES,
-    STOPPING,
-    Lines,
-    duration,
-    extremes,
-    number,
-    printable,
-)
 from minihmx.records import Rollout, Verdict
 from minihmx.run import Run
+from minihmx.terminal.lines import SAMPLER_GAP, SHARES, STOPPING, Lines, extremes
+from minihmx.terminal.text import duration, number, printable
 from minihmx.train import Evaluated, Event, Started, Stepped
 
 REFRESH = 0.25  # seconds between frames
@@ -135,10 +127,9 @@ class View:
         """At most so many rows of so many cells; the answers get what the rest leaves."""
         assert self.run is not None
         config = self.run.config
+        title = f"── {self.run.source.run_name}, {config.direction}, seed {config.seed} ──"
         head = [
-            Text(
-                f"── {self.run.source.run_name}, {config.direction}, seed {config.seed} ──", "bold"
-            ),
+            Text(title, "bold"),
             *flow(self.place(), width),
             *flow(self.stages(), width),
             self.trend("reward", "+.2f", width),
@@ -164,8 +155,7 @@ class View:
     def place(self) -> Iterator[Text]:
         """How far the run is, and what it needs."""
         assert self.run is not None
-        done, per_epoch = self.done, self.run.steps_per_epoch
-        epochs = self.run.config.epochs
+        done, per_epoch, epochs = self.done, self.run.steps_per_epoch, self.run.config.epochs
         yield Text(f"step {done} of {self.run.total_steps}", "bold")
         yield Text(f"epoch {min(done // per_epoch + 1, epochs)} of {epochs}")
         yield Text(f"eta {duration(self.seconds_left())}", "bold")

@@ -21,14 +21,14 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import command, env, minihmx, small
 from rich.cells import cell_len
 from rich.console import Console
-from test_cli import command, env, minihmx, small
 
-from minihmx.display import STOPPING, Lines
-from minihmx.live import View, answer, calm, possible, sparkline
 from minihmx.metrics import STAGES, Clock
 from minihmx.records import Completion, Question, Rollout, Verdict
+from minihmx.terminal.lines import STOPPING, Lines
+from minihmx.terminal.live import View, answer, calm, possible, sparkline
 from minihmx.train import Stepped
 
 HOSTILE = (

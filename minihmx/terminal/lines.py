@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from minihmx.metrics import Eta, history
 from minihmx.records import Rollout, Verdict
 from minihmx.run import Run
 from minihmx.stats import mean
+from minihmx.terminal.text import duration, number, printable
 from minihmx.train import Ended, Evaluated, Event, Started, Stepped
 
 SAMPLER_GAP = 0.05  # nats a token; 16-bit rounding stays below
@@ -23,7 +23,6 @@ SHARES = {  # of a step: what taught less than it seems
     "truncated": "truncated",
     "zero_variance_groups": "of groups without variance",
 }
-LONGEST = 1e10  # seconds; timedelta knows no more than some thousand times that
 STOPPING = ("finishing what is under way, then saving;", "once more to stop at once")
 
 
@@ -201,19 +200,3 @@ def answer(name: str, rollout: Rollout) -> Iterator[str]:
     yield from textwrap.wrap(
         printable(text), 100, initial_indent="  ", subsequent_indent=" " * 12, max_lines=4
     )
-
-
-def printable(text: str) -> str:
-    """The text with nothing in it that a terminal would obey; line ends stay."""
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
-
-
-def duration(seconds: float | None) -> str:
-    """Hours, minutes and seconds."""
-    if seconds is None:
-        return "after the first step"
-    return str(timedelta(seconds=round(min(seconds, LONGEST))))
-
-
-def number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

@@ -1,4 +1,4 @@
-"""What `minihmx data` does: fetch, name and check the items of the benchmarks.
+"""The verb `data`: fetch, name and check the items of the benchmarks.
 
 Each action yields lines to print, and a Failure for whatever is wrong with one benchmark, which
 does not keep the others from their turn.
@@ -6,11 +6,13 @@ does not keep the others from their turn.
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from minihmx.errors import DataError, Failure, UserError, explain
+from minihmx.errors import DataError, Failure, UserError, as_failure
 from minihmx.evals import BENCHMARKS, named
 from minihmx.evals.benchmark import Benchmark
 from minihmx.evals.data import (
@@ -25,8 +27,51 @@ from minihmx.evals.data import (
     read,
 )
 from minihmx.store import dumps
+from minihmx.terminal.text import show
 
 Outcome = str | Failure
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What to do, with which benchmarks' items."""
+    parser.add_argument(
+        "action",
+        choices=("get", "list", "check"),
+        help="fetch from the hub, name every source, or read and count what is there",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks (all)")
+    no_default = argparse.SUPPRESS  # an action refuses what belongs to another
+    parser.add_argument(
+        "--data", default=no_default, metavar="hub|sample|DIR", help="check: where to look (hub)"
+    )
+    parser.add_argument(
+        "--force", action="store_true", default=no_default, help="get: fetch what is there already"
+    )
+    parser.add_argument(
+        "--json", action="store_true", default=no_default, help="list, check: JSON instead of text"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a line for each benchmark; the exit code is the worst of theirs."""
+    given, names = vars(options), options.names
+    for flag, actions in {"data": ["check"], "force": ["get"], "json": ["list", "check"]}.items():
+        if flag in given and options.action not in actions:
+            raise UserError(f"--{flag} belongs to `minihmx data {' and '.join(actions)}`.")
+    if options.action == "get":
+        outcomes = get(names, "force" in given)
+    elif options.action == "list":
+        outcomes = listing(names, "json" in given)
+    else:
+        outcomes = check(names, given.get("data", "hub"), "json" in given)
+    worst = 0
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            print(f"minihmx: {outcome}", file=sys.stderr, flush=True)
+            worst = max(worst, outcome.code)
+        else:
+            show(outcome)
+    return worst
 
 
 def get(names: Sequence[str], force: bool = False) -> Iterator[Outcome]:
@@ -46,7 +91,7 @@ def get(names: Sequence[str], force: bool = False) -> Iterator[Outcome]:
         except Failure as failure:
             yield failure
         except OSError as error:  # so that a full disk does not end the others' turn
-            yield explain(error) or UserError(str(error))
+            yield as_failure(error) or UserError(str(error))
 
 
 def _kept(benchmark: Benchmark) -> Dataset | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
-import os
 import shutil
 import socket
 import subprocess
@@ -16,7 +14,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 from conftest import shared
-from fake_hub import GOOD_TOKEN, OTHER_TOKEN, SHA
+from fake_hub import GOOD_TOKEN, OTHER_TOKEN, SHA, TOKEN, asked
 from huggingface_hub import constants
 from huggingface_hub import errors as hub_library
 
@@ -24,8 +22,6 @@ from minihmx.config import MODELS
 from minihmx.errors import Failure, IOFailure, UserError
 from minihmx.models import hub
 from minihmx.models.folder import INDEX
-
-TOKEN = "hf_averysecrettokenindeed"
 
 
 @pytest.fixture(autouse=True)
@@ -148,28 +144,27 @@ def wrapped(cause: Exception) -> Exception:
 
 
 GATED = ("gated", "https://hf.co/google/gemma-2-2b-it", "MODEL=qwen3-0.6b")
+NO_ACCESS = ("no access to google/gemma-2-2b-it", "with the account of your token", "fine-grained")
+NO_REVISION = ("no revision main of google/gemma-2-2b-it on the hub", "check the spelling")
+CACHE = ("is full or cannot be written", "free space there", "export HF_HOME=FOLDER")
+MISSING = ("no such model", "if the repository is private", "check the spelling")
 CASES: list[tuple[Exception, bool, type[Failure], tuple[str, ...]]] = [
     (answered("GatedRepoError", 401), False, UserError, (*GATED, "no token", "export HF_TOKEN")),
-    (answered("GatedRepoError", 403), True, UserError, (*GATED, "has no access")),
+    (answered("GatedRepoError", 403), True, UserError, (*GATED, *NO_ACCESS)),
     (answered("HfHubHTTPError", 401), True, UserError, ("refused your token",)),
     (answered("RepositoryNotFoundError", 401), True, UserError, ("refused your token",)),
-    (answered("RepositoryNotFoundError", 401), False, UserError, ("no such model",)),
-    (answered("RepositoryNotFoundError", 404), True, UserError, ("no such model",)),
-    (answered("RevisionNotFoundError", 404), False, UserError, ("no revision",)),
-    (answered("DisabledRepoError", 403), True, UserError, ("disabled",)),
-    (wrapped(answered("HfHubHTTPError", 403)), True, UserError, ("permissions",)),
-    (wrapped(answered("HfHubHTTPError", 503)), False, IOFailure, ("503", "wait")),
+    (answered("RepositoryNotFoundError", 401), False, UserError, MISSING),
+    (answered("RepositoryNotFoundError", 404), True, UserError, MISSING),
+    (answered("RevisionNotFoundError", 404), False, UserError, NO_REVISION),
+    (answered("DisabledRepoError", 403), True, UserError, ("disabled", *NO_ACCESS)),
+    (wrapped(answered("HfHubHTTPError", 403)), True, UserError, ("permissions", *NO_ACCESS)),
+    (wrapped(answered("HfHubHTTPError", 503)), False, IOFailure, ("503", "wait", "continues")),
     (wrapped(hub_library.OfflineModeIsEnabled("x")), False, IOFailure, ("unset HF_HUB_OFFLINE",)),
     (wrapped(ConnectionError("Name or service")), False, IOFailure, ("Name or", "MODEL=tiny")),
-    (TimeoutError("timed out"), False, IOFailure, ("check the connection",)),
-    (OSError(errno.ENOSPC, "No space left on device"), False, IOFailure, ("full", "HF_HOME")),
-    (
-        RuntimeError("Data error: No space left on device (os error 28)"),
-        False,
-        IOFailure,
-        ("full",),
-    ),
-    (OSError(errno.EROFS, "Read-only file system"), False, IOFailure, ("cannot be written",)),
+    (TimeoutError("timed out"), False, IOFailure, ("check the connection", "TimeoutError: timed")),
+    (OSError(errno.ENOSPC, "No space left"), False, IOFailure, (*CACHE, "No space left")),
+    (RuntimeError("Data error: No space left on device (os error 28)"), False, IOFailure, CACHE),
+    (OSError(errno.EROFS, "Read-only file system"), False, IOFailure, (*CACHE, "Read-only")),
     (RuntimeError(f"Illegal header value b'Bearer {TOKEN}'"), True, IOFailure, ("***",)),
 ]
 
@@ -249,32 +244,6 @@ def test_offline_an_optional_file_may_be_absent(
 # The real library over HTTP, against a hub on this machine
 
 
-def asked(tmp_path: Path, *cases: dict[str, Any], **environment: str) -> list[dict[str, Any]]:
-    """What `resolve` says of each case, in a fresh process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    tests = Path(__file__).parent
-    settings = {
-        "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}",
-        "HF_HOME": str(tmp_path / "hf"),
-        "HF_ENDPOINT": f"http://127.0.0.1:{port}",
-        "HF_HUB_DISABLE_XET": "1",
-        "no_proxy": "127.0.0.1",
-    }
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-    done = subprocess.run(
-        [sys.executable, tests / "fake_hub.py", tmp_path / "repos", port, json.dumps(cases)],
-        env={**inherited, **settings, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert not [t for t in (GOOD_TOKEN, OTHER_TOKEN, TOKEN) if t in done.stdout + done.stderr]
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
 def test_download_then_cache_then_no_network(tmp_path: Path) -> None:
     for name in ("good", "gated-x"):
         repo = checkpoint(tmp_path / "repos" / "org" / name)
@@ -298,11 +267,11 @@ def test_download_then_cache_then_no_network(tmp_path: Path) -> None:
     assert first["files"] == sorted(p.name for p in checkpoint(tmp_path / "same").iterdir())
     assert again["folder"] == first["folder"] and again["requests"] == 0
     assert "no token is set" in none["message"]
-    assert "has no access" in other["message"]
+    assert "no access to org/gated-x" in other["message"]
     assert "refused your token" in bad["message"]
     assert good["revision"] == SHA
     assert "no such model" in missing["message"]
-    assert "no revision v9" in revision["message"]
+    assert "no revision v9 of org/good" in revision["message"]
     assert "check the connection" in down["message"]
     codes = [case.get("code", 0) for case in (none, other, bad, missing, revision, down)]
     assert codes == [2, 2, 2, 2, 2, 4]

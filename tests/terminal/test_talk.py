@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_train import finished
 
-from minihmx import adapters, lora, store, talk
+from minihmx import adapters, lora, store, strict
 from minihmx.cli import main
 from minihmx.models import weights
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Message
 from minihmx.sampling import generate
+from minihmx.terminal import talk
 
 Typed = Callable[..., tuple[int, str, str]]
 
@@ -35,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, tensor in tensors.items():
         if "lora_B" in name:
             tensor += torch.randn(tensor.shape, generator=generator) * 0.3
-    config, state = (store.read_json(last / n) for n in ("adapter_config.json", "state.json"))
+    config, state = (strict.read_json(last / n) for n in ("adapter_config.json", "state.json"))
     store.Store(folder / "run").publish("epoch-02", tensors, config, {}, state)
     return folder
 
@@ -363,7 +364,7 @@ def test_a_base_that_changed_since_is_said(made: Path, tmp_path: Path, typed: Ty
     run = copy(made, tmp_path)
     _, out, _ = typed(*chat(made, "--adapter", run, "--prompt", "Who?"))
     assert "notice" not in out
-    config = store.read_json(run / "config.json")
+    config = strict.read_json(run / "config.json")
     config["science"]["model digest"] = "0" * 64
     (run / "config.json").write_text(json.dumps(config))
     _, out, _ = typed(*chat(made, "--adapter", run, "--prompt", "Who?"))

@@ -1,6 +1,6 @@
-"""Preflight: what a run needs and whether this machine has it, before anything is downloaded.
+"""The verb `doctor`: what a run needs, and whether this machine has it, before any download.
 
-`minihmx doctor` takes the flags of `minihmx train` and answers for the run that train would start.
+It takes the flags of `minihmx train` and answers for the run that train would start.
 Every figure of the estimate stands beside its arithmetic. It is an estimate: what the allocator
 rounds up and what kernels borrow is in MARGIN, not in the figures. Step times are floors, the time
 that memory bandwidth and arithmetic alone would take, and no measurements.
@@ -8,24 +8,22 @@ that memory bandwidth and arithmetic alone would take, and no measurements.
 
 from __future__ import annotations
 
-import fcntl
-import importlib.metadata
+import argparse
+import json
 import math
 import os
-import platform
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minihmx import __version__
+from minihmx.commands import train
 from minihmx.config import FIELDS, MODELS, Config, check, resolve, short_name
 from minihmx.errors import Failure, IOFailure, UserError
-from minihmx.estimate import (
-    CUDA_CONTEXT,
-    GIB,
+from minihmx.instruments import machine
+from minihmx.instruments.estimate import (
+    MARGIN,
     Workload,
     estimate,
     floors,
@@ -39,12 +37,43 @@ from minihmx.estimate import (
 from minihmx.models import hub
 from minihmx.models.configs import ModelConfig
 from minihmx.models.folder import read_config, weight_names
-from minihmx.models.hub_errors import explain, failure
+from minihmx.models.hub_errors import failure, hub_failure
 from minihmx.questions import load_questions, load_rubric
-from minihmx.store import read_json
+from minihmx.terminal import preflight
 
-PACKAGES = ("torch", "safetensors", "tokenizers", "huggingface-hub", "numpy")
-MARGIN = 0.95  # of the memory may be planned for; the allocator leaves gaps
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of train, so that its whole command line can be asked about."""
+    train.arguments(parser)
+    parser.add_argument("--gpu", type=float, metavar="GIB", help="plan for a GPU of this memory")
+    parser.add_argument("--judge", metavar="MODEL", help="instead: is this model a usable judge?")
+    parser.add_argument("--samples", type=int, help="with --judge: verdicts sampled (5)")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the whole report, then fail with the first thing that would stop the run."""
+    from minihmx import probe
+
+    flags = {name: value for name, value in vars(options).items() if name in FIELDS}
+    if options.judge is not None:
+        if "model" in flags:
+            raise UserError(f"Two models, {flags['model']} and --judge {options.judge}; give one.")
+        if options.gpu is not None:
+            raise UserError("--gpu plans a run, and --judge judges on this machine; give one.")
+        samples = 5 if options.samples is None else options.samples
+        report = probe.probe(flags | {"model": options.judge}, samples)
+        lines = probe.lines(report)
+    else:
+        if options.samples is not None:
+            raise UserError("--samples counts a judge's verdicts; give --judge MODEL with it.")
+        report = examine(flags, options.gpu)
+        lines = preflight.lines(report)
+    for line in [json.dumps(report, sort_keys=True)] if options.json else lines:
+        print(line, flush=True)
+    if report["problems"]:
+        raise UserError(report["problems"][0])
+    return 0
 
 
 class Found(NamedTuple):
@@ -68,6 +97,8 @@ def examine(flags: Mapping[str, Any], gpu: float | None = None) -> dict[str, Any
     config.json. Raises Failure where nothing can be said at all: an unknown model, values that
     cannot work, a file that is not there.
     """
+    from huggingface_hub import constants
+
     from minihmx.run import path_or_none
 
     given = Config(**flags)
@@ -77,7 +108,7 @@ def examine(flags: Mapping[str, Any], gpu: float | None = None) -> dict[str, Any
     questions = load_questions(path_or_none(given.questions))
     rubric = load_rubric(path_or_none(given.rubric))
     found = find(given.model, given.revision or None)
-    device = describe_device(given, gpu)
+    device = machine.describe_device(given, gpu)
     # without config.json, a short name's row knows the family
     short = short_name(given.model)
     family = found.shape.model_type if found.shape else MODELS[str(short)].family
@@ -86,10 +117,10 @@ def examine(flags: Mapping[str, Any], gpu: float | None = None) -> dict[str, Any
     config = settle(config, device)
     out = Path(os.path.expanduser(config.out))
     report: dict[str, Any] = {
-        "versions": versions(),
+        "versions": machine.versions(),
         "device": device,
         "model": {n: v for n, v in found._asdict().items() if n not in ("shape", "refusal")},
-        "locks": locks(out / found.run_name) if found.run_name else [],
+        "locks": machine.locks(out / found.run_name) if found.run_name else [],
         "settings": {name: getattr(config, name) for name in FIELDS},
     }
     if found.shape:
@@ -109,8 +140,8 @@ def examine(flags: Mapping[str, Any], gpu: float | None = None) -> dict[str, Any
         report["memory"] = {"weights": {"bytes": weights, "how": how}}
         report["peak"], report["floors"], written = {"weights alone": weights}, {}, 0
     report["disk"] = {
-        "hub cache": disk(_cache(), 0 if found.cached else download),
-        "runs": disk(out, written),
+        "hub cache": machine.disk(Path(constants.HF_HUB_CACHE), 0 if found.cached else download),
+        "runs": machine.disk(out, written),
     }
     report["problems"] = list(problems(report, found, config))
     return report
@@ -148,6 +179,13 @@ def remedy(found: Found, config: Config, report: Mapping[str, Any], limit: float
     return f"it fits with --decode-rows {smaller.decode_rows} --micro-batch {smaller.micro_batch}"
 
 
+def settle(config: Config, device: Mapping[str, Any]) -> Config:
+    """What "auto" means on this device, as in training."""
+    on = config.checkpointing == "auto" and device["kind"] == "cuda"
+    keep = "on" if on else "off" if config.checkpointing == "auto" else config.checkpointing
+    return replace(config, device=device["kind"], dtype=device["dtype"], checkpointing=keep)
+
+
 # --- the model, without its weights ---------------------------------------------------------------
 
 
@@ -164,7 +202,7 @@ def find(name: str, revision: str | None) -> Found:
     access, refusal, path = ask_hub(repo, revision)
     if path is None:
         if info is None:
-            raise refusal or failure("offline", repo=repo)
+            raise refusal or failure("offline", repo)
         return Found(repo, name if name in MODELS else None, False, access, None, refusal)
     folder = path.parent
     shape = read_config(folder)
@@ -185,7 +223,7 @@ def ask_hub(repo: str, revision: str | None) -> tuple[str, Failure | None, Path 
     cached = library.try_to_load_from_cache(repo, name, revision=revision)
     path = Path(cached) if isinstance(cached, str) else None
     if constants.HF_HUB_OFFLINE:
-        refusal = None if path else failure("offline", repo=repo)
+        refusal = None if path else failure("offline", repo)
         return "unknown: HF_HUB_OFFLINE forbids to ask", refusal, path
     try:
         # a question about one file is answered, or refused, as its download would be
@@ -200,149 +238,7 @@ def ask_hub(repo: str, revision: str | None) -> tuple[str, Failure | None, Path 
             "repository that it was made from."
         ) from None
     except Exception as error:  # requests, httpx and hf_xet each raise their own
-        found = explain(error, repo, revision)
+        found = hub_failure(error, repo, revision)
         if isinstance(found, IOFailure):
             return "unknown: the hub cannot be reached", found, path
         return "refused", found, path
-
-
-# --- this machine ---------------------------------------------------------------------------------
-
-
-def versions() -> dict[str, str]:
-    """Of Python and what minihmx stands on."""
-    found = {"minihmx": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "absent"
-    return found
-
-
-def describe_device(config: Config, gpu: float | None) -> dict[str, Any]:
-    """Where the run would be; bytes of memory and what others leave free.
-
-    Raises UserError for a device that is not there, or 16 bit on a CPU.
-    """
-    import torch
-
-    from minihmx.engine.open import pick_device, pick_dtype
-
-    device = torch.device("cuda") if gpu is not None else pick_device(config.device)
-    dtype = str(pick_dtype(config.dtype, device)).removeprefix("torch.")
-    if gpu is not None:
-        name, free = f"--gpu {gpu:g}", round(gpu * GIB)
-        total = free
-    elif device.type == "cuda":
-        name, (free, total) = torch.cuda.get_device_name(), torch.cuda.mem_get_info()
-        free = min(free + CUDA_CONTEXT, total)  # to ask has made this process's own context
-    else:
-        name = platform.machine()
-        free = total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "kind": device.type,
-        "name": name,
-        "dtype": dtype,
-        "memory": total,
-        "free": free,
-        "threads": torch.get_num_threads(),
-    }
-
-
-def settle(config: Config, device: Mapping[str, Any]) -> Config:
-    """What "auto" means on this device, as in training."""
-    on = config.checkpointing == "auto" and device["kind"] == "cuda"
-    keep = "on" if on else "off" if config.checkpointing == "auto" else config.checkpointing
-    return replace(config, device=device["kind"], dtype=device["dtype"], checkpointing=keep)
-
-
-def disk(place: Path, needed: int) -> dict[str, Any]:
-    """Free bytes where a folder is or would be made, and what will be written there."""
-    existing = next(
-        folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists()
-    )
-    return {"path": str(place), "free": shutil.disk_usage(existing).free, "needed": needed}
-
-
-def locks(folder: Path) -> list[dict[str, Any]]:
-    """Every run of this model: whether a process holds it, and how far its status says it is."""
-    found = []
-    for path in sorted(folder.glob("*/seed-*/.lock")):
-        status = path.with_name("status.json")
-        try:
-            state = read_json(status) if status.exists() else {}
-        except Failure:
-            state = {}
-        state = state if isinstance(state, dict) else {}
-        with path.open() as file:
-            try:  # shared and given back at once: nothing is made, nobody is kept out
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                held = False
-            except BlockingIOError:
-                held = True
-        facts = {name: state.get(name) for name in ("state", "step", "steps", "pid")}
-        found.append({"run": str(path.parent), "held": held, **facts})
-    return found
-
-
-def _cache() -> Path:
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE)
-
-
-# --- the page -------------------------------------------------------------------------------------
-
-
-def lines(report: Mapping[str, Any]) -> Iterator[str]:
-    """The report for a reader."""
-    device, model, settings = report["device"], report["model"], report["settings"]
-    yield "versions   " + ", ".join(f"{n} {v}" for n, v in report["versions"].items())
-    memory = f"{size(device['memory'])} of memory"
-    if device["free"] < device["memory"]:
-        memory += f", {size(device['free'])} of it free"
-    yield f"device     {device['kind']} ({device['name']}), {memory}, {device['threads']} threads"
-    yield (
-        f"model      {model['id']}, {'on this disk' if model['cached'] else 'not downloaded yet'}; "
-        f"access: {model['access']}"
-    )
-    for name, place in report["disk"].items():
-        needed = f"about {size(place['needed'])} to come" if place["needed"] else "nothing to come"
-        yield f"disk       {name} {place['path']}: {size(place['free'])} free, {needed}"
-    for run in report["locks"]:
-        state = run["state"] or "no status"
-        if run["held"]:
-            state = f"held by process {run['pid']}, {state}"
-        else:  # who dies at work leaves "running"
-            state = "stopped" if state == "running" else f"free, {state}"
-        place = f"step {run['step'] or 0} of {run['steps'] or '?'}"
-        yield f"run        {run['run']}: {state} at {place}"
-    yield f"settings   {settings['dtype']}, checkpointing {settings['checkpointing']}"
-    for name, part in report["memory"].items():
-        yield f"memory     {size(part['bytes']):>9}  {name:<20} {part['how']}"
-    yield (
-        "peak       "
-        + ", ".join(f"{stage} {size(n)}" for stage, n in report["peak"].items())
-        + " (an estimate; of parts that take turns the largest counts)"
-    )
-    if not report["floors"]:
-        yield "shapes     unknown, as config.json could not be had: weights from the name alone"
-    else:
-        yield from _floor_lines(report["floors"])
-    largest, limit = max(report["peak"].values()), MARGIN * device["free"]
-    verdict = "yes" if report["floors"] else "the weights alone would"
-    yield (
-        f"fits       {verdict if largest <= limit else 'no'}: {size(largest)} in "
-        f"{size(limit)}, {MARGIN:.0%} of what is free"
-    )
-    yield from (f"problem    {problem}" for problem in report["problems"])
-
-
-def _floor_lines(floors: Mapping[str, float]) -> Iterator[str]:
-    stages = ", ".join(f"{name} {floors[name]:.3g} s" for name in ("sample", "judge", "learn"))
-    yield (
-        f"floors     step {floors['step']:.3g} s ({stages}), evaluation "
-        f"{floors['evaluation']:.3g} s, {floors['steps']:.0f} steps {floors['run hours']:.2g} h"
-    )
-    yield "           on an RTX 4090 (1008 GB/s, 165 TFLOP/s fp16): bounds, not measurements"

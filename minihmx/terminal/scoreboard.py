@@ -12,6 +12,7 @@ from typing import Any
 from minihmx.evals.results import Results
 from minihmx.evals.runner import Progress
 from minihmx.evals.session import Session, run_session
+from minihmx.terminal.text import number
 
 EVERY = 10.0  # seconds between progress lines where nobody watches
 
@@ -112,7 +113,7 @@ def table(result: Mapping[str, Any]) -> Iterator[str]:
     others = sorted(metrics.keys() - set(headline), key=lambda name: ("/" in name, name))
     for name in [*headline, *others]:
         m = metrics[name]
-        error = "-" if m["stderr"] is None else f"{m['stderr']:.4f}"
+        error = number(m["stderr"], ".4f")
         mark = "*" if name in headline else " "
         yield f"  {mark} {name:<36} {m['value']:.4f} ± {error}  n {m['n']}"
     if result["unparsed"]:

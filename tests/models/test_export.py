@@ -20,9 +20,10 @@ from torch import Tensor
 
 from minihmx import adapters, lora
 from minihmx.cli import main
-from minihmx.export import Rounding, export
 from minihmx.models import hub, weights
-from minihmx.store import Disk, Store, read_json
+from minihmx.models.export import Rounding, export
+from minihmx.store import Disk, Store
+from minihmx.strict import read_json
 
 Typed = Callable[..., tuple[int, str, str]]
 

@@ -1,0 +1,1 @@
+"""What watches a run, or reckons for it, and never steers it."""

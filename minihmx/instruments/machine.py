@@ -1,0 +1,89 @@
+"""This machine as a run would find it: versions, device, disk, and who is at work here already."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+from minihmx import __version__
+from minihmx.config import Config
+from minihmx.errors import Failure
+from minihmx.instruments.estimate import CUDA_CONTEXT, GIB
+from minihmx.strict import read_json
+
+PACKAGES = ("torch", "safetensors", "tokenizers", "huggingface-hub", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and what minihmx stands on."""
+    found = {"minihmx": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def describe_device(config: Config, gpu: float | None) -> dict[str, Any]:
+    """Where the run would be; bytes of memory and what others leave free.
+
+    Raises UserError for a device that is not there, or 16 bit on a CPU.
+    """
+    import torch
+
+    from minihmx.engine.open import pick_device, pick_dtype
+
+    device = torch.device("cuda") if gpu is not None else pick_device(config.device)
+    dtype = str(pick_dtype(config.dtype, device)).removeprefix("torch.")
+    if gpu is not None:
+        name, free = f"--gpu {gpu:g}", round(gpu * GIB)
+        total = free
+    elif device.type == "cuda":
+        name, (free, total) = torch.cuda.get_device_name(), torch.cuda.mem_get_info()
+        free = min(free + CUDA_CONTEXT, total)  # to ask has made this process's own context
+    else:
+        name = platform.machine()
+        free = total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "kind": device.type,
+        "name": name,
+        "dtype": dtype,
+        "memory": total,
+        "free": free,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def disk(place: Path, needed: int) -> dict[str, Any]:
+    """Free bytes where a folder is or would be made, and what will be written there."""
+    existing = next(
+        folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists()
+    )
+    return {"path": str(place), "free": shutil.disk_usage(existing).free, "needed": needed}
+
+
+def locks(folder: Path) -> list[dict[str, Any]]:
+    """Every run of this model: whether a process holds it, and how far its status says it is."""
+    found = []
+    for path in sorted(folder.glob("*/seed-*/.lock")):
+        status = path.with_name("status.json")
+        try:
+            state = read_json(status) if status.exists() else {}
+        except Failure:
+            state = {}
+        state = state if isinstance(state, dict) else {}
+        with path.open() as file:
+            try:  # shared and given back at once: nothing is made, nobody is kept out
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                held = False
+            except BlockingIOError:
+                held = True
+        facts = {name: state.get(name) for name in ("state", "step", "steps", "pid")}
+        found.append({"run": str(path.parent), "held": held, **facts})
+    return found
