@@ -114,7 +114,7 @@ def verdicts(
 ) -> tuple[list[Judgement], list[list[int]], list[list[int]]]:
     """The greedy judgement of every item; then, of the real answers alone, the scores sampled at
     temperature 1, and the greedy scores under every wording. What has no score is left out."""
-    from minihmx.memory import Limit
+    from minihmx.engine.memory import Limit
     from minihmx.rollout import ask_judge
 
     limit = Limit("--decode-rows", config.decode_rows)

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from minihmx import lora
+from minihmx.engine.memory import Limit
+from minihmx.engine.sampling import generate
 from minihmx.judge import parse_score, reward
-from minihmx.memory import Limit
 from minihmx.models.decoder import Decoder
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Question, Rollout, Unscored, Verdict
 from minihmx.run import Run
-from minihmx.sampling import generate
 
 
 def ask_policy(

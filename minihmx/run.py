@@ -17,10 +17,10 @@ import torch
 from minihmx import __version__, lora
 from minihmx.amax import Headroom
 from minihmx.config import Config, science
+from minihmx.engine.memory import Limit
 from minihmx.engine.open import Model, find_model, load_decoder, pick_device
 from minihmx.engine.prompts import Prompts
 from minihmx.errors import Diverged, UserError
-from minihmx.memory import Limit
 from minihmx.metrics import Clock
 from minihmx.models import hub, weights
 from minihmx.models.decoder import Decoder

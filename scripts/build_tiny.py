@@ -30,12 +30,12 @@ from tiny_world import begins_well, read, split_sentences, true_score
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
+from minihmx.engine.sampling import generate
 from minihmx.judge import RUBRIC, judge_prompt, parse_score
 from minihmx.models.configs import ModelConfig
 from minihmx.models.context import inverse_frequencies
 from minihmx.models.decoder import Attention, Decoder, Layer
 from minihmx.records import Verdict
-from minihmx.sampling import generate
 
 SPECIAL = ["<|pad|>", "<|bos|>", "<|user|>", "<|assistant|>", "<|end|>", "<|system|>"]
 PAD, BOS, USER, ASSISTANT, END, _ = range(6)

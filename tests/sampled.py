@@ -7,10 +7,11 @@ from typing import NamedTuple
 import golden
 import torch
 
-from minihmx import lora, sampling
+from minihmx import lora
 from minihmx.amax import Headroom
 from minihmx.config import Config
-from minihmx.memory import Limit
+from minihmx.engine import sampling
+from minihmx.engine.memory import Limit
 from minihmx.metrics import Clock
 from minihmx.models.decoder import Decoder
 from minihmx.records import Question, Rollout

@@ -10,12 +10,12 @@ import pytest
 import torch
 from conftest import shared
 
+from minihmx.engine.sampling import generate
 from minihmx.errors import UserError
 from minihmx.models import weights
 from minihmx.models.configs import ModelConfig
 from minihmx.models.context import KVCache, inverse_frequencies
 from minihmx.models.decoder import Decoder, RMSNorm
-from minihmx.sampling import generate
 
 LLAMA_32_3B = {
     "model_type": "llama",

@@ -18,6 +18,7 @@ import torch
 import toy
 
 from minihmx import cli, lora
+from minihmx.engine.memory import Limit
 from minihmx.engine.open import OpenAdapter, with_adapter
 from minihmx.errors import DataError, Diverged, UserError
 from minihmx.evals import runner
@@ -34,7 +35,6 @@ from minihmx.evals.benchmark import (
 from minihmx.evals.data import Dataset
 from minihmx.evals.results import Results, Settings, Subject, metrics, read_samples
 from minihmx.evals.runner import Exchange, Machine, encode_choices, evaluate
-from minihmx.memory import Limit
 from minihmx.models import weights
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Completion

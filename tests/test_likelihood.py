@@ -6,8 +6,8 @@ import golden
 import pytest
 import torch
 
+from minihmx.engine.memory import Limit
 from minihmx.evals.likelihood import Pair, encode_pair, loglikelihoods, padded_tokens
-from minihmx.memory import Limit
 from minihmx.models.decoder import Decoder
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Segment

@@ -6,11 +6,11 @@ import golden
 import pytest
 import torch
 
+from minihmx.engine.memory import Limit
+from minihmx.engine.sampling import common_prefix, draw, generate
 from minihmx.errors import UserError
-from minihmx.memory import Limit
 from minihmx.models.decoder import Decoder
 from minihmx.records import Completion
-from minihmx.sampling import common_prefix, draw, generate
 
 PROMPTS = [[3, 14, 15, 92, 65, 35], [3, 14, 15, 89], [3, 14, 15, 92, 65, 35], [3, 14, 27]]
 NAMES = [("test", row) for row in range(4)]

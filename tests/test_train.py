@@ -17,9 +17,9 @@ from sampled import Bare
 
 from minihmx import learn, lora, train
 from minihmx.config import LOSS_TYPES, Config
+from minihmx.engine.memory import Limit, in_pieces
 from minihmx.errors import DataError, Diverged, UserError
 from minihmx.judge import reward
-from minihmx.memory import Limit, in_pieces
 from minihmx.models.decoder import Decoder
 from minihmx.optimizer import Optimizer, Outcome, Overflow, learning_rate
 from minihmx.records import Completion, Question, Rollout, Unscored, Verdict

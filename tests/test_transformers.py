@@ -17,9 +17,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from minihmx.engine.sampling import generate
 from minihmx.models import weights
 from minihmx.models.decoder import Decoder
-from minihmx.sampling import generate
 
 FAMILIES = ("llama", "qwen3", "gemma2")
 WINDOW = 8

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minihmx.memory import Limit, in_pieces
+from minihmx.engine.memory import Limit, in_pieces
+from minihmx.engine.sampling import prefill
 from minihmx.models.decoder import Decoder
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Segment
-from minihmx.sampling import prefill
 
 STATES = 64  # taken to the vocabulary together: 64 MB for 256,000 tokens
 Ids = tuple[int, ...]

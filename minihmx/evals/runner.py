@@ -12,16 +12,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from minihmx.engine.memory import Limit
+from minihmx.engine.sampling import generate
 from minihmx.errors import Diverged, UserError
 from minihmx.evals.benchmark import Answer, Benchmark, Choices, Dialogue, Item, Request
 from minihmx.evals.likelihood import Pair, encode_pair, loglikelihoods
 from minihmx.evals.results import Results, Settings, record
-from minihmx.memory import Limit
 from minihmx.models import chat
 from minihmx.models.decoder import Decoder
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Completion, Message, Segment
-from minihmx.sampling import generate
 
 WINDOW = 256  # requests encoded ahead of the model
 

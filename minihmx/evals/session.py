@@ -10,6 +10,7 @@ from typing import Any
 
 from minihmx import adapters
 from minihmx.config import Config
+from minihmx.engine.memory import Limit
 from minihmx.engine.open import (
     OpenAdapter,
     find_model,
@@ -23,7 +24,6 @@ from minihmx.evals.benchmark import Benchmark, switches
 from minihmx.evals.data import Dataset, load
 from minihmx.evals.results import Results, Settings, Subject
 from minihmx.evals.runner import Machine, Progress, check_room, evaluate
-from minihmx.memory import Limit
 from minihmx.models import hub
 
 BASE = "base"

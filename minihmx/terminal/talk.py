@@ -19,12 +19,12 @@ from rich.text import Text
 
 from minihmx import adapters, lora
 from minihmx.engine.open import find_model, load_decoder, open_adapter
+from minihmx.engine.sampling import generate
 from minihmx.errors import UserError
 from minihmx.models import chat
 from minihmx.models.decoder import Decoder
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Completion, Message
-from minihmx.sampling import generate
 from minihmx.terminal.text import printable
 
 SIDE_BY_SIDE = 100  # terminal columns from which two answers stand beside each other

@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 from minihmx import grpo, lora, probe
 from minihmx.cli import main
 from minihmx.config import Config
+from minihmx.engine.sampling import generate
 from minihmx.instruments import machine
 from minihmx.instruments.estimate import (
     ALWAYS,
@@ -49,7 +50,6 @@ from minihmx.models.hub import TINY
 from minihmx.questions import load_questions
 from minihmx.records import Unscored, Verdict
 from minihmx.rollout import Judgement
-from minihmx.sampling import generate
 
 KEYS = "num_hidden_layers hidden_size intermediate_size num_attention_heads num_key_value_heads"
 KEYS += " head_dim vocab_size tie_word_embeddings"

@@ -16,10 +16,10 @@ from test_train import finished
 
 from minihmx import adapters, lora, store, strict
 from minihmx.cli import main
+from minihmx.engine.sampling import generate
 from minihmx.models import weights
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Message
-from minihmx.sampling import generate
 from minihmx.terminal import talk
 
 Typed = Callable[..., tuple[int, str, str]]

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from minihmx.engine.memory import Limit, in_pieces
 from minihmx.errors import UserError
-from minihmx.memory import Limit, in_pieces
 from minihmx.models.context import KVCache
 from minihmx.models.decoder import Decoder
 from minihmx.records import Completion

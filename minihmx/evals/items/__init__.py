@@ -1,0 +1,1 @@
+"""A benchmark's items: fetched, found, read and checked. No torch."""
