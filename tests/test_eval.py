@@ -349,7 +349,7 @@ def test_out_of_memory_goes_on_with_less_and_says_so(
 def test_an_adapter_comes_off_again_and_the_base_is_untouched(
     machine: Machine, tmp_path: Path
 ) -> None:
-    from minihmx import adapters
+    from minihmx.models import adapters
 
     ids = torch.tensor([[1, 40, 50, 60]])
     with torch.no_grad():

@@ -27,11 +27,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save, save_file
 
-from minihmx import adapters, lora, store, strict
+from minihmx import lora, store, strict
 from minihmx.engine.open import load_tokenizer
 from minihmx.errors import DataError, Failure, UserError
 from minihmx.judge import parse_score
-from minihmx.models import hub, weights
+from minihmx.models import adapters, hub, weights
 from minihmx.models.folder import INDEX, read_config
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.optimizer import Optimizer

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from minihmx import adapters, lora
+from minihmx import lora
 from minihmx.config import MODELS, Config, resolve, short_name
 from minihmx.errors import UserError
-from minihmx.models import hub, weights
+from minihmx.models import adapters, hub, weights
 from minihmx.models.configs import ModelConfig
 from minihmx.models.decoder import Decoder
 from minihmx.models.folder import read_config

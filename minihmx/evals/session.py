@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minihmx import adapters
 from minihmx.config import Config
 from minihmx.engine.memory import Limit
 from minihmx.engine.open import (
@@ -24,7 +23,7 @@ from minihmx.evals.benchmark import Benchmark, switches
 from minihmx.evals.data import Dataset, load
 from minihmx.evals.results import Results, Settings, Subject
 from minihmx.evals.runner import Machine, Progress, check_room, evaluate
-from minihmx.models import hub
+from minihmx.models import adapters, hub
 
 BASE = "base"
 

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minihmx import adapters, lora
+from minihmx import lora
 from minihmx.errors import UserError
-from minihmx.models import hub, weights
+from minihmx.models import adapters, hub, weights
 from minihmx.models.decoder import Decoder, wide
 from minihmx.models.folder import weight_files
 from minihmx.store import Disk, sha256

@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from minihmx import adapters, lora
+from minihmx import lora
 from minihmx.engine.open import find_model, load_decoder, open_adapter
 from minihmx.engine.sampling import generate
 from minihmx.errors import UserError
-from minihmx.models import chat
+from minihmx.models import adapters, chat
 from minihmx.models.decoder import Decoder
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Completion, Message

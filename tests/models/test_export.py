@@ -18,9 +18,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from minihmx import adapters, lora
+from minihmx import lora
 from minihmx.cli import main
-from minihmx.models import hub, weights
+from minihmx.models import adapters, hub, weights
 from minihmx.models.export import Rounding, export
 from minihmx.store import Disk, Store
 from minihmx.strict import read_json

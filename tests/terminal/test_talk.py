@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_train import finished
 
-from minihmx import adapters, lora, store, strict
+from minihmx import lora, store, strict
 from minihmx.cli import main
 from minihmx.engine.sampling import generate
-from minihmx.models import weights
+from minihmx.models import adapters, weights
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Message
 from minihmx.terminal import talk
