@@ -16,7 +16,7 @@ from torch import Tensor
 from minihmx.errors import DataError, Failure
 from minihmx.records import Rollout, Verdict, finite
 from minihmx.stats import clustered_standard_error, mean, std_unbiased
-from minihmx.store import read_lines
+from minihmx.storage.run_folder import read_lines
 
 NUMBER = (int, float)
 PERHAPS = (*NUMBER, type(None))

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
-from minihmx import strict
 from minihmx.errors import UserError
 from minihmx.judge import RUBRIC
 from minihmx.records import Question
+from minihmx.storage import strict
 
 FIELDS = ("id", "category", "text", "split", "source")
 CHOICES = {"split": ("train", "eval"), "source": ("paper", "ours")}

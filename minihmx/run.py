@@ -30,7 +30,7 @@ from minihmx.questions import load_questions, load_rubric
 from minihmx.records import Question, Rollout
 from minihmx.seeding import shuffled
 from minihmx.storage import identity
-from minihmx.store import LATEST, REPLACED, Store
+from minihmx.storage.run_folder import LATEST, REPLACED, Store
 
 
 @dataclass(frozen=True)

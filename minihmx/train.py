@@ -27,7 +27,7 @@ from minihmx.optimizer import Optimizer
 from minihmx.records import Rollout
 from minihmx.rollout import ask_policy, judge
 from minihmx.run import Position, Run
-from minihmx.store import LATEST
+from minihmx.storage.run_folder import LATEST
 
 # A crash costs what was done since the last checkpoint, so one is renewed after so many steps, or
 # once so many seconds have passed where steps are slow.

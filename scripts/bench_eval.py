@@ -32,7 +32,7 @@ from minihmx.evals.benchmark import Choices
 from minihmx.evals.data import load
 from minihmx.evals.results import chosen, read_samples
 from minihmx.metrics import peak_memory
-from minihmx.store import dumps
+from minihmx.storage.run_folder import dumps
 
 SHAPE = {
     "hidden_size": 512,

@@ -18,7 +18,7 @@ from minihmx import cli
 from minihmx.errors import DataError, Failure, IOFailure, UserError
 from minihmx.evals import BENCHMARKS, data, published
 from minihmx.evals.data import find, load
-from minihmx.store import dumps
+from minihmx.storage.run_folder import dumps
 
 PLAIN = toy("plain", "test/*.jsonl", "v0_*.json", "v1_*.json", "old.csv", total=3)
 ITEMS = [{"id": f"plain-{n}", "question": f"q{n}"} for n in range(3)]

@@ -26,10 +26,11 @@ import test_train
 import torch
 import toy
 
-from minihmx import store, train
+from minihmx import train
 from minihmx.cli import main
 from minihmx.run import open_run
-from minihmx.store import GROWING, LATEST, REPLACED, Disk, Store, verify
+from minihmx.storage import run_folder as store
+from minihmx.storage.run_folder import GROWING, LATEST, REPLACED, Disk, Store, verify
 
 NOT_COMPARED = {"timings.jsonl", "status.json", "env.json", "config.json", ".lock"}
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT)

@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save, save_file
 
-from minihmx import lora, store, strict
+from minihmx import lora
 from minihmx.engine.open import load_tokenizer
 from minihmx.errors import DataError, Failure, UserError
 from minihmx.judge import parse_score
@@ -37,8 +37,10 @@ from minihmx.models.tokenizer import Tokenizer
 from minihmx.optimizer import Optimizer
 from minihmx.questions import load_questions, load_rubric
 from minihmx.run import open_run, resume
+from minihmx.storage import run_folder as store
+from minihmx.storage import strict
 from minihmx.storage.identity import check_same_experiment, earlier_starts
-from minihmx.store import LATEST, Store, read_lines, verify
+from minihmx.storage.run_folder import LATEST, Store, read_lines, verify
 from minihmx.train import train
 
 

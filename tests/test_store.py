@@ -13,8 +13,8 @@ import torch
 from test_disk import Death, Failing
 
 from minihmx.errors import DataError, UserError
-from minihmx.store import LATEST, Disk, Store, dumps, read_lines, verify
-from minihmx.strict import read_json
+from minihmx.storage.run_folder import LATEST, Disk, Store, dumps, read_lines, verify
+from minihmx.storage.strict import read_json
 
 TENSORS = {"a": torch.arange(4.0)}
 
@@ -184,7 +184,7 @@ def test_death_before_any_call_leaves_a_whole_checkpoint(tmp_path: Path) -> None
 
 def test_a_second_writer_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path: Path) -> None:
     hold = (
-        "import time; from pathlib import Path; from minihmx.store import Store;"
+        "import time; from pathlib import Path; from minihmx.storage.run_folder import Store;"
         f"store = Store(Path({str(tmp_path)!r})); store.lock();"
         "print('held', flush=True); time.sleep(60)"
     )

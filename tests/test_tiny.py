@@ -26,7 +26,7 @@ from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Completion, Question, Rollout, Verdict
 from minihmx.rollout import judge
 from minihmx.run import Run, open_run
-from minihmx.store import read_lines
+from minihmx.storage.run_folder import read_lines
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 from tiny_corpus import (

@@ -26,7 +26,7 @@ from minihmx.evals.data import (
     nothing,
     read,
 )
-from minihmx.store import dumps
+from minihmx.storage.run_folder import dumps
 from minihmx.terminal.text import show
 
 Outcome = str | Failure

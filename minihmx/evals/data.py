@@ -17,13 +17,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
-from minihmx import strict
 from minihmx.errors import DataError, UserError
 from minihmx.evals.benchmark import Benchmark, Item
 from minihmx.evals.download import download
 from minihmx.evals.published import placed, plain, rows
 from minihmx.models.folder import cache_folder
-from minihmx.store import Disk, dumps
+from minihmx.storage import strict
+from minihmx.storage.run_folder import Disk, dumps
 
 LINES_AT_ONCE = 4096
 

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any, NoReturn
 
-from minihmx import strict
 from minihmx.errors import DataError, IOFailure, UserError
+from minihmx.storage import strict
 
 Row = dict[str, Any]
 LONGEST_LINE = 1 << 26  # bytes; more is no line of text, and would be held in memory

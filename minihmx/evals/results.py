@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from minihmx import strict
 from minihmx.errors import DataError
 from minihmx.evals.benchmark import Answer, Benchmark, Choices, Item, Request, Score
 from minihmx.evals.data import Dataset
 from minihmx.seeding import shuffled
 from minihmx.stats import clustered_standard_error, mean
-from minihmx.store import Store, dumps, read_lines, sha256, verify
+from minihmx.storage import strict
+from minihmx.storage.run_folder import Store, dumps, read_lines, sha256, verify
 
 SAMPLES, RESULT = "samples.jsonl", "result.json"
 

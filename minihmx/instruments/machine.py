@@ -14,7 +14,7 @@ from minihmx import __version__
 from minihmx.config import Config
 from minihmx.errors import Failure
 from minihmx.instruments.estimate import CUDA_CONTEXT, GIB
-from minihmx.strict import read_json
+from minihmx.storage.strict import read_json
 
 PACKAGES = ("torch", "safetensors", "tokenizers", "huggingface-hub", "numpy")
 

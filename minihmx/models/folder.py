@@ -14,9 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from minihmx import strict
 from minihmx.errors import IOFailure, UserError
 from minihmx.models.configs import ModelConfig
+from minihmx.storage import strict
 
 TEXT_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 INDEX = "model.safetensors.index.json"

@@ -18,10 +18,10 @@ from typing import Any
 
 import tokenizers
 
-from minihmx import strict
 from minihmx.errors import UserError
 from minihmx.models import chat
 from minihmx.records import Segment
+from minihmx.storage import strict
 
 # Qwen's thinking, tool and fill-in-the-middle markers are added tokens not flagged as `special`.
 # No general rule is possible: the same kind of token is ordinary text in Gemma (runs of newlines).

@@ -12,10 +12,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from minihmx import strict
 from minihmx.errors import IOFailure, UserError
 from minihmx.models.decoder import Decoder
 from minihmx.models.folder import read_config, weight_files
+from minihmx.storage import strict
 
 __all__ = ["check", "load", "read_config", "read_tensors", "reading"]
 

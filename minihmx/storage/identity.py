@@ -10,8 +10,8 @@ from typing import Any
 
 from minihmx.errors import Failure, UserError
 from minihmx.records import Question
-from minihmx.store import Store
-from minihmx.strict import read_json
+from minihmx.storage.run_folder import Store
+from minihmx.storage.strict import read_json
 
 
 def fingerprint(

@@ -22,8 +22,8 @@ from minihmx import lora
 from minihmx.cli import main
 from minihmx.models import adapters, hub, weights
 from minihmx.models.export import Rounding, export
-from minihmx.store import Disk, Store
-from minihmx.strict import read_json
+from minihmx.storage.run_folder import Disk, Store
+from minihmx.storage.strict import read_json
 
 Typed = Callable[..., tuple[int, str, str]]
 

@@ -14,12 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_train import finished
 
-from minihmx import lora, store, strict
+from minihmx import lora
 from minihmx.cli import main
 from minihmx.engine.sampling import generate
 from minihmx.models import adapters, weights
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Message
+from minihmx.storage import run_folder as store
+from minihmx.storage import strict
 from minihmx.terminal import talk
 
 Typed = Callable[..., tuple[int, str, str]]

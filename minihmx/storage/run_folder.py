@@ -25,8 +25,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from minihmx import strict
 from minihmx.errors import DataError, Failure, IOFailure, UserError
+from minihmx.storage import strict
 
 if TYPE_CHECKING:
     from torch import Tensor
