@@ -15,7 +15,7 @@ from torch import Tensor
 from minihmx import grpo, lora
 from minihmx.config import Config
 from minihmx.engine.memory import attempts, in_pieces
-from minihmx.metrics import token_metrics
+from minihmx.instruments.metrics import token_metrics
 from minihmx.models.decoder import Decoder
 from minihmx.optimizer import Optimizer, Outcome, Overflow
 from minihmx.records import Rollout, finite

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 
 from minihmx import __version__, lora
-from minihmx.amax import Headroom
 from minihmx.config import Config, science
 from minihmx.engine.memory import Limit
 from minihmx.engine.open import Model, find_model, load_decoder, pick_device
 from minihmx.engine.prompts import Prompts
 from minihmx.errors import Diverged, UserError
-from minihmx.metrics import Clock
+from minihmx.instruments.amax import Headroom
+from minihmx.instruments.metrics import Clock
 from minihmx.models import hub, weights
 from minihmx.models.decoder import Decoder
 from minihmx.models.weights import read_tensors

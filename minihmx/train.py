@@ -20,9 +20,9 @@ from typing import Any
 from minihmx import lora
 from minihmx import run as runs
 from minihmx.advantages import assign_advantages
+from minihmx.instruments.metrics import STAGES, describe, score_error, zero_variance_groups
+from minihmx.instruments.notfinite import diagnose, diagnose_step
 from minihmx.learn import Learned, learn, measure
-from minihmx.metrics import STAGES, describe, score_error, zero_variance_groups
-from minihmx.notfinite import diagnose, diagnose_step
 from minihmx.optimizer import Optimizer
 from minihmx.records import Rollout
 from minihmx.rollout import ask_policy, judge

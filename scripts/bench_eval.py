@@ -31,7 +31,7 @@ from minihmx.evals import BENCHMARKS
 from minihmx.evals.benchmark import Choices
 from minihmx.evals.data import load
 from minihmx.evals.results import chosen, read_samples
-from minihmx.metrics import peak_memory
+from minihmx.instruments.metrics import peak_memory
 from minihmx.storage.run_folder import dumps
 
 SHAPE = {

@@ -8,11 +8,11 @@ import golden
 import torch
 
 from minihmx import lora
-from minihmx.amax import Headroom
 from minihmx.config import Config
 from minihmx.engine import sampling
 from minihmx.engine.memory import Limit
-from minihmx.metrics import Clock
+from minihmx.instruments.amax import Headroom
+from minihmx.instruments.metrics import Clock
 from minihmx.models.decoder import Decoder
 from minihmx.records import Question, Rollout
 

@@ -17,8 +17,9 @@ from sampled import Bare, adapted, answers
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from minihmx import amax, learn, lora, train
+from minihmx import learn, lora, train
 from minihmx.config import Config
+from minihmx.instruments import amax
 from minihmx.models.context import Context, inverse_frequencies
 from minihmx.models.decoder import Decoder
 from minihmx.optimizer import Optimizer

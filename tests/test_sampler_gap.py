@@ -15,7 +15,7 @@ from sampled import adapted, answers
 
 from minihmx import cli, grpo, learn, lora, rollout
 from minihmx.config import Config
-from minihmx.metrics import token_metrics
+from minihmx.instruments.metrics import token_metrics
 from minihmx.models.decoder import Decoder
 from minihmx.records import Rollout
 from minihmx.storage.run_folder import read_lines

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from minihmx import lora
+from minihmx.instruments.metrics import Eta, history
 from minihmx.judge import doubts
-from minihmx.metrics import Eta, history
 from minihmx.records import Rollout, Verdict
 from minihmx.run import Run
 from minihmx.stats import mean

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from minihmx.errors import DataError
-from minihmx.metrics import Eta, history
+from minihmx.instruments.metrics import Eta, history
 from minihmx.records import Completion, Question, Rollout, Verdict
 from minihmx.terminal.lines import Lines, answer, warnings
 from minihmx.terminal.text import duration

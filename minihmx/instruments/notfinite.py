@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from minihmx import grpo, learn, lora
-from minihmx.amax import looking
+from minihmx.instruments.amax import looking
 from minihmx.models.decoder import Decoder
 from minihmx.optimizer import Optimizer, Outcome, finite_all
 from minihmx.records import Rollout, Unscored
