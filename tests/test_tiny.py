@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 import torch
 
-from minihmx import probe, train
+from minihmx import train
 from minihmx.errors import DataError
 from minihmx.judge import RUBRIC
 from minihmx.models import hub, weights
 from minihmx.models.hub import TINY
 from minihmx.models.tokenizer import Tokenizer
+from minihmx.probes import judge as probe
 from minihmx.records import Completion, Question, Rollout, Verdict
 from minihmx.rollout import judge
 from minihmx.run import Run, open_run

@@ -53,7 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the whole report, then fail with the first thing that would stop the run."""
-    from minihmx import probe
+    from minihmx.probes import judge as probe
 
     flags = {name: value for name, value in vars(options).items() if name in FIELDS}
     if options.judge is not None:

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from minihmx import grpo, lora, probe
+from minihmx import grpo, lora
 from minihmx.cli import main
 from minihmx.config import Config
 from minihmx.engine.sampling import generate
@@ -47,6 +47,7 @@ from minihmx.models.configs import ModelConfig
 from minihmx.models.decoder import Decoder
 from minihmx.models.folder import read_config
 from minihmx.models.hub import TINY
+from minihmx.probes import judge as probe
 from minihmx.questions import load_questions
 from minihmx.records import Unscored, Verdict
 from minihmx.rollout import Judgement
