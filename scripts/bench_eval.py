@@ -28,9 +28,9 @@ import torch
 from golden_lm_eval import checkpoint, harness
 
 from minihmx.evals import BENCHMARKS
+from minihmx.evals.asking.results import chosen, read_samples
 from minihmx.evals.benchmark import Choices
 from minihmx.evals.data import load
-from minihmx.evals.results import chosen, read_samples
 from minihmx.instruments.metrics import peak_memory
 from minihmx.storage.run_folder import dumps
 
@@ -65,7 +65,7 @@ def make(job: Job) -> None:
 
 def ours(job: Job) -> tuple[float, list[list[float]]]:
     """(seconds, log-likelihoods by item) of what `minihmx eval` does behind its command line."""
-    from minihmx.evals import session
+    from minihmx.evals.asking import session
 
     with tempfile.TemporaryDirectory() as out:
         flags = {"model": job["model"], "out": out, "dtype": "float32", "device": "cpu"}

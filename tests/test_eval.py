@@ -21,7 +21,9 @@ from minihmx import cli, lora
 from minihmx.engine.memory import Limit
 from minihmx.engine.open import OpenAdapter, with_adapter
 from minihmx.errors import DataError, Diverged, UserError
-from minihmx.evals import runner
+from minihmx.evals.asking import runner
+from minihmx.evals.asking.results import Results, Settings, Subject, metrics, read_samples
+from minihmx.evals.asking.runner import Exchange, Machine, encode_choices, evaluate
 from minihmx.evals.benchmark import (
     Answer,
     Benchmark,
@@ -33,8 +35,6 @@ from minihmx.evals.benchmark import (
     Switches,
 )
 from minihmx.evals.data import Dataset
-from minihmx.evals.results import Results, Settings, Subject, metrics, read_samples
-from minihmx.evals.runner import Exchange, Machine, encode_choices, evaluate
 from minihmx.models import weights
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Completion

@@ -25,8 +25,8 @@ import golden_lm_eval as script  # noqa: E402
 
 from minihmx.engine.memory import Limit  # noqa: E402
 from minihmx.evals import BENCHMARKS  # noqa: E402
+from minihmx.evals.asking.likelihood import encode_pair, loglikelihoods  # noqa: E402
 from minihmx.evals.benchmark import Answer, Choices, Item, Score  # noqa: E402
-from minihmx.evals.likelihood import encode_pair, loglikelihoods  # noqa: E402
 from minihmx.models import weights  # noqa: E402
 from minihmx.models.tokenizer import Tokenizer  # noqa: E402
 from minihmx.records import Segment  # noqa: E402

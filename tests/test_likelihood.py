@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from minihmx.engine.memory import Limit
-from minihmx.evals.likelihood import Pair, encode_pair, loglikelihoods, padded_tokens
+from minihmx.evals.asking.likelihood import Pair, encode_pair, loglikelihoods, padded_tokens
 from minihmx.models.decoder import Decoder
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Segment
@@ -41,7 +41,7 @@ def test_equal_to_one_pass_per_pair_whatever_the_batch(family: str, tokens: int)
 def test_many_states_are_taken_to_the_vocabulary_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder, _ = golden.load("qwen3")
     whole = list(loglikelihoods(decoder, REQUESTS, Limit("", 10_000)))
-    monkeypatch.setattr("minihmx.evals.likelihood.STATES", 2)
+    monkeypatch.setattr("minihmx.evals.asking.likelihood.STATES", 2)
     (pieces,) = loglikelihoods(decoder, REQUESTS, Limit("", 10_000))
     for got, expected in zip(pieces, whole[0], strict=True):
         assert got == pytest.approx(expected, abs=1e-5)

@@ -49,7 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Ask, score and print; what is finished stays, and the same command goes on."""
-    from minihmx.evals.session import Options, open_session
+    from minihmx.evals.asking.session import Options, open_session
     from minihmx.terminal.scoreboard import Board, as_json
 
     flags = {name: value for name, value in vars(options).items() if name in FIELDS}

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from minihmx.evals.results import Results
-from minihmx.evals.runner import Progress
-from minihmx.evals.session import Session, run_session
+from minihmx.evals.asking.results import Results
+from minihmx.evals.asking.runner import Progress
+from minihmx.evals.asking.session import Session, run_session
 from minihmx.terminal.text import number
 
 EVERY = 10.0  # seconds between progress lines where nobody watches

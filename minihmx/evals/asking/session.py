@@ -19,10 +19,10 @@ from minihmx.engine.open import (
 )
 from minihmx.errors import UserError
 from minihmx.evals import BENCHMARKS, named
+from minihmx.evals.asking.results import Results, Settings, Subject
+from minihmx.evals.asking.runner import Machine, Progress, check_room, evaluate
 from minihmx.evals.benchmark import Benchmark, switches
 from minihmx.evals.data import Dataset, load
-from minihmx.evals.results import Results, Settings, Subject
-from minihmx.evals.runner import Machine, Progress, check_room, evaluate
 from minihmx.models import adapters, hub
 
 BASE = "base"

@@ -15,9 +15,9 @@ from typing import Any
 from minihmx.engine.memory import Limit
 from minihmx.engine.sampling import generate
 from minihmx.errors import Diverged, UserError
+from minihmx.evals.asking.likelihood import Pair, encode_pair, loglikelihoods
+from minihmx.evals.asking.results import Results, Settings, record
 from minihmx.evals.benchmark import Answer, Benchmark, Choices, Dialogue, Item, Request
-from minihmx.evals.likelihood import Pair, encode_pair, loglikelihoods
-from minihmx.evals.results import Results, Settings, record
 from minihmx.models import chat
 from minihmx.models.decoder import Decoder
 from minihmx.models.tokenizer import Tokenizer
