@@ -30,7 +30,7 @@ from golden_lm_eval import checkpoint, harness
 from minihmx.evals import BENCHMARKS
 from minihmx.evals.asking.results import chosen, read_samples
 from minihmx.evals.benchmark import Choices
-from minihmx.evals.data import load
+from minihmx.evals.items.load import load
 from minihmx.instruments.metrics import peak_memory
 from minihmx.storage.run_folder import dumps
 

@@ -16,8 +16,8 @@ from conftest import shared
 from minihmx.errors import UserError
 from minihmx.evals import BENCHMARKS, bbq, toxigen, truthfulqa
 from minihmx.evals.benchmark import Answer, Benchmark, Choices, Item
-from minihmx.evals.data import load
-from minihmx.evals.published import rows
+from minihmx.evals.items.load import load
+from minihmx.evals.items.published import rows
 
 NAMES = ("truthfulqa_mc2", "toxigen", "bbq")
 LARGEST = 745  # exp(-x) of more is 0.0 in float64

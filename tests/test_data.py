@@ -16,8 +16,10 @@ from fake_hub import CONVERTED_SHA, GOOD_TOKEN, OTHER_TOKEN, SHA, TOKEN, asked, 
 
 from minihmx import cli
 from minihmx.errors import DataError, Failure, IOFailure, UserError
-from minihmx.evals import BENCHMARKS, data, published
-from minihmx.evals.data import find, load
+from minihmx.evals import BENCHMARKS
+from minihmx.evals.items import load as data
+from minihmx.evals.items import published
+from minihmx.evals.items.load import find, load
 from minihmx.storage.run_folder import dumps
 
 PLAIN = toy("plain", "test/*.jsonl", "v0_*.json", "v1_*.json", "old.csv", total=3)

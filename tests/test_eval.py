@@ -34,7 +34,7 @@ from minihmx.evals.benchmark import (
     Score,
     Switches,
 )
-from minihmx.evals.data import Dataset
+from minihmx.evals.items.load import Dataset
 from minihmx.models import weights
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Completion

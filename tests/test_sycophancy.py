@@ -13,7 +13,7 @@ from conftest import shared
 
 from minihmx.evals import BENCHMARKS
 from minihmx.evals.benchmark import Answer, Dialogue
-from minihmx.evals.data import load
+from minihmx.evals.items.load import load
 from minihmx.evals.sycophancy import ARE_YOU_SURE, CONDITIONS, SYCOPHANCY_ANSWER
 
 ROOT = Path(__file__).resolve().parents[1]

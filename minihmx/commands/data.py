@@ -15,7 +15,7 @@ from typing import Any
 from minihmx.errors import DataError, Failure, UserError, as_failure
 from minihmx.evals import BENCHMARKS, named
 from minihmx.evals.benchmark import Benchmark
-from minihmx.evals.data import (
+from minihmx.evals.items.load import (
     Dataset,
     cached,
     fetch,

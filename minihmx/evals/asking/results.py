@@ -15,7 +15,7 @@ from typing import Any
 
 from minihmx.errors import DataError
 from minihmx.evals.benchmark import Answer, Benchmark, Choices, Item, Request, Score
-from minihmx.evals.data import Dataset
+from minihmx.evals.items.load import Dataset
 from minihmx.seeding import shuffled
 from minihmx.stats import clustered_standard_error, mean
 from minihmx.storage import strict

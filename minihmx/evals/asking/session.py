@@ -22,7 +22,7 @@ from minihmx.evals import BENCHMARKS, named
 from minihmx.evals.asking.results import Results, Settings, Subject
 from minihmx.evals.asking.runner import Machine, Progress, check_room, evaluate
 from minihmx.evals.benchmark import Benchmark, switches
-from minihmx.evals.data import Dataset, load
+from minihmx.evals.items.load import Dataset, load
 from minihmx.models import adapters, hub
 
 BASE = "base"

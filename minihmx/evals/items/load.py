@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, get_args, get_origin
 
 from minihmx.errors import DataError, UserError
 from minihmx.evals.benchmark import Benchmark, Item
-from minihmx.evals.download import download
-from minihmx.evals.published import placed, plain, rows
+from minihmx.evals.items.download import download
+from minihmx.evals.items.published import placed, plain, rows
 from minihmx.models.folder import cache_folder
 from minihmx.storage import strict
 from minihmx.storage.run_folder import Disk, dumps

@@ -8,7 +8,7 @@ from typing import Any
 
 from minihmx.errors import DataError
 from minihmx.evals.benchmark import Published
-from minihmx.evals.published import need_parquet, plain
+from minihmx.evals.items.published import need_parquet, plain
 from minihmx.models.hub_errors import hub_failure
 
 CONVERTED = "refs/convert/parquet"  # the revision where the hub keeps its own copies
