@@ -1,1 +1,1 @@
-"""Asking a model a benchmark's items: what is asked for, batches, likelihoods, and the results on disk."""
+"""Asking a model the items of a benchmark, and keeping what it answered."""
