@@ -11,7 +11,7 @@ from flip_cases import LETTERS, OTHERS, PARIS_OR_LYON, PRONOUN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minihmx.flips import (
+from minihmx.evals.reading.flips import (
     QUOTES,
     UNREAD,
     Reading,
