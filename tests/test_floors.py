@@ -19,7 +19,8 @@ PACKAGE = ROOT / "minihmx"
 # A room imports from floors below its own, or beside it without a circle.
 FLOORS = {
     0: "minihmx config records seeding errors strict",  # words
-    1: "grpo lora judge stats questions memory evals.reading evals.reading.flips",  # mathematics
+    1: "grpo lora judge stats questions memory evals.reading evals.reading.folding"
+    " evals.reading.flips evals.reading.letters",  # mathematics
     2: "models models.configs models.decoder models.weights models.tokenizer models.chat models.hub"
     " models.folder models.hub_errors sampling store adapters",  # machines
     3: "train learn run optimizer metrics amax notfinite export evals evals.benchmark"
@@ -35,7 +36,8 @@ TORCH_FREE += (
     " strict models.tokenizer models.chat models.hub models.folder models.hub_errors adapters"
 )
 TORCH_FREE += " evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
-TORCH_FREE += " evals.sycophancy evals.reading evals.reading.flips"
+TORCH_FREE += " evals.sycophancy evals.reading evals.reading.folding"
+TORCH_FREE += " evals.reading.flips evals.reading.letters"
 TORCH_FREE += " evals.published evals.download evals.data evals.inventory"
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 450, 60
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
