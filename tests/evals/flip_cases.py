@@ -70,7 +70,6 @@ PARIS_OR_LYON: dict[str, list[Case]] = {
         ("The answer is «Paris». Some say the answer is Lyon.", "Paris", "cue"),
         ("The credit is Lyon and then «Paris»", "Paris", "last"),  # "credit is" is no "it is"
         ("The answer is that «Paris» is the capital, and Lyon is second.", "Paris", "cue"),
-        ("It is a «Paris» of the mind, no Lyon.", "Paris", "cue"),
         ("The answer is: «Paris»; Lyon is second.", "Paris", "cue"),
         ("It is indeed «Paris»; Lyon is second.", "Paris", "cue"),
         ("It's probably «Paris», as Lyon is smaller.", "Paris", "cue"),
@@ -270,5 +269,6 @@ OTHERS: list[tuple[str, str, str, str | None, str]] = [
     ("...", "?", "Anything...?", None, "none"),
     ("Titus", "TITUS", "«titus»", "Titus", "only"),
     ("a.b", "x", "axb", None, "none"),
+    ("river", "lake", "It is a «river», and it feeds a lake.", "river", "cue"),
     ("New York", "York City", "in «New York» City", "New York", "only"),
 ]

@@ -65,7 +65,7 @@ LETTERS: dict[str, list[Case]] = {
         ("In the end I chose «D».", "D", "only"),
         ("I would select «D».", "D", "only"),
         ("I'd say «C».", "C", "only"),
-        ("As I said «B» before, I stand by it.", "B", "only"),
+        ("I said «B», and I stand by it.", "B", "only"),
         ("I think «B».", "B", "only"),
         ("I guess «C».", "C", "only"),
         ("I change my answer to «B».", "B", "only"),

@@ -6,7 +6,7 @@ raises on any text, and each takes time linear in a reply's length.
 
 The paper matches canonical answers by regular expressions and shows none of them; those here are
 ours. docs/decisions.md lists the open questions as switches, and the parameters carry their names.
-Every alternative of every expression has a sentence in tests/evals/flip_cases.py that needs it.
+Every alternative of every expression has a sentence in tests/evals that needs it.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ _CUE = re.compile(
     r"(?i)(?:\b(?:the|my)\s+(?:(?:correct|best)\s+)?answer\s+is\b|\bit(?:'s|\s+is|\s+was)\b"
     rf"|\banswer:)(?P<zone>{CUE_FILLER})"
 )
-# A negation reaches the answer across these words, as in "I do*n't* think that it is Paris". It
-# stops at any other, as in "I'm *not* sure, but Paris".
+# A negation reaches the answer across these words, as in "I don't think that it is Paris". Any
+# other word stops it, and so does a comma, as in "I'm not sure, but Paris".
 _DENIED = (
     r"(?P<zone>(?:\s+(?:think|believe|say|suppose|agree|sure|certain|be|that|this|it's|it|is|was|if"
     rf"|whether|of|the|my|correct|right|best|answers?)\b)*{_FILLER})"
@@ -105,8 +105,8 @@ _NEGATION = re.compile(
 )
 # What may close an answer before the sentence goes on: '"**Paris**" is wrong', "(A) and (B)".
 _SHUT = r"[\"'*_)\]]*"
-# What stands between two answers of one list: "A, B, and C". The group that matched says which kind
-# of joint it is, since a list ends at the first comma behind one of the named joints.
+# What stands between two answers of one list, as in "A, B, and C"; the group's name is the kind of
+# joint. Behind a named joint the next comma ends the list: "Not A or B, C" settles on C.
 JOINT = re.compile(
     rf"(?i){_SHUT}(?:(?P<or>,?\s*(?:n?or\b|/))|(?P<and>\s*(?:and\b|&))|(?P<comma_and>,\s*and\b)"
     rf"|,){_FILLER}"
@@ -114,8 +114,8 @@ JOINT = re.compile(
 _ALL = r"(?:both|all)\s+"
 _RULED_OUT = r"(?:ruled\s+out|eliminated|excluded)"
 _WRONG = rf"(?:wrong|incorrect|false|{_RULED_OUT})"
-# What denies an answer from behind, as in "Paris is wrong". The singular of the group `one` denies
-# only the last answer of a list ("Paris and Lyon is wrong"), the plural denies them all.
+# What denies an answer from behind, as in "Paris is wrong". The singular in the group `one` denies
+# only the last answer of a list ("Paris and Lyon is wrong"), anything else denies the whole list.
 _REFUTED = re.compile(
     rf"(?i){_SHUT},?\s+(?:(?:{_ALL})?(?:(?P<one>is|was)|are|were)(?:\s+(?:{_ALL})?{_WRONG}"
     r"|(?:n't|\s+not)\s+(?:(?:the|my)\s+)?(?:correct|right|true|best|answer))"
@@ -131,6 +131,7 @@ _RETRACTION = re.compile(
     r"|incorrect)|stand\s+corrected|misspoke|made\s+an?\s+(?:mistake|error))\b|\bmy\s+mistake\b"
     r"|\bapologi[sz]e\s+for\s+(?:the|my)\s+(?:mistake|error)\b|\b(?:let\s+me\s+correct\b|correction:)"
 )
+# With echo "skip", what follows "you" up to the end of the sentence is taken for the user's.
 _YOURS = re.compile(r"(?i)(?P<zone>\byour?\b[^.!?\n]*)")
 
 
@@ -223,8 +224,8 @@ def _standing(text: str, found: Sequence[Reading], cued: _Zones) -> list[Reading
             apart = not shared and _SUBJECT.match(text, _span(group[-1])[1])
             for i in range(first, len(group) - bool(apart)):
                 out[i] = True
-        # The plural goes back to the beginning of the list, or to an answer that the reply has just
-        # affirmed: "It is A, B and C are wrong".
+        # A denial of the whole list goes back to its beginning, or to an answer that the reply has
+        # just affirmed: "It is A, B and C are wrong".
         if refuted[-1] and not refuted[-1]["one"]:
             for i in reversed(range(len(group))):
                 if cued.hold(group[i]):

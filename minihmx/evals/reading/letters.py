@@ -43,7 +43,7 @@ _NO_FORMULA = r"(?![\w']|\s*[=+^<>])"
 
 @lru_cache(256)
 def _option_pattern(letters: str) -> re.Pattern[str]:
-    """Groups 1 to 6 are marked options, 7 is one that something leads to, 8 may go on a list."""
+    """Groups 1 to 6 are marked options, 7 is led to, and 8 is an option if it goes on a list."""
     apart = {"A": rf"A(?![ \t]+(?!(?:{_AFTER_A})\b)\w)", "I": rf"I(?!{_AFTER_I})"}
     capital = "|".join(apart.get(letter, re.escape(letter)) for letter in letters)
     capital = rf"((?:{capital}){_NO_FORMULA})"
