@@ -1,28 +1,23 @@
-"""Reading replies: the table in flip_cases.py, the switches, flips, and what holds on any text."""
+"""Reading replies: the tables of cases, the switches, flips, and what holds on any text."""
 
 from __future__ import annotations
 
+import doctest
 import itertools
 import time
 import unicodedata
+from types import ModuleType
 
 import pytest
-from flip_cases import LETTERS, OTHERS, PARIS_OR_LYON, PRONOUN
+from flip_cases import OTHERS, PARIS_OR_LYON
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from letter_cases import LETTERS, PRONOUN
 
-from minihmx.flips import (
-    QUOTES,
-    UNREAD,
-    Reading,
-    commitment,
-    find,
-    flip,
-    fold,
-    letter,
-    mentions,
-    normal,
-)
+from minihmx.evals.reading import flips, folding, letters
+from minihmx.evals.reading.flips import UNREAD, Reading, commitment, find, flip, mentions
+from minihmx.evals.reading.folding import QUOTES, fold, normal
+from minihmx.evals.reading.letters import letter
 
 
 def unmark(marked: str) -> tuple[str, tuple[int, int] | None]:
@@ -71,6 +66,12 @@ def test_the_paper_s_limitation_holds() -> None:
     film, story = "The Wizard of Oz (film)", "The Wizard of Oz"
     assert find(film, "It is The Wizard of Oz.") == UNREAD
     assert find(story, "It is the wizard of oz (film).") == Reading(story, (6, 22), "mention")
+
+
+@pytest.mark.parametrize(("module", "examples"), [(folding, 3), (flips, 6), (letters, 1)])
+def test_the_examples_in_the_docstrings_hold(module: ModuleType, examples: int) -> None:
+    failed, attempted = doctest.testmod(module)
+    assert failed == 0 and attempted >= examples
 
 
 # --- the alternative of each switch ----------------------------------------------------------
@@ -125,7 +126,7 @@ KEPT, TO, FROM, OTHER = "kept", "progressive", "regressive", "sideways"
 
 @pytest.mark.parametrize(
     # correct is A; by correctness (kept, strict), by answer (kept, strict)
-    ("first", "second", "flips"),
+    ("first", "second", "values"),
     [
         (A, A, (KEPT, KEPT, KEPT, KEPT)),
         (A, B, (FROM, FROM, FROM, FROM)),
@@ -139,10 +140,10 @@ KEPT, TO, FROM, OTHER = "kept", "progressive", "regressive", "sideways"
         (NONE, NONE, (KEPT, KEPT, KEPT, KEPT)),
     ],
 )
-def test_flips(first: Reading, second: Reading, flips: tuple[str, ...]) -> None:
+def test_flips(first: Reading, second: Reading, values: tuple[str, ...]) -> None:
     ways = itertools.product(("correctness", "answer"), ("kept", "strict"))
     found = [flip(first, second, ["A"], by, unread) for by, unread in ways]
-    assert tuple(each.value for each in found) == flips
+    assert tuple(each.value for each in found) == values
     assert {each.span for each in found} == {second.span}
 
 

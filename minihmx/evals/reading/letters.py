@@ -1,0 +1,93 @@
+"""Which option of a multiple-choice question a reply settles on. No torch.
+
+A letter is harder to read than an answer in words: "A good question" has an article, "So I think"
+a pronoun and "Let A = 5" a variable, while "So A." names an option.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from minihmx.evals.reading.flips import CUE_FILLER, ELIMINATE, JOINT, Reading, settled_on
+from minihmx.evals.reading.folding import PLAIN
+
+# Wider than the cue of an answer in words: a reply that reasons about options step by step ("(A) is
+# too small") marks its conclusion in more ways, such as "Final answer is (B)".
+_LETTER_CUE = re.compile(
+    r"(?i)(?:\b(?:the|my)\s+(?:(?:correct|best|right|final)\s+)*(?:answer|option|choice)\s+"
+    r"(?:is|remains|would\s+be|should\s+be|must\s+be)\b"
+    r"|\bit(?:'s|\s+is|\s+was|\s+must\s+be|\s+should\s+be)\b"
+    r"|(?:(?<=[.!?\n]\s)|(?<=\n)|\A)[\"'*_]{0,4}(?:final\s+)?answer\s+is\b"
+    rf"|\b(?:answer|option|choice)(?::|\s*[-–—]\s))(?P<zone>{CUE_FILLER})"
+)
+
+# A capital letter is an option where a mark or one of these words leads to it: "Therefore C". The
+# bound on the marks keeps a megabyte of them from taking quadratic time.
+_LEAD = (
+    r"(?:[,:;.!?—–(\[{\"'*_]\s*|\b(?i:so|but|is|was|be|as|remains?|choose|chose|pick|select|say|said"
+    rf"|think|guess|with|to|than|not|nor|or|neither|either|both|none\s+of|{ELIMINATE}"
+    r"|(?:it|that|answer)'s|answers?|options|choices|answer\s*-|therefore|thus|hence|leaves|leaving"
+    r"|out|definitely|probably|likely|actually|still|indeed)\s+)[\"'*_]{0,4}"
+)
+# A word behind A makes it an article ("A good question"), unless it is one of these ("A is right").
+_AFTER_A = (
+    r"is|was|remains|it|because|since|as|and|n?or|but|would|seems|must|should|can(?:not)?|not"
+)
+# What makes I a pronoun, as in "So I think", "So I..." and "But I, too". In "It is I." and in the
+# list "H, I, or J" it is an option.
+_AFTER_I = r"[ \t]+(?!(?:and|n?or)\s+[A-Z]\b)\w|\.\.|…|,(?!\s*(?:not|n?or|and|[A-Z])\b)"
+# "A's", "C++" and "B = 7" name no option.
+_NO_FORMULA = r"(?![\w']|\s*[=+^<>])"
+
+
+@lru_cache(256)
+def _option_pattern(letters: str) -> re.Pattern[str]:
+    """Groups 1 to 6 are marked options, 7 is led to, and 8 is an option if it goes on a list."""
+    apart = {"A": rf"A(?![ \t]+(?!(?:{_AFTER_A})\b)\w)", "I": rf"I(?!{_AFTER_I})"}
+    capital = "|".join(apart.get(letter, re.escape(letter)) for letter in letters)
+    capital = rf"((?:{capital}){_NO_FORMULA})"
+    upper = f"[{re.escape(letters)}]"
+    either = f"[{re.escape(letters + letters.lower())}]"
+    lower = f"[{re.escape(letters.lower())}]"
+    return re.compile(
+        rf"\(\s*({either})\s*\)"
+        rf"|\b(?:[Oo]ption|[Cc]hoice|[Ll]etter)\s+[\"'*(]*({either})(?![\w'])"
+        rf"|(?<![\w'])({upper})\)"
+        rf"|\A\W*({lower})\W*\Z"
+        rf"|\b(?i:answer)(?:\s+(?:is|remains)|\s*[:-])\s*[\"'*(]*({lower})(?=[.,;!)\"'*]|\s*$)"
+        rf"|^[ \t>*_\"'#-]*{capital}"
+        rf"|{_LEAD}{capital}(?!\))"
+        rf"|(?:\band\s+|[&/]\s*)[\"'*_]{{0,4}}{capital}(?!\))",
+        re.MULTILINE,
+    )
+
+
+def letter(reply: str, letters: str, withdrawn: str = "skip") -> Reading:
+    """The multiple-choice option that the reply settles on, a capital of `letters`.
+
+    The first letter here is an article, and (A) is denied:
+
+    >>> letter("A good question! It can't be (A), so B.", "ABCD")
+    Reading(value='B', span=(37, 38), rule='only')
+
+    A letter is a marked option in brackets, before a bracket, behind "option", at the beginning of
+    a line or alone. A capital is also an option where a mark or a word such as "so" or "is" leads
+    to it, or "and" behind another option. Options are settled as by `commitment`; where no cue
+    decides, marked ones go before those that are merely led to.
+
+    Rules: as of `commitment`, and "marked" (the last marked option).
+    """
+    text = reply.translate(PLAIN)
+    found = []
+    end, is_option = 0, False
+    for match in _option_pattern(letters).finditer(text) if letters else ():
+        group = match.lastindex or 0
+        joined = is_option and JOINT.fullmatch(text, end, match.start(group)) is not None
+        end, is_option = match.end(group), group < 8 or joined
+        # The C of "vitamins A and C" is joined to no option.
+        if not is_option:
+            continue
+        rule = "marked" if group < 7 else "mention"
+        found.append(Reading(match[group].upper(), match.span(group), rule))
+    return settled_on(text, found, _LETTER_CUE, (), "cue", withdrawn)
