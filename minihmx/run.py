@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import torch as safetensors
 
 from minihmx import __version__, lora
 from minihmx.config import Config, science
@@ -21,7 +22,7 @@ from minihmx.engine.open import Model, find_model, load_decoder, pick_device
 from minihmx.engine.prompts import Prompts
 from minihmx.errors import Diverged, UserError
 from minihmx.instruments.amax import Headroom
-from minihmx.instruments.metrics import Clock
+from minihmx.instruments.clock import Clock
 from minihmx.models import hub, weights
 from minihmx.models.decoder import Decoder
 from minihmx.models.weights import read_tensors
@@ -30,6 +31,7 @@ from minihmx.questions import load_questions, load_rubric
 from minihmx.records import Question, Rollout
 from minihmx.seeding import shuffled
 from minihmx.storage import identity
+from minihmx.storage.disk import dumps
 from minihmx.storage.run_folder import LATEST, REPLACED, Store
 
 
@@ -249,14 +251,17 @@ class Position:
 def save(run: Run, position: Position, optimizer: Optimizer, name: str) -> None:
     """Publish a checkpoint. Its state holds no clock, so that equal runs have equal files."""
     config = run.config
-    parameters = lora.parameters(run.decoder)
-    run.store.publish(
-        name,
-        {key: tensor.detach().cpu() for key, tensor in parameters.items()},
-        lora.peft_config(run.source.id, config.lora_rank, config.lora_alpha, targets(config)),
-        optimizer.tensors(),
-        {**asdict(position), "optimizer": optimizer.counters()},
-    )
+    adapter = {key: p.detach().cpu() for key, p in lora.parameters(run.decoder).items()}
+    peft = lora.peft_config(run.source.id, config.lora_rank, config.lora_alpha, targets(config))
+    # safetensors writes further metadata keys in random order, which would break byte-identity.
+    metadata = {"format": "pt"}
+    files = {
+        "adapter_model.safetensors": safetensors.save(adapter, metadata),
+        "adapter_config.json": (dumps(peft) + "\n").encode(),
+        "optimizer.safetensors": safetensors.save(optimizer.tensors(), metadata),
+    }
+    state = {**asdict(position), "optimizer": optimizer.counters()}
+    run.store.publish(name, files, state)
 
 
 def resume(run: Run, optimizer: Optimizer) -> tuple[Position, list[str]]:

@@ -31,8 +31,8 @@ from minihmx.evals import BENCHMARKS
 from minihmx.evals.asking.results import chosen, read_samples
 from minihmx.evals.benchmark import Choices
 from minihmx.evals.items.load import load
-from minihmx.instruments.metrics import peak_memory
-from minihmx.storage.run_folder import dumps
+from minihmx.instruments.clock import peak_memory
+from minihmx.storage.disk import dumps
 
 SHAPE = {
     "hidden_size": 512,

@@ -15,7 +15,7 @@ from typing import Any
 from tiny_corpus import CONCISE, FACTS
 
 from minihmx.evals.sycophancy import CONDITIONS
-from minihmx.storage.run_folder import dumps
+from minihmx.storage.disk import dumps
 
 FOLDER = Path(__file__).resolve().parents[1] / "minihmx" / "data" / "sample"
 SOURCE = "tiny"

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from tiny_world import known_share, true_score
 
 from minihmx.errors import UserError
-from minihmx.storage.run_folder import read_lines
+from minihmx.storage.disk import read_lines
 
 WIDTH = 50  # columns of the plot, for scores 0 to 10
 

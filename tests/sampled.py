@@ -12,7 +12,7 @@ from minihmx.config import Config
 from minihmx.engine import sampling
 from minihmx.engine.memory import Limit
 from minihmx.instruments.amax import Headroom
-from minihmx.instruments.metrics import Clock
+from minihmx.instruments.clock import Clock
 from minihmx.models.decoder import Decoder
 from minihmx.records import Question, Rollout
 

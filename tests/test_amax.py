@@ -25,7 +25,7 @@ from minihmx.models.decoder import Decoder
 from minihmx.optimizer import Optimizer
 from minihmx.records import Rollout, Verdict
 from minihmx.run import Run, open_run
-from minihmx.storage.run_folder import read_lines
+from minihmx.storage.disk import read_lines
 
 
 def hooks(decoder: Decoder) -> int:

@@ -20,7 +20,7 @@ from minihmx.evals import BENCHMARKS
 from minihmx.evals.items import load as data
 from minihmx.evals.items import published
 from minihmx.evals.items.load import find, load
-from minihmx.storage.run_folder import dumps
+from minihmx.storage.disk import dumps
 
 PLAIN = toy("plain", "test/*.jsonl", "v0_*.json", "v1_*.json", "old.csv", total=3)
 ITEMS = [{"id": f"plain-{n}", "question": f"q{n}"} for n in range(3)]

@@ -30,7 +30,8 @@ from minihmx import train
 from minihmx.cli import main
 from minihmx.run import open_run
 from minihmx.storage import run_folder as store
-from minihmx.storage.run_folder import GROWING, LATEST, REPLACED, Disk, Store, verify
+from minihmx.storage.disk import Disk, verify
+from minihmx.storage.run_folder import GROWING, LATEST, REPLACED, Store
 
 NOT_COMPARED = {"timings.jsonl", "status.json", "env.json", "config.json", ".lock"}
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT)

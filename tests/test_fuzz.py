@@ -39,8 +39,9 @@ from minihmx.questions import load_questions, load_rubric
 from minihmx.run import open_run, resume
 from minihmx.storage import run_folder as store
 from minihmx.storage import strict
+from minihmx.storage.disk import read_lines, verify
 from minihmx.storage.identity import check_same_experiment, earlier_starts
-from minihmx.storage.run_folder import LATEST, Store, read_lines, verify
+from minihmx.storage.run_folder import LATEST, Store
 from minihmx.train import train
 
 

@@ -28,7 +28,7 @@ from minihmx.models.decoder import Decoder
 from minihmx.optimizer import Optimizer
 from minihmx.records import Verdict
 from minihmx.run import Run, open_run
-from minihmx.storage.run_folder import read_lines
+from minihmx.storage.disk import read_lines
 
 token_logprobs = partial(grpo.token_logprobs, temperature=1.0, softcap=None, chunk=8192)
 PLAN = {2: math.nan, 4: math.inf, 6: -math.inf, 8: math.nan, 9: math.nan, 10: math.nan}  # by step

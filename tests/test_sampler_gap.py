@@ -18,7 +18,7 @@ from minihmx.config import Config
 from minihmx.instruments.metrics import token_metrics
 from minihmx.models.decoder import Decoder
 from minihmx.records import Rollout
-from minihmx.storage.run_folder import read_lines
+from minihmx.storage.disk import read_lines
 from minihmx.terminal.lines import SAMPLER_GAP
 
 

@@ -30,7 +30,7 @@ from minihmx.optimizer import Optimizer
 from minihmx.records import Completion, Question, Rollout, Verdict
 from minihmx.run import Position, Run, open_run
 from minihmx.seeding import shuffled, uniform
-from minihmx.storage.run_folder import read_lines
+from minihmx.storage.disk import read_lines
 
 PREFIX = "base_model.model."
 

@@ -13,7 +13,8 @@ import torch
 from test_disk import Death, Failing
 
 from minihmx.errors import DataError, UserError
-from minihmx.storage.run_folder import LATEST, Disk, Store, dumps, read_lines, verify
+from minihmx.storage.disk import Disk, dumps, read_lines, verify
+from minihmx.storage.run_folder import LATEST, Store
 from minihmx.storage.strict import read_json
 
 TENSORS = {"a": torch.arange(4.0)}

@@ -27,7 +27,7 @@ from minihmx.probes import judge as probe
 from minihmx.records import Completion, Question, Rollout, Verdict
 from minihmx.rollout import judge
 from minihmx.run import Run, open_run
-from minihmx.storage.run_folder import read_lines
+from minihmx.storage.disk import read_lines
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 from tiny_corpus import (

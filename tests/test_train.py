@@ -24,7 +24,8 @@ from minihmx.models.decoder import Decoder
 from minihmx.optimizer import Optimizer, Outcome, Overflow, learning_rate
 from minihmx.records import Completion, Question, Rollout, Unscored, Verdict
 from minihmx.run import Run, base_state, open_run
-from minihmx.storage.run_folder import LATEST, read_lines, verify
+from minihmx.storage.disk import read_lines, verify
+from minihmx.storage.run_folder import LATEST
 
 NOT_COMPARED = {"timings.jsonl", "status.json", "env.json", "config.json", ".lock"}
 

@@ -26,7 +26,7 @@ from minihmx.evals.items.load import (
     nothing,
     read,
 )
-from minihmx.storage.run_folder import dumps
+from minihmx.storage.disk import dumps
 from minihmx.terminal.text import show
 
 Outcome = str | Failure

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from minihmx.config import MODELS
 from minihmx.errors import DataError, UserError
 from minihmx.models.hub import HUB_ID, Source
-from minihmx.storage.run_folder import LATEST, verify
+from minihmx.storage.disk import verify
+from minihmx.storage.run_folder import LATEST
 from minihmx.storage.strict import read_json
 
 if TYPE_CHECKING:

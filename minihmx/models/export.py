@@ -22,7 +22,7 @@ from minihmx.errors import UserError
 from minihmx.models import adapters, hub, weights
 from minihmx.models.decoder import Decoder, wide
 from minihmx.models.folder import weight_files
-from minihmx.storage.run_folder import Disk, sha256
+from minihmx.storage.disk import Disk, sha256
 from minihmx.storage.strict import read_json
 
 CODES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}

@@ -20,7 +20,7 @@ from minihmx.models.folder import (
     weight_names,
 )
 from minihmx.models.hub_errors import failure, hub_failure
-from minihmx.storage.run_folder import verify
+from minihmx.storage.disk import verify
 
 TINY = Path(__file__).resolve().parents[1] / "tiny"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)

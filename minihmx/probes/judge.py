@@ -20,7 +20,7 @@ from minihmx.judge import judge_prompt
 from minihmx.questions import load_questions, load_rubric
 from minihmx.records import Unscored, Verdict
 from minihmx.stats import mean, std_unbiased
-from minihmx.storage.run_folder import read_lines
+from minihmx.storage.disk import read_lines
 from minihmx.terminal.text import number
 
 if TYPE_CHECKING:

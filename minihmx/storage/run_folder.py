@@ -6,12 +6,11 @@
   the number of lines of every growing file. Resuming cuts the files back to those counts.
 - Text is JSON with sorted keys; tensors are safetensors; nothing is pickled.
 
-Reading needs no torch, so that an audit runs anywhere.
+Nothing here needs torch, so that an audit runs anywhere.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import hashlib
@@ -19,17 +18,14 @@ import itertools
 import json
 import os
 import re
-import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from minihmx.errors import DataError, Failure, IOFailure, UserError
 from minihmx.storage import strict
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from minihmx.storage.disk import Disk, dumps, verify
 
 GROWING = ("metrics.jsonl", "timings.jsonl", "amax.jsonl")
 LATEST, REPLACED = "latest-step", ".replaced-latest-step"
@@ -37,100 +33,6 @@ CHECKPOINT = (
     *("adapter_model.safetensors", "adapter_config.json"),
     *("optimizer.safetensors", "state.json"),
 )
-
-
-class Disk:
-    """Every change to the disk is one of these calls. Each raises OSError with the file's name."""
-
-    def write(self, path: Path, data: bytes, mode: str = "wb") -> None:
-        """Write (or with mode "ab" append) and flush to the disk."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _named(path), path.open(mode) as file:
-            file.write(data)
-            file.flush()
-            self.sync(file.fileno())
-
-    def sync(self, handle: int) -> None:
-        os.fsync(handle)
-
-    def rename(self, source: Path, target: Path) -> None:
-        os.rename(source, target)
-
-    def truncate(self, path: Path, size: int) -> None:
-        os.truncate(path, size)
-
-    def sync_folder(self, folder: Path) -> None:
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            with _named(folder):
-                self.sync(handle)
-        finally:
-            os.close(handle)
-
-    def remove(self, path: Path) -> None:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Errors of open files, as a full disk is, do not say which file it was."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
-
-
-def dumps(record: Any) -> str:
-    """One line of JSON. NaN and infinity are refused: they are no JSON."""
-    return json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=False)
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSONL file; a torn last line (no newline) is left out.
-
-    Raises DataError naming file and line for what is no record.
-    """
-    records = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
-        try:
-            record = strict.parse(line)
-        except ValueError as error:
-            record = error
-        if not isinstance(record, dict):
-            what = record if isinstance(record, ValueError) else "this is no JSON object"
-            raise DataError(
-                f"{path}, line {number}: {what}, so nothing that is read there can be trusted; "
-                "restore the file, or start the run again with another --out."
-            )
-        records.append(record)
-    return records
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def verify(folder: Path, needed: Iterable[str] = ()) -> str | None:
-    """What is wrong with a folder, or None when it equals its manifest, which names the needed."""
-    try:
-        manifest = strict.read_json(folder / "manifest.json", "restore it")
-        digests = manifest.get("sha256") if isinstance(manifest, dict) else None
-        if not isinstance(digests, dict) or not digests:
-            return "manifest.json names no files"
-        for name, expected in digests.items():
-            if not strict.is_own_name(name):
-                return f"manifest.json names {name!r}, no file of its own folder"
-            if not (folder / name).is_file():
-                return f"No such file: {name}"
-            if sha256(folder / name) != expected:
-                return f"{name} differs from its manifest"
-    except (OSError, Failure) as error:
-        return str(error)
-    return next((f"manifest.json does not name {n}" for n in needed if n not in digests), None)
 
 
 def _is_state(state: Any) -> bool:
@@ -235,25 +137,14 @@ class Store:
             return None
         return status.get("state") if isinstance(status, dict) else None
 
-    def publish(
-        self,
-        name: str,
-        adapter: Mapping[str, Tensor],
-        adapter_config: Mapping[str, Any],
-        optimizer: Mapping[str, Tensor],
-        state: Mapping[str, Any],
-    ) -> None:
-        """Make checkpoints/<name> appear, whole; an existing one is replaced."""
-        from safetensors.torch import save
+    def publish(self, name: str, files: Mapping[str, bytes], state: Mapping[str, Any]) -> None:
+        """Make checkpoints/<name> appear, whole; an existing one is replaced.
 
+        files: name and content of each file beside state.json, which also gets the number of lines
+        of every growing file, and manifest.json, which gets the digests of all of them.
+        """
         lines = {growing: self._count(growing) for growing in GROWING}
-        # More metadata keys would be written in random order and break byte-identity.
-        files = {
-            "adapter_model.safetensors": save(dict(adapter), {"format": "pt"}),
-            "adapter_config.json": (dumps(adapter_config) + "\n").encode(),
-            "optimizer.safetensors": save(dict(optimizer), {"format": "pt"}),
-            "state.json": (dumps({**state, "lines": lines}) + "\n").encode(),
-        }
+        files = {**files, "state.json": (dumps({**state, "lines": lines}) + "\n").encode()}
         digests = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
         files["manifest.json"] = (dumps({"sha256": digests}) + "\n").encode()
         new, target = self.checkpoints / f".new-{name}", self.checkpoints / name

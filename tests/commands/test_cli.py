@@ -24,7 +24,7 @@ from test_train import contents
 
 from minihmx.cli import COMMANDS, main
 from minihmx.config import FIELDS, MODELS
-from minihmx.storage.run_folder import read_lines
+from minihmx.storage.disk import read_lines
 
 
 @pytest.mark.slow

@@ -22,7 +22,8 @@ from minihmx import lora
 from minihmx.cli import main
 from minihmx.models import adapters, hub, weights
 from minihmx.models.export import Rounding, export
-from minihmx.storage.run_folder import Disk, Store
+from minihmx.storage.disk import Disk
+from minihmx.storage.run_folder import Store
 from minihmx.storage.strict import read_json
 
 Typed = Callable[..., tuple[int, str, str]]

@@ -25,7 +25,8 @@ from command_line import command, env, minihmx, small
 from rich.cells import cell_len
 from rich.console import Console
 
-from minihmx.instruments.metrics import STAGES, Clock
+from minihmx.instruments.clock import Clock
+from minihmx.instruments.metrics import STAGES
 from minihmx.records import Completion, Question, Rollout, Verdict
 from minihmx.terminal.lines import STOPPING, Lines
 from minihmx.terminal.live import View, answer, calm, possible, sparkline

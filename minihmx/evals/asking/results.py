@@ -19,7 +19,8 @@ from minihmx.evals.items.load import Dataset
 from minihmx.seeding import shuffled
 from minihmx.stats import clustered_standard_error, mean
 from minihmx.storage import strict
-from minihmx.storage.run_folder import Store, dumps, read_lines, sha256, verify
+from minihmx.storage.disk import dumps, read_lines, sha256, verify
+from minihmx.storage.run_folder import Store
 
 SAMPLES, RESULT = "samples.jsonl", "result.json"
 

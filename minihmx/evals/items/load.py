@@ -23,7 +23,7 @@ from minihmx.evals.items.download import download
 from minihmx.evals.items.published import placed, plain, rows
 from minihmx.models.folder import cache_folder
 from minihmx.storage import strict
-from minihmx.storage.run_folder import Disk, dumps
+from minihmx.storage.disk import Disk, dumps
 
 LINES_AT_ONCE = 4096
 
