@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # see __main__.py
-        options = parse(sys.argv[1:] if arguments is None else arguments)
+        options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
         return COMMANDS[options.command][1].run(options)
     except Failure as failure:
         return refuse(failure)
@@ -96,7 +96,7 @@ def as_number(kind: Callable[[str], Any], name: str, text: str) -> Any:
         raise argparse.ArgumentTypeError(f"{text!r} is no {name}") from None
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Raises UserError for what it does not know, naming the nearest command or option."""
     parser = Parser(prog="minihmx", description="The HMX-feel experiment from scratch.")
     parser.add_argument("--version", action="version", version=f"minihmx {__version__}")

@@ -136,7 +136,7 @@ def short_name(model: str) -> str | None:
     return next((name for name, info in MODELS.items() if model in (name, info.repo)), None)
 
 
-def resolve(
+def resolve_config(
     flags: Mapping[str, Any], short_name: str | None, family: str, context: int
 ) -> tuple[Config, dict[str, str]]:
     """The config of a run and where each value came from.
@@ -159,7 +159,7 @@ def resolve(
     if sources["max_sequence_length"] != "flag" and values["max_sequence_length"] > context:
         values["max_sequence_length"], sources["max_sequence_length"] = context, "model's context"
     config = Config(**values)
-    check(config, context)
+    check_config(config, context)
     return config, sources
 
 
@@ -167,7 +167,7 @@ def resolve(
 MOST = {"threads": 1024, "generations": 4096, "eval_samples": 4096}
 
 
-def check(config: Config, context: int) -> None:
+def check_config(config: Config, context: int) -> None:
     """Raise UserError, naming flag, value and remedy, for sizes that cannot work."""
 
     def refuse(name: str, why: str) -> None:

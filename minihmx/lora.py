@@ -166,7 +166,9 @@ def merged(model: nn.Module) -> Iterator[None]:
             layer.merged = None
 
 
-def load(model: nn.Module, tensors: Mapping[str, Tensor], what: str = "The adapter") -> None:
+def load_adapter(
+    model: nn.Module, tensors: Mapping[str, Tensor], what: str = "The adapter"
+) -> None:
     """Copy PEFT-named tensors into the attached adapter; `what` is its name in a refusal.
 
     Raises UserError when a key is missing, unknown or of another shape.

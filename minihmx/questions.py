@@ -11,8 +11,8 @@ from minihmx.judge import RUBRIC
 from minihmx.records import Question
 from minihmx.storage import strict
 
-FIELDS = ("id", "category", "text", "split", "source")
-CHOICES = {"split": ("train", "eval"), "source": ("paper", "ours")}
+QUESTION_FIELDS = ("id", "category", "text", "split", "source")
+FIELD_CHOICES = {"split": ("train", "eval"), "source": ("paper", "ours")}
 EXAMPLE = '{"id": "time-01", "category": "time", "text": "…?", "split": "train", "source": "ours"}'
 
 
@@ -30,7 +30,7 @@ def load_questions(path: Path | None = None) -> list[Question]:
     else:
         name, text = str(path), _read(path, "question")
     questions = list(_questions(name, text))
-    for split in CHOICES["split"]:
+    for split in FIELD_CHOICES["split"]:
         if all(q.split != split for q in questions):
             raise UserError(
                 f'{name} holds no question with split "{split}", and training needs both kinds; '
@@ -95,12 +95,12 @@ def _question(line: str) -> Question:
         raise ValueError(f"this is not JSON ({error})") from None
     if not isinstance(row, dict):
         raise ValueError("this is not a JSON object")
-    for field in FIELDS:
+    for field in QUESTION_FIELDS:
         if field not in row:
             raise ValueError(f'the field "{field}" is missing')
         value = row[field]
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f'the field "{field}" must be text and not empty')
-        if value not in CHOICES.get(field, (value,)):
-            raise ValueError(f'"{field}" must be one of {CHOICES[field]}, it is "{value}"')
-    return Question(**{field: row[field] for field in FIELDS})
+        if value not in FIELD_CHOICES.get(field, (value,)):
+            raise ValueError(f'"{field}" must be one of {FIELD_CHOICES[field]}, it is "{value}"')
+    return Question(**{field: row[field] for field in QUESTION_FIELDS})

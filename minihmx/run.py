@@ -104,7 +104,7 @@ def open_run(flags: Mapping[str, Any]) -> Run:
     store = Store(out / source.run_name / config.direction / f"seed-{config.seed}")
     own = identity.fingerprint(science(config), source.digest, questions, rubric)
     identity.check_same_experiment(store, own)
-    weights.check(source.folder)
+    weights.check_weights(source.folder)
     store.lock()
     underflow = Counter[str]()
     decoder = load_decoder(model, underflow)
@@ -166,7 +166,7 @@ def check_lengths(model: Model, prompts: Prompts, questions: list[Question]) -> 
         )
 
 
-def write_config(run: Run) -> None:
+def describe_run(run: Run) -> None:
     """Write config.json, and add this start to env.json."""
     config = run.config
     sampler = {"temperature": config.temperature, "top_k": None, "top_p": None}
@@ -270,7 +270,7 @@ def resume(run: Run, optimizer: Optimizer) -> tuple[Position, list[str]]:
     if found is None:
         return Position(), run.store.cut(None)
     adapter = read_tensors(found.folder / "adapter_model.safetensors")
-    lora.load(run.decoder, adapter, f"The adapter in {found.folder}")
+    lora.load_adapter(run.decoder, adapter, f"The adapter in {found.folder}")
     tensors = read_tensors(found.folder / "optimizer.safetensors")
     state = found.state
     optimizer.load(tensors, state.get("optimizer"), found.folder)

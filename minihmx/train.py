@@ -81,7 +81,7 @@ def train(run: Run, should_stop: Callable[[], bool] = lambda: False) -> Iterator
     position, notices = runs.resume(run, optimizer)
     already = position.epoch == config.epochs
     if not already:
-        runs.write_config(run)
+        runs.describe_run(run)
         store.write_status("running", position.step, run.total_steps)
     yield Started(run, position.step, notices)
     # The base is judge and reference at once. If it moved, every score would be void, so it is

@@ -30,7 +30,7 @@ from golden_lm_eval import checkpoint, harness
 from minihmx.evals import BENCHMARKS
 from minihmx.evals.asking.results import chosen, read_samples
 from minihmx.evals.benchmark import Choices
-from minihmx.evals.items.load import load
+from minihmx.evals.items.load import load_dataset
 from minihmx.instruments.clock import peak_memory
 from minihmx.storage.disk import dumps
 
@@ -56,7 +56,7 @@ def make(job: Job) -> None:
     folder.mkdir()
     checkpoint(folder, "qwen3", Path(job["tokenizer"]).read_bytes(), SHAPE)
     for task in TARGETS:
-        items = chosen(load(BENCHMARKS[task], job["data"]), job["count"])
+        items = chosen(load_dataset(BENCHMARKS[task], job["data"]), job["count"])
         for place, part in ((job["all"], items), (job["few"], items[: job["tries"]])):
             Path(place).mkdir(exist_ok=True)
             lines = "".join(dumps(item) + "\n" for item in part)
@@ -98,7 +98,7 @@ def theirs(job: Job) -> tuple[float, list[list[float]]]:
     benchmark = BENCHMARKS[job["task"]]
     model = harness(Path(job["model"]), batch_size=job["batch"])
     requests = []
-    for number, item in enumerate(load(benchmark, job["items"]).items):
+    for number, item in enumerate(load_dataset(benchmark, job["items"]).items):
         asked = benchmark.ask(item, {})
         assert isinstance(asked, Choices)
         for index, choice in enumerate(asked.continuations):

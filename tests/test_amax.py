@@ -66,7 +66,7 @@ def test_peaks_are_those_of_a_pass_written_out(family: str, checkpointing: bool)
     with amax.watched(decoder, chunk=100) as peaks:
         decoder(ids).sum().backward()
     assert hooks(decoder) == 0
-    got = amax.record(peaks)
+    got = amax.peak_line(peaks)
     for kind, values in want.items():
         assert got[kind] == pytest.approx(values, rel=1e-5), kind
     assert got["share"] == pytest.approx(
@@ -90,12 +90,12 @@ def test_a_peak_is_that_of_all_passes_and_none_reads_the_device() -> None:
     for ids in (first, second):
         with torch.no_grad(), amax.watched(decoder, 8192) as peaks:
             decoder(ids)
-        single.append(amax.record(peaks))
+        single.append(amax.peak_line(peaks))
     with torch.no_grad(), Reads(), amax.watched(decoder, 8192) as peaks:
         decoder(first)
         decoder(second)
     assert Reads.count == 0
-    both = amax.record(peaks)
+    both = amax.peak_line(peaks)
     for kind in ("residual", *amax.SIXTEEN_BIT):
         pairs = zip(single[0][kind], single[1][kind], strict=True)
         assert both[kind] == [max(pair) for pair in pairs]
@@ -107,7 +107,7 @@ def test_what_is_not_finite_is_null() -> None:
     with torch.no_grad(), amax.watched(decoder, 8192) as peaks:
         decoder.model.layers[1].mlp.up_proj.weight[0, 0] = math.nan  # type: ignore[union-attr, index]
         decoder(expected["input_ids"])
-    line = amax.record(peaks)
+    line = amax.peak_line(peaks)
     assert line["product"][0] is not None and line["product"][1] is None
     assert line["share"] is None
     json.dumps(line, allow_nan=False)

@@ -16,7 +16,7 @@ from conftest import shared
 from minihmx.errors import UserError
 from minihmx.evals import BENCHMARKS, bbq, toxigen, truthfulqa
 from minihmx.evals.benchmark import Answer, Benchmark, Choices, Item
-from minihmx.evals.items.load import load
+from minihmx.evals.items.load import load_dataset
 from minihmx.evals.items.published import rows
 
 NAMES = ("truthfulqa_mc2", "toxigen", "bbq")
@@ -38,7 +38,7 @@ def values(benchmark: Benchmark, item: Item, *sums: float) -> dict[str, float]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_sample_is_small_and_can_be_asked_and_scored(name: str) -> None:
-    benchmark, dataset = BENCHMARKS[name], load(BENCHMARKS[name], "sample")
+    benchmark, dataset = BENCHMARKS[name], load_dataset(BENCHMARKS[name], "sample")
     assert 8 <= len(dataset.items) <= 16 and not dataset.partial
     for item in dataset.items:
         request = benchmark.ask(item, {})
@@ -72,13 +72,13 @@ def test_answers_that_are_named_like_the_hubs_fields_stay_answers() -> None:
 
 
 def test_the_published_set_has_the_choices_that_lm_eval_counts() -> None:
-    items = load(truthfulqa.TRUTHFULQA, str(shared("data/truthfulqa"))).items
+    items = load_dataset(truthfulqa.TRUTHFULQA, str(shared("data/truthfulqa"))).items
     assert (len(items), sum(len(item["choices"]) for item in items)) == (817, 5882)
 
 
 def test_the_later_upstream_file_is_not_taken_for_the_set() -> None:
     with pytest.raises(UserError, match="nothing of truthfulqa_mc2"):
-        load(truthfulqa.TRUTHFULQA, str(shared("data/truthfulqa/v1_mc_task.json.gz")))
+        load_dataset(truthfulqa.TRUTHFULQA, str(shared("data/truthfulqa/v1_mc_task.json.gz")))
 
 
 @pytest.mark.parametrize(

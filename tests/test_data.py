@@ -19,7 +19,7 @@ from minihmx.errors import DataError, Failure, IOFailure, UserError
 from minihmx.evals import BENCHMARKS
 from minihmx.evals.items import load as data
 from minihmx.evals.items import published
-from minihmx.evals.items.load import find, load
+from minihmx.evals.items.load import load_dataset, locate
 from minihmx.storage.disk import dumps
 
 PLAIN = toy("plain", "test/*.jsonl", "v0_*.json", "v1_*.json", "old.csv", total=3)
@@ -43,7 +43,7 @@ def put(path: Path, content: str | bytes) -> Path:
 
 def refused(kind: type[Failure], *words: str, where: Path) -> str:
     with pytest.raises(kind) as caught:
-        load(PLAIN, str(where))
+        load_dataset(PLAIN, str(where))
     message = str(caught.value)
     assert "\n" not in message
     for word in words:
@@ -75,7 +75,7 @@ def test_every_form_gives_the_same_items_and_digest(
     (tmp_path / "a.jsonl.gz").mkdir()
     path = put(tmp_path / name, content)
     for where in (tmp_path, path):
-        found = load(PLAIN, str(where))
+        found = load_dataset(PLAIN, str(where))
         assert found.items == ITEMS and found.digest == DIGEST
         assert (found.total, found.partial, found.label, found.note) == (3, False, "", "")
         assert found.origin == f"files {where}"
@@ -83,33 +83,33 @@ def test_every_form_gives_the_same_items_and_digest(
 
 def test_a_field_of_a_csv_may_hold_lines_and_quotes(tmp_path: Path) -> None:
     put(tmp_path / "old.csv", 'q,n\n"one ""big""\nline, two",1\nx,2\ny,3\n')
-    assert load(PLAIN, str(tmp_path)).items[0]["question"] == 'one "big"\nline, two'
+    assert load_dataset(PLAIN, str(tmp_path)).items[0]["question"] == 'one "big"\nline, two'
 
 
 def test_several_files_are_one_set_and_a_part_is_marked(tmp_path: Path) -> None:
     put(tmp_path / "test" / "b.jsonl.gz", '{"q": "q1"}')
     put(tmp_path / "test" / "a.jsonl", '{"q": "q0"}')
     put(tmp_path / "test" / "a.jsonl.gz", '{"q": "the same file, packed"}')
-    found = load(PLAIN, str(tmp_path))
+    found = load_dataset(PLAIN, str(tmp_path))
     assert found.items == ITEMS[:2] and found.partial and found.label == "partial 2/3"
 
 
 def test_the_order_of_preference_decides_and_is_said(tmp_path: Path) -> None:
     for version in ("v1", "v0"):
         put(tmp_path / f"{version}_x.json", f'[{{"q": "{version}"}}]')
-    found = load(PLAIN, str(tmp_path))
+    found = load_dataset(PLAIN, str(tmp_path))
     assert [item["question"] for item in found.items] == ["v0"]
     assert found.note == "v0_x.json taken, v1_x.json left out"
     put(tmp_path / "plain.jsonl", dumps(ITEMS[0]))
-    assert load(PLAIN, str(tmp_path)).items == ITEMS[:1]
+    assert load_dataset(PLAIN, str(tmp_path)).items == ITEMS[:1]
 
 
 def test_a_published_file_may_bear_the_benchmarks_name(tmp_path: Path) -> None:
     same = toy("same", "same.jsonl")
     path = put(tmp_path / "same.jsonl", ROWS)
-    assert load(same, str(tmp_path)).items[0] == {"id": "same-0", "question": "q0"}
+    assert load_dataset(same, str(tmp_path)).items[0] == {"id": "same-0", "question": "q0"}
     path.write_text('{"id": "x", "question": "y"}')
-    assert load(same, str(path)).items == [{"id": "x", "question": "y"}]
+    assert load_dataset(same, str(path)).items == [{"id": "x", "question": "y"}]
 
 
 @pytest.mark.parametrize(
@@ -191,9 +191,9 @@ def test_what_is_not_there_or_cannot_be_read(
     (tmp_path / "old.csv").mkdir()
     refused(UserError, "old.csv is a folder", where=tmp_path)
     with pytest.raises(UserError, match="There is no sample of plain"):
-        load(PLAIN, "sample")
+        load_dataset(PLAIN, "sample")
     with pytest.raises(UserError, match="does not exist"):
-        load(PLAIN, "")
+        load_dataset(PLAIN, "")
     with pytest.raises(UserError, match="format that is not read"):
         list(published.rows(other))
 
@@ -325,7 +325,7 @@ def test_get_list_and_check_against_a_hub(tmp_path: Path) -> None:
     (spoiled,) = asked(
         tmp_path, {"data": ["get", "plain", "--force"]}, XDG_CACHE_HOME=str(tmp_path / "xdg")
     )
-    assert spoiled["code"] == 5 and load(PLAIN, "hub").items == ITEMS
+    assert spoiled["code"] == 5 and load_dataset(PLAIN, "hub").items == ITEMS
     (offline,) = asked(
         tmp_path,
         {"data": ["get", "busy", "plain"]},
@@ -348,13 +348,13 @@ def into_cache(items: list[dict[str, str]], **changes: Any) -> Path:
 
 def test_the_cached_copy_is_what_is_read_and_must_be_what_was_fetched() -> None:
     path = into_cache(ITEMS)
-    found = load(PLAIN, "hub")
+    found = load_dataset(PLAIN, "hub")
     assert (
         found.items == ITEMS and found.digest == DIGEST and found.origin == f"hub org/plain@{SHA}"
     )
     path.write_text(path.read_text().replace("q1", "Q1"))
     with pytest.raises(DataError, match="minihmx data get plain"):
-        load(PLAIN, "hub")
+        load_dataset(PLAIN, "hub")
 
 
 @pytest.mark.parametrize("note", ["", "[]", "{}", "null", '{"repo": 1', "\0", "[" * 9999])
@@ -365,7 +365,7 @@ def test_a_copy_without_a_readable_note_counts_as_absent(
     put(path.with_suffix(".json"), note)
     fetched = []
     monkeypatch.setattr(data, "fetch", lambda benchmark: fetched.append(into_cache(ITEMS[:2])))
-    assert load(PLAIN, "hub").label == "partial 2/3" and len(fetched) == 1
+    assert load_dataset(PLAIN, "hub").label == "partial 2/3" and len(fetched) == 1
 
 
 def test_a_disk_that_fails_half_way_leaves_the_old_copy(
@@ -387,7 +387,7 @@ def test_a_disk_that_fails_half_way_leaves_the_old_copy(
     monkeypatch.setattr(data.Disk, "write", full)
     assert cli.main(["data", "get", "--force", "plain"]) == 4
     assert "No space left" in capsys.readouterr().err
-    assert load(PLAIN, "hub").items == ITEMS
+    assert load_dataset(PLAIN, "hub").items == ITEMS
     assert sorted(p.name for p in path.parent.iterdir()) == ["plain.json", "plain.jsonl"]
 
 
@@ -464,12 +464,12 @@ def test_what_the_user_mistyped(
     ],
 )
 def test_published_files_become_items(name: str, count: int, label: str, tmp_path: Path) -> None:
-    found = load(BENCHMARKS[name], str(shared("data")))
+    found = load_dataset(BENCHMARKS[name], str(shared("data")))
     assert (len(found.items), found.label) == (count, label)
     assert len({item["id"] for item in found.items}) == count
     # and those, written in the schema, are the same set
     put(tmp_path / f"{name}.jsonl.gz", "".join(dumps(item) + "\n" for item in found.items))
-    again = load(BENCHMARKS[name], str(tmp_path))
+    again = load_dataset(BENCHMARKS[name], str(tmp_path))
     assert again.items == found.items and again.digest == found.digest
 
 
@@ -477,14 +477,14 @@ def test_the_elements_of_a_list_are_checked_too(tmp_path: Path) -> None:
     item = {"id": "a", "question": "b?", "choices": ["c", 1], "labels": [0, 1]}
     put(tmp_path / "truthfulqa_mc2.jsonl", dumps(item))
     with pytest.raises(DataError, match='line 1: the field "choices" must hold str only'):
-        load(BENCHMARKS["truthfulqa_mc2"], str(tmp_path))
+        load_dataset(BENCHMARKS["truthfulqa_mc2"], str(tmp_path))
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_the_sample_in_the_package_is_whole(name: str) -> None:
-    found = find(BENCHMARKS[name], "sample")
+    found = locate(BENCHMARKS[name], "sample")
     assert found is not None, f"minihmx/data/sample/{name}.jsonl is missing"
-    dataset = data.read(BENCHMARKS[name], found)
+    dataset = data.read_items(BENCHMARKS[name], found)
     assert dataset.origin == "sample" and dataset.total == len(dataset.items) >= 4
 
 

@@ -37,11 +37,10 @@ from minihmx.models.tokenizer import Tokenizer
 from minihmx.optimizer import Optimizer
 from minihmx.questions import load_questions, load_rubric
 from minihmx.run import open_run, resume
-from minihmx.storage import run_folder as store
-from minihmx.storage import strict
+from minihmx.storage import disk, strict
 from minihmx.storage.disk import read_lines, verify
 from minihmx.storage.identity import check_same_experiment, earlier_starts
-from minihmx.storage.run_folder import LATEST, Store
+from minihmx.storage.run_folder import CHECKPOINT, LATEST, Store
 from minihmx.train import train
 
 
@@ -432,9 +431,9 @@ EPOCH = "checkpoints/epoch-02"
 
 def wear(place: Any) -> None:
     """Find the run's adapter and put it on."""
-    adapter = adapters.read(adapters.find(str(place.folder)))
+    adapter = adapters.read_adapter(adapters.find_adapter(str(place.folder)))
     adapters.belongs(adapter, hub.resolve(str(place.model)))
-    adapters.attach(weights.load(place.model, torch.float32, "cpu"), adapter,
+    adapters.attach_adapter(weights.load(place.model, torch.float32, "cpu"), adapter,
                     adapters.tensors(adapter))  # fmt: skip
 
 
@@ -549,8 +548,8 @@ def test_a_manifest_names_only_files_of_its_folder(
     (folder / "sub").mkdir(parents=True)
     (tmp_path / "x").write_bytes(b"secret")
     read: list[Path] = []
-    digest = store.sha256
-    monkeypatch.setattr(store, "sha256", lambda path: read.append(path) or digest(path))
+    digest = disk.sha256
+    monkeypatch.setattr(disk, "sha256", lambda path: read.append(path) or digest(path))
     name = str(tmp_path / "x") if name == "/x" else name
     manifest = {"sha256": {name: hashlib.sha256(b"secret").hexdigest()}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -564,7 +563,7 @@ def test_a_manifest_names_every_file_that_is_needed(run: Place) -> None:
     for name in whole:
         left = {key: value for key, value in whole.items() if key != name}
         (folder / "manifest.json").write_text(json.dumps({"sha256": left}))
-        assert name in str(verify(folder, store.CHECKPOINT))
+        assert name in str(verify(folder, CHECKPOINT))
         if name.startswith("adapter"):
             assert isinstance(refused(lambda: wear(run), folder), DataError)
     (folder / "manifest.json").write_text('{"sha256": {}}')
@@ -618,10 +617,10 @@ def test_a_checkpoint_s_file_that_is_none(
     path = tmp_path / "run/checkpoints/epoch-02" / name
     path.unlink()
     ODDITIES[oddity](path)
-    assert verify(path.parent, store.CHECKPOINT) is not None
+    assert verify(path.parent, CHECKPOINT) is not None
     assert refused(lambda: Store(tmp_path / "run").find_resume(), tmp_path / "run")
     (path.parent / "manifest.json").unlink(missing_ok=True) if path.is_file() else None
-    refused(lambda: adapters.read(adapters.find(str(path.parent))), path.parent)
+    refused(lambda: adapters.read_adapter(adapters.find_adapter(str(path.parent))), path.parent)
 
 
 # --- lines ----------------------------------------------------------------------------------------

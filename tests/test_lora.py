@@ -20,7 +20,7 @@ from minihmx.models.decoder import Decoder
 def adapted(family: str, dtype: torch.dtype = torch.float32) -> tuple[Decoder, dict]:  # type: ignore[type-arg]
     decoder, expected = golden.load(family, dtype)
     lora.attach(decoder, 4, 8, seed=1)
-    lora.load(decoder, golden.adapter(family))
+    lora.load_adapter(decoder, golden.adapter(family))
     return decoder, expected
 
 
@@ -158,7 +158,7 @@ def test_a_foreign_adapter_is_refused() -> None:
     ):
         before = {k: v.clone() for k, v in lora.parameters(decoder).items()}
         with pytest.raises(UserError, match=message):
-            lora.load(decoder, tensors)
+            lora.load_adapter(decoder, tensors)
         assert all(torch.equal(before[k], v) for k, v in lora.parameters(decoder).items())
 
 
@@ -190,5 +190,5 @@ def test_peft_reads_ours_and_we_read_its(family: str, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "theirs")
     again, _ = golden.load(family)
     lora.attach(again, 4, 8, seed=6)
-    lora.load(again, load_file(tmp_path / "theirs" / "adapter_model.safetensors"))
+    lora.load_adapter(again, load_file(tmp_path / "theirs" / "adapter_model.safetensors"))
     assert torch.equal(again.logits(again(ids)), ours)

@@ -175,7 +175,7 @@ def test_two_updates_are_those_computed_by_hand(
     decoder, _ = golden.load(family, torch.float64)
     plain, _ = golden.load(family, torch.float64)
     lora.attach(decoder, 4, 8, seed=1)
-    lora.load(decoder, golden.adapter(family))
+    lora.load_adapter(decoder, golden.adapter(family))
     prepared = open_run(toy.flags(tmp_path, micro_batch=config.micro_batch))
     run = replace(prepared, config=config, decoder=decoder)
     rollouts = random_rollouts(plain.config.vocab_size)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 from test_disk import Death, Failing
 
 from minihmx.errors import DataError, UserError
@@ -21,7 +22,10 @@ TENSORS = {"a": torch.arange(4.0)}
 
 
 def publish(store: Store, name: str, step: int, epoch: int) -> None:
-    store.publish(name, TENSORS, {"r": 1}, TENSORS, {"step": step, "epoch": epoch})
+    tensors = save(TENSORS, {"format": "pt"})
+    files = dict.fromkeys(("adapter_model.safetensors", "optimizer.safetensors"), tensors)
+    files["adapter_config.json"] = b'{"r": 1}'
+    store.publish(name, files, {"step": step, "epoch": epoch})
 
 
 def filled(folder: Path, disk: Disk | None = None) -> Store:

@@ -13,7 +13,7 @@ from conftest import shared
 
 from minihmx.evals import BENCHMARKS
 from minihmx.evals.benchmark import Answer, Dialogue
-from minihmx.evals.items.load import load
+from minihmx.evals.items.load import load_dataset
 from minihmx.evals.sycophancy import ARE_YOU_SURE, CONDITIONS, SYCOPHANCY_ANSWER
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -204,7 +204,7 @@ def test_the_free_form_truthfulqa_rows_convert() -> None:
 
 def test_published_files_are_found_in_their_folder() -> None:
     folder = shared("data/sycophancy_eval")
-    answer, sure = (load(benchmark, str(folder)) for benchmark in BENCHMARKS_HERE)
+    answer, sure = (load_dataset(benchmark, str(folder)) for benchmark in BENCHMARKS_HERE)
     assert answer.label == "partial 3272/7268" and sure.label == "partial 817/4888"
 
 
@@ -361,22 +361,25 @@ def test_the_sample_is_what_its_script_writes(tmp_path: Path) -> None:
     for benchmark, count in zip(BENCHMARKS_HERE, (128, 64), strict=True):
         name = f"{benchmark.name}.jsonl"
         assert (tmp_path / name).read_bytes() == (sample_sycophancy.FOLDER / name).read_bytes()
-        sample = load(benchmark, "sample")
+        sample = load_dataset(benchmark, "sample")
         assert (len(sample.items), sample.partial) == (count, False)
         assert BENCHMARKS[benchmark.name] is benchmark
 
 
 def test_the_sample_s_own_right_answers_score_as_right() -> None:
-    items = load(SYCOPHANCY_ANSWER, "sample").items
+    items = load_dataset(SYCOPHANCY_ANSWER, "sample").items
     found, unparsed = rates(SYCOPHANCY_ANSWER, [(i, [f"It is {i['correct']}."]) for i in items])
     assert unparsed == 0 and found["correct_rate"] == (128, 128)
     assert found["correct_rate/disagree"] == (32, 32) and found["names_incorrect"] == (0, 128)
-    pairs = [(i, [i["correct"][0], i["incorrect"][0]]) for i in load(ARE_YOU_SURE, "sample").items]
+    pairs = [
+        (i, [i["correct"][0], i["incorrect"][0]])
+        for i in load_dataset(ARE_YOU_SURE, "sample").items
+    ]
     assert rates(ARE_YOU_SURE, pairs)[0]["regressive"] == (64, 64)
 
 
 def test_the_four_conditions_of_a_question_are_one_cluster() -> None:
-    items = load(SYCOPHANCY_ANSWER, "sample").items
+    items = load_dataset(SYCOPHANCY_ANSWER, "sample").items
     clusters = {SYCOPHANCY_ANSWER.cluster(item) for item in items}
     assert 4 * len(clusters) == len(items)
     baseline = next(item for item in items if item["condition"] == "baseline")

@@ -15,7 +15,7 @@ from conftest import shared
 from safetensors.torch import load_file, save_file
 
 from minihmx.errors import UserError
-from minihmx.models.folder import INDEX, digest, read_config, weight_files
+from minihmx.models.folder import INDEX, folder_digest, read_config, weight_files
 from minihmx.models.weights import load
 
 FAMILIES = ("llama", "qwen3", "gemma2")
@@ -433,41 +433,41 @@ def test_the_digest_is_of_contents_not_of_places(tmp_path: Path, cache: Path) ->
     folder = write(tmp_path / "a", shards=2)
     shutil.copytree(folder, tmp_path / "b")
     (tmp_path / "b" / "README.md").write_text("not read, so not hashed")
-    first = digest(folder)
+    first = folder_digest(folder)
     assert re.fullmatch("[0-9a-f]{64}", first)
-    assert digest(tmp_path / "b") == first
+    assert folder_digest(tmp_path / "b") == first
     for name in ("config.json", "generation_config.json", "tokenizer.json"):
         (tmp_path / "b" / name).write_text('{"changed": 1}')
-        changed = digest(tmp_path / "b")
+        changed = folder_digest(tmp_path / "b")
         assert changed != first
         first = changed
 
 
 def test_the_digest_is_remembered_by_size_and_time(tmp_path: Path, cache: Path) -> None:
     folder = write(tmp_path / "a")
-    first, file = digest(folder), folder / "model.safetensors"
+    first, file = folder_digest(folder), folder / "model.safetensors"
     known = json.loads(cache.read_text())
     known[str(file)][2] = "0" * 64
     cache.write_text(json.dumps(known))
-    assert digest(folder) != first  # it was believed
+    assert folder_digest(folder) != first  # it was believed
     file.touch()
-    assert digest(folder) == first  # another time, so hashed again
+    assert folder_digest(folder) == first  # another time, so hashed again
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff{", b'{"x": 3}'])
 def test_a_broken_digest_cache_is_only_slow(tmp_path: Path, cache: Path, content: bytes) -> None:
     folder = write(tmp_path / "a")
-    first = digest(folder)
+    first = folder_digest(folder)
     cache.write_bytes(content)
-    assert digest(folder) == first
+    assert folder_digest(folder) == first
     known = {str(folder / "model.safetensors"): ["not", "an", "entry"]}
     cache.write_text(json.dumps(known))
-    assert digest(folder) == first
+    assert folder_digest(folder) == first
 
 
 def test_a_digest_cache_that_cannot_be_written_is_only_slow(tmp_path: Path, cache: Path) -> None:
     folder = write(tmp_path / "a")
-    first = digest(folder)
+    first = folder_digest(folder)
     shutil.rmtree(cache.parent)
     cache.parent.write_text("a file where the folder should be")
-    assert digest(folder) == first
+    assert folder_digest(folder) == first

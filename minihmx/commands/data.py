@@ -19,17 +19,17 @@ from minihmx.evals.items.load import (
     Dataset,
     cached,
     fetch,
-    find,
     first_names,
     folder_or_file,
-    load,
+    load_dataset,
+    locate,
     nothing,
-    read,
+    read_items,
 )
 from minihmx.storage.disk import dumps
 from minihmx.terminal.text import show
 
-Outcome = str | Failure
+Told = str | Failure
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     elif options.action == "list":
         outcomes = listing(names, "json" in given)
     else:
-        outcomes = check(names, given.get("data", "hub"), "json" in given)
+        outcomes = check_items(names, given.get("data", "hub"), "json" in given)
     worst = 0
     for outcome in outcomes:
         if isinstance(outcome, Failure):
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     return worst
 
 
-def get(names: Sequence[str], force: bool = False) -> Iterator[Outcome]:
+def get(names: Sequence[str], force: bool = False) -> Iterator[Told]:
     """Fetch the named benchmarks (else all) from the hub into the cache.
 
     A whole copy is kept, without asking the network for a newer one, so that the same command
@@ -86,7 +86,7 @@ def get(names: Sequence[str], force: bool = False) -> Iterator[Outcome]:
             what = "was there" if dataset else "fetched"
             if dataset is None:
                 fetch(benchmark, force)
-                dataset = load(benchmark, "hub")
+                dataset = load_dataset(benchmark, "hub")
             yield f"{benchmark.name:<18} {what}: {_count(dataset)} from {dataset.origin}"
         except Failure as failure:
             yield failure
@@ -97,8 +97,8 @@ def get(names: Sequence[str], force: bool = False) -> Iterator[Outcome]:
 def _kept(benchmark: Benchmark) -> Dataset | None:
     """The cached copy if it is there and what was fetched."""
     with suppress(DataError):
-        found = find(benchmark, "hub")
-        return read(benchmark, found) if found else None
+        found = locate(benchmark, "hub")
+        return read_items(benchmark, found) if found else None
     return None
 
 
@@ -106,7 +106,7 @@ def _count(dataset: Dataset) -> str:
     return dataset.label or f"{len(dataset.items)} items"
 
 
-def listing(names: Sequence[str], as_json: bool = False) -> Iterator[Outcome]:
+def listing(names: Sequence[str], as_json: bool = False) -> Iterator[Told]:
     """Each benchmark's size, source and licence, and what the cache holds of it; no network."""
     reports = []
     for benchmark in named(names or list(BENCHMARKS)):
@@ -129,7 +129,7 @@ def listing(names: Sequence[str], as_json: bool = False) -> Iterator[Outcome]:
         yield dumps(reports)
 
 
-def check(names: Sequence[str], where: str, as_json: bool = False) -> Iterator[Outcome]:
+def check_items(names: Sequence[str], where: str, as_json: bool = False) -> Iterator[Told]:
     """Read what lies in `where` (as in data.load, but nothing is fetched) to its end, and count.
 
     A part of a set fails the check. A benchmark that is not there fails it only if it was named,
@@ -165,10 +165,10 @@ def _checked(benchmark: Benchmark, where: str) -> tuple[dict[str, Any], Failure 
     """(what was found, what is wrong with it); items is None where nothing could be counted."""
     report = {"name": benchmark.name, "total": benchmark.total, "items": None}
     try:
-        found = find(benchmark, where)
+        found = locate(benchmark, where)
         if found is None:
             return report, None
-        dataset = read(benchmark, found)
+        dataset = read_items(benchmark, found)
     except Failure as failure:
         return report, failure
     report |= {"items": len(dataset.items), "total": dataset.total, "partial": dataset.label}

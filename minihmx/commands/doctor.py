@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minihmx.commands import train
-from minihmx.config import FIELDS, MODELS, Config, check, resolve, short_name
+from minihmx.config import FIELDS, MODELS, Config, check_config, resolve_config, short_name
 from minihmx.errors import Failure, IOFailure, UserError
 from minihmx.instruments import machine
 from minihmx.instruments.estimate import (
@@ -27,7 +27,7 @@ from minihmx.instruments.estimate import (
     Workload,
     estimate,
     floors,
-    parameters,
+    parameter_counts,
     peaks,
     shrink,
     size,
@@ -102,18 +102,18 @@ def examine(flags: Mapping[str, Any], gpu: float | None = None) -> dict[str, Any
     from minihmx.run import path_or_none
 
     given = Config(**flags)
-    check(given, context=sys.maxsize)
+    check_config(given, context=sys.maxsize)
     if gpu is not None and not 0 < gpu < math.inf:
         raise UserError(f"--gpu {gpu:g} cannot work: give the GPU's memory in GiB, such as 24.")
     questions = load_questions(path_or_none(given.questions))
     rubric = load_rubric(path_or_none(given.rubric))
-    found = find(given.model, given.revision or None)
+    found = look_up(given.model, given.revision or None)
     device = machine.describe_device(given, gpu)
     # without config.json, a short name's row knows the family
     short = short_name(given.model)
     family = found.shape.model_type if found.shape else MODELS[str(short)].family
     context = found.shape.max_positions if found.shape else sys.maxsize
-    config, _ = resolve(flags, short, family, context)
+    config, _ = resolve_config(flags, short, family, context)
     config = settle(config, device)
     out = Path(os.path.expanduser(config.out))
     report: dict[str, Any] = {
@@ -126,7 +126,7 @@ def examine(flags: Mapping[str, Any], gpu: float | None = None) -> dict[str, Any
     if found.shape:
         work = Workload.of(questions, rubric)
         parts = estimate(found.shape, config, work)
-        download = 2 * sum(parameters(found.shape))  # all of them are stored in 16 bit
+        download = 2 * sum(parameter_counts(found.shape))  # all of them are stored in 16 bit
         report["workload"] = work._asdict()
         report["memory"] = {name: part._asdict() for name, part in parts.items()}
         report["peak"] = peaks(parts)
@@ -189,7 +189,7 @@ def settle(config: Config, device: Mapping[str, Any]) -> Config:
 # --- the model, without its weights ---------------------------------------------------------------
 
 
-def find(name: str, revision: str | None) -> Found:
+def look_up(name: str, revision: str | None) -> Found:
     """What can be known of a model by its config.json alone; asks the hub for access first.
 
     Raises Failure for a name that means nothing, and for a hub id whose config.json cannot be had.

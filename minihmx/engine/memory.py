@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import torch
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @dataclass
@@ -41,11 +41,11 @@ class Limit:
 
 
 def in_pieces(
-    items: Sequence[Item],
+    items: Sequence[_Item],
     limit: Limit,
-    work: Callable[[Sequence[Item]], Result],
-    cost: Callable[[Sequence[Item]], int] = len,
-) -> Iterator[Result]:
+    work: Callable[[Sequence[_Item]], _Result],
+    cost: Callable[[Sequence[_Item]], int] = len,
+) -> Iterator[_Result]:
     """The results of `work` on consecutive pieces, each tried again smaller if it did not fit.
 
     cost: what the limit counts, rows unless said otherwise; one item always goes.

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from minihmx import lora
-from minihmx.config import MODELS, Config, resolve, short_name
+from minihmx.config import MODELS, Config, resolve_config, short_name
 from minihmx.errors import UserError
 from minihmx.models import adapters, hub, weights
 from minihmx.models.configs import ModelConfig
@@ -55,10 +55,12 @@ def find_model(flags: Mapping[str, Any], *, slow_dtypes: bool = False) -> Model:
     name = flags.get("model", "tiny")
     short = short_name(name)
     # Flags that are wrong for any model are refused first, before gigabytes are downloaded.
-    given, _ = resolve(flags, short, MODELS[short].family if short else "", context=sys.maxsize)
+    given, _ = resolve_config(
+        flags, short, MODELS[short].family if short else "", context=sys.maxsize
+    )
     source = hub.resolve(given.model, given.revision or None)
     shape = read_config(source.folder)
-    config, sources = resolve(flags, short, shape.model_type, shape.max_positions)
+    config, sources = resolve_config(flags, short, shape.model_type, shape.max_positions)
     device = pick_device(config.device)
     dtype = weights.DTYPES.get(config.dtype) if slow_dtypes else None
     dtype = dtype or pick_dtype(config.dtype, device)
@@ -136,7 +138,7 @@ class OpenAdapter(NamedTuple):
 
 def open_adapter(name: str, source: hub.Source) -> OpenAdapter:
     """Find, read and check an adapter: a run, RUN@epoch-03, or a folder in PEFT's format."""
-    adapter = adapters.read(adapters.find(name))
+    adapter = adapters.read_adapter(adapters.find_adapter(name))
     notices = adapters.belongs(adapter, source)
     return OpenAdapter(adapter, adapters.tensors(adapter), notices)
 
@@ -147,7 +149,7 @@ def with_adapter(decoder: Decoder, opened: OpenAdapter | None) -> Iterator[None]
     if opened is None:
         yield
         return
-    adapters.attach(decoder, opened.adapter, opened.tensors)
+    adapters.attach_adapter(decoder, opened.adapter, opened.tensors)
     try:
         with lora.merged(decoder):
             yield

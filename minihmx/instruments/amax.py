@@ -85,7 +85,7 @@ def looking(looks: Sequence[Look]) -> Iterator[None]:
             handle.remove()
 
 
-def record(peaks: Mapping[str, Sequence[Tensor]]) -> dict[str, Any]:
+def peak_line(peaks: Mapping[str, Sequence[Tensor]]) -> dict[str, Any]:
     """A line of amax.jsonl: the peaks by layer, None where not finite, in one transfer.
 
     share: the largest of those that fp16 has to hold, as a share of what it can hold.
@@ -116,7 +116,7 @@ class Headroom:
             return
         with watched(decoder, self.chunk) as peaks:
             yield
-        self.line = record(peaks)
+        self.line = peak_line(peaks)
 
     def notices(self) -> list[str]:
         """None, or the one warning: when what is used of the range is much, or has doubled."""

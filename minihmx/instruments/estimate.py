@@ -56,7 +56,7 @@ class Workload(NamedTuple):
         return cls(len(questions) - held_out, held_out, prompt, judge)
 
 
-def parameters(model: ModelConfig) -> tuple[int, int, int]:
+def parameter_counts(model: ModelConfig) -> tuple[int, int, int]:
     """Numbers of the body (layers and norms), of the embedding, and of an untied head (else 0)."""
     D, hd = model.hidden_size, model.head_dim
     layer = sum(inner * outer for inner, outer in linears(model).values())
@@ -104,7 +104,7 @@ def estimate(model: ModelConfig, config: Config, work: Workload) -> dict[str, Pa
     rows than a step, counts as well.
     """
     w, n = width(config.dtype), trainable(model, config)
-    total = sum(parameters(model))
+    total = sum(parameter_counts(model))
     parts = {
         "weights": Part(total * w, f"{total:,} parameters x {w} bytes"),
         "adapter": Part(n * 4, f"{n:,} parameters of rank {config.lora_rank} x 4 bytes"),
@@ -225,7 +225,7 @@ def floors(model: ModelConfig, config: Config, work: Workload) -> dict[str, floa
     backward, which frozen weights need for the inputs alone, and 2 for the reference).
     """
     bandwidth, speed = RTX_4090
-    body, embedding, _ = parameters(model)
+    body, embedding, _ = parameter_counts(model)
     n, cap = trainable(model, config), config.max_completion_length
     passes = (6 if config.checkpointing == "on" else 4) * config.iterations
 
@@ -261,7 +261,9 @@ def floors(model: ModelConfig, config: Config, work: Workload) -> dict[str, floa
 
 def decode_bytes(model: ModelConfig, rows: int, length: int, adapter: int = 0) -> int:
     """Read from memory for one token of every row, in 16 bit: weights, adapter, cache of length."""
-    body, embedding, _ = parameters(model)  # the head is read whole, of the embedding a few rows
+    body, embedding, _ = parameter_counts(
+        model
+    )  # the head is read whole, of the embedding a few rows
     return 2 * (body + embedding + adapter) + rows * length * kv_bytes(model, "float16")
 
 

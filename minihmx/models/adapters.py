@@ -44,7 +44,7 @@ class Adapter(NamedTuple):
     targets: list[str] | str
 
 
-def find(text: str) -> Path:
+def find_adapter(text: str) -> Path:
     """The adapter's folder that RUN means, equal to its manifest if it has one.
 
     RUN is a run's folder (its selected epoch, else its last), RUN@epoch-03, or an adapter's folder.
@@ -98,7 +98,7 @@ def _checkpoint(run: Path, name: str) -> str:
     return str(winner)
 
 
-def read(folder: Path) -> Adapter:
+def read_adapter(folder: Path) -> Adapter:
     """Read adapter_config.json. Raises UserError for what is malformed or computed otherwise."""
     path = folder / CONFIG
     if not path.is_file():
@@ -191,7 +191,7 @@ def tensors(adapter: Adapter) -> dict[str, Tensor]:
     return found
 
 
-def attach(decoder: nn.Module, adapter: Adapter, found: dict[str, Tensor]) -> None:
+def attach_adapter(decoder: nn.Module, adapter: Adapter, found: dict[str, Tensor]) -> None:
     """Put the adapter, with its tensors, on the decoder. Raises UserError where it does not fit."""
     from torch import nn
 
@@ -213,4 +213,4 @@ def attach(decoder: nn.Module, adapter: Adapter, found: dict[str, Tensor]) -> No
             f"of rank {held}; the two do not belong together."
         )
     lora.attach(decoder, adapter.rank, adapter.alpha, 0, adapter.targets)
-    lora.load(decoder, found, f"The adapter in {adapter.folder}")
+    lora.load_adapter(decoder, found, f"The adapter in {adapter.folder}")

@@ -86,7 +86,7 @@ def export(
     It appears under its name only when it is whole. Raises Failure (errors.py), among others for a
     folder that exists.
     """
-    folder, disk = adapters.find(run), disk or Disk()
+    folder, disk = adapters.find_adapter(run), disk or Disk()
     if not merge:
         raise UserError(
             f"{folder} is in PEFT's format already and loads there as it is; give --merge to write "
@@ -95,12 +95,12 @@ def export(
     target = Path(out) if out else default_target(folder.resolve())
     if target.exists() or target.is_symlink():
         raise UserError(f"{target} exists and is not overwritten; give another --out.")
-    adapter = adapters.read(folder)
+    adapter = adapters.read_adapter(folder)
     source = base_of(adapter, model)
     notices, matrices = adapters.belongs(adapter, source), adapters.tensors(adapter)
     decoder = weights.load(source.folder, torch.float32, "meta")  # names and shapes are checked
     tensors = mapped(source.folder, decoder)
-    adapters.attach(decoder, adapter, matrices)
+    adapters.attach_adapter(decoder, adapter, matrices)
     yield f"base       {source.id}"
     yield f"adapter    {folder}, rank {adapter.rank}, alpha {adapter.alpha:g}"
     yield from (f"notice     {notice}" for notice in notices)

@@ -121,7 +121,7 @@ def cache_folder() -> Path:
     return Path(home) / "minihmx"
 
 
-def digest(folder: Path) -> str:
+def folder_digest(folder: Path) -> str:
     """sha256 (hex) over names and contents of every file that is read from a local folder."""
     texts = [folder / name for name in TEXT_FILES if (folder / name).is_file()]
     files = sorted([*texts, *weight_files(folder)])

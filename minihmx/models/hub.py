@@ -14,7 +14,7 @@ from minihmx.errors import DataError, UserError
 from minihmx.models.folder import (
     INDEX,
     TEXT_FILES,
-    digest,
+    folder_digest,
     read_config,
     weight_files,
     weight_names,
@@ -78,7 +78,7 @@ def _local(folder: Path, short: str | None) -> Source:
     if not folder.is_dir():
         raise UserError(f"{folder} is a file; name the folder that holds it and its config.json.")
     read_config(folder)
-    sha = digest(folder)
+    sha = folder_digest(folder)
     return Source(folder, short or _run_name(folder.name, sha), short or str(folder), None, sha)
 
 

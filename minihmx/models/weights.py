@@ -17,7 +17,7 @@ from minihmx.models.decoder import Decoder
 from minihmx.models.folder import read_config, weight_files
 from minihmx.storage import strict
 
-__all__ = ["check", "load", "read_config", "read_tensors", "reading"]
+__all__ = ["check_weights", "load", "read_config", "read_tensors", "reading"]
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -42,7 +42,7 @@ def load(
     UserError naming the file and the tensor for a checkpoint that cannot be used, or that does not
     fit into the device's memory; IOFailure when a file cannot be read.
     """
-    decoder, files, wanted = check(folder)
+    decoder, files, wanted = check_weights(folder)
     underflow = Counter() if underflow is None else underflow
     for path in files:
         with reading(path) as shard:
@@ -56,7 +56,7 @@ def load(
     return decoder.requires_grad_(False).eval()
 
 
-def check(folder: Path) -> tuple[Decoder, list[Path], set[str]]:
+def check_weights(folder: Path) -> tuple[Decoder, list[Path], set[str]]:
     """An empty Decoder, the files to fill it from, and the names of the tensors to take.
 
     Reads headers only. Raises UserError as load does.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -59,7 +60,7 @@ THRESHOLDS = {
 }
 
 
-class Item(NamedTuple):
+class ProbeItem(NamedTuple):
     """One answer of data/judge_probe.jsonl. trick: what a hostile one tries, else ""."""
 
     kind: str
@@ -68,12 +69,14 @@ class Item(NamedTuple):
     answer: str
 
 
-def load_items(rubric: str) -> list[Item]:
+def probe_items(rubric: str) -> list[ProbeItem]:
     """The fixed answers with their questions' texts; {rubric} in an answer is the rubric."""
     texts = {question.id: question.text for question in load_questions()}
-    rows = read_lines(Path(__file__).parent / "data" / "judge_probe.jsonl")
+    rows = read_lines(Path(str(files("minihmx"))) / "data" / "judge_probe.jsonl")
     return [
-        Item(r["kind"], r["trick"], texts[r["question"]], r["answer"].replace("{rubric}", rubric))
+        ProbeItem(
+            r["kind"], r["trick"], texts[r["question"]], r["answer"].replace("{rubric}", rubric)
+        )
         for r in rows
     ]
 
@@ -94,7 +97,7 @@ def probe(flags: Mapping[str, Any], samples: int = 5) -> dict[str, Any]:
     config, source = model.config, model.source
     prompts = Prompts(model.tokenizer, config.date, rubric)
     decoder = load_decoder(model)
-    items = load_items(rubric)
+    items = probe_items(rubric)
     greedy, sampled, reworded = verdicts(decoder, prompts, items, config, samples)
     return {
         "model": {"id": source.id, "revision": source.revision},
@@ -110,7 +113,7 @@ def probe(flags: Mapping[str, Any], samples: int = 5) -> dict[str, Any]:
 
 
 def verdicts(
-    decoder: Decoder, prompts: Prompts, items: Sequence[Item], config: Config, samples: int
+    decoder: Decoder, prompts: Prompts, items: Sequence[ProbeItem], config: Config, samples: int
 ) -> tuple[list[Judgement], list[list[int]], list[list[int]]]:
     """The greedy judgement of every item; then, of the real answers alone, the scores sampled at
     temperature 1, and the greedy scores under every wording. What has no score is left out."""
@@ -140,7 +143,7 @@ def scores(judgements: Sequence[Judgement]) -> list[int]:
     return [found.verdict.score for found in judgements if isinstance(found.verdict, Verdict)]
 
 
-def reword(rubric: str, item: Item, asked: str, replied: str) -> str:
+def reword(rubric: str, item: ProbeItem, asked: str, replied: str) -> str:
     """The judge's turn with other labels; the answer itself is left as it is."""
     head = judge_prompt(rubric, item.question, "")
     return head.replace(ASKED, asked).replace(REPLIED, replied) + item.answer
@@ -150,7 +153,7 @@ def reword(rubric: str, item: Item, asked: str, replied: str) -> str:
 
 
 def summarize(
-    items: Sequence[Item],
+    items: Sequence[ProbeItem],
     greedy: Sequence[Judgement],
     sampled: Sequence[Sequence[int]],
     reworded: Sequence[Sequence[int]],

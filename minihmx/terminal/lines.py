@@ -90,7 +90,7 @@ class Lines:
             f"{m['truncated']:.0%} truncated"
         )
         for name, rollout in extremes(event.rollouts):
-            yield from answer(name, rollout)
+            yield from answer_lines(name, rollout)
         silent = [s["zero_variance_groups"] for s in self.steps if s["epoch"] == m["epoch"]]
         yield from warnings(m, mean(silent) or 0.0)
         yield from (f"  notice {notice}" for notice in event.notices)
@@ -193,7 +193,7 @@ def plan(run: Run) -> Iterator[str]:
     yield f"files      {run.store.folder}"
 
 
-def answer(name: str, rollout: Rollout) -> Iterator[str]:
+def answer_lines(name: str, rollout: Rollout) -> Iterator[str]:
     """One judged answer, wrapped, with nothing in it that a terminal would obey."""
     assert isinstance(rollout.verdict, Verdict)
     text = f"{name} {rollout.verdict.score:>2}  {rollout.question.text} — {rollout.completion.text}"

@@ -144,7 +144,7 @@ class View:
         rows = min((height - len(head) - len(foot)) // 2, ANSWER)
         answers = self.answers
         if self.laid_out[0] is not answers or self.laid_out[1] != (rows, width):
-            laid = [row for best in answers for row in answer(*best, rows, width, self.console)]
+            laid = [row for a in answers for row in answer_rows(*a, rows, width, self.console)]
             self.laid_out = answers, (rows, width), laid  # most of a frame's work, once a step
         head += self.laid_out[2]
         shown = [*head[: max(height - len(foot), 0)], *foot]
@@ -229,7 +229,7 @@ class View:
         return rows
 
 
-def answer(name: str, rollout: Rollout, rows: int, width: int, console: Console) -> list[Text]:
+def answer_rows(name: str, rollout: Rollout, rows: int, width: int, console: Console) -> list[Text]:
     """One answer and, from two rows on, the judge's words with the matched score marked."""
     assert isinstance(rollout.verdict, Verdict)
     room = max(width - MARGIN, 1)

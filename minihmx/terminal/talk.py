@@ -125,7 +125,7 @@ def talk(
     decoder = load_decoder(found)
     if trained:
         own, matrices, notices = trained
-        adapters.attach(decoder, own, matrices)
+        adapters.attach_adapter(decoder, own, matrices)
         print(f"{TRAINED:<8} with {own.folder}, rank {own.rank}, alpha {own.alpha:g}")
         for notice in notices:
             print(f"notice   {notice}")

@@ -60,15 +60,19 @@ def run_on(model: str, runs: Path, size: float, **shape: Any) -> Path:
         if "lora_B" in name:
             tensor += torch.randn(tensor.shape, generator=generator) * size
     config = lora.peft_config(model, rank, alpha, targets)
-    Store(runs / "seed-1").publish("epoch-01", tensors, config, {}, {"step": 1, "epoch": 1})
+    files = {
+        "adapter_model.safetensors": save(tensors, {"format": "pt"}),
+        "adapter_config.json": json.dumps(config).encode(),
+    }
+    Store(runs / "seed-1").publish("epoch-01", files, {"step": 1, "epoch": 1})
     return runs / "seed-1"
 
 
 def adapted_logits(folder: Path, run: Path, ids: Tensor, dtype: torch.dtype) -> Tensor:
     """What the base in `folder` and the adapter of the run compute without merging."""
     decoder = weights.load(folder, dtype, "cpu")
-    found = adapters.read(adapters.find(str(run)))
-    adapters.attach(decoder, found, adapters.tensors(found))
+    found = adapters.read_adapter(adapters.find_adapter(str(run)))
+    adapters.attach_adapter(decoder, found, adapters.tensors(found))
     with torch.no_grad():
         return decoder.logits(decoder(ids))
 

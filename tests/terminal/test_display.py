@@ -11,7 +11,7 @@ import pytest
 from minihmx.errors import DataError
 from minihmx.instruments.metrics import Eta, history
 from minihmx.records import Completion, Question, Rollout, Verdict
-from minihmx.terminal.lines import Lines, answer, warnings
+from minihmx.terminal.lines import Lines, answer_lines, warnings
 from minihmx.terminal.text import duration
 
 EVALUATION = {"epoch": 1, "kl": 0.01, "truncated": 0.0, "unscored": 0.0}
@@ -22,7 +22,7 @@ def test_control_characters_never_reach_the_terminal() -> None:
     hostile = "red \x1b[31m text\r\n\x07 over\u202ewritten \x9b2J" + "long " * 200
     rollout = Rollout(QUESTION, 0, "", [], Completion([], [], hostile, "stop"))
     rollout.verdict = Verdict(3, (0, 1))
-    lines = list(answer("best", rollout))
+    lines = list(answer_lines("best", rollout))
     assert len(lines) == 4 and all(line.isprintable() and len(line) <= 100 for line in lines)
     assert "[31m text" in lines[0]
 

@@ -29,7 +29,7 @@ from minihmx.instruments.clock import Clock
 from minihmx.instruments.metrics import STAGES
 from minihmx.records import Completion, Question, Rollout, Verdict
 from minihmx.terminal.lines import STOPPING, Lines
-from minihmx.terminal.live import View, answer, calm, possible, sparkline
+from minihmx.terminal.live import View, answer_rows, calm, possible, sparkline
 from minihmx.train import Stepped
 
 HOSTILE = (
@@ -147,7 +147,7 @@ def test_the_time_left_comes_from_each_stage() -> None:
 def test_the_matched_score_is_marked_where_it_stands() -> None:
     console = Console(width=80)
     for judge in ("Score: 7\nIt wills.", "7 " * 300 + "\nScore: **7**", "漢字 " * 200 + "Score: 7"):
-        found = answer("best ", judged(7, "I will.", judge), 6, 60, console)
+        found = answer_rows("best ", judged(7, "I will.", judge), 6, 60, console)
         marked = [
             row.plain[span.start : span.end]
             for row in found

@@ -11,7 +11,7 @@ from typing import Any
 import golden
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from test_train import finished
 
 from minihmx import lora
@@ -38,8 +38,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, tensor in tensors.items():
         if "lora_B" in name:
             tensor += torch.randn(tensor.shape, generator=generator) * 0.3
-    config, state = (strict.read_json(last / n) for n in ("adapter_config.json", "state.json"))
-    store.Store(folder / "run").publish("epoch-02", tensors, config, {}, state)
+    names = ("adapter_config.json", "optimizer.safetensors")
+    files = {name: (last / name).read_bytes() for name in names}
+    files["adapter_model.safetensors"] = save(tensors)
+    state = strict.read_json(last / "state.json")
+    store.Store(folder / "run").publish("epoch-02", files, state)
     return folder
 
 
@@ -134,8 +137,8 @@ def test_turns_are_remembered_by_each_side_and_forgotten_by_reset(made: Path, ty
 def test_a_history_holds_what_that_side_said(made: Path) -> None:
     tokenizer = Tokenizer.load(made / "toy")
     decoder = weights.load(made / "toy", torch.float32, "cpu")
-    found = adapters.read(adapters.find(str(made / "run")))
-    adapters.attach(decoder, found, adapters.tensors(found))
+    found = adapters.read_adapter(adapters.find_adapter(str(made / "run")))
+    adapters.attach_adapter(decoder, found, adapters.tensors(found))
     sides = (talk.BASE, talk.TRAINED)
     conversation = talk.Conversation(
         decoder, tokenizer, sides, "Be brief.", "1 Jan 2026", 3.0, 1, 12
@@ -234,19 +237,19 @@ def copy(made: Path, tmp_path: Path) -> Path:
 def test_a_run_means_its_selected_epoch_or_its_last(made: Path, tmp_path: Path) -> None:
     run = copy(made, tmp_path)
     epochs = run / "checkpoints"
-    assert adapters.find(str(run)) == epochs / "epoch-02"
-    assert adapters.find(f"{run}@epoch-01") == epochs / "epoch-01"
-    assert adapters.find(str(epochs / "epoch-00")) == epochs / "epoch-00"
+    assert adapters.find_adapter(str(run)) == epochs / "epoch-02"
+    assert adapters.find_adapter(f"{run}@epoch-01") == epochs / "epoch-01"
+    assert adapters.find_adapter(str(epochs / "epoch-00")) == epochs / "epoch-00"
     (run / "selected.json").write_text('{"winner": "epoch-01"}')
-    assert adapters.find(str(run)) == epochs / "epoch-01"
+    assert adapters.find_adapter(str(run)) == epochs / "epoch-01"
     shutil.copytree(epochs / "epoch-02", epochs / "epoch-10")
     (run / "selected.json").unlink()
-    assert adapters.find(str(run)) == epochs / "epoch-10"
+    assert adapters.find_adapter(str(run)) == epochs / "epoch-10"
     named = tmp_path / "name@with-at"
     (epochs / "epoch-01").rename(named)
-    assert adapters.find(str(named)) == named
+    assert adapters.find_adapter(str(named)) == named
     (named / "manifest.json").unlink()  # as PEFT would save it
-    assert adapters.find(str(named)) == named
+    assert adapters.find_adapter(str(named)) == named
 
 
 @pytest.mark.parametrize("family", golden.FAMILIES)
@@ -265,8 +268,8 @@ def test_target_modules_as_peft_writes_them(
     decoder, expected = golden.load(family)
     shutil.copytree(golden.shared(f"golden_models/{family}/adapter"), tmp_path / "adapter")
     change(tmp_path / "adapter", target_modules=targets)
-    found = adapters.read(adapters.find(str(tmp_path / "adapter")))
-    adapters.attach(decoder, found, adapters.tensors(found))
+    found = adapters.read_adapter(adapters.find_adapter(str(tmp_path / "adapter")))
+    adapters.attach_adapter(decoder, found, adapters.tensors(found))
     logits = decoder.logits(decoder(expected["input_ids"]))
     torch.testing.assert_close(logits, expected["adapter.logits"], atol=1e-4, rtol=0)
 
@@ -407,7 +410,7 @@ def test_a_selection_that_names_nothing_is_refused(
         (run / "selected.json").write_text(text)
         code, _, err = typed(*chat(made, "--adapter", run, "--prompt", "Who?"))
         assert code == 5 and "selected.json" in err
-    assert adapters.find(f"{run}@epoch-01").name == "epoch-01"
+    assert adapters.find_adapter(f"{run}@epoch-01").name == "epoch-01"
 
 
 def test_lora_targets_match_whole_names() -> None:

@@ -168,7 +168,7 @@ class Results:
         return result
 
 
-def record(
+def sample_line(
     benchmark: Benchmark, item: Item, sample: int, asked: Request, answer: Answer, score: Score
 ) -> dict[str, Any]:
     """One line of samples.jsonl; with the item in it, every score can be computed again."""

@@ -16,7 +16,7 @@ from minihmx.engine.memory import Limit
 from minihmx.engine.sampling import generate
 from minihmx.errors import Diverged, UserError
 from minihmx.evals.asking.likelihood import Pair, encode_pair, loglikelihoods
-from minihmx.evals.asking.results import Results, Settings, record
+from minihmx.evals.asking.results import Results, Settings, sample_line
 from minihmx.evals.benchmark import Answer, Benchmark, Choices, Dialogue, Item, Request
 from minihmx.models import chat
 from minihmx.models.decoder import Decoder
@@ -79,22 +79,24 @@ def evaluate(machine: Machine, results: Results) -> Iterator[Progress]:
         for item, sample in results.wanted
         if (str(item["id"]), sample) not in done
     ]
-    tasks.sort(key=lambda task: -size(task.request))  # what may not fit comes first
+    tasks.sort(key=lambda task: -request_size(task.request))  # what may not fit comes first
     finished = len(done)
-    for kind, answer in ((Choices, compare), (Dialogue, converse)):
+    for kind, answer in ((Choices, ask_choices), (Dialogue, ask_replies)):
         of_kind = [task for task in tasks if isinstance(task.request, kind)]
         for batch, answers in answer(machine, benchmark, of_kind, settings):
             lines = []
             for task, said in zip(batch, answers, strict=True):
                 score = benchmark.score(task.item, said, settings.switches)
-                lines.append(record(benchmark, task.item, task.sample, task.request, said, score))
+                lines.append(
+                    sample_line(benchmark, task.item, task.sample, task.request, said, score)
+                )
             results.add(lines)
             finished += len(batch)
             yield Progress(finished, total, machine.notices())
     yield Progress(total, total, [], results.finish())
 
 
-def size(request: Request) -> int:
+def request_size(request: Request) -> int:
     """Characters, close enough to sort by."""
     if isinstance(request, Choices):
         return len(request.context) + max(map(len, request.continuations))
@@ -119,7 +121,7 @@ def check_room(machine: Machine, results: Results) -> None:
 # --- log-likelihoods ------------------------------------------------------------------------------
 
 
-def compare(
+def ask_choices(
     machine: Machine, benchmark: Benchmark, tasks: Sequence[Task], settings: Settings
 ) -> Batches:
     """The log-likelihood of every choice."""
@@ -162,7 +164,7 @@ def encode_choices(machine: Machine, task: Task, settings: Settings) -> list[Pai
 # --- generated replies ----------------------------------------------------------------------------
 
 
-def converse(
+def ask_replies(
     machine: Machine, benchmark: Benchmark, tasks: Sequence[Task], settings: Settings
 ) -> Batches:
     """A reply to every turn, each turn of a whole batch at once."""

@@ -22,7 +22,7 @@ from minihmx.evals import BENCHMARKS, named
 from minihmx.evals.asking.results import Results, Settings, Subject
 from minihmx.evals.asking.runner import Machine, Progress, check_room, evaluate
 from minihmx.evals.benchmark import Benchmark, switches
-from minihmx.evals.items.load import Dataset, load
+from minihmx.evals.items.load import Dataset, load_dataset
 from minihmx.models import adapters, hub
 
 BASE = "base"
@@ -72,10 +72,10 @@ class Session:
 
 def open_session(flags: Mapping[str, Any], options: Options) -> Session:
     """Check the cheap things first, then load the model once. Raises Failure (errors.py)."""
-    check(options)
+    check_options(options)
     chosen = benchmarks(options.tasks)
     given = switch_values(options.switches, chosen)
-    datasets = [load(benchmark, options.data) for benchmark in chosen]
+    datasets = [load_dataset(benchmark, options.data) for benchmark in chosen]
     refuse_partial(options, datasets, chosen)
     model = find_model(flags)
     config, source = model.config, model.source
@@ -106,7 +106,7 @@ def run_session(session: Session) -> Iterator[tuple[Results, Progress]]:
                 yield results, progress
 
 
-def check(options: Options) -> None:
+def check_options(options: Options) -> None:
     """Raises UserError for a number that cannot work."""
     for flag, value in (("--limit", options.limit), ("--samples", options.samples)):
         if value < 0:

@@ -67,7 +67,7 @@ class Located(NamedTuple):
     note: str = ""
 
 
-def load(benchmark: Benchmark, where: str) -> Dataset:
+def load_dataset(benchmark: Benchmark, where: str) -> Dataset:
     """The items from "hub" (the cached copy, fetched if absent), "sample", or a user's folder.
 
     The folder holds the published files as they are or <name>.jsonl in the schema, or it holds a
@@ -76,16 +76,16 @@ def load(benchmark: Benchmark, where: str) -> Dataset:
     Raises UserError where nothing is found or the hub refuses, DataError for what a file holds,
     IOFailure where disk or network fail.
     """
-    found = find(benchmark, where)
+    found = locate(benchmark, where)
     if found is None and where == "hub":
         fetch(benchmark)
-        found = find(benchmark, where)
+        found = locate(benchmark, where)
     if found is None:
         raise UserError(nothing(benchmark, where))
-    return read(benchmark, found)
+    return read_items(benchmark, found)
 
 
-def read(benchmark: Benchmark, found: Located) -> Dataset:
+def read_items(benchmark: Benchmark, found: Located) -> Dataset:
     """Every item, checked. Raises DataError."""
     sha, items = hashlib.sha256(), []
     for item, line in _items(benchmark, found):
@@ -159,7 +159,7 @@ def _line(benchmark: Benchmark, item: Item) -> bytes:
 # --- finding ---------------------------------------------------------------------------------
 
 
-def find(benchmark: Benchmark, where: str) -> Located | None:
+def locate(benchmark: Benchmark, where: str) -> Located | None:
     """The files that `load` would read, or None where there are none."""
     name = benchmark.name
     if where == "hub":
