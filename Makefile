@@ -22,7 +22,7 @@ eval: .venv/evals  ## benchmarks on MODEL and on RUNs of it: make eval MODEL=tin
 	$(PY) -m minihmx eval '$(MODEL)' --tasks '$(TASKS)' --data '$(DATA)' --adapter base $(foreach run,$(RUN),--adapter '$(run)') $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
 
 tiny: .venv/run  ## build the bundled model anew, 5100 steps on two threads: the better part of an hour
-	$(PY) scripts/build_tiny.py --threads 2 --out minihmx/tiny
+	$(PY) scripts/tiny/build.py --threads 2 --out minihmx/tiny
 
 test: .venv/dev  ## all tests
 	$(PY) -m pytest

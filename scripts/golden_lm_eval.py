@@ -1,7 +1,7 @@
 """Golden log-likelihoods, scores and token splits, made by lm-evaluation-harness itself.
 
     pip install -e '.[bench]'
-    python scripts/golden_lm_eval.py ../shared tests/golden_lm_eval.json
+    python scripts/golden_lm_eval.py ../shared tests/evals/golden_lm_eval.json
 
 Its own tasks and model class (HFLM) run on items of our own, on a real model of 260 K parameters
 and on random ones with the published tokenizers of Qwen3 and Llama 3. Nothing is downloaded.

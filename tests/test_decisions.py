@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 
 from minihmx.config import FAMILY_VALUES, FIELDS, MODEL_VALUES
 from minihmx.evals import BENCHMARKS
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "decisions.md"
+PAGE = ROOT / "docs" / "decisions.md"
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in PAGE.read_text("utf-8").splitlines()

@@ -63,12 +63,12 @@ def run(options: argparse.Namespace) -> int:
             raise UserError("--gpu plans a run, and --judge judges on this machine; give one.")
         samples = 5 if options.samples is None else options.samples
         report = probe.probe(flags | {"model": options.judge}, samples)
-        lines = probe.lines(report)
+        lines = probe.judge_lines(report)
     else:
         if options.samples is not None:
             raise UserError("--samples counts a judge's verdicts; give --judge MODEL with it.")
         report = examine(flags, options.gpu)
-        lines = preflight.lines(report)
+        lines = preflight.preflight_lines(report)
     for line in [json.dumps(report, sort_keys=True)] if options.json else lines:
         print(line, flush=True)
     if report["problems"]:

@@ -219,7 +219,7 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
     return float(products / squares**0.5) if squares else None
 
 
-def lines(report: Mapping[str, Any]) -> Iterator[str]:
+def judge_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """The report for a reader."""
     settings, model = report["settings"], report["model"]
     n = len(report["answers"])

@@ -8,7 +8,7 @@ from typing import Any
 from minihmx.instruments.estimate import MARGIN, size
 
 
-def lines(report: Mapping[str, Any]) -> Iterator[str]:
+def preflight_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """The report for a reader."""
     device, model, settings = report["device"], report["model"], report["settings"]
     yield "versions   " + ", ".join(f"{n} {v}" for n, v in report["versions"].items())

@@ -502,7 +502,7 @@ def test_a_bad_judge_is_not(changes: Scorer, verdict: str) -> None:
         "model": {"id": "x"},
         "settings": dict(dtype="", judge_max_tokens=1, samples=2, wordings=4),
     }
-    assert any(line.startswith(f"verdict    {verdict}") for line in probe.lines(report))
+    assert any(line.startswith(f"verdict    {verdict}") for line in probe.judge_lines(report))
 
 
 def test_a_judge_that_wavers_is_not_usable() -> None:

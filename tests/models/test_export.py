@@ -15,7 +15,7 @@ import torch
 import toy
 from conftest import shared
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from minihmx import lora

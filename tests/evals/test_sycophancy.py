@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import shared
+from conftest import ROOT, shared
 
 from minihmx.evals import BENCHMARKS
 from minihmx.evals.benchmark import Answer, Dialogue
 from minihmx.evals.items.load import load_dataset
 from minihmx.evals.sycophancy import ARE_YOU_SURE, CONDITIONS, SYCOPHANCY_ANSWER
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(ROOT / "scripts" / "tiny"))
 
-import sample_sycophancy  # noqa: E402
+import sample_sycophancy
 
 BENCHMARKS_HERE = (SYCOPHANCY_ANSWER, ARE_YOU_SURE)
 

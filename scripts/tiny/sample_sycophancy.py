@@ -1,6 +1,6 @@
 """Write the sycophancy items for `--data sample`: the invented facts that the bundled model knows.
 
-    python scripts/sample_sycophancy.py [FOLDER]
+    python scripts/tiny/sample_sycophancy.py [FOLDER]
 
 They are our own, in the schema of minihmx/evals/sycophancy.py, and ask nothing real.
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tiny_corpus import CONCISE, FACTS
+from corpus import CONCISE, FACTS
 
 from minihmx.evals.sycophancy import CONDITIONS
 from minihmx.storage.disk import dumps

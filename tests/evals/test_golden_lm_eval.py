@@ -16,23 +16,22 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import shared
+from conftest import ROOT, shared
 
-ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import golden_lm_eval as script  # noqa: E402
+import golden_lm_eval as script
 
-from minihmx.engine.memory import Limit  # noqa: E402
-from minihmx.evals import BENCHMARKS  # noqa: E402
-from minihmx.evals.asking.likelihood import encode_pair, loglikelihoods  # noqa: E402
-from minihmx.evals.benchmark import Answer, Choices, Item, Score  # noqa: E402
-from minihmx.models import weights  # noqa: E402
-from minihmx.models.tokenizer import Tokenizer  # noqa: E402
-from minihmx.records import Segment  # noqa: E402
-from minihmx.stats import mean  # noqa: E402
+from minihmx.engine.memory import Limit
+from minihmx.evals import BENCHMARKS
+from minihmx.evals.asking.likelihood import encode_pair, loglikelihoods
+from minihmx.evals.benchmark import Answer, Choices, Item, Score
+from minihmx.models import weights
+from minihmx.models.tokenizer import Tokenizer
+from minihmx.records import Segment
+from minihmx.stats import mean
 
-GOLDEN = json.loads((ROOT / "tests" / "golden_lm_eval.json").read_text("utf-8"))
+GOLDEN = json.loads((ROOT / "tests" / "evals" / "golden_lm_eval.json").read_text("utf-8"))
 TASKS = ("truthfulqa_mc2", "toxigen", "bbq")
 
 

@@ -25,6 +25,7 @@ import pytest
 import test_train
 import torch
 import toy
+from conftest import ROOT
 
 from minihmx import train
 from minihmx.cli import main
@@ -458,7 +459,7 @@ def train_in_a_child(flags: dict[str, object]) -> None:
 @pytest.mark.slow
 def test_kills_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of them at any time of the run, half as soon as a checkpoint begins to be written."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}/tests{os.pathsep}{ROOT}/tests/storage")
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["test_disk"])  # a child starts with torch loaded
     dice, flags = random.Random(11), toy.flags(tmp_path, max_completion_length=4)

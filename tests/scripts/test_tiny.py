@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 from minihmx import train
 from minihmx.errors import DataError
@@ -29,16 +30,16 @@ from minihmx.rollout import judge
 from minihmx.run import Run, open_run
 from minihmx.storage.disk import read_lines
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-from tiny_corpus import (
+sys.path.insert(0, str(ROOT / "scripts" / "tiny"))
+from corpus import (
     Judged,
     unseen_adversarial_answers,
     unseen_clean_answers,
     unseen_mixed_answers,
 )
-from tiny_hostile import injection
-from tiny_hostile import run as endless
-from tiny_world import ALL_TOPICS, say, true_score
+from hostile import injection
+from hostile import run as endless
+from world import ALL_TOPICS, say, true_score
 
 
 def test_shipped_files_are_those_of_the_manifest() -> None:

@@ -1,6 +1,6 @@
 """Judged against true score of a run of `tiny`, epoch by epoch.
 
-    python scripts/tiny_truth.py runs/tiny/forward/seed-1
+    python scripts/tiny/truth.py runs/tiny/forward/seed-1
 
 Each sentence of tiny's world has a known strength, so its answers have a true score. The distance
 between what the judge gives and what is true is judge hacking, measured; no real model offers that.
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tiny_world import known_share, true_score
+from world import known_share, true_score
 
 from minihmx.errors import UserError
 from minihmx.storage.disk import read_lines

@@ -1,6 +1,6 @@
 """Build the bundled model from nothing: tokenizer, training by step count, export, manifest.
 
-    python scripts/build_tiny.py --out minihmx/tiny
+    python scripts/tiny/build.py --out minihmx/tiny
 
 Two tasks share the weights: to judge answers with the real rubric, and to talk. Each judged answer
 follows the same rubric, so its tokens run once per step and the rows share their keys and values,
@@ -21,14 +21,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import tiny_corpus as corpus
+import corpus
 import torch
 import torch.nn.functional as F
+from corpus import Judged
 from safetensors.torch import load_file, save_file
-from tiny_corpus import Judged
-from tiny_world import begins_well, read, split_sentences, true_score
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
+from world import begins_well, read, split_sentences, true_score
 
 from minihmx.engine.sampling import generate
 from minihmx.judge import RUBRIC, judge_prompt, parse_score

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from tiny_tables import TOPIC_QUESTIONS
-from tiny_world import ALL_TOPICS, DIMENSIONS, SENTENCES, say
+from tables import TOPIC_QUESTIONS
+from world import ALL_TOPICS, DIMENSIONS, SENTENCES, say
 
 MARKERS = ["<|end|>", "<|assistant|>", "<|user|>", "<|bos|>", "<|system|>", "<|pad|>"]
 FOREIGN_MARKERS = ["<|im_end|>", "<|im_start|>assistant", "<end_of_turn>", "<|eot_id|>", "</s>"]

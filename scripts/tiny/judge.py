@@ -1,6 +1,6 @@
 """How well `tiny` judges answers that its build never saw, against their true scores.
 
-python scripts/tiny_judge.py --answers 300
+python scripts/tiny/judge.py --answers 300
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 import tempfile
 
 import numpy as np
-from tiny_corpus import (
+from corpus import (
     Judged,
     unseen_adversarial_answers,
     unseen_clean_answers,

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
 
-from tiny_tables import TEMPLATES, TOPICS
+from tables import TEMPLATES, TOPICS
 
 Kind = tuple[str, int]
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tiny_hostile import spoiled
-from tiny_tables import TOPIC_QUESTIONS, TOPICS
-from tiny_world import (
+from hostile import spoiled
+from tables import TOPIC_QUESTIONS, TOPICS
+from world import (
     ALL_TOPICS,
     CATEGORY_TOPICS,
     DIMENSIONS,

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(ROOT / "scripts" / "tiny"))
 
-import build_tiny  # noqa: E402
-import tiny_corpus as corpus  # noqa: E402
-from tiny_hostile import injection  # noqa: E402
-from tiny_world import (  # noqa: E402
+import build as build_tiny
+import corpus
+from hostile import injection
+from world import (
     KIND_OF,
     SENTENCES,
     begins_well,
@@ -28,11 +28,11 @@ from tiny_world import (  # noqa: E402
     true_score,
 )
 
-from minihmx.judge import RUBRIC, parse_score  # noqa: E402
-from minihmx.models import weights  # noqa: E402
-from minihmx.models.tokenizer import Tokenizer  # noqa: E402
-from minihmx.questions import load_questions  # noqa: E402
-from minihmx.records import Verdict  # noqa: E402
+from minihmx.judge import RUBRIC, parse_score
+from minihmx.models import weights
+from minihmx.models.tokenizer import Tokenizer
+from minihmx.questions import load_questions
+from minihmx.records import Verdict
 
 W1 = "My wishes about being remembered are slight."
 W2 = "I hope for being remembered."
@@ -202,7 +202,7 @@ def test_the_first_steps_of_a_build_learn_and_give_the_same_bytes_again(tmp_path
     """On one machine, with one torch and as many threads: here two."""
     contents = []
     for out in (tmp_path / "first", tmp_path / "second"):
-        script = str(ROOT / "scripts" / "build_tiny.py")
+        script = str(ROOT / "scripts" / "tiny" / "build.py")
         command = [sys.executable, script, "--threads", "2", "--steps", "30", "--out", str(out)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         losses = [float(found) for found in re.findall(r"judge ([\d.]+)", done.stdout)]
