@@ -35,6 +35,8 @@ def learn(run: Run, rollouts: Sequence[Rollout], optimizer: Optimizer) -> Learne
     Fills in each rollout's log-probs and KL as well.
     """
     config, decoder = run.config, run.decoder
+    # Loss and gradient are sums over tokens. So each row brings its weight along, rows may be
+    # sorted, and micro-batches may be cut anywhere without changing what is learned.
     weights = token_weights(rollouts, config)
     rollouts = by_length(rollouts)
     # The reference is the same model with its adapter off, so it costs a pass and no memory.
@@ -84,6 +86,8 @@ def measure(run: Run, rollouts: Sequence[Rollout]) -> dict[str, Any]:
 
 def by_length(rollouts: Sequence[Rollout]) -> list[Rollout]:
     """Shortest completion first: rows of similar length make micro-batches with little padding."""
+    # Sorting keeps the order of equally long rows, and so the same answers always give the same
+    # micro-batches, which a byte-identical resume depends on.
     return sorted(rollouts, key=lambda rollout: len(rollout.completion.ids))
 
 
@@ -92,6 +96,7 @@ def token_weights(rollouts: Sequence[Rollout], config: Config) -> list[float]:
 
     Each row carries its own weight along, so neither sorting nor cutting changes the sum.
     """
+    # The weights are looked up before sorting, while the rows of a group are still neighbours.
     G = config.generations
     lengths = [len(rollout.completion.ids) for rollout in rollouts]
     groups = [lengths[first : first + G] for first in range(0, len(lengths), G)]
@@ -125,7 +130,9 @@ def accumulate(
     config, rows = run.config, run.micro_limit.rows
     optimizer.zero_grad()
     parts: list[tuple[float, Tensor, Tensor, Tensor]] = []
-    token = 0  # where the micro-batch starts in the flat tensors
+    # The reference's log-probs lie flat, row after row, in the same order as the rows here. `token`
+    # is where the micro-batch starts in them.
+    token = 0
     for start in range(0, len(rollouts), rows):
         piece = rollouts[start : start + rows]
         lengths = [len(rollout.completion.ids) for rollout in piece]
@@ -149,6 +156,8 @@ def accumulate(
 
 def all_logprobs(run: Run, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
     """Log-probs and entropies of all rows, flat [N], in micro-batches; for passes without grad."""
+    # The pieces are those of the backward pass, so that rounding is the same in both and the KL of
+    # an untrained adapter is exactly 0.
     parts = in_pieces(
         rollouts, run.micro_limit, lambda piece: logprobs(run.decoder, piece, run.config)
     )

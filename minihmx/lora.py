@@ -39,6 +39,8 @@ class LoRALinear(nn.Module):
         out_features, in_features = base.weight.shape
         master = torch.float64 if base.weight.dtype == torch.float64 else torch.float32
         device = base.weight.device
+        # Masters are fp32 whatever the base is, since an update of 2e-5 near 0.1 is less than the
+        # step between two fp16 numbers there and would round to nothing.
         self.lora_A = nn.Linear(in_features, rank, bias=False, dtype=master, device=device)
         self.lora_B = nn.Linear(rank, out_features, bias=False, dtype=master, device=device)
         self.scale = alpha / rank

@@ -102,6 +102,8 @@ class Optimizer:
         """
         rate = learning_rate(self.update, self.total, self.config)
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        # The norm, the clipping and AdamW are all meant for the true gradient, so the loss scale
+        # goes first.
         for gradient in gradients:
             gradient /= self.scale
         norm = torch.stack([gradient.norm() for gradient in gradients]).norm().item()
@@ -115,6 +117,8 @@ class Optimizer:
             self.before_overflow = self.before_overflow or (self.scale, self.since_growth)
             self.scale, self.since_growth = self.scale / 2, 0
             raise Overflow
+        # A gradient that is too long keeps its direction and becomes shorter. The 1e-6 is there for
+        # a norm of 0, as where no group had any advantage and beta is 0.
         for gradient in gradients:
             gradient *= min(1.0, self.config.max_grad_norm / (norm + 1e-6))
         for group in self.adam.param_groups:
@@ -124,6 +128,8 @@ class Optimizer:
         self.before_overflow, self.since_growth = None, self.since_growth + 1
         if self.config.dtype == "float16" and self.since_growth == GROWTH_INTERVAL:
             self.scale, self.since_growth = min(self.scale * 2, 2.0**24), 0
+        # A finite gradient and a finite rate can still push a parameter over fp32's edge. Then the
+        # adapter is lost, and the caller must not save it.
         whole = all(map(finite_all, self.parameters.values()))
         return Outcome(norm, rate, "" if whole else "update")
 

@@ -35,6 +35,8 @@ def ask_policy(
     # them: forward and reverse runs of one seed are asked in the same order and draw the same
     # random numbers, so that whatever differs between them comes from the reward.
     noise = [(phase, config.seed, epoch, question.id, s) for question, s in wanted]
+    # Of all passes only this one uses merged weights: it makes one small product after another, so
+    # there they save most. The pass that trains needs A and B apart, for their gradients.
     with run.clock.timed("sample"), lora.merged(decoder):
         completions = generate(
             decoder,
@@ -70,6 +72,7 @@ def judge(run: Run, rollouts: Sequence[Rollout]) -> None:
             max_new_tokens=run.config.judge_max_tokens,
             limit=run.decode_limit,
         )
+    # Every answer begins as unscored, and the sound ones then get what the judge said of them.
     for rollout in rollouts:
         rollout.verdict = Unscored("not-finite")
     for rollout, judgement in zip(sound, judgements, strict=True):
@@ -111,6 +114,8 @@ def ask_judge(
         [prompts[i] for i in fitting],
         max_new_tokens=max_new_tokens,
         stop_ids=decoder.config.eos_ids,
+        # Greedy, a verdict depends on the answer alone. Sampled, as the probe wants it, its spread
+        # shows how sure the judge is.
         temperature=0.0 if noise is None else 1.0,
         noise=None if noise is None else [noise[i] for i in fitting],
         limit=limit,

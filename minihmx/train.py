@@ -73,11 +73,10 @@ Event = Started | Stepped | Evaluated | Ended
 
 def train(run: Run, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
     """Train, continuing what is on disk. should_stop is asked before each step and evaluation.
-
-    Raises Diverged after three steps in a row that were not finite, or an update that was not.
-    """
+    Raises Diverged after three steps in a row that were not finite, or an update that was not."""
     config, store = run.config, run.store
     optimizer = Optimizer(lora.parameters(run.decoder), config, run.total_steps)
+    # A fresh run resumes as well, from nothing, so the first call and the tenth take one path.
     position, notices = runs.resume(run, optimizer)
     already = position.epoch == config.epochs
     if not already:

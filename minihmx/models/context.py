@@ -16,6 +16,11 @@ from torch import Tensor
 from minihmx.models.configs import ModelConfig
 
 
+def wide(x: Tensor) -> Tensor:
+    """fp32 for anything narrower; float64 (tests) stays."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def inverse_frequencies(config: ModelConfig) -> Tensor:
     """Rotary frequencies in fp32, [D/2], with Llama 3's rescale where the config asks for it."""
     # The caller keeps this as a plain tensor and not as a module's buffer: `.to(float16)` would
@@ -32,6 +37,14 @@ def inverse_frequencies(config: ModelConfig) -> Tensor:
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
     kept = ((turns - low) / (high - low)).clamp(0, 1)
     return frequency / scaling.factor * (1 - kept) + frequency * kept
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Half-split rotary embedding in fp32; x [B, T, heads, D], cos and sin as in Context."""
+    # Dimension i turns together with dimension i + D / 2, as in Hugging Face's checkpoints. The
+    # original RoPE pairs neighbours instead, and weights made for the one are noise to the other.
+    x = wide(x)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 class KVCache:
@@ -59,6 +72,8 @@ class KVCache:
 
     def update(self, layer: int, k: Tensor, v: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Write k, v [B, T, K, D] where the context says; return [B, K, N, D] up to there."""
+        # Rows have lengths of their own, so their new tokens go to different slots: token t of a
+        # row always sits at slot t, and no row is ever padded on the left.
         self.k[layer][context.rows, :, context.positions] = k
         self.v[layer][context.rows, :, context.positions] = v
         return self.k[layer, :, :, : context.keys], self.v[layer, :, :, : context.keys]
@@ -124,6 +139,8 @@ def attention_mask(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
     queries [B, T], keys [B or 1, N]. A negative position is padding: unseen by others, it sees
     itself, so that no softmax row is empty.
     """
+    # A key is seen if it is not in the future. Only positions decide that: a mask from token values
+    # would hide every end token of a chat wherever the end token also serves as padding.
     q, k = queries[:, :, None], keys[:, None, :]
     seen = (k <= q) & ((k >= 0) | (k == q))
     return seen if window is None else seen & (q - k < window)

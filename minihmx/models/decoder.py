@@ -20,14 +20,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minihmx.models.configs import ModelConfig
-from minihmx.models.context import Context, KVCache, inverse_frequencies
+from minihmx.models.context import Context, KVCache, inverse_frequencies, rotate, wide
 
 FP16_HALF = 32768.0  # half of what fp16 can hold
-
-
-def wide(x: Tensor) -> Tensor:
-    """fp32 for anything narrower; float64 (tests) stays."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 class RMSNorm(nn.Module):
@@ -47,12 +42,6 @@ class RMSNorm(nn.Module):
         return F.rms_norm(wide(x), x.shape[-1:], weight, self.eps).to(self.weight.dtype)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Half-split rotary embedding in fp32; x [B, T, heads, D], cos and sin as in Context."""
-    x = wide(x)
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
-
-
 def attend(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float | None
 ) -> Tensor:
@@ -63,6 +52,8 @@ def attend(
     """
     B, H, T, D = q.shape
     K = k.shape[1]
+    # Training and prefill without a shared prefix come through here, where the fused kernel knows
+    # the causal mask itself and never builds the [T, N] scores.
     if mask is None:
         out = F.scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=scale, enable_gqa=H != K
@@ -197,6 +188,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.model = Body(config)
+        # The head is a module of its own even where it shares the embedding's weight, so that a
+        # checkpoint with a separate head loads in the same way.
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.frequencies = inverse_frequencies(config)
         self.checkpointing = False
@@ -236,6 +229,8 @@ class Decoder(nn.Module):
         # factor to the weights' dtype; fp32 keeps it exact.
         x = wide(self.model.embed_tokens(ids)) * self.config.embed_scale
         for layer in self.model.layers:
+            # Without checkpointing, the backward of a 3B model needs the inputs of some 200 linears
+            # at once. With it, only each layer's input is kept, for about a third more time.
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, context, use_reentrant=False)
             else:

@@ -20,7 +20,8 @@ from torch import Tensor
 from minihmx import lora
 from minihmx.errors import UserError
 from minihmx.models import adapters, hub, weights
-from minihmx.models.decoder import Decoder, wide
+from minihmx.models.context import wide
+from minihmx.models.decoder import Decoder
 from minihmx.models.folder import weight_files
 from minihmx.storage.disk import Disk, sha256
 from minihmx.storage.strict import read_json
