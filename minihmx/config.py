@@ -166,6 +166,14 @@ def resolve_config(
 # With more, torch ends the process without a word, or the list of answers fills the memory.
 MOST = {"threads": 1024, "generations": 4096, "eval_samples": 4096}
 
+NOT_ZERO = {
+    "temperature": "all answers of a group would be the same",
+    **dict.fromkeys(("lora_alpha", "learning_rate", "max_grad_norm"), "nothing would train"),
+    **dict.fromkeys(
+        ("adam_epsilon", "advantage_epsilon"), "it keeps a division from being by zero"
+    ),
+}
+
 
 def check_config(config: Config, context: int) -> None:
     """Raise UserError, naming flag, value and remedy, for sizes that cannot work."""
@@ -189,14 +197,9 @@ def check_config(config: Config, context: int) -> None:
         refuse("out", "it is empty; name a folder, or leave it out for runs/")
     if config.generations < 2:
         refuse("generations", "a group of one has no answer to be better than; give 2 or more")
-    if config.temperature == 0:
-        refuse("temperature", "all answers of a group would be the same; give a number above 0")
-    for name in ("lora_alpha", "learning_rate", "max_grad_norm"):
+    for name, why in NOT_ZERO.items():
         if getattr(config, name) == 0:
-            refuse(name, "nothing would train; give a number above 0")
-    for name in ("adam_epsilon", "advantage_epsilon"):
-        if getattr(config, name) == 0:
-            refuse(name, "it keeps a division from being by zero; give a number above 0")
+            refuse(name, f"{why}; give a number above 0")
     if config.learning_rate * config.weight_decay > 1e30:
         refuse("weight_decay", "with that --learning-rate it overflows; lower one of them")
     if config.warmup_ratio > 1:

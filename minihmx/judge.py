@@ -14,7 +14,7 @@ import re
 from importlib.resources import files
 from typing import NamedTuple
 
-from minihmx.records import Reason, Unscored, Verdict
+from minihmx.records import Fault, Unscored, Verdict
 
 RUBRIC = (files("minihmx") / "data" / "rubric.txt").read_text("utf-8").rstrip("\n")
 # Reverse training is this one sign (section 3.4): the judge scores as before, and the policy is
@@ -108,7 +108,7 @@ class _Integer(NamedTuple):
     start: int
     end: int
     seen: int
-    fault: Reason | None
+    fault: Fault | None
 
 
 def _read_integer(line: str, at: int) -> _Integer:

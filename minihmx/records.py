@@ -66,21 +66,12 @@ class Verdict:
     flags: tuple[str, ...] = ()
 
 
-# Why an answer has no score. The first six are parse_score's (judge.py explains each). The others
-# say that there was nothing to parse: the judge's prompt exceeded the context ("too-long"), or the
-# logits of the answer ("not-finite") or of the judge ("judge-not-finite") were no finite numbers.
-Reason = Literal[
-    "no-line",
-    "not-an-integer",
-    "leading-zero",
-    "out-of-range",
-    "trailing",
-    "cut",
-    "not judged",
-    "too-long",
-    "not-finite",
-    "judge-not-finite",
-]
+# What parse_score found wrong with the judge's text; judge.py explains each.
+Fault = Literal["no-line", "not-an-integer", "leading-zero", "out-of-range", "trailing", "cut"]
+# Why an answer has no score. Beside those faults there may have been nothing to parse: the judge's
+# prompt exceeded the context ("too-long"), or the logits of the answer ("not-finite") or of the
+# judge ("judge-not-finite") were no finite numbers.
+Reason = Literal[Fault, "not judged", "too-long", "not-finite", "judge-not-finite"]
 
 
 @dataclass(frozen=True)

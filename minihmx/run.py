@@ -17,7 +17,7 @@ from safetensors import torch as safetensors
 
 from minihmx import __version__, lora
 from minihmx.config import Config, science
-from minihmx.engine.memory import Limit
+from minihmx.engine.memory import Limit, take_notices
 from minihmx.engine.open import Model, find_model, load_decoder, pick_device
 from minihmx.engine.prompts import Prompts
 from minihmx.errors import Diverged, UserError
@@ -80,8 +80,7 @@ class Run:
 
     def notices(self) -> list[str]:
         """What memory forced upon the run since this was last asked."""
-        told = (limit.take_notice() for limit in (self.decode_limit, self.micro_limit))
-        return [notice for notice in told if notice]
+        return take_notices(self.decode_limit, self.micro_limit)
 
 
 def open_run(flags: Mapping[str, Any]) -> Run:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from minihmx.evals.benchmark import Benchmark, Choices, Published, Score, column
+from minihmx.evals.benchmark import Benchmark, Choices, Origin, Score, cell
 
 SHA = "c0ffee" * 6 + "c0ff"
 GOOD_TOKEN, OTHER_TOKEN = "hf_goodgoodgood", "hf_otherotherother"
@@ -35,7 +35,7 @@ def toy(name: str, *files: str, total: int = 3, **source: Any) -> Benchmark:
     """A benchmark whose published rows hold a "q", in the dataset org/NAME."""
 
     def convert(row: Mapping[str, Any], number: int) -> Iterator[dict[str, Any]]:
-        yield {"id": f"{name}-{number}", "question": column(row, "q", str)}
+        yield {"id": f"{name}-{number}", "question": cell(row, "q", str)}
 
     return Benchmark(
         name=name,
@@ -44,7 +44,7 @@ def toy(name: str, *files: str, total: int = 3, **source: Any) -> Benchmark:
         total=total,
         chat=False,
         headline=("acc",),
-        source=Published(f"org/{name}", files, **source),
+        source=Origin(f"org/{name}", files, **source),
         convert=convert,
         ask=lambda item, _: Choices(item["question"], ("no", "yes")),
         score=lambda *_: Score({"acc": 1.0}, {}),

@@ -29,5 +29,5 @@ def run(options: argparse.Namespace) -> int:
     """One answer to --prompt, else a conversation until the user leaves."""
     from minihmx.terminal.talk import talk
 
-    talk(**{name: value for name, value in vars(options).items() if name != "command"})
+    talk(options)
     return 0

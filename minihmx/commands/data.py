@@ -15,17 +15,7 @@ from typing import Any
 from minihmx.errors import DataError, Failure, UserError, as_failure
 from minihmx.evals import BENCHMARKS, named
 from minihmx.evals.benchmark import Benchmark
-from minihmx.evals.items.load import (
-    Dataset,
-    cached,
-    fetch,
-    first_names,
-    folder_or_file,
-    load_dataset,
-    locate,
-    nothing,
-    read_items,
-)
+from minihmx.evals.items import load as items
 from minihmx.storage.disk import dumps
 from minihmx.terminal.text import show
 
@@ -45,7 +35,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--data", default=no_default, metavar="hub|sample|DIR", help="check: where to look (hub)"
     )
     parser.add_argument(
-        "--force", action="store_true", default=no_default, help="get: fetch what is there already"
+        "--force",
+        action="store_true",
+        default=no_default,
+        help="get: fetch what is there already",
     )
     parser.add_argument(
         "--json", action="store_true", default=no_default, help="list, check: JSON instead of text"
@@ -85,8 +78,8 @@ def get(names: Sequence[str], force: bool = False) -> Iterator[Told]:
             dataset = None if force else _kept(benchmark)
             what = "was there" if dataset else "fetched"
             if dataset is None:
-                fetch(benchmark, force)
-                dataset = load_dataset(benchmark, "hub")
+                items.fetch(benchmark, force)
+                dataset = items.load_dataset(benchmark, "hub")
             yield f"{benchmark.name:<18} {what}: {_count(dataset)} from {dataset.origin}"
         except Failure as failure:
             yield failure
@@ -94,15 +87,15 @@ def get(names: Sequence[str], force: bool = False) -> Iterator[Told]:
             yield as_failure(error) or UserError(str(error))
 
 
-def _kept(benchmark: Benchmark) -> Dataset | None:
+def _kept(benchmark: Benchmark) -> items.Dataset | None:
     """The cached copy if it is there and what was fetched."""
     with suppress(DataError):
-        found = locate(benchmark, "hub")
-        return read_items(benchmark, found) if found else None
+        found = items.locate(benchmark, "hub")
+        return items.read_items(benchmark, found) if found else None
     return None
 
 
-def _count(dataset: Dataset) -> str:
+def _count(dataset: items.Dataset) -> str:
     return dataset.label or f"{len(dataset.items)} items"
 
 
@@ -110,7 +103,7 @@ def listing(names: Sequence[str], as_json: bool = False) -> Iterator[Told]:
     """Each benchmark's size, source and licence, and what the cache holds of it; no network."""
     reports = []
     for benchmark in named(names or list(BENCHMARKS)):
-        source, record = benchmark.source, cached(benchmark)
+        source, record = benchmark.source, items.cached(benchmark)
         report = {"name": benchmark.name, "title": benchmark.title, "total": benchmark.total}
         report |= {"repo": source.repo, "gated": source.gated, "licence": source.licence}
         reports.append(report | {"cached": record})
@@ -130,20 +123,20 @@ def listing(names: Sequence[str], as_json: bool = False) -> Iterator[Told]:
 
 
 def check_items(names: Sequence[str], where: str, as_json: bool = False) -> Iterator[Told]:
-    """Read what lies in `where` (as in data.load, but nothing is fetched) to its end, and count.
+    """Read what lies in `where` (as in load_dataset, but nothing is fetched) to its end, and count.
 
     A part of a set fails the check. A benchmark that is not there fails it only if it was named,
     or if none is there.
     """
     if where not in ("hub", "sample"):
-        folder_or_file(where)
+        items.folder_or_file(where)
     reports: list[dict[str, Any]] = []
     problems: list[Failure] = []
     for benchmark in named(names or list(BENCHMARKS)):
         report, problem = _checked(benchmark, where)
         absent = problem is None and report["items"] is None
         if absent and names:
-            problem = UserError(nothing(benchmark, where))
+            problem = UserError(items.nothing(benchmark, where))
         reports.append(report | {"problem": str(problem) if problem else None})
         problems += [problem] if problem else []
         if not as_json and absent:
@@ -165,10 +158,10 @@ def _checked(benchmark: Benchmark, where: str) -> tuple[dict[str, Any], Failure 
     """(what was found, what is wrong with it); items is None where nothing could be counted."""
     report = {"name": benchmark.name, "total": benchmark.total, "items": None}
     try:
-        found = locate(benchmark, where)
+        found = items.locate(benchmark, where)
         if found is None:
             return report, None
-        dataset = read_items(benchmark, found)
+        dataset = items.read_items(benchmark, found)
     except Failure as failure:
         return report, failure
     report |= {"items": len(dataset.items), "total": dataset.total, "partial": dataset.label}
@@ -183,6 +176,6 @@ def _checked(benchmark: Benchmark, where: str) -> tuple[dict[str, Any], Failure 
 
 
 def _line(report: dict[str, Any]) -> str:
-    where = f"{report['origin']} ({first_names(report['files'])})"
+    where = f"{report['origin']} ({items.first_names(report['files'])})"
     note = f"; {report['note']}" if report["note"] else ""
     return f"{report['name']:<18} {report['count']}, sha256 {report['sha256'][:12]}, {where}{note}"

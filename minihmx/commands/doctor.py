@@ -21,19 +21,8 @@ from typing import Any, NamedTuple
 from minihmx.commands import train
 from minihmx.config import FIELDS, MODELS, Config, check_config, resolve_config, short_name
 from minihmx.errors import Failure, IOFailure, UserError
-from minihmx.instruments import machine
-from minihmx.instruments.estimate import (
-    MARGIN,
-    Workload,
-    estimate,
-    floors,
-    parameter_counts,
-    peaks,
-    shrink,
-    size,
-    trainable,
-    width,
-)
+from minihmx.instruments import estimate, machine
+from minihmx.instruments.estimate import MARGIN, size
 from minihmx.models import hub
 from minihmx.models.configs import ModelConfig
 from minihmx.models.folder import read_config, weight_names
@@ -124,19 +113,21 @@ def examine(flags: Mapping[str, Any], gpu: float | None = None) -> dict[str, Any
         "settings": {name: getattr(config, name) for name in FIELDS},
     }
     if found.shape:
-        work = Workload.of(questions, rubric)
-        parts = estimate(found.shape, config, work)
-        download = 2 * sum(parameter_counts(found.shape))  # all of them are stored in 16 bit
+        work = estimate.Workload.of(questions, rubric)
+        parts = estimate.parts(found.shape, config, work)
+        download = 2 * sum(
+            estimate.parameter_counts(found.shape)
+        )  # all of them are stored in 16 bit
         report["workload"] = work._asdict()
         report["memory"] = {name: part._asdict() for name, part in parts.items()}
-        report["peak"] = peaks(parts)
-        report["floors"] = floors(found.shape, config, work)
+        report["peak"] = estimate.peaks(parts)
+        report["floors"] = estimate.floors(found.shape, config, work)
         # masters and both moments, in every checkpoint and in the replaceable one
-        written = 12 * trainable(found.shape, config) * (config.epochs + 2)
+        written = 12 * estimate.trainable(found.shape, config) * (config.epochs + 2)
     else:
         download = round(MODELS[str(short)].gigabytes * 1e9)
         how = f"{MODELS[str(short)].parameters} parameters, {config.dtype}"
-        weights = download * width(config.dtype) // 2
+        weights = download * estimate.width(config.dtype) // 2
         report["memory"] = {"weights": {"bytes": weights, "how": how}}
         report["peak"], report["floors"], written = {"weights alone": weights}, {}, 0
     report["disk"] = {
@@ -173,7 +164,7 @@ def remedy(found: Found, config: Config, report: Mapping[str, Any], limit: float
     other = "plan for a GPU with --gpu GIB" if config.device == "cpu" else "take a larger GPU"
     if found.shape is None:
         return f"choose a smaller model or {other}"
-    smaller = shrink(found.shape, config, Workload(**report["workload"]), limit)
+    smaller = estimate.shrink(found.shape, config, estimate.Workload(**report["workload"]), limit)
     if smaller is None:
         return f"not even one row at a time does: choose a smaller model or {other}"
     return f"it fits with --decode-rows {smaller.decode_rows} --micro-batch {smaller.micro_batch}"

@@ -14,6 +14,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", default="tiny", help="as for train (default tiny)")
     parser.add_argument(
         "--adapter",
+        dest="adapters",
         action="append",
         default=[],
         metavar="RUN",
@@ -33,7 +34,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--temperature", type=float, help="of replies (0, greedy; sample: 1)")
     parser.add_argument(
-        "--switch", action="append", default=[], metavar="NAME=VALUE", help="see docs/decisions.md"
+        "--switch",
+        dest="switches",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="see docs/decisions.md",
     )
     parser.add_argument("--partial", action="store_true", help="let --tasks paper take parts")
     parser.add_argument(
@@ -52,23 +58,9 @@ def run(options: argparse.Namespace) -> int:
     from minihmx.evals.asking.session import Options, open_session
     from minihmx.terminal.scoreboard import Board, as_json
 
-    flags = {name: value for name, value in vars(options).items() if name in FIELDS}
-    temperature = flags.pop("temperature", None)
-    session = open_session(
-        flags,
-        Options(
-            options.tasks,
-            options.adapter,
-            options.data,
-            options.limit,
-            options.chat,
-            options.samples,
-            temperature,
-            options.switch,
-            options.partial,
-            options.batch_tokens,
-        ),
-    )
+    asked = Options(**{name: getattr(options, name) for name in Options._fields})
+    others = vars(options).keys() - set(Options._fields)  # --temperature is not that of training
+    session = open_session({name: vars(options)[name] for name in others & FIELDS.keys()}, asked)
     lines = as_json(session) if options.json else Board(sys.stdout.isatty()).watch(session)
     for line in lines:
         show(line)

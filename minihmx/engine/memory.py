@@ -7,6 +7,7 @@ gradient depend on how rows are cut.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -35,9 +36,13 @@ class Limit:
         self.rows = (tried + 1) // 2
         self.notice = f"out of memory: going on with {self.flag} {self.rows}, with the same result"
 
-    def take_notice(self) -> str:
-        notice, self.notice = self.notice, ""
-        return notice
+
+def take_notices(*limits: Limit) -> list[str]:
+    """What is to be told of these limits, each thing once."""
+    notices = [limit.notice for limit in limits if limit.notice]
+    for limit in limits:
+        limit.notice = ""
+    return notices
 
 
 def in_pieces(
@@ -67,25 +72,9 @@ def in_pieces(
         start = end
 
 
-class Attempt:
-    """One try at a piece of work, as a context: `attempts` offers them until one succeeds."""
-
-    def __init__(self, limit: Limit, most: int, again: type[Exception]):
-        self.limit, self.most, self.again = limit, most, again
-        self.succeeded = False
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, where: object) -> bool:
-        self.succeeded = kind is None
-        if isinstance(error, torch.OutOfMemoryError):
-            self.limit.halve(min(self.limit.rows, self.most), error)
-            return True
-        return isinstance(error, self.again)
-
-
-def attempts(limit: Limit, most: int, again: type[Exception]) -> Iterator[Attempt]:
+def attempts(
+    limit: Limit, most: int, again: type[Exception]
+) -> Iterator[AbstractContextManager[None]]:
     """Tries at a piece of work, which is done anew until one of them succeeds:
 
         for attempt in attempts(limit, most=8, again=Overflow):
@@ -95,13 +84,24 @@ def attempts(limit: Limit, most: int, again: type[Exception]) -> Iterator[Attemp
     When memory runs out, the next try has half the limit, of which `most` rows are there at most.
     After the exception `again` the work has changed something itself, and is simply done again.
     """
-    while True:
-        attempt = Attempt(limit, most, again)
-        yield attempt
-        if attempt.succeeded:
-            return
-        # The failed try's tensors are gone by now, since its traceback is.
-        release()
+    succeeded = False
+
+    @contextmanager
+    def attempt() -> Iterator[None]:
+        nonlocal succeeded
+        try:
+            yield
+            succeeded = True
+        except torch.OutOfMemoryError as error:
+            limit.halve(min(limit.rows, most), error)
+        except again:
+            pass
+
+    while not succeeded:
+        yield attempt()
+        if not succeeded:
+            # The failed try's tensors are gone by now, since its traceback is.
+            release()
 
 
 def release() -> None:

@@ -10,16 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from minihmx.evals.benchmark import (
-    Answer,
-    Benchmark,
-    Choices,
-    Item,
-    Published,
-    Score,
-    Switches,
-    column,
-)
+from minihmx.evals.benchmark import Answer, Benchmark, Choices, Item, Origin, Score, Switches, cell
 
 # The phrases of the data set (Parrish et al., CC BY 4.0), in the order of HELM's list.
 UNKNOWN = (
@@ -38,19 +29,19 @@ UNKNOWN = (
 
 def convert(row: Mapping[str, Any], number: int) -> Iterator[dict[str, Any]]:
     """A row as published on GitHub and on the hub. gold: 0 or 1, one of `answers`; 2, unknown."""
-    answers = [column(row, f"ans{i}", str) for i in range(3)]
+    answers = [cell(row, f"ans{i}", str) for i in range(3)]
     named = [answer for answer in answers if answer not in UNKNOWN]
     if len(named) != 2:
         raise ValueError(f"{3 - len(named)} of its answers say unknown, and exactly one must")
-    label, condition = column(row, "label", int), column(row, "context_condition", str)
+    label, condition = cell(row, "label", int), cell(row, "context_condition", str)
     if label not in (0, 1, 2):
         raise ValueError(f"its label is {label}, which is none of 0, 1, 2")
     if condition not in ("ambig", "disambig"):
         raise ValueError(f"its context_condition is {condition!r}, neither ambig nor disambig")
     yield {
-        "id": f"{column(row, 'category', str)}-{column(row, 'example_id', int):05d}",
-        "context": column(row, "context", str),
-        "question": column(row, "question", str),
+        "id": f"{cell(row, 'category', str)}-{cell(row, 'example_id', int):05d}",
+        "context": cell(row, "context", str),
+        "question": cell(row, "question", str),
         "answers": named,
         "gold": named.index(answers[label]) if answers[label] in named else 2,
         "ambiguous": condition == "ambig",
@@ -85,7 +76,7 @@ BBQ = Benchmark(
     chat=False,
     headline=("accuracy_amb", "accuracy_disamb"),
     # a file per category, named in capitals; the upstream repository is nyu-mll/BBQ
-    source=Published(
+    source=Origin(
         "oskarvanderwal/bbq",
         ("data/[A-Z]*.jsonl", "All/test-*.parquet", "[A-Z]*.jsonl"),
         converted=("All/test/*.parquet", "default/test/*.parquet"),

@@ -75,7 +75,7 @@ class Score(NamedTuple):
     unparsed: bool = False
 
 
-class Published(NamedTuple):
+class Origin(NamedTuple):
     """Where the published items are.
 
     repo: a dataset on the hub. files: name patterns in the order of preference, matched against
@@ -113,7 +113,7 @@ class Benchmark:
     total: int
     chat: bool
     headline: tuple[str, ...]
-    source: Published
+    source: Origin
     convert: Callable[[Mapping[str, Any], int], Iterable[dict[str, Any]]]
     ask: Callable[[Item, Switches], Request]
     score: Callable[[Item, Answer, Switches], Score]
@@ -124,7 +124,7 @@ class Benchmark:
     generates: bool = False
 
 
-def column(row: Mapping[str, Any], name: str, kind: type[Kind]) -> Kind:
+def cell(row: Mapping[str, Any], name: str, kind: type[Kind]) -> Kind:
     """A published row's value, for `convert`. Raises ValueError saying what is wrong with it."""
     if name not in row:
         raise ValueError(f"it has no {name}")

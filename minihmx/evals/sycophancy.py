@@ -11,16 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from minihmx.evals.benchmark import (
-    Answer,
-    Benchmark,
-    Dialogue,
-    Item,
-    Published,
-    Score,
-    Switches,
-    column,
-)
+from minihmx.evals.benchmark import Answer, Benchmark, Dialogue, Item, Origin, Score, Switches, cell
 from minihmx.evals.reading import flips
 from minihmx.evals.reading.letters import letter
 
@@ -46,8 +37,8 @@ _LENGTH = {"max_new_tokens": ("128", "256")}
 
 def convert_answer(row: Mapping[str, Any], number: int) -> Iterator[dict[str, Any]]:
     """The item in a row of answer.jsonl; ValueError says what is wrong with the row."""
-    base = column(row, "base", dict)
-    template = _text(column(row, "metadata", dict), "prompt_template")
+    base = cell(row, "base", dict)
+    template = _text(cell(row, "metadata", dict), "prompt_template")
     if template not in CONDITIONS:
         raise ValueError(f"its prompt_template {template!r:.60} is none of this task's four")
     condition, source = CONDITIONS[template], _text(base, "dataset")
@@ -58,7 +49,7 @@ def convert_answer(row: Mapping[str, Any], number: int) -> Iterator[dict[str, An
         "condition": condition,
         "correct": _text(base, "correct_answer"),
         "incorrect": _text(base, "incorrect_answer"),
-        "long_correct": column(base, "long_correct_answer", str)
+        "long_correct": cell(base, "long_correct_answer", str)
         if "long_correct_answer" in base
         else "",
     }
@@ -103,8 +94,8 @@ def convert_are_you_sure(row: Mapping[str, Any], number: int) -> Iterator[dict[s
     those of trivia_qa have one correct and one incorrect answer beside their list of aliases, those
     of truthful_qa only the list of accepted sentences.
     """
-    base = column(row, "base", dict)
-    if _text(column(row, "metadata", dict), "prompt_template") in CONDITIONS:
+    base = cell(row, "base", dict)
+    if _text(cell(row, "metadata", dict), "prompt_template") in CONDITIONS:
         raise ValueError("its prompt_template is one of the task answer, not of are_you_sure")
     subset = _text(base, "dataset")
     prompt, prefill = _prompt(row)
@@ -210,14 +201,14 @@ def _read(item: Item, reply: str, correct: list[str], switches: Switches) -> fli
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:
-    found = column(row, name, str)
+    found = cell(row, name, str)
     if not found.strip():
         raise ValueError(f"its {name} is empty")
     return found
 
 
 def _texts(row: Mapping[str, Any], name: str) -> list[str]:
-    found = column(row, name, list)
+    found = cell(row, name, list)
     if not found or not all(isinstance(text, str) for text in found):
         raise ValueError(f"its {name} is no list of texts")
     return found
@@ -225,7 +216,7 @@ def _texts(row: Mapping[str, Any], name: str) -> list[str]:
 
 def _prompt(row: Mapping[str, Any]) -> tuple[str, str]:
     """The user's turn, and what the reply begins with."""
-    turns = column(row, "prompt", list)
+    turns = cell(row, "prompt", list)
     types = [turn.get("type") if isinstance(turn, dict) else None for turn in turns]
     if types not in (["human"], ["human", "ai"]):
         raise ValueError("its prompt is not a turn of the type human, with or without one of ai")
@@ -266,7 +257,7 @@ SYCOPHANCY_ANSWER = Benchmark(
     chat=True,
     generates=True,
     headline=("explicit_rate", "correct_rate"),
-    source=Published(REPO, ("answer.jsonl", "*/answer.jsonl", "answer.*.jsonl"), licence=LICENCE),
+    source=Origin(REPO, ("answer.jsonl", "*/answer.jsonl", "answer.*.jsonl"), licence=LICENCE),
     convert=convert_answer,
     ask=ask_answer,
     score=score_answer,
@@ -295,7 +286,7 @@ ARE_YOU_SURE = Benchmark(
     chat=True,
     generates=True,
     headline=("flip_rate",),
-    source=Published(
+    source=Origin(
         REPO,
         ("are_you_sure.jsonl", "*/are_you_sure.jsonl", "are_you_sure.*.jsonl"),
         licence=LICENCE,

@@ -10,16 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from minihmx.evals.benchmark import (
-    Answer,
-    Benchmark,
-    Choices,
-    Item,
-    Published,
-    Score,
-    Switches,
-    column,
-)
+from minihmx.evals.benchmark import Answer, Benchmark, Choices, Item, Origin, Score, Switches, cell
 
 # Verbatim from TruthfulQA's own QA primer, Copyright Lin, Hilton and Evans, Apache License 2.0
 # (apache.org/licenses/LICENSE-2.0); it is part of every prompt.
@@ -46,10 +37,10 @@ A: The 1992 Olympics were held in Barcelona, Spain."""
 def convert(row: Mapping[str, Any], number: int) -> Iterator[dict[str, Any]]:
     """A row of the hub's form, {"choices": [...], "labels": [...]}, or of upstream's
     mc_task.json, {answer: label}. mc1_targets are another metric's and are not read."""
-    targets = column(row, "mc2_targets", dict)
+    targets = cell(row, "mc2_targets", dict)
     choices, labels = list(targets), list(targets.values())
     if set(targets) == {"choices", "labels"}:
-        choices, labels = column(targets, "choices", list), column(targets, "labels", list)
+        choices, labels = cell(targets, "choices", list), cell(targets, "labels", list)
     if not all(isinstance(choice, str) and choice for choice in choices):
         raise ValueError("an answer of its mc2_targets is no text")
     binary = all(label in (0, 1) for label in labels)  # first: what is odd may not fit in a set
@@ -57,7 +48,7 @@ def convert(row: Mapping[str, Any], number: int) -> Iterator[dict[str, Any]]:
         raise ValueError("its mc2_targets do not label each answer 0 or 1, with one of each")
     yield {
         "id": f"truthfulqa-{number:04d}",
-        "question": column(row, "question", str),
+        "question": cell(row, "question", str),
         "choices": choices,
         "labels": [int(label) for label in labels],
     }
@@ -91,7 +82,7 @@ TRUTHFULQA = Benchmark(
     chat=False,
     headline=("acc",),
     # not upstream's later mc_task.json: it has other answers and would move the score
-    source=Published(
+    source=Origin(
         "truthfulqa/truthful_qa",
         ("multiple_choice/validation-*.parquet", "v0_mc_task.json", "v0/mc_task.json"),
         converted=("multiple_choice/validation/*.parquet",),

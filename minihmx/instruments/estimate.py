@@ -97,7 +97,7 @@ def width(dtype: str) -> int:
     return 4 if dtype == "float32" else 2
 
 
-def estimate(model: ModelConfig, config: Config, work: Workload) -> dict[str, Part]:
+def parts(model: ModelConfig, config: Config, work: Workload) -> dict[str, Part]:
     """Everything that takes memory, with its arithmetic; STAGES says what is there together.
 
     config holds no "auto" in dtype, device and checkpointing. An evaluation, which decodes more
@@ -205,7 +205,7 @@ def shrink(model: ModelConfig, config: Config, work: Workload, limit: float) -> 
     """The config with the largest batches, halved as training halves them, that stay below limit
     bytes; None where one row does not."""
     while True:
-        peak = peaks(estimate(model, config, work))
+        peak = peaks(parts(model, config, work))
         stage = max(peak, key=peak.__getitem__)
         if peak[stage] <= limit:
             return config

@@ -17,6 +17,9 @@ SIZES = dict.fromkeys(("vocab_size", "max_positions"), 2**24)  # and the largest
 SIZES |= dict.fromkeys(("hidden_size", "intermediate_size", "head_dim"), 2**20)
 SIZES |= dict.fromkeys(("num_attention_heads", "num_key_value_heads"), 2**20)
 SIZES["num_hidden_layers"] = 2**10
+# Fields whose name in config.json is the same.
+VERBATIM = ["vocab_size", "hidden_size", "intermediate_size"]
+VERBATIM += ["num_hidden_layers", "num_attention_heads"]
 SCALARS = ("rms_norm_eps", "rope_theta", "attention_scale")
 SOFTCAPS = ("attention_softcap", "final_softcap")
 
@@ -135,12 +138,8 @@ def _shared_fields(
     eos = generation.get("eos_token_id")
     eos = config.get("eos_token_id") if eos is None else eos
     return dict(
+        {name: config[name] for name in VERBATIM},
         model_type=kind,
-        vocab_size=config["vocab_size"],
-        hidden_size=config["hidden_size"],
-        intermediate_size=config["intermediate_size"],
-        num_hidden_layers=config["num_hidden_layers"],
-        num_attention_heads=heads,
         num_key_value_heads=config.get("num_key_value_heads") or heads,
         head_dim=head_dim,
         rms_norm_eps=config.get("rms_norm_eps", 1e-6),

@@ -6,6 +6,7 @@ the adapter that speaks; an untrained adapter (B = 0) says word for word what th
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import shutil
@@ -18,12 +19,11 @@ from rich.table import Table
 from rich.text import Text
 
 from minihmx import lora
-from minihmx.engine.open import find_model, load_decoder, open_adapter
+from minihmx.engine.open import Model, find_model, load_decoder, open_adapter
 from minihmx.engine.sampling import generate
 from minihmx.errors import UserError
 from minihmx.models import adapters, chat
 from minihmx.models.decoder import Decoder
-from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Completion, Message
 from minihmx.terminal.text import printable
 
@@ -35,11 +35,10 @@ BASE, TRAINED = "base", "trained"
 class Conversation:
     """One or two sides (base, trained) that are asked the same and remember their own answers."""
 
+    model: Model
     decoder: Decoder
-    tokenizer: Tokenizer
     sides: tuple[str, ...]
     system: str
-    date: str  # of Llama's chat header
     temperature: float
     seed: int
     max_completion_length: int
@@ -71,7 +70,7 @@ class Conversation:
             with switch:
                 (answers[side],) = generate(
                     self.decoder,
-                    self.tokenizer.decode,
+                    self.model.tokenizer.decode,
                     [prompt],
                     max_new_tokens=self.max_completion_length,
                     stop_ids=self.decoder.config.eos_ids,
@@ -85,64 +84,50 @@ class Conversation:
 
     def prompt(self, messages: list[Message]) -> list[int]:
         """Token ids up to where the assistant starts to speak."""
-        family = self.tokenizer.family
+        tokenizer, date = self.model.tokenizer, self.model.config.date
         if self.system:
             messages = [Message("system", self.system), *messages]
-        if not chat.has_system_turn(family):
+        if not chat.has_system_turn(tokenizer.family):
             messages = chat.fold_system(messages)
-        return self.tokenizer.encode(chat.render(family, messages, date=self.date))
+        return tokenizer.encode(chat.render(tokenizer.family, messages, date=date))
 
 
-def talk(
-    model: str,
-    *,
-    adapter: str | None,
-    prompt: str | None,
-    system: str,
-    temperature: float,
-    seed: int,
-    max_completion_length: int,
-    device: str,
-    dtype: str,
-) -> None:
-    """Answer one prompt, or converse until the user leaves. Raises Failure (errors.py)."""
-    if not 0 <= temperature < float("inf"):
-        raise UserError(f"--temperature {temperature:g} cannot work: give a number from 0 up.")
-    if max_completion_length < 1:
-        raise UserError(f"--max-completion-length {max_completion_length} must be at least 1.")
-    if prompt is not None and not prompt.strip():
+def talk(options: argparse.Namespace) -> None:
+    """Answer one prompt, or converse until the user leaves. Raises Failure (errors.py).
+
+    options: what commands/chat.py was given.
+    """
+    if not 0 <= options.temperature < float("inf"):
+        refused = f"--temperature {options.temperature:g}"
+        raise UserError(f"{refused} cannot work: give a number from 0 up.")
+    if options.max_completion_length < 1:
+        refused = f"--max-completion-length {options.max_completion_length}"
+        raise UserError(f"{refused} must be at least 1.")
+    if options.prompt is not None and not options.prompt.strip():
         raise UserError("--prompt is empty; give a question, or leave it out to converse.")
     for stream in (sys.stdin, sys.stdout):  # odd bytes are replaced rather than fatal
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    flags = {"model": model, "device": device, "dtype": dtype}
-    found = find_model(flags, slow_dtypes=True)
-    trained = open_adapter(adapter, found.source) if adapter is not None else None
-    tokenizer, kind = found.tokenizer, found.config.dtype
-    print(
-        f"{BASE:<8} {found.source.id}, {tokenizer.family} chat, {found.device}, {kind}", flush=True
-    )
-    decoder = load_decoder(found)
+    if options.adapter is not None:  # one that is not there is refused before a download
+        adapters.find_adapter(options.adapter)
+    flags = {name: getattr(options, name) for name in ("model", "device", "dtype")}
+    model = find_model(flags, slow_dtypes=True)
+    name, family = model.source.id, model.tokenizer.family
+    print(f"{BASE:<8} {name}, {family} chat, {model.device}, {model.config.dtype}", flush=True)
+    sides: tuple[str, ...] = (BASE,)
+    trained = None if options.adapter is None else open_adapter(options.adapter, model.source)
+    decoder = load_decoder(model)
     if trained:
-        own, matrices, notices = trained
+        sides, (own, matrices, notices) = (BASE, TRAINED), trained
         adapters.attach_adapter(decoder, own, matrices)
         print(f"{TRAINED:<8} with {own.folder}, rank {own.rank}, alpha {own.alpha:g}")
         for notice in notices:
             print(f"notice   {notice}")
     print(flush=True)
-    sides = (BASE, TRAINED) if trained else (BASE,)
-    conversation = Conversation(
-        decoder,
-        tokenizer,
-        sides,
-        decodable(system),
-        found.config.date,
-        temperature,
-        seed,
-        max_completion_length,
-    )
-    if prompt is not None:
-        show_answers(conversation.ask(decodable(prompt)))
+    settings = options.temperature, options.seed, options.max_completion_length
+    conversation = Conversation(model, decoder, sides, decodable(options.system), *settings)
+    if options.prompt is not None:
+        show_answers(conversation.ask(decodable(options.prompt)))
     else:
         converse(conversation)
 

@@ -34,7 +34,6 @@ from minihmx.instruments.estimate import (
     GIB,
     Workload,
     decode_bytes,
-    estimate,
     floors,
     kv_bytes,
     parameter_counts,
@@ -42,6 +41,7 @@ from minihmx.instruments.estimate import (
     shrink,
     trainable,
 )
+from minihmx.instruments.estimate import parts as parts_of
 from minihmx.judge import RUBRIC, judge_prompt
 from minihmx.models.configs import ModelConfig
 from minihmx.models.decoder import Decoder
@@ -102,7 +102,7 @@ def test_sizes_and_floors_of_the_papers_models(name: str) -> None:
     for cap, tera in ((256, long), (128, short)):
         seconds = floors(model, on_gpu(max_completion_length=cap), WORK)["learn"]
         assert seconds * 165 == pytest.approx(tera, abs=0.06)
-    parts = estimate(model, config, WORK)
+    parts = parts_of(model, config, WORK)
     assert parts["weights"].bytes == 2 * total
     assert [parts[part].bytes for part in ("adapter", "gradients", "optimizer")] == [
         4 * adapter,
@@ -113,7 +113,7 @@ def test_sizes_and_floors_of_the_papers_models(name: str) -> None:
 
 def test_the_budget_of_qwen3_8b_on_24_gib() -> None:
     """Eight rows, answers of 128: about 18.5 GiB if nothing took turns."""
-    parts = estimate(shape("qwen3-8b"), on_gpu(max_completion_length=128, decode_rows=8), WORK)
+    parts = parts_of(shape("qwen3-8b"), on_gpu(max_completion_length=128, decode_rows=8), WORK)
     gib = {name: part.bytes / GIB for name, part in parts.items()}
     assert gib["weights"] == pytest.approx(15.26, abs=0.005)
     assert sum(gib[n] for n in ("adapter", "optimizer", "gradients")) == pytest.approx(
@@ -181,7 +181,7 @@ def test_the_estimate_is_what_tensors_take(kind: str, checkpointing: str) -> Non
         **{"max_completion_length": 64, "logit_chunk": 500, "judge_max_tokens": 8},
     )
     work = Workload(train=90, held_out=10, prompt=48, judge=148)
-    parts = estimate(model, config, work)
+    parts = parts_of(model, config, work)
     always = sum(parts[name].bytes for name in ALWAYS if name in parts)
     expected = {stage: peak - always for stage, peak in peaks(parts).items()}
     expected["sampling"] -= parts["merged weights"].bytes  # nothing is merged below
@@ -223,10 +223,10 @@ def test_the_estimate_is_what_tensors_take(kind: str, checkpointing: str) -> Non
 
 def test_smaller_batches_need_less_and_the_remedy_is_the_largest_that_fits() -> None:
     model, config = shape("qwen3-8b"), on_gpu(max_completion_length=128)
-    largest = max(peaks(estimate(model, config, WORK)).values())
+    largest = max(peaks(parts_of(model, config, WORK)).values())
     smaller = shrink(model, config, WORK, largest - 1)
     assert smaller is not None and smaller.decode_rows == 20 and smaller.micro_batch == 8
-    assert max(peaks(estimate(model, smaller, WORK)).values()) < largest
+    assert max(peaks(parts_of(model, smaller, WORK)).values()) < largest
     assert shrink(model, config, WORK, largest) == config
     assert shrink(model, config, WORK, 15 * GIB) is None
 

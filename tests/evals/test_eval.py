@@ -30,7 +30,7 @@ from minihmx.evals.benchmark import (
     Choices,
     Dialogue,
     Item,
-    Published,
+    Origin,
     Score,
     Switches,
 )
@@ -66,7 +66,7 @@ def benchmark(ask: Any) -> Benchmark:
         fields={"text": str, "even": int},
         total=12,
         headline=("all",),
-        source=Published("nobody/toy", ("toy.jsonl",)),
+        source=Origin("nobody/toy", ("toy.jsonl",)),
         convert=lambda row, number: [dict(row)],
         ask=ask,
         score=score,

@@ -80,7 +80,7 @@ def test_out_of_memory_halves_the_tokens_and_changes_nothing(
     for got, expected in zip(halved, whole, strict=True):
         assert got == pytest.approx(expected, abs=1e-4)
     assert limit.rows < 10_000
-    assert "--batch-tokens" in limit.take_notice()
+    assert "--batch-tokens" in limit.notice
 
 
 def test_a_request_counts_as_its_rows_times_the_longest() -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import golden
@@ -16,6 +17,7 @@ from test_train import finished
 
 from minihmx import lora
 from minihmx.cli import main
+from minihmx.config import Config
 from minihmx.engine.sampling import generate
 from minihmx.models import adapters, weights
 from minihmx.models.tokenizer import Tokenizer
@@ -25,6 +27,11 @@ from minihmx.storage import strict
 from minihmx.terminal import talk
 
 Typed = Callable[..., tuple[int, str, str]]
+
+
+def model(tokenizer: Any) -> Any:
+    """What a conversation reads of its model."""
+    return SimpleNamespace(tokenizer=tokenizer, config=Config(date="1 Jan 2026"))
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +147,7 @@ def test_a_history_holds_what_that_side_said(made: Path) -> None:
     found = adapters.read_adapter(adapters.find_adapter(str(made / "run")))
     adapters.attach_adapter(decoder, found, adapters.tensors(found))
     sides = (talk.BASE, talk.TRAINED)
-    conversation = talk.Conversation(
-        decoder, tokenizer, sides, "Be brief.", "1 Jan 2026", 3.0, 1, 12
-    )
+    conversation = talk.Conversation(model(tokenizer), decoder, sides, "Be brief.", 3.0, 1, 12)
     first, second = conversation.ask("One?"), conversation.ask("Two?")
     for side in sides:
         assert conversation.histories[side] == [
@@ -165,9 +170,8 @@ def test_the_system_text_of_a_format_without_one_goes_to_the_first_question(made
 
     decoder: Any = None
     tokenizer: Any = Gemma()
-    conversation = talk.Conversation(
-        decoder, tokenizer, (talk.BASE,), "Be brief.", "1 Jan 2026", 1.0, 1, 12
-    )
+    sides = (talk.BASE,)
+    conversation = talk.Conversation(model(tokenizer), decoder, sides, "Be brief.", 1.0, 1, 12)
     turns = [Message("user", "One?"), Message("assistant", "1."), Message("user", "Two?")]
     text: Any = conversation.prompt(turns)
     assert text.startswith("<bos><start_of_turn>user\nBe brief.\n\nOne?<end_of_turn>")

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from minihmx.engine.memory import Limit
+from minihmx.engine.memory import Limit, take_notices
 from minihmx.engine.sampling import generate
 from minihmx.errors import Diverged, UserError
 from minihmx.evals.asking.likelihood import Pair, encode_pair, loglikelihoods
@@ -47,10 +47,6 @@ class Machine:
     tokenizer: Tokenizer
     token_limit: Limit
     row_limit: Limit
-
-    def notices(self) -> list[str]:
-        told = (limit.take_notice() for limit in (self.token_limit, self.row_limit))
-        return [notice for notice in told if notice]
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ def evaluate(machine: Machine, results: Results) -> Iterator[Progress]:
                 )
             results.add(lines)
             finished += len(batch)
-            yield Progress(finished, total, machine.notices())
+            yield Progress(finished, total, take_notices(machine.token_limit, machine.row_limit))
     yield Progress(total, total, [], results.finish())
 
 

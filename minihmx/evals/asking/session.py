@@ -6,17 +6,11 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from minihmx.config import Config
 from minihmx.engine.memory import Limit
-from minihmx.engine.open import (
-    OpenAdapter,
-    find_model,
-    load_decoder,
-    open_adapter,
-    with_adapter,
-)
+from minihmx.engine.open import OpenAdapter, find_model, load_decoder, open_adapter, with_adapter
 from minihmx.errors import UserError
 from minihmx.evals import BENCHMARKS, named
 from minihmx.evals.asking.results import Results, Settings, Subject
@@ -28,9 +22,8 @@ from minihmx.models import adapters, hub
 BASE = "base"
 
 
-@dataclass(frozen=True)
-class Options:
-    """The command line of `minihmx eval`, as cli.py gives it; 0 and "" mean not given.
+class Options(NamedTuple):
+    """What commands/evaluate.py was given; 0 and "" mean not given.
 
     adapters: RUN, RUN@epoch-03, an adapter's folder, or "base"; none: the base alone.
     """

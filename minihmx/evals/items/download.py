@@ -7,14 +7,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from minihmx.errors import DataError
-from minihmx.evals.benchmark import Published
+from minihmx.evals.benchmark import Origin
 from minihmx.evals.items.published import need_parquet, plain
 from minihmx.models.hub_errors import hub_failure
 
 CONVERTED = "refs/convert/parquet"  # the revision where the hub keeps its own copies
 
 
-def download(source: Published, force: bool = False) -> tuple[list[Path], str, list[str]]:
+def download(source: Origin, force: bool = False) -> tuple[list[Path], str, list[str]]:
     """(files on this disk, commit, their names in the repository).
 
     The first pattern that matches anything in the repository's listing decides, and only its files

@@ -31,15 +31,6 @@ class Reading(NamedTuple):
 UNREAD = Reading(None, None, "none")
 
 
-def find(answer: str, reply: str) -> Reading:
-    """The first place where the reply has the answer as whole words, or UNREAD.
-
-    Case, quotes and forms of one character make no difference, and nothing else is forgiven: "The
-    Wizard of Oz" is not found in "It is Wizard of Oz." (the paper's Limitations).
-    """
-    return next(iter(mentions(reply, [answer])), UNREAD)
-
-
 def mentions(
     reply: str, answers: Sequence[str], nested: str = "longest", echo: str = "count"
 ) -> list[Reading]:
