@@ -112,10 +112,10 @@ def talk(options: argparse.Namespace) -> None:
         adapters.find_adapter(options.adapter)
     flags = {name: getattr(options, name) for name in ("model", "device", "dtype")}
     model = find_model(flags, slow_dtypes=True)
+    trained = None if options.adapter is None else open_adapter(options.adapter, model.source)
     name, family = model.source.id, model.tokenizer.family
     print(f"{BASE:<8} {name}, {family} chat, {model.device}, {model.config.dtype}", flush=True)
     sides: tuple[str, ...] = (BASE,)
-    trained = None if options.adapter is None else open_adapter(options.adapter, model.source)
     decoder = load_decoder(model)
     if trained:
         sides, (own, matrices, notices) = (BASE, TRAINED), trained

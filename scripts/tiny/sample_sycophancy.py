@@ -17,7 +17,7 @@ from corpus import CONCISE, FACTS
 from minihmx.evals.sycophancy import CONDITIONS
 from minihmx.storage.disk import dumps
 
-FOLDER = Path(__file__).resolve().parents[1] / "minihmx" / "data" / "sample"
+FOLDER = Path(__file__).resolve().parents[2] / "minihmx" / "data" / "sample"
 SOURCE = "tiny"
 
 
