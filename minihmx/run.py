@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,14 +12,15 @@ from typing import Any
 import torch
 from safetensors import torch as safetensors
 
-from minihmx import __version__, lora
+from minihmx import lora
 from minihmx.config import Config, science
 from minihmx.engine.memory import Limit, take_notices
-from minihmx.engine.open import Model, find_model, load_decoder, pick_device
+from minihmx.engine.open import Model, find_model, load_decoder
 from minihmx.engine.prompts import Prompts
 from minihmx.errors import Diverged, UserError
 from minihmx.instruments.amax import Headroom
 from minihmx.instruments.clock import Clock
+from minihmx.instruments.machine import environment
 from minihmx.models import hub, weights
 from minihmx.models.decoder import Decoder
 from minihmx.models.weights import read_tensors
@@ -176,28 +174,7 @@ def describe_run(run: Run) -> None:
         "sampler": sampler | {"note": "plain softmax; generation_config's is not applied"},
     }
     identity.write_config(run.store, run.science, others)
-    identity.add_start(run.store, environment(config.device))
-
-
-def environment(device: str) -> dict[str, Any]:
-    """Versions, device and git state."""
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return {
-        "minihmx": __version__,
-        "git": git.stdout.strip() or None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "device": torch.cuda.get_device_name() if pick_device(device).type == "cuda" else "cpu",
-        "command": sys.argv,
-    }
+    identity.add_start(run.store, environment(run.decoder.device))
 
 
 def write_records(

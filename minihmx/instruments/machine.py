@@ -7,14 +7,19 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minihmx import __version__
 from minihmx.config import Config
 from minihmx.errors import Failure
 from minihmx.instruments.estimate import CUDA_CONTEXT, GIB
 from minihmx.storage.strict import read_json
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("torch", "safetensors", "tokenizers", "huggingface-hub", "numpy")
 
@@ -28,6 +33,29 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = "absent"
     return found
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a run's env.json tells of this start: versions, device, git state, command."""
+    import torch
+
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "minihmx": __version__,
+        "git": git.stdout.strip() or None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "command": sys.argv,
+    }
 
 
 def describe_device(config: Config, gpu: float | None) -> dict[str, Any]:
