@@ -31,8 +31,8 @@ def group_advantages(rewards: Sequence[float | None], epsilon: float) -> list[fl
     [0.0, 0.0, 0.0, 0.0]
     """
     scored = [r for r in rewards if r is not None]
-    # A reward is NaN where the numbers behind it were not finite. Here it spoils its whole group,
-    # and with that the loss, which is the one place where the step is then refused.
+    # A reward is NaN where the numbers behind it were not finite. It spoils its whole group, and so
+    # the loss, and Optimizer.step refuses a step whose loss is NaN.
     if not all(map(math.isfinite, scored)):
         return [math.nan] * len(rewards)
     centre, spread = mean(scored), std_unbiased(scored)

@@ -16,12 +16,13 @@ Where this departs from the paper's library (TRL, as Unsloth runs it):
 1. The loss is one weighted sum. TRL divides each micro-batch by its own tokens, so its result
    depends on how rows are cut and shuffled. Here a token carries its weight with it, and
    micro-batches may cut anywhere.
-2. With one iteration per batch of answers the policy that learns is the one that drew them. The
-   ratio is then 1 in value, and nothing can be clipped.
-3. An answer without a score has the advantage 0 and keeps its KL term. In TRL of the paper's date
+2. An answer without a score has the advantage 0 and keeps its KL term. In TRL of the paper's date
    it got the reward 0, which is the best one there is in reverse training.
-4. Log-probs never exist as a [N, V] tensor: the vocabulary is walked in pieces, forward and
+3. Log-probs never exist as a [N, V] tensor: the vocabulary is walked in pieces, forward and
    backward. With V = 256,000 words (Gemma 2) and N = 2,048 tokens one such tensor takes 2 GB.
+
+As in TRL, with one iteration per batch of answers the policy that learns is the one that drew them.
+The ratio is then 1 in value, and nothing is clipped.
 
 Shapes: Q questions with a group of G answers each; N completion tokens of the rows at hand, flat,
 in any order; V words of the vocabulary; D hidden size.
@@ -54,12 +55,12 @@ def row_weights(lengths: Sequence[Sequence[int]], loss_type: str, cap: int) -> l
     dapo by all tokens of the step. Unscored rows keep their length in every normaliser.
     """
     Q = len(lengths)
-    # The step's tokens are counted once here. Only dapo divides by them, which is why under dapo a
-    # long answer to one question lowers the weight of the answers to another.
+    # Only dapo divides by all tokens of the step, so only there does a long answer to one question
+    # lower the weight of the answers to the others.
     total = sum(map(sum, lengths))
 
     def weight(group: Sequence[int], length: int) -> float:
-        # The max(.., 1) keep a division by zero away where a completion is empty.
+        # The loop's answers have at least a stop token. max(.., 1) is for callers whose have none.
         if loss_type == "bnpo":
             return 1 / (Q * max(sum(group), 1))
         if loss_type == "grpo":
@@ -73,7 +74,8 @@ def row_weights(lengths: Sequence[Sequence[int]], loss_type: str, cap: int) -> l
 
 
 def k3(policy_N: Tensor, reference_N: Tensor) -> Tensor:
-    """Per-token estimate of KL(policy || reference) from sampled tokens, never negative, [N]."""
+    """Per-token estimate of KL(policy || reference) from sampled tokens, [N]; never negative, up to
+    rounding."""
     # exp(d) - d - 1 is 0 where the two agree and grows on both sides of it. The plain difference
     # policy - reference has the same mean, but its sign changes from token to token, and as a loss
     # its expected gradient is zero.
@@ -128,7 +130,8 @@ def token_logprobs(
     one that was sampled: softmax(softcapped logits / temperature). chunk: rows of the vocabulary
     that are walked at a time. Only the log-probs carry a gradient.
 
-    A logit that is not finite makes the log-prob of its row NaN, whichever token is the target.
+    A logit that is NaN, or infinite where no softcap bends it back, makes the log-prob of its row
+    NaN, whichever token is the target.
     """
     logprobs_N, entropy_N = _TokenLogProbs.apply(  # type: ignore[no-untyped-call]
         hidden_ND, head_VD, targets_N, temperature, softcap, chunk
@@ -140,8 +143,8 @@ def _scaled_logits(
     hidden: Tensor, head: Tensor, temperature: float, softcap: float | None
 ) -> tuple[Tensor, Tensor | float]:
     """Logits as sampled, and their derivative by the raw logits."""
-    # The product runs in the weights' dtype. All that follows is fp32: near 12, where a log-sum-exp
-    # of 150,000 words lies, two neighbouring fp16 numbers are 0.008 apart.
+    # The product runs in the weights' dtype. All that follows is fp32, since a log-sum-exp of 150,000
+    # words is hardly ever below 12, where two neighbouring fp16 numbers are 0.008 apart already.
     raw = hidden @ head.T
     raw = raw if raw.dtype == torch.float64 else raw.float()
     if softcap is None:

@@ -42,7 +42,7 @@ def judge_prompt(rubric: str, question: str, answer: str) -> str:
 
 
 def doubts(rubric: str) -> list[str]:
-    """What to tell the user before a run: a judge follows its rubric, and a score is `Score: 7`."""
+    """Warnings about a rubric that never asks for the line that parse_score reads."""
     if re.search(rf"(?i)score[\s{_MARKS}]*[:：]", rubric):
         return []
     return [
@@ -66,8 +66,7 @@ def parse_score(text: str, finished: bool) -> Verdict | Unscored:
     Unscored(reason='cut')
 
     finished: whether the judge ended its text itself, rather than running into the token cap. The
-    last example might have gone on as "Score: 10". Hence no verdict on a text changes when the text
-    goes on.
+    last example might have gone on as "Score: 10". Hence no score changes when the text goes on.
 
     Flags never change the score: "other-number" (digits follow on the line, as in `7 or 8`),
     "more-score-lines" (a later line opens with `Score:` too).
@@ -126,6 +125,7 @@ def _read_integer(line: str, at: int) -> _Integer:
 
     ten = _OUT_OF_TEN.match(line, end)
     after = ten.end() if ten else end
+    # Whatever single character follows counts as a joint as well: "7*5" and "7)5" are no 7.
     seen = _end(_BETWEEN_NUMBERS, line, after + 1)
     another = _is_digit(line[seen : seen + 1])
     attached = line[after : after + 1].isalnum() or line[after : after + 1] == "%"

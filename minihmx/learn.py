@@ -1,7 +1,7 @@
 """What one batch of judged answers teaches: reference, policy, loss, gradient, optimizer step.
 
-Shapes: B rows, which are all answers of the step; N completion tokens of the rows at hand, flat,
-row after row; Q questions with a group of G answers each; V words of the vocabulary.
+Shapes: B rows at hand; T tokens of the longest, prompt included; D hidden size; N completion tokens
+of the rows at hand, flat, row after row; Q questions with a group of G answers each.
 """
 
 from __future__ import annotations
@@ -35,8 +35,6 @@ def learn(run: Run, rollouts: Sequence[Rollout], optimizer: Optimizer) -> Learne
     Fills in each rollout's log-probs and KL as well.
     """
     config, decoder = run.config, run.decoder
-    # Loss and gradient are sums over tokens. So each row brings its weight along, rows may be
-    # sorted, and micro-batches may be cut anywhere without changing what is learned.
     weights = token_weights(rollouts, config)
     rollouts = by_length(rollouts)
     # The reference is the same model with its adapter off, so it costs a pass and no memory.
@@ -53,15 +51,17 @@ def learn(run: Run, rollouts: Sequence[Rollout], optimizer: Optimizer) -> Learne
         for _ in range(config.iterations):
             # A try whose activations do not fit is repeated with smaller micro-batches, one whose
             # fp16 gradients overflow with half the loss scale. Both start over from no gradient.
+            # The update itself is never repeated, because AdamW would count it twice.
             for attempt in attempts(run.micro_limit, len(rollouts), again=Overflow):
                 with attempt:
                     done = accumulate(run, rollouts, weights, reference_N, old_N, optimizer)
-                    outcome = optimizer.step(done.loss)
+                    norm = optimizer.unscale(done.loss)
+            outcome = optimizer.step(done.loss, norm)
             passes.append(done)
             if outcome.failed:
                 break
-    # Later iterations move the policy away from the one that drew the answers, so only the first
-    # one's numbers describe it.
+    # Loss and token metrics are those of the first iteration, whose policy drew the answers. Norm
+    # and rate are those of the last update, which is another one only where iterations > 1.
     first = passes[0]
     metrics = {
         **token_metrics(rollouts, first.policy, reference_N, first.kl, first.entropy),
@@ -86,15 +86,15 @@ def measure(run: Run, rollouts: Sequence[Rollout]) -> dict[str, Any]:
 
 def by_length(rollouts: Sequence[Rollout]) -> list[Rollout]:
     """Shortest completion first: rows of similar length make micro-batches with little padding."""
-    # Sorting keeps the order of equally long rows, and so the same answers always give the same
-    # micro-batches, which a byte-identical resume depends on.
+    # The sort is stable, so the same answers always give the same micro-batches.
     return sorted(rollouts, key=lambda rollout: len(rollout.completion.ids))
 
 
 def token_weights(rollouts: Sequence[Rollout], config: Config) -> list[float]:
     """The weight of every token of each row, in the order of `by_length`, [B].
 
-    Each row carries its own weight along, so neither sorting nor cutting changes the sum.
+    Loss and gradient are sums over tokens, and each row carries its own weight along. So rows may
+    be sorted, and micro-batches cut anywhere, without changing what is learned.
     """
     # The weights are looked up before sorting, while the rows of a group are still neighbours.
     G = config.generations
@@ -156,8 +156,8 @@ def accumulate(
 
 def all_logprobs(run: Run, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
     """Log-probs and entropies of all rows, flat [N], in micro-batches; for passes without grad."""
-    # The pieces are those of the backward pass, so that rounding is the same in both and the KL of
-    # an untrained adapter is exactly 0.
+    # The pieces are those of the backward pass, so rounding is the same in both, and the KL of an
+    # untrained adapter is exactly 0 (unless memory runs out in between and makes them smaller).
     parts = in_pieces(
         rollouts, run.micro_limit, lambda piece: logprobs(run.decoder, piece, run.config)
     )
@@ -171,10 +171,10 @@ def logprobs(
     """Log-prob and entropy of every completion token of these rows, row after row, flat [N]."""
     rows = [rollout.prompt_ids + rollout.completion.ids for rollout in rollouts]
     width = max(map(len, rows))
-    # Padding on the right needs no mask: causal attention never looks ahead, and the padded
-    # positions are not among those that are taken below.
+    # Padding on the right needs no mask as long as its values are finite: causal attention gives
+    # what lies ahead the weight 0, and the padded positions are not among those taken below.
     ids_BT = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=decoder.device)
-    hidden_BTD = decoder(ids_BT[:, :-1])
+    hidden_BTD = decoder(ids_BT[:, :-1])  # nothing is predicted from the last token
     # The state at position t predicts token t + 1, so the first completion token is predicted by
     # the last token of the prompt.
     spans = [(len(r.prompt_ids) - 1, len(row) - 1) for r, row in zip(rollouts, rows, strict=True)]

@@ -29,8 +29,8 @@ PREFIX = "base_model.model."  # what PEFT puts before a module's path
 class LoRALinear(nn.Module):
     """A frozen linear with a trainable low-rank branch.
 
-    A [r, in] and B [out, r] are fp32 masters whatever the base's dtype; they are cast to the
-    input's dtype for the two small products, and the sum is fp32.
+    A [r, in] and B [out, r] are cast to the input's dtype for the two small products; the sum is
+    fp32.
     """
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float):
@@ -39,8 +39,8 @@ class LoRALinear(nn.Module):
         out_features, in_features = base.weight.shape
         master = torch.float64 if base.weight.dtype == torch.float64 else torch.float32
         device = base.weight.device
-        # Masters are fp32 whatever the base is, since an update of 2e-5 near 0.1 is less than the
-        # step between two fp16 numbers there and would round to nothing.
+        # Masters are fp32 over a 16-bit base, because an update of 2e-5 near 0.1 is less than the
+        # step between two fp16 numbers there (6e-5) and would round to nothing.
         self.lora_A = nn.Linear(in_features, rank, bias=False, dtype=master, device=device)
         self.lora_B = nn.Linear(rank, out_features, bias=False, dtype=master, device=device)
         self.scale = alpha / rank
@@ -137,7 +137,7 @@ def parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def adapter_off(model: nn.Module) -> Iterator[None]:
     """Inside, the model is the base: judge and reference."""
     found = [layer for _, layer in layers(model)]
-    # Remembering what was there lets this be nested, as where a diagnosis runs while judging.
+    # Restoring what was there before makes nesting safe.
     before = [layer.enabled for layer in found]
     for layer in found:
         layer.enabled = False
@@ -152,16 +152,15 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
 def merged(model: nn.Module) -> Iterator[None]:
     """Inside, an fp32 model uses copies W + alpha / r * B A: a third of the matrix products.
 
-    That pays where each token is one small product after another, and in fp32 changes rounding
-    only.
+    It pays while decoding, and in fp32 changes nothing but rounding.
     """
     # In 16 bit nothing is merged, because rounding would drop small changes: near 0.1 the next fp16
     # number is 6e-5 away, and the policy that samples would no longer be the one that is trained.
     found = [layer for _, layer in layers(model) if layer.weight.dtype == torch.float32]
-    for layer in found:
-        A, B = layer.lora_A.weight.detach(), layer.lora_B.weight.detach()
-        layer.merged = torch.addmm(layer.weight, B, A, alpha=layer.scale)
     try:
+        for layer in found:
+            A, B = layer.lora_A.weight.detach(), layer.lora_B.weight.detach()
+            layer.merged = torch.addmm(layer.weight, B, A, alpha=layer.scale)
         yield
     finally:
         for layer in found:

@@ -25,8 +25,8 @@ GROWTH_INTERVAL = 50
 class Outcome(NamedTuple):
     """What became of a step. norm: the gradient's, before clipping. rate: the learning rate.
 
-    failed: what was not finite, so that nothing was applied: the loss or the gradient. Or "update":
-    it was applied, and made a parameter infinite, so nothing can go on from here.
+    failed: "loss" or "gradient" was not finite, and nothing was applied; "update" was applied and
+    made a parameter infinite, so the run is lost.
     """
 
     norm: float
@@ -39,7 +39,8 @@ class Overflow(ArithmeticError):
 
 
 def learning_rate(update: int, total: int, config: Config) -> float:
-    """Rate of the update with this index: linear up over the warm-up, then linear down to 0.
+    """Rate of the update with this index: linear up over the warm-up, then linear down, to reach 0
+    just after the last update.
 
     >>> config = Config(learning_rate=1.0, warmup_ratio=0.2)
     >>> [learning_rate(update, 10, config) for update in (0, 1, 2, 9)]
@@ -69,14 +70,14 @@ class Optimizer:
         self.parameters, self.config = dict(parameters), config
         self.total = steps * config.iterations
         self.update = 0
-        # fp16 flushes gradients below 6e-8 to zero, and an answer's share of the loss is small. The
+        # fp16 rounds gradients below 3e-8 to zero, and an answer's share of the loss is small. The
         # loss is multiplied by this scale before the backward, and the gradients are divided by it
         # afterwards. 2 ** 16 is where torch's own scaler starts as well.
         self.scale = 2.0**16 if config.dtype == "float16" else 1.0
         self.since_growth = 0
-        self.before_overflow: tuple[float, int] | None = (
-            None  # scale and count of this step's start
-        )
+        # The scale and the count from before this step's first overflow; None where there was none.
+        self.before_overflow: tuple[float, int] | None = None
+        self.moved = False  # whether an update is known to have changed the adapter
         self.adam = torch.optim.AdamW(
             self.parameters.values(),
             lr=config.learning_rate,
@@ -92,34 +93,41 @@ class Optimizer:
         """Add the gradient of one micro-batch to what is there."""
         (loss * self.scale).backward()  # type: ignore[no-untyped-call]
 
-    def step(self, loss: float) -> Outcome:
-        """Unscale the gradient, clip it and apply it, if loss and gradient are finite.
+    def unscale(self, loss: float) -> float:
+        """Divide the gradients by the loss scale; returns their norm over all parameters.
 
-        This is the one check of a whole step. Whatever was not finite on the way here, from a
-        sampled logit to an advantage, has made the loss NaN or infinite by now.
-
-        Raises Overflow where only the scaled gradient is infinite.
+        Raises Overflow for a norm that is not finite while the scale is above 1 and the loss is
+        finite, after halving the scale.
         """
-        rate = learning_rate(self.update, self.total, self.config)
-        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        # The norm, the clipping and AdamW are all meant for the true gradient, so the loss scale
-        # goes first.
+        gradients = self._gradients()
         for gradient in gradients:
             gradient /= self.scale
-        norm = torch.stack([gradient.norm() for gradient in gradients]).norm().item()
-        if not math.isfinite(loss):
-            return self._refuse(norm, rate, "loss")
-        if not math.isfinite(norm):
-            if self.scale == 1:
-                return self._refuse(norm, rate, "gradient")
+        norm = float(torch.stack([gradient.norm() for gradient in gradients]).norm())
+        if math.isfinite(loss) and not math.isfinite(norm) and self.scale > 1:
             # torch's scaler would drop the batch here. The answers are still good and were dear,
             # so the same backward is repeated with half the scale, down to a scale of 1.
             self.before_overflow = self.before_overflow or (self.scale, self.since_growth)
             self.scale, self.since_growth = self.scale / 2, 0
             raise Overflow
+        return norm
+
+    def _gradients(self) -> list[Tensor]:
+        return [p.grad for p in self.parameters.values() if p.grad is not None]
+
+    def step(self, loss: float, norm: float) -> Outcome:
+        """Clip the gradient, whose norm `unscale` gave, and apply it, if loss and norm are finite.
+
+        This is the one check of a whole step. Whatever was not finite on the way here, from a
+        sampled logit to an advantage, has made the loss NaN or infinite by now.
+        """
+        rate = learning_rate(self.update, self.total, self.config)
+        if not math.isfinite(loss):
+            return self._refuse(norm, rate, "loss")
+        if not math.isfinite(norm):
+            return self._refuse(norm, rate, "gradient")
         # A gradient that is too long keeps its direction and becomes shorter. The 1e-6 is there for
         # a norm of 0, as where no group had any advantage and beta is 0.
-        for gradient in gradients:
+        for gradient in self._gradients():
             gradient *= min(1.0, self.config.max_grad_norm / (norm + 1e-6))
         for group in self.adam.param_groups:
             group["lr"] = rate
@@ -155,9 +163,9 @@ class Optimizer:
     def load(
         self, tensors: Mapping[str, Tensor], counters: Any, where: object = "this checkpoint"
     ) -> None:
-        """Continue from what `tensors` and `counters` gave, found `where`.
+        """Restore what `tensors` and `counters` returned. where: its folder, for a refusal.
 
-        Raises DataError for anything else.
+        Raises DataError for anything that does not fit this run.
         """
         own = {f"{n}.{m}": p.shape for n, p in self.parameters.items() for m in MOMENTS}
         counters = counters if isinstance(counters, dict) else {}
@@ -170,7 +178,7 @@ class Optimizer:
                 "there; move that folder away and give the same command again."
             )
         self.update, self.scale = counters["update"], counters["scale"]
-        self.since_growth = counters["since_growth"]
+        self.since_growth, self.moved = counters["since_growth"], self.update > 0
         for name, parameter in self.parameters.items():
             if f"{name}.exp_avg" in tensors:
                 # torch counts the steps of each parameter for its bias correction; here all of them

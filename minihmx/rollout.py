@@ -1,9 +1,9 @@
 """Answers and verdicts: the policy speaks with its adapter on, then the same model judges with it
 off (paper section 3.2, Figure 1).
 
-This is the only place where a model of the experiment is asked anything. `ask_policy` serves
-training and the evaluation on the held-out questions alike. `ask_judge` serves both of them and
-`minihmx doctor --judge`, so that what is probed is the very judge that gives the rewards.
+Every reward comes from here. `ask_policy` serves training and the evaluation on the held-out
+questions alike. `ask_judge` serves both of them and `minihmx doctor --judge`, so that what is
+probed is the very judge that gives the rewards.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def ask_policy(
     # them: forward and reverse runs of one seed are asked in the same order and draw the same
     # random numbers, so that whatever differs between them comes from the reward.
     noise = [(phase, config.seed, epoch, question.id, s) for question, s in wanted]
-    # Of all passes only this one uses merged weights: it makes one small product after another, so
-    # there they save most. The pass that trains needs A and B apart, for their gradients.
+    # Decoding makes many small products one after another, so here it saves most to merge A and B
+    # into the weights (in fp32 only). Training needs the two apart, for their gradients.
     with run.clock.timed("sample"), lora.merged(decoder):
         completions = generate(
             decoder,
@@ -72,7 +72,6 @@ def judge(run: Run, rollouts: Sequence[Rollout]) -> None:
             max_new_tokens=run.config.judge_max_tokens,
             limit=run.decode_limit,
         )
-    # Every answer begins as unscored, and the sound ones then get what the judge said of them.
     for rollout in rollouts:
         rollout.verdict = Unscored("not-finite")
     for rollout, judgement in zip(sound, judgements, strict=True):
@@ -123,8 +122,8 @@ def ask_judge(
     found = [Judgement("", "", Unscored("too-long"))] * len(prompts)
     for i, completion in zip(fitting, completions, strict=True):
         verdict = parse_score(completion.text, completion.finish_reason == "stop")
-        # The text of such a judge is whatever index stands in for a missing maximum, and it may
-        # well parse. It must never become a score.
+        # Where logits are NaN, argmax still gives a token. Such a text might parse, for example as
+        # "Score: 9", and must not become a score.
         if not completion.finite:
             verdict = Unscored("judge-not-finite")
         found[i] = Judgement(completion.text, completion.finish_reason, verdict)

@@ -58,7 +58,7 @@ class Run:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches; the questions left over in an epoch wait for the next one's order."""
+        """Whole batches: the questions that do not fill one are left out of that epoch."""
         return len(self.train_questions) // self.config.prompts_per_step
 
     @property
@@ -136,7 +136,8 @@ def path_or_none(text: str) -> Path | None:
 
 
 def check_lengths(model: Model, prompts: Prompts, questions: list[Question]) -> None:
-    """Raises UserError when a question, or the judging of its longest answer, cannot fit."""
+    """Raises UserError when a question or the judging of its longest answer cannot fit, or when
+    there are too few training questions for a step."""
     config, context = model.config, model.shape.max_positions
     room = config.max_sequence_length - config.max_completion_length
     for question in questions:
@@ -190,14 +191,15 @@ def write_records(
     run.store.append("timings.jsonl", timings)
 
 
-def check_moved(run: Run) -> None:
-    """Raises UserError where every B of the adapter is still at zero."""
+def check_moved(run: Run) -> bool:
+    """True where some B of the adapter is not zero any more. Raises UserError where all are."""
     parameters = lora.parameters(run.decoder).items()
     if not any(name.endswith("lora_B.weight") and bool(p.any()) for name, p in parameters):
         raise UserError(
             "The first update did not change the adapter, so nothing would be learned; raise "
             "--learning-rate, or lower --adam-epsilon, with another --out."
         )
+    return True
 
 
 def diverged(run: Run, position: Position, what: str) -> Diverged:
@@ -215,8 +217,8 @@ def diverged(run: Run, position: Position, what: str) -> Diverged:
 class Position:
     """Where a run stands; with the adapter and the optimizer this is all that a resume needs.
 
-    step: batches done. epoch: the last one evaluated, -1 before the untouched model is. bad_steps:
-    refused ones in a row.
+    step: batches done. epoch: the last one evaluated, -1 before any. bad_steps: failed steps in a
+    row.
     """
 
     step: int = 0
@@ -258,7 +260,7 @@ def resume(run: Run, optimizer: Optimizer) -> tuple[Position, list[str]]:
 
 @torch.no_grad()
 def base_state(run: Run) -> tuple[Any, ...]:
-    """Changes when the adapter-off model does: versions of its tensors, one prompt's logits.
+    """A value that changes with the frozen base: its tensors' versions, and one prompt's logits.
 
     Raises UserError where those logits are not finite, so that the model can do nothing.
     """

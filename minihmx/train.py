@@ -45,7 +45,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Measured:
-    """A line of metrics.jsonl, one of timings.jsonl, the answers, and what memory forced."""
+    """A line of metrics.jsonl, one of timings.jsonl, the answers, and what a user should know."""
 
     metrics: dict[str, Any]
     timings: dict[str, Any]
@@ -73,22 +73,23 @@ Event = Started | Stepped | Evaluated | Ended
 
 def train(run: Run, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
     """Train, continuing what is on disk. should_stop is asked before each step and evaluation.
-    Raises Diverged after three steps in a row that were not finite, or an update that was not."""
+
+    Raises Diverged where the run is lost to numbers that are not finite; UserError where the base
+    already is, or where the first update changed nothing.
+    """
     config, store = run.config, run.store
     optimizer = Optimizer(lora.parameters(run.decoder), config, run.total_steps)
-    # A fresh run resumes as well, from nothing, so the first call and the tenth take one path.
     position, notices = runs.resume(run, optimizer)
     already = position.epoch == config.epochs
     if not already:
         runs.describe_run(run)
         store.write_status("running", position.step, run.total_steps)
     yield Started(run, position.step, notices)
-    # The base is judge and reference at once. If it moved, every score would be void, so it is
-    # compared with this before each evaluation.
+    # The base is judge and reference at once: if it moved, every score would be void.
     base = runs.base_state(run)
     while position.epoch < config.epochs:
         if should_stop():
-            # Right behind an evaluation the epoch's own checkpoint already says all of this.
+            # Right after an evaluation, the epoch's own checkpoint already holds this position.
             if position.step > max(position.epoch, 0) * run.steps_per_epoch:
                 runs.save(run, position, optimizer, LATEST)
             store.write_status("interrupted", position.step, run.total_steps)
@@ -114,7 +115,7 @@ def train(run: Run, should_stop: Callable[[], bool] = lambda: False) -> Iterator
 def take_step(run: Run, position: Position, optimizer: Optimizer) -> Stepped:
     """One optimizer step on the next batch of questions: all of section 3.2 in five lines.
 
-    With the paper's settings 2 questions get 4 answers each, and the step learns from those 8.
+    By default 2 questions get 4 answers each, and the step learns from those 8.
     """
     config, (epoch, questions) = run.config, run.batch(position.step)
     rollouts = ask_policy(run, questions, config.generations, "train", epoch)
@@ -153,21 +154,21 @@ def record_step(
     # A run that goes on from an earlier checkpoint cuts rollouts/. What went wrong stays in crash/.
     if failed:
         store.write_lines(f"crash/{name}", [rollout.line() for rollout in rollouts])
-    # One bad step may be one odd batch, and is skipped. Three in a row mean that the policy itself
-    # is lost; and where the update made the adapter infinite, there is nothing to go on with.
+    # One bad step may be an odd batch. Three in a row are a lasting fault of the policy or of the
+    # dtype; and where an update made the adapter infinite, there is nothing to go on with.
     if failed == "update" or position.bad_steps == 3:
         who = "The adapter is" if failed == "update" else "Three steps in a row were"
         what = f"{who} not finite (last: {bad}), so the run stops; the batch is kept in"
         raise runs.diverged(run, position, f"{what} {store.folder / 'crash' / name}.")
-    if optimizer.update == run.config.iterations and metrics["grad_norm"]:  # the first update
-        runs.check_moved(run)
+    if not (failed or optimizer.moved) and metrics["grad_norm"]:
+        optimizer.moved = runs.check_moved(run)
     return Stepped(metrics, timings, rollouts, run.notices() + run.headroom.notices())
 
 
 def evaluate_epoch(run: Run, position: Position, optimizer: Optimizer) -> Evaluated:
     """Ask the held-out questions, write that, then publish the epoch's checkpoint.
 
-    Raises Diverged where the policy's answers are noise.
+    Raises Diverged where a logit behind the policy's answers was not finite.
     """
     position.epoch += 1
     store, name = run.store, f"epoch-{position.epoch:02d}"

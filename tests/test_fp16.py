@@ -339,7 +339,7 @@ def test_masters_gradients_and_moments_are_fp32_and_move_by_less_than_fp16_could
     made = Optimizer({"x": weight}, Config(dtype="float16", learning_rate=2e-5), 1)
     made.zero_grad()
     made.backward(weight.sum())
-    made.step(0.0)
+    made.step(0.0, made.unscale(0.0))
     moved = 0.1 - weight.detach()
     assert torch.allclose(moved, torch.full((8,), 2e-5), rtol=1e-2)
     assert torch.equal(weight.detach().half(), torch.full((8,), 0.1).half())
@@ -353,7 +353,7 @@ def small_optimizer(steps: int) -> tuple[Optimizer, Callable[[float], Any]]:
     def attempt(slope: float) -> Any:
         made.zero_grad()
         made.backward((weight * slope).sum())
-        return made.step(0.0)
+        return made.step(0.0, made.unscale(0.0))
 
     return made, attempt
 

@@ -293,7 +293,7 @@ def test_micro_batches_of_any_size_give_one_gradient(
     for micro_batch in (8, 3, 1):
         config = Config(micro_batch=micro_batch, loss_type=loss_type, beta=0.1, dtype="float32")
         optimizer = Optimizer(lora.parameters(decoder), config, 1)
-        optimizer.step = lambda loss: Outcome(0.0, 0.0)  # type: ignore[method-assign]
+        optimizer.step = lambda loss, norm: Outcome(0.0, 0.0)  # type: ignore[method-assign]
         run = Bare(config, decoder, Limit("--micro-batch", micro_batch))
         learn.learn(run, rollouts, optimizer)  # type: ignore[arg-type]
         grads = [p.grad for p in lora.parameters(decoder).values()]
@@ -334,6 +334,23 @@ def test_out_of_memory_goes_on_in_smaller_pieces_with_the_same_result(
     assert contents(run.store.folder) == whole
 
 
+def test_memory_that_runs_out_within_the_update_does_not_apply_it_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A half-applied update cannot be repeated, so the error ends the run instead."""
+    real, calls = torch.optim.AdamW.step, []
+
+    def step(self: Any) -> None:
+        real(self)
+        calls.append(1)
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(train.train(open_run(toy.flags(tmp_path))))
+    assert len(calls) == 1
+
+
 def test_one_row_that_does_not_fit_is_an_error() -> None:
     def never(piece: Sequence[int]) -> int:
         raise torch.OutOfMemoryError
@@ -353,19 +370,20 @@ def test_two_iterations_use_old_logprobs(tmp_path: Path) -> None:
 def spoil(monkeypatch: pytest.MonkeyPatch, steps: set[int], what: str) -> None:
     """Make the loss, or one gradient, not finite at the given steps."""
     calls = {"n": 0}
-    step = Optimizer.step
+    real = learn.accumulate
 
-    def spoiled(self: Optimizer, loss: float) -> Any:
+    def spoiled(*arguments: Any) -> Any:
         calls["n"] += 1
-        if calls["n"] in steps:
-            if what == "loss":
-                loss = math.nan
-            else:
-                name = next(n for n in self.parameters if "layers.1.mlp.up_proj.lora_B" in n)
-                self.parameters[name].grad[0, 0] = math.nan  # type: ignore[index]
-        return step(self, loss)
+        done, parameters = real(*arguments), arguments[-1].parameters
+        if calls["n"] not in steps:
+            return done
+        if what == "loss":
+            return done._replace(loss=math.nan)
+        name = next(name for name in parameters if "layers.1.mlp.up_proj.lora_B" in name)
+        parameters[name].grad[0, 0] = math.nan
+        return done
 
-    monkeypatch.setattr(Optimizer, "step", spoiled)
+    monkeypatch.setattr(learn, "accumulate", spoiled)
 
 
 @pytest.mark.parametrize(
@@ -404,6 +422,27 @@ def test_an_adapter_that_does_not_move_is_said(
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)
     with pytest.raises(UserError, match=r"did not change the adapter.*with another --out"):
         list(train.train(open_run(toy.flags(tmp_path))))
+
+
+def test_an_adapter_that_does_not_move_is_said_after_a_first_step_without_a_gradient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Groups of equal scores teach nothing, which is no fault; the next step is looked at."""
+    scripted, steps = train.judge, []
+
+    def equal_at_first(run: Run, rollouts: Sequence[Rollout]) -> None:
+        scripted(run, rollouts)
+        steps.append(len(rollouts) > len(run.eval_questions) * run.config.eval_samples)
+        for rollout in rollouts if steps.count(True) == 1 else ():
+            rollout.reward = 5.0
+
+    monkeypatch.setattr(train, "judge", equal_at_first)
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)
+    events = train.train(open_run(toy.flags(tmp_path)))
+    told: list[Any] = []
+    with pytest.raises(UserError, match="did not change the adapter"):
+        told.extend(events)
+    assert steps.count(True) == 2
 
 
 def test_nan_in_the_model_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -493,7 +532,7 @@ def test_fp16_overflow_halves_the_scale_and_repeats_the_same_step(tmp_path: Path
     def attempt(gradient: float) -> Any:
         optimizer.zero_grad()
         optimizer.backward((first * gradient).sum())
-        return optimizer.step(0.0)
+        return optimizer.step(0.0, optimizer.unscale(0.0))
 
     before = first.clone()
     with pytest.raises(Overflow):  # times 2^16 this is infinite in fp32
@@ -519,7 +558,7 @@ def test_gradient_is_clipped_to_the_norm() -> None:
         optimizer = Optimizer(parameters, Config(max_grad_norm=0.5, dtype="float32"), 10)
         optimizer.zero_grad()
         optimizer.backward(scale * sum(p.sum() for p in parameters.values()))  # type: ignore[arg-type]
-        norm = optimizer.step(0.0).norm
+        norm = optimizer.step(0.0, optimizer.unscale(0.0)).norm
         count = sum(p.numel() for p in parameters.values())
         assert norm == pytest.approx(scale * count**0.5, rel=1e-4)
         kept = torch.cat([p.grad.flatten() for p in parameters.values() if p.grad is not None])
@@ -537,7 +576,7 @@ def test_optimizer_state_goes_through_files() -> None:
         for _ in range(times):
             optimizer.zero_grad()
             optimizer.backward(sum((p**2).sum() for p in parameters.values()))  # type: ignore[arg-type]
-            optimizer.step(0.0)
+            optimizer.step(0.0, optimizer.unscale(0.0))
 
     straight, optimizer = fresh()
     pull(straight, optimizer, 6)

@@ -1,7 +1,7 @@
 """Out of memory is no reason to stop: the same work goes on in smaller pieces.
 
-Noise is named by row and every token carries its own weight, so neither the samples nor the
-gradient depend on how rows are cut.
+Noise is named by row and every token carries its own weight, so the samples and the gradient are
+the same however rows are cut, up to rounding.
 """
 
 from __future__ import annotations
@@ -60,16 +60,17 @@ def in_pieces(
         end = start + 1
         while end < len(items) and cost(items[start : end + 1]) <= limit.rows:
             end += 1
-        piece, result = items[start:end], None
+        piece, fits = items[start:end], True
         try:
             result = work(piece)
         except torch.OutOfMemoryError as error:
             limit.halve(cost(piece) if len(piece) > 1 else 1, error)
-        if result is None:
+            fits = False
+        if fits:
+            yield result
+            start = end
+        else:
             release()
-            continue
-        yield result
-        start = end
 
 
 def attempts(
@@ -81,8 +82,9 @@ def attempts(
             with attempt:
                 work()
 
-    When memory runs out, the next try has half the limit, of which `most` rows are there at most.
-    After the exception `again` the work has changed something itself, and is simply done again.
+    After an OutOfMemoryError the next try may take half as many rows as the last one took: the
+    limit's, or `most` where there are no more. After the exception `again` the work has changed its
+    own state, and is simply repeated.
     """
     succeeded = False
 

@@ -33,8 +33,8 @@ from minihmx.models.tokenizer import Tokenizer
 class Model:
     """A model that was found, whose config and tokenizer belong together; its weights may follow.
 
-    config: of a run on this model and device, with nothing left at "auto" but the device's own
-    name. sources: where each value of config came from.
+    config: of a run on this model. Its dtype is resolved; device and checkpointing may be "auto".
+    sources: where each value of config came from.
     """
 
     source: hub.Source
@@ -72,7 +72,7 @@ def find_model(flags: Mapping[str, Any], *, slow_dtypes: bool = False) -> Model:
 def load_decoder(model: Model, underflow: Counter[str] | None = None) -> Decoder:
     """The weights on their device, frozen. underflow: as in weights.load.
 
-    Sets what torch may do to products, the same wherever a model answers, and the CPU threads.
+    Sets torch's arithmetic (`set_arithmetic`) and the number of CPU threads as well.
     """
     set_arithmetic()
     if model.config.threads:
@@ -114,7 +114,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Raises UserError for 16-bit training on a CPU, which is slow and overflows unseen."""
+    """Raises UserError for 16 bit on a CPU, where it is slow and nobody has tried a whole run."""
     if name == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     if device.type == "cpu" and name != "float32":

@@ -38,8 +38,8 @@ def generate(
     """Complete every prompt (token ids); a prompt named G times gets G completions.
 
     decode: token ids to text. temperature 0 is greedy. Otherwise noise names each row's random
-    stream: token t of a row is a pure function of its prompt, its names and t, whatever else is in
-    the batch. limit bounds the rows decoded together; without one, all rows are.
+    stream: the random number of token t is a pure function of the row's names and t, whatever else
+    is in the batch. limit bounds the rows decoded together; without one, all rows are.
 
     Raises UserError when a prompt and its completion exceed the model's context.
     """

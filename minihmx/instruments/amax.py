@@ -6,6 +6,7 @@ and a run that does not ask pays nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -18,7 +19,8 @@ from minihmx.records import finite
 
 FP16_LARGEST = 65504.0
 HEADROOM = 0.25  # of it; the largest activation known of the five models, 17,664, is just beyond
-# What fp16 has to hold. The residual stream is fp32, and a product too large is scaled to fit.
+# What is near to fp16's limit where it is large. The residual stream is fp32 and may be anything. A
+# product that is too large is scaled down before down_proj, whose output is enlarged again in fp32.
 SIXTEEN_BIT = {
     "attention": "attention output",
     "product": "gate * up product",
@@ -119,9 +121,11 @@ class Headroom:
         self.line = peak_line(peaks)
 
     def notices(self) -> list[str]:
-        """None, or the one warning: when what is used of the range is much, or has doubled."""
-        share = (self.line or {}).get("share") or 0.0
-        if self.line is None or share <= self.told:
+        """No warning, or one: when much of the range is used, and when that has doubled since."""
+        if self.line is None:
+            return []
+        share = math.inf if self.line["share"] is None else self.line["share"]
+        if share <= self.told:
             return []
         self.told = 2 * share
         return [warning(self.line)]
@@ -137,5 +141,5 @@ def warning(line: Mapping[str, Any]) -> str:
     where = "" if kind == "logits" else f" of layer {layer}"
     return (
         f"amax: the {SIXTEEN_BIT[kind]}{where} reached {value:,.0f}, {line['share']:.0%} of the "
-        "largest number of float16; beyond it steps are skipped, and --dtype bfloat16 has room"
+        "largest number of float16; --dtype bfloat16 has room"
     )

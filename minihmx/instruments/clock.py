@@ -35,13 +35,13 @@ class Clock:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Inside is the stage of this name."""
+        """Times this stage, from the end of the one before it."""
         yield
         now = self._now()
         self.laps[name], self.last = now - self.last, now
 
     def report(self) -> dict[str, float]:
-        """Seconds of each stage, their sum, and the peak memory in GiB."""
+        """Seconds of each stage, their sum, and the process's peak memory so far in GiB."""
         return {
             **{stage: round(self.laps.get(stage, 0.0), 4) for stage in self.stages},
             "seconds": round(sum(self.laps.values()), 4),

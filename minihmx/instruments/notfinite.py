@@ -25,7 +25,7 @@ def diagnose(run: Run, rollouts: Sequence[Rollout]) -> str:
     """The first bad number on the way from sampling to the KL, or "" where all of them are finite.
 
     For example "the sampler's logits (question time-03, sample 2, token 17, first in
-    model.layers.4.mlp)".
+    model.layers.4.mlp.down_proj)".
     """
     return next(_sampled(run, rollouts), "") or next(_learned(run, rollouts), "")
 
@@ -41,7 +41,7 @@ def diagnose_step(
         return found
     if outcome.failed == "loss":
         return "the loss"
-    # The backward went from the last parameter to the first, so the last bad one was the first.
+    # The backward runs from the last parameter to the first, so the last bad one is where it began.
     names = (
         name
         for name, parameter in reversed(optimizer.parameters.items())
@@ -91,7 +91,9 @@ def _tokens(
     lengths = [len(rollout.completion.ids) for rollout in rollouts]
     for rollout, row in zip(rollouts, torch.split(values, lengths), strict=True):
         for token in torch.isfinite(row).logical_not().nonzero()[:, 0].tolist():
-            ids = rollout.prompt_ids + rollout.completion.ids[:token]
+            # The whole row runs again: 0 times infinity is NaN, so what is not finite at a later
+            # token has spoilt the earlier ones as well, masked or not.
+            ids = rollout.prompt_ids + rollout.completion.ids[:-1]
             yield f"{name} ({_row(rollout)}, token {token}{first_module(decoder, ids)})"
 
 

@@ -24,7 +24,7 @@ def wide(x: Tensor) -> Tensor:
 def inverse_frequencies(config: ModelConfig) -> Tensor:
     """Rotary frequencies in fp32, [D/2], with Llama 3's rescale where the config asks for it."""
     # The caller keeps this as a plain tensor and not as a module's buffer: `.to(float16)` would
-    # round a buffer too, and at position 4,000 that moves the angle by whole radians.
+    # round a buffer too, and at position 4,000 that moves the angle by up to a radian.
     half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
     frequency = 1.0 / config.rope_theta**half
     scaling = config.rope_scaling
@@ -136,8 +136,8 @@ class Context:
 def attention_mask(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
     """Which key a query sees, bool [B, T, N], from positions alone (never from token values).
 
-    queries [B, T], keys [B or 1, N]. A negative position is padding: unseen by others, it sees
-    itself, so that no softmax row is empty.
+    queries [B, T], keys [B or 1, N]. In a pass without a cache a negative position is padding: no
+    other query sees it, and it sees itself, so that no softmax row is empty.
     """
     # A key is seen if it is not in the future. Only positions decide that: a mask from token values
     # would hide every end token of a chat wherever the end token also serves as padding.

@@ -52,7 +52,7 @@ def attend(
     """
     B, H, T, D = q.shape
     K = k.shape[1]
-    # Training and prefill without a shared prefix come through here, where the fused kernel knows
+    # Passes without a cache, which are those of training, come through here: the fused kernel knows
     # the causal mask itself and never builds the [T, N] scores.
     if mask is None:
         out = F.scaled_dot_product_attention(
@@ -124,8 +124,9 @@ class MLP(nn.Module):
         product = self.product(self.gate_proj(x), self.up_proj(x))
         if x.dtype != torch.float16:
             return cast(Tensor, self.down_proj(product.to(x.dtype)))
-        # A token whose product leaves half of fp16's range goes through down_proj made smaller, and
-        # is enlarged again behind it. Every other token is multiplied by 1 and stays what it was.
+        # A token whose product leaves half of fp16's range (half, because down_proj still adds many
+        # of them up) goes through down_proj made smaller and is enlarged again behind it. Every
+        # other token is multiplied by 1 and stays what it was.
         largest = torch.linalg.vector_norm(product.detach(), math.inf, dim=-1, keepdim=True)
         shrink: Tensor = FP16_HALF / largest.clamp(min=FP16_HALF)
         product *= shrink  # in place, because this is the largest tensor of a layer
@@ -239,8 +240,7 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """fp32 logits [..., V], softcapped where the family does."""
-        # Widened behind the product: the softcap, softmax and log of a 16-bit logit would each
-        # round once more, and log-probs are compared to the fourth digit.
+        # Widened after the product, so that softcap and softmax add no rounding of their own.
         logits = wide(self.lm_head(hidden))
         cap = self.config.final_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)

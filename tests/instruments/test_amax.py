@@ -131,6 +131,13 @@ def test_the_warning_names_the_activation_with_the_least_headroom() -> None:
     assert "reached 70,000" in amax.warning(line | {"logits": [7e4], "share": 7e4 / 65504})
 
 
+def test_an_activation_that_is_not_finite_is_told_once() -> None:
+    headroom = amax.Headroom(True, 8192)
+    headroom.line = {"share": None}
+    (notice,) = headroom.notices()
+    assert "not finite" in notice and headroom.notices() == []
+
+
 # --- in a run -------------------------------------------------------------------------------------
 
 

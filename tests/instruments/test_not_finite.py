@@ -326,7 +326,7 @@ def test_a_norm_that_overflows_is_named_as_such() -> None:
     optimizer = Optimizer({"x": parameter}, Config(dtype="float32"), 10)
     optimizer.zero_grad()
     optimizer.backward((parameter * 1e30).sum())
-    outcome = optimizer.step(0.0)
+    outcome = optimizer.step(0.0, optimizer.unscale(0.0))
     assert outcome.failed == "gradient"
     assert optimizer.update == 0 and torch.equal(parameter, torch.ones(4))
 
