@@ -143,8 +143,8 @@ def _scaled_logits(
     hidden: Tensor, head: Tensor, temperature: float, softcap: float | None
 ) -> tuple[Tensor, Tensor | float]:
     """Logits as sampled, and their derivative by the raw logits."""
-    # The product runs in the weights' dtype. All that follows is fp32, since a log-sum-exp of 150,000
-    # words is hardly ever below 12, where two neighbouring fp16 numbers are 0.008 apart already.
+    # The product runs in the weights' dtype. All that follows is fp32, since the log-sum-exp of
+    # 150,000 words is hardly ever below 12, where neighbouring fp16 numbers are 0.008 apart.
     raw = hidden @ head.T
     raw = raw if raw.dtype == torch.float64 else raw.float()
     if softcap is None:
