@@ -258,7 +258,6 @@ def resume(run: Run, optimizer: Optimizer) -> tuple[Position, list[str]]:
     epochs = {step // run.steps_per_epoch for step in (position.step - 1, position.step)}
     if not (
         optimizer.update <= position.step * run.config.iterations
-        and position.step <= run.total_steps
         and position.epoch in epochs
         and position.bad_steps <= min(position.step, 2)  # the third ends the run unsaved
     ):

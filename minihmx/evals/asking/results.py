@@ -248,9 +248,8 @@ def stored_answer(record: Mapping[str, Any], request: Request) -> Answer:
     """The answer in a line of samples.jsonl. Raises ValueError for what no model can have said."""
     kinds: dict[str, type] = {"replies": str, "finish": str}
     if isinstance(request, Choices):
-        kinds, wanted = {"loglikelihoods": float}, len(request.continuations)
-    else:
-        wanted = len(request.turns)
+        kinds = {"loglikelihoods": float}
+    wanted = len(request.continuations if isinstance(request, Choices) else request.turns)
     said: dict[str, Any] = {}
     for name, kind in kinds.items():
         values = record[name]
