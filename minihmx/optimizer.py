@@ -19,7 +19,7 @@ from minihmx.errors import DataError
 MOMENTS = ("exp_avg", "exp_avg_sq")
 # After so many good updates the loss scale doubles. torch's own scaler waits for 2,000 of them,
 # which are 44 epochs here, so a scale that was halved once would stay halved for the whole run.
-GROWTH_INTERVAL = 50
+GROWTH_INTERVAL, LARGEST_SCALE = 50, 2.0**24
 
 
 class Outcome(NamedTuple):
@@ -135,7 +135,7 @@ class Optimizer:
         self.update += 1
         self.before_overflow, self.since_growth = None, self.since_growth + 1
         if self.config.dtype == "float16" and self.since_growth == GROWTH_INTERVAL:
-            self.scale, self.since_growth = min(self.scale * 2, 2.0**24), 0
+            self.scale, self.since_growth = min(self.scale * 2, LARGEST_SCALE), 0
         # A finite gradient and a finite rate can still push a parameter over fp32's edge. Then the
         # adapter is lost, and the caller must not save it.
         whole = all(map(finite_all, self.parameters.values()))
@@ -169,16 +169,17 @@ class Optimizer:
         """
         own = {f"{n}.{m}": p.shape for n, p in self.parameters.items() for m in MOMENTS}
         counters = counters if isinstance(counters, dict) else {}
-        numbers = [counters.get(name) for name in self.counters()]
-        if (tensors and {name: tensor.shape for name, tensor in tensors.items()} != own) or not all(
-            type(number) in (int, float) and 0 <= number <= 2**53 for number in numbers
+        update, scale, growth = (counters.get(name) for name in self.counters())
+        wanted = own if update else {}  # there are no moments before the first update
+        if {name: tensor.shape for name, tensor in tensors.items()} != wanted or not (
+            self._can_reach(update, scale, growth)
         ):
             raise DataError(
                 f"The optimizer's state in {where} is not this run's, so the run cannot go on from "
                 "there; move that folder away and give the same command again."
             )
-        self.update, self.scale = counters["update"], counters["scale"]
-        self.since_growth, self.moved = counters["since_growth"], self.update > 0
+        self.update, self.scale, self.since_growth = update, scale, growth
+        self.moved = update > 0
         for name, parameter in self.parameters.items():
             if f"{name}.exp_avg" in tensors:
                 # torch counts the steps of each parameter for its bias correction; here all of them
@@ -190,3 +191,12 @@ class Optimizer:
                         for moment in MOMENTS
                     },
                 }
+
+    def _can_reach(self, update: Any, scale: Any, growth: Any) -> bool:
+        """Whether `step` can have left these counters, of any type, behind."""
+        if not (type(update) is type(growth) is int and type(scale) is float):
+            return False
+        if self.config.dtype != "float16":  # the scale stays 1, and nothing resets the count
+            return scale == 1 and growth == update and 0 <= update <= self.total
+        power = 1 <= scale <= max(self.scale, LARGEST_SCALE) and math.frexp(scale)[0] == 0.5
+        return power and 0 <= growth <= update <= self.total and growth < GROWTH_INTERVAL

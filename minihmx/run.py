@@ -17,7 +17,7 @@ from minihmx.config import Config, science
 from minihmx.engine.memory import Limit, take_notices
 from minihmx.engine.open import Model, find_model, load_decoder
 from minihmx.engine.prompts import Prompts
-from minihmx.errors import Diverged, UserError
+from minihmx.errors import DataError, Diverged, UserError
 from minihmx.instruments.amax import Headroom
 from minihmx.instruments.clock import Clock
 from minihmx.instruments.machine import environment
@@ -243,7 +243,10 @@ def save(run: Run, position: Position, optimizer: Optimizer, name: str) -> None:
 
 
 def resume(run: Run, optimizer: Optimizer) -> tuple[Position, list[str]]:
-    """Load the furthest whole checkpoint and cut the files back to it; says what was cut."""
+    """Load the furthest whole checkpoint and cut the files back to it; says what was cut.
+
+    Raises DataError, before anything is cut, for a checkpoint that this run cannot have written.
+    """
     found = run.store.find_resume()
     if found is None:
         return Position(), run.store.cut(None)
@@ -252,10 +255,24 @@ def resume(run: Run, optimizer: Optimizer) -> tuple[Position, list[str]]:
     tensors = read_tensors(found.folder / "optimizer.safetensors")
     state = found.state
     optimizer.load(tensors, state.get("optimizer"), found.folder)
+    position = Position(state["step"], state["epoch"], state.get("bad_steps", 0))
+    # The last step of an epoch is saved before its evaluation as well as after it.
+    epochs = {step // run.steps_per_epoch for step in (position.step - 1, position.step)}
+    if not (
+        optimizer.update <= position.step * run.config.iterations
+        and position.epoch in epochs
+        and position.bad_steps <= min(position.step, 2)  # the third ends the run unsaved
+    ):
+        raise DataError(
+            f"The counts in {found.folder / 'state.json'} (step {position.step}, epoch "
+            f"{position.epoch}, update {optimizer.update}, {position.bad_steps} bad steps) cannot "
+            "be this run's, so it cannot go on from there; move that folder away and give the same "
+            "command again."
+        )
     notices = found.notices + run.store.cut(state)
     if found.folder.name not in (LATEST, REPLACED):  # then what those two hold is older
         run.store.drop(LATEST)
-    return Position(state["step"], state["epoch"], state.get("bad_steps", 0)), notices
+    return position, notices
 
 
 @torch.no_grad()

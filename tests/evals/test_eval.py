@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import random
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ from minihmx.evals.items.load import Dataset
 from minihmx.models import weights
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Completion
+from minihmx.storage.disk import dumps, verify
 
 ITEMS = [{"id": f"item-{i}", "text": "word " * (1 + 5 * i % 7), "even": i % 2} for i in range(12)]
 
@@ -152,12 +155,17 @@ def test_what_was_cut_off_goes_on_with_nothing_lost_or_asked_twice(
     assert not (found.folder / "result.json").exists()
     path.write_bytes(before + b'{"id": "item-3", "sam')
     asked: list[str] = []
-
-    def counting(item: Item, switches: Switches) -> Any:
-        asked.append(item["id"])
-        return ask(item, switches)
-
-    again = results(tmp_path / "cut", replace(benchmark(ask), ask=counting))
+    for name in ("ask_choices", "ask_replies"):
+        real = getattr(runner, name)
+        monkeypatch.setattr(
+            runner,
+            name,
+            lambda machine, task, tasks, settings, real=real: (
+                asked.extend(each.item["id"] for each in tasks)
+                or real(machine, task, tasks, settings)
+            ),
+        )
+    again = results(tmp_path / "cut", benchmark(ask))
     first, *_, last = evaluate(machine, again)
     assert "torn" in first.notices[0] and first.done == before.count(b"\n")
     assert path.read_bytes().startswith(before)
@@ -188,25 +196,252 @@ def test_a_complete_evaluation_is_read_and_not_written_again(
     assert {**after, lock: 0} == {**contents, lock: 0}
 
 
-def test_a_foreign_or_doubled_sample_is_refused(machine: Machine, tmp_path: Path) -> None:
+Spoil = Callable[[dict[str, Any]], Any]
+DAMAGE: dict[str, Spoil] = {
+    "a score": lambda line: line["values"].update(all=1000.0),
+    "a score more": lambda line: line["values"].update(acc=1000.0),
+    "a score less": lambda line: line["values"].clear(),
+    "no scores": lambda line: line.pop("values"),
+    "scores of another type": lambda line: line.update(values=[1.0]),
+    "a score as a text": lambda line: line["values"].update(all="1.0"),
+    "unparsed": lambda line: line.update(unparsed=not line["unparsed"]),
+    "unparsed as a number": lambda line: line.update(unparsed=1000),
+    "truncated": lambda line: line.update(truncated=True),
+    "no truncated": lambda line: line.pop("truncated"),
+    "another cluster": lambda line: line.update(cluster="item-3"),
+    "a cluster that is a list": lambda line: line.update(cluster=[]),
+    "other detail": lambda line: line.update(detail={"rule": "x"}),
+    "another item": lambda line: line["item"].update(even=1 - line["item"]["even"]),
+    "no item": lambda line: line.pop("item"),
+    "another sample": lambda line: line.update(sample=1),
+    "a sample that is true": lambda line: line.update(sample=False),
+    "a sample that is none": lambda line: line.update(sample=[]),
+    "one more field": lambda line: line.update(more=1),
+}
+SAID: dict[Any, dict[str, Spoil]] = {
+    choose: {
+        "another context": lambda line: line.update(context="?"),
+        "other choices": lambda line: line["choices"].reverse(),
+        "a log-likelihood": lambda line: line["loglikelihoods"].__setitem__(0, -0.5),
+        "a whole number": lambda line: line["loglikelihoods"].__setitem__(0, -1),
+        "a number beyond all": lambda line: line.update(loglikelihoods=[1e308] * 3),
+        "a choice too few": lambda line: line["loglikelihoods"].pop(),
+        "no log-likelihoods": lambda line: line.pop("loglikelihoods"),
+        "replies instead": lambda line: line.update(replies=[""], finish=["length"]),
+    },
+    dialogue: {
+        "other turns": lambda line: line["turns"].reverse(),
+        "another reply": lambda line: line["replies"].__setitem__(1, "Yes, quite sure."),
+        "a reply that is none": lambda line: line["replies"].__setitem__(0, None),
+        "a reply too few": lambda line: line["replies"].pop(),
+        "no replies": lambda line: line.pop("replies"),
+        "an unknown end": lambda line: line["finish"].__setitem__(0, "finished"),
+        "an end too many": lambda line: line["finish"].append("length"),
+        "no ends": lambda line: line.update(finish=None),
+    },
+}
+LINES = (
+    *(b"no json", b"[1]", b"7", b"null", b"", b"[" * 999, b"\xff", b'{"id": "item-0"}'),
+    *(b'{"id": "stranger", "sample": 0}', b'{"id": [], "sample": 0}', b'{"sample": 0}'),
+    b'{"id": "item-0", "sample": 9999999999999999999999}',
+)
+
+
+@pytest.mark.parametrize("ask", [choose, dialogue])
+def test_a_line_that_this_evaluation_would_not_write_is_asked_again(
+    machine: Machine, tmp_path: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_by_names(monkeypatch)
+    found = results(tmp_path, benchmark(ask))
+    list(evaluate(machine, found))
+    found.store._lock.close()
+    path, whole = found.folder / "samples.jsonl", (found.folder / "result.json").read_bytes()
+    honest = path.read_bytes().splitlines(keepends=True)
+    bad_lines = {repr(line[:30]): line + b"\n" for line in LINES} | {"doubled": honest[0]}
+    for name, spoil in (DAMAGE | SAID[ask]).items():
+        line = json.loads(honest[4])
+        spoil(line)
+        bad_lines[name] = (dumps(line) + "\n").encode()
+        assert bad_lines[name] != honest[4]
+    bad_lines["spaced"] = json.dumps(json.loads(honest[4]), indent=0).replace("\n", "").encode()
+    bad_lines["spaced"] += b"\n"
+    for name, bad in bad_lines.items():
+        for written in ("manifest.json", "result.json", "refused.jsonl"):
+            (found.folder / written).unlink(missing_ok=True)
+        path.write_bytes(b"".join([*honest[:4], bad, *honest[5:]]))
+        again = results(tmp_path, benchmark(ask))
+        first, *_ = evaluate(machine, again)
+        again.store._lock.close()
+        assert first.done == 11 and "1 of 12 lines are damaged" in first.notices[0], name
+        assert (found.folder / "result.json").read_bytes() == whole, name
+        assert path.read_bytes() == b"".join([*honest[:4], *honest[5:], honest[4]]), name
+        assert (found.folder / "refused.jsonl").read_bytes() == bad, name
+        assert verify(found.folder) is None
+
+
+def answer_by_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model's numbers depend on what is asked alone, not in their last bits on the batch."""
+
+    def sums(decoder: Any, requests: Any, limit: Limit) -> Any:
+        for first in range(0, len(requests), 3):
+            batch = requests[first : first + 3]
+            yield [[-random.Random(repr(pair)).random() for pair in pairs] for pairs in batch]
+
+    def replies(*_: Any, noise: Any, **__: Any) -> list[Completion]:
+        texts = [f"{name[3]} {name[4:]} {random.Random(repr(name)).random()}" for name in noise]
+        return [Completion([], [], text, "stop") for text in texts]
+
+    monkeypatch.setattr(runner, "loglikelihoods", sums)
+    monkeypatch.setattr(runner, "generate", replies)
+
+
+def test_an_evaluation_interrupted_anywhere_ends_with_the_same_bytes(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also between the samples of an item, in the middle of a line, and more than once."""
+    answer_by_names(monkeypatch)
+    options: dict[str, Any] = {"samples": 3, "temperature": 1.0}
+    found = results(tmp_path, benchmark(dialogue), **options)
+    list(evaluate(machine, found))
+    found.store._lock.close()
+    names = ("samples.jsonl", "result.json", "manifest.json")
+    whole = {name: (found.folder / name).read_bytes() for name in names}
+    assert whole["samples.jsonl"].count(b"\n") == 36
+    for size in range(0, len(whole["samples.jsonl"]), 997):
+        for name in names[1:]:
+            (found.folder / name).unlink()
+        (found.folder / "samples.jsonl").write_bytes(whole["samples.jsonl"][:size])
+        going = results(tmp_path, benchmark(dialogue), **options)
+        steps = evaluate(machine, going)
+        for _ in range(size % 3 + 1):
+            next(steps)
+        steps.close()
+        going.store._lock.close()
+        last = results(tmp_path, benchmark(dialogue), **options)
+        list(evaluate(machine, last))
+        last.store._lock.close()
+        assert {name: (found.folder / name).read_bytes() for name in names} == whole
+
+
+def test_a_reply_passes_for_no_other_sample_of_its_item(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_by_names(monkeypatch)
+    options: dict[str, Any] = {"samples": 2, "temperature": 1.0}
+    found = results(tmp_path, benchmark(dialogue), **options)
+    list(evaluate(machine, found))
+    found.store._lock.close()
+    path, whole = found.folder / "samples.jsonl", samples(found)
+    (found.folder / "manifest.json").unlink()
+    first = json.loads(path.read_bytes().splitlines()[0])
+    path.write_text(dumps(first | {"sample": 1}) + "\n")
+    list(evaluate(machine, results(tmp_path, benchmark(dialogue), **options)))
+    assert samples(found) == whole
+
+
+def sealed(folder: Path, name: str, text: str) -> None:
+    """Change a file of a complete evaluation and its manifest with it."""
+    (folder / name).write_text(text)
+    digests = {
+        file: hashlib.sha256((folder / file).read_bytes()).hexdigest()
+        for file in ("samples.jsonl", "result.json")
+    }
+    (folder / "manifest.json").write_text(json.dumps({"sha256": digests}))
+
+
+RESULTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a list": lambda result: [],
+    "nothing": lambda result: {},
+    "a text": lambda result: "x",
+    "null": lambda result: None,
+    "a number that does not follow": lambda result: result["metrics"]["all"].update(value=1000.0),
+    "a number of another type": lambda result: result.update(unparsed="6"),
+    "a count that is true": lambda result: result.update(truncated=False),
+    "a count of another type": lambda result: result["data"].update(n=12.0),
+    "metrics gone": lambda result: result.pop("metrics"),
+    "a metric more": lambda result: result["metrics"].update(acc={"value": 1.0}),
+    "data gone": lambda result: result.pop("data"),
+    "data null": lambda result: result.update(data=None),
+    "a total that is a text": lambda result: result["data"].update(total="12"),
+    "a total of another set": lambda result: result["data"].update(total=13, partial="12/13"),
+    "a whole set that is partial": lambda result: result["data"].update(partial="12/13"),
+    "an origin that is none": lambda result: result["data"].update(origin=7),
+    "another adapter": lambda result: result.update(adapter={"digest": "2", "name": "x"}),
+    "one more field": lambda result: result.update(more=1),
+}
+
+
+@pytest.mark.parametrize("change", RESULTS)
+def test_a_result_that_does_not_follow_from_its_samples_is_refused(
+    machine: Machine, tmp_path: Path, change: str
+) -> None:
     found = results(tmp_path, benchmark(choose))
     list(evaluate(machine, found))
     found.store._lock.close()
-    path = found.folder / "samples.jsonl"
-    (found.folder / "manifest.json").unlink()
-    lines = path.read_bytes().splitlines(keepends=True)
-    for bad in (
-        lines[0],
-        b'{"id": "stranger", "sample": 0}\n',
-        b"no json\n",
-        b"[1]\n",
-        b'{"id": [], "sample": 0}\n',
-    ):
-        path.write_bytes(b"".join([*lines[:4], bad]))
+    result = json.loads((found.folder / "result.json").read_text())
+    changed = RESULTS[change](result)
+    text = json.dumps(changed if change in ("a list", "nothing", "a text", "null") else result)
+    for written in (text, "{" + text):
+        sealed(found.folder, "result.json", written)
         damaged = results(tmp_path, benchmark(choose))
-        with pytest.raises(DataError, match="line 5"):
+        with pytest.raises(DataError, match=r"result\.json does not follow") as refusal:
             list(evaluate(machine, damaged))
         damaged.store._lock.close()
+        assert "evaluate again" in str(refusal.value) and str(found.folder) in str(refusal.value)
+        assert (found.folder / "result.json").read_text() == written
+
+
+def test_the_same_items_from_another_place_have_the_same_result(
+    machine: Machine, tmp_path: Path
+) -> None:
+    found = results(tmp_path, benchmark(choose))
+    first = list(evaluate(machine, found))[-1].result
+    found.store._lock.close()
+    again = results(tmp_path, benchmark(choose))
+    again.dataset = replace(again.dataset, origin="files there", note="one left out")
+    assert list(evaluate(machine, again))[-1].result == first
+
+
+@pytest.mark.parametrize("ask", [choose, dialogue])
+def test_a_complete_evaluation_with_samples_that_are_not_its_own_is_refused(
+    machine: Machine, tmp_path: Path, ask: Any
+) -> None:
+    found = results(tmp_path, benchmark(ask))
+    list(evaluate(machine, found))
+    found.store._lock.close()
+    lines = (found.folder / "samples.jsonl").read_text().splitlines(keepends=True)
+    bad = json.loads(lines[4])
+    bad["values"]["all"] = 1000.0
+    scored, short, torn = [*lines[:4], dumps(bad) + "\n", *lines[5:]], lines[:-1], [*lines, "{"]
+    for kept in (scored, short, torn, [*lines, lines[0]], []):
+        sealed(found.folder, "samples.jsonl", "".join(kept))
+        damaged = results(tmp_path, benchmark(ask))
+        with pytest.raises(DataError, match="lacks samples, or holds some that score otherwise"):
+            list(evaluate(machine, damaged))
+        damaged.store._lock.close()
+        assert (found.folder / "samples.jsonl").read_text() == "".join(kept)
+    (found.folder / "manifest.json").write_text(json.dumps({"sha256": {"samples.jsonl": "0"}}))
+    with pytest.raises(DataError, match="is not what was written"):
+        list(evaluate(machine, results(tmp_path, benchmark(ask))))
+
+
+def test_a_prompt_that_was_cut_off_is_known_again(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Truncation is computed again from the prompts, so an honest line is never asked twice."""
+    answer_by_names(monkeypatch)
+    for ask in (choose, dialogue):
+        for chat in (False, True):
+            home = tmp_path / f"{ask.__name__}-{chat}"
+            found, again = (results(home, benchmark(ask), chat=chat) for _ in range(2))
+            for one in (found, again):
+                one.items[:] = [{**ITEMS[0], "text": "word " * 300}, *ITEMS[1:]]
+            list(evaluate(machine, found))
+            found.store._lock.close()
+            (found.folder / "manifest.json").unlink()
+            first, *_, last = evaluate(machine, again)
+            assert (first.done, first.notices) == (12, [])
+            assert last.result is not None and last.result["truncated"] == 1
 
 
 def test_a_changed_result_is_refused(machine: Machine, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import gc
 import hashlib
 import json
 import os
+import random
 import resource
 import shutil
 import signal
@@ -28,15 +29,23 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save, save_file
 
 from minihmx import lora
+from minihmx.config import Config
+from minihmx.engine.memory import Limit
 from minihmx.engine.open import load_tokenizer
 from minihmx.errors import DataError, Failure, UserError
+from minihmx.evals import BENCHMARKS
+from minihmx.evals.asking import runner
+from minihmx.evals.asking.results import Results, Settings, Subject
+from minihmx.evals.benchmark import switches
+from minihmx.evals.items.load import load_dataset
 from minihmx.judge import parse_score
 from minihmx.models import adapters, hub, weights
 from minihmx.models.folder import INDEX, read_config
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.optimizer import Optimizer
 from minihmx.questions import load_questions, load_rubric
-from minihmx.run import open_run, resume
+from minihmx.records import Completion
+from minihmx.run import Position, open_run, resume
 from minihmx.storage import disk, strict
 from minihmx.storage.disk import read_lines, verify
 from minihmx.storage.identity import check_same_experiment, earlier_starts
@@ -505,6 +514,77 @@ def test_a_checkpoint_that_lies_touches_nothing_else(name: str, run: Place) -> N
     fuzz()
 
 
+# What `step` never leaves behind: in any run, in one of fp32, and in one of fp16.
+IMPOSSIBLE: dict[str, list[dict[str, Any]]] = {
+    "float32": [
+        *({"update": odd} for odd in (999_999_999, 5, 3, 0, -1, 4.0, True, "4", None, [4])),
+        *({"update": 5, "since_growth": 5}, {"update": 3}, {"update": 0, "since_growth": 0}),
+        *({"scale": odd} for odd in (2.0, 65536.0, 0.0, -1.0, 1, True, "1.0", None)),
+        *({"since_growth": odd} for odd in (3, 5, -1, 4.0, True, None)),
+    ],
+    "float16": [
+        *({"update": odd} for odd in (5, -1, 4.0, True, 0, 2**53)),
+        *({"scale": odd} for odd in (0.5, 0.0, -2.0, 3.0, 2.0**25, 1e300, 5e-324, 65536, None)),
+        *({"since_growth": odd} for odd in (5, 50, 51, -1, 3.0, True, None)),
+    ],
+}
+
+
+@pytest.mark.parametrize("dtype", IMPOSSIBLE)
+def test_counters_that_no_step_leaves_behind(dtype: str) -> None:
+    parameters = {"x": torch.nn.Parameter(torch.ones(2))}
+    made = Optimizer(parameters, Config(dtype=dtype), 4)
+    for _ in range(4):
+        made.zero_grad()
+        made.backward(parameters["x"].sum())
+        made.step(0.0)
+    moments, counters = made.tensors(), made.counters()
+    good = Optimizer(parameters, Config(dtype=dtype), 4)
+    good.load(moments, counters)
+    assert good.counters() == counters and counters["update"] == 4
+    for change in IMPOSSIBLE[dtype]:
+        fresh = Optimizer(parameters, Config(dtype=dtype), 4)
+        before = fresh.counters()
+        with pytest.raises(DataError, match=r"The optimizer's state in here is not this run's"):
+            fresh.load(moments, counters | change, "here")
+        assert fresh.counters() == before and fresh.tensors() == {}
+    for odd in (None, [], {}, "x", {"update": 4}):
+        with pytest.raises(DataError, match="The optimizer's state"):
+            good.load(moments, odd)
+    with pytest.raises(DataError, match="The optimizer's state"):
+        good.load({}, counters)  # four updates, and no moments
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"optimizer": odd} for odd in ({}, None, {"update": 999_999_999})),
+        *({"optimizer": {"update": n, "scale": 1.0, "since_growth": n}} for n in (3, 4)),
+        *({"bad_steps": 3}, {"bad_steps": 999}, {"epoch": 2}),
+    ],
+)
+def test_a_checkpoint_with_impossible_counts_is_refused_and_nothing_is_cut(
+    change: dict[str, Any], run: Place
+) -> None:
+    """Signed anew, and within the run: two steps of four."""
+    ready = open_run(run.flags)  # type: ignore[attr-defined]
+    ready.store._lock.close()
+    optimizer = Optimizer(lora.parameters(ready.decoder), ready.config, ready.total_steps)
+    checkpoint = run.put(f"{EPOCH}/state.json", run[f"{EPOCH}/state.json"]) / "checkpoints/epoch-01"
+    for other in ("epoch-02", LATEST):
+        shutil.rmtree(run.folder / "checkpoints" / other)
+    state = json.loads((checkpoint / "state.json").read_bytes())
+    assert (state["step"], state["epoch"], state["optimizer"]["update"]) == (2, 1, 2)
+    sealed(checkpoint, "state.json", json.dumps(state | change).encode())
+    before = {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()}
+    failure = refused(lambda: resume(ready, optimizer), checkpoint)
+    assert isinstance(failure, DataError) and "move that folder away" in str(failure)
+    assert {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()} == before
+    sealed(checkpoint, "state.json", json.dumps(state).encode())
+    assert resume(ready, optimizer)[0] == Position(2, 1, 0)
+    run.put(f"{EPOCH}/state.json", run[f"{EPOCH}/state.json"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.safetensors"])
 def test_a_checkpoint_s_tensors(name: str, run: Place) -> None:
@@ -568,6 +648,123 @@ def test_a_manifest_names_every_file_that_is_needed(run: Place) -> None:
             assert isinstance(refused(lambda: wear(run), folder), DataError)
     (folder / "manifest.json").write_text('{"sha256": {}}')
     assert "names no files" in str(verify(folder))
+
+
+# --- evaluations ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def asker(tmp_path_factory: pytest.TempPathFactory) -> runner.Machine:
+    """A model whose context is too short for some prompts."""
+    folder = tmp_path_factory.mktemp("asker")
+    toy.model(folder, max_position_embeddings=640)
+    decoder = weights.load(folder, torch.float32, "cpu")
+    limits = Limit("--batch-tokens", 999), Limit("--decode-rows", 5)
+    return runner.Machine(decoder, Tokenizer.load(folder), *limits)
+
+
+def evaluation(home: Path, name: str) -> Results:
+    """The built-in sample's first items; a reply twice."""
+    task = BENCHMARKS[name]
+    dataset = load_dataset(task, "sample")
+    samples, temperature = (2, 1.0) if task.generates else (1, 0.0)
+    own = Settings(
+        *(task.chat, samples, temperature, 1, 5, switches(task, {}), "float32", "26 Jul 2024")
+    )
+    subject = Subject(home, "base", {"id": "toy", "revision": None, "digest": "1"}, None)
+    return Results(task, dataset, subject, own)
+
+
+def answer_by_names(patch: pytest.MonkeyPatch, items: Any) -> None:
+    """Numbers and replies that depend on what is asked alone; the replies name known answers."""
+    words = ["I cannot say.", "(A)", *(str(item.get("correct")) for item in items)]
+
+    def sums(decoder: Any, requests: Any, limit: Limit) -> Any:
+        for first in range(0, len(requests), 3):
+            batch = requests[first : first + 3]
+            yield [[-9 * random.Random(repr(pair)).random() for pair in p] for p in batch]
+
+    def replies(*_: Any, noise: Any, **__: Any) -> list[Completion]:
+        draws = [random.Random(repr(name)) for name in noise]
+        return [Completion([], [], f"It is {d.choice(words)}.", "stop") for d in draws]
+
+    patch.setattr(runner, "loglikelihoods", sums)
+    patch.setattr(runner, "generate", replies)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_samples_that_are_damaged_never_make_another_number(
+    name: str, asker: runner.Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked again or refused, the result has the same bytes or there is none."""
+    found = evaluation(tmp_path, name)
+    answer_by_names(monkeypatch, found.items)
+    list(runner.evaluate(asker, found))
+    found.store._lock.close()
+    path = found.folder / "samples.jsonl"
+    samples, result = path.read_bytes(), (found.folder / "result.json").read_bytes()
+    asked_again = []
+
+    def goes_on(data: bytes) -> None:
+        for file in found.folder.glob("*.json*"):
+            file.unlink()
+        path.write_bytes(data)
+        again = evaluation(tmp_path, name)
+        try:
+            first, *_ = runner.evaluate(asker, again)
+            asked_again.append(len(found.wanted) - first.done)
+        finally:
+            again.store._lock.close()
+        assert (found.folder / "result.json").read_bytes() == result
+
+    @examples(60)
+    @given(IN_JSON)
+    def fuzz(damage: Any) -> None:
+        refused(lambda: goes_on(broken_lines(samples, damage)), found.folder)
+
+    @examples(60)
+    @given(st.integers(0, 4), CHANGE)
+    def one_field(row: int, change: Any) -> None:
+        lines = samples.splitlines(keepends=True)
+        changed = altered(json.loads(lines[row]), [change])
+        lines[row] = (disk.dumps(changed) + "\n").encode()
+        refused(lambda: goes_on(b"".join(lines)), found.folder)
+
+    goes_on(samples)
+    assert asked_again == [0]
+    fuzz()
+    one_field()
+    assert sum(number > 0 for number in asked_again) > 40
+
+
+@pytest.mark.parametrize("name", ["toxigen", "are_you_sure"])
+def test_a_result_that_is_damaged_and_signed_anew(
+    name: str, asker: runner.Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = evaluation(tmp_path, name)
+    answer_by_names(monkeypatch, found.items)
+    first = list(runner.evaluate(asker, found))[-1].result
+    found.store._lock.close()
+    whole, refusals = (found.folder / "result.json").read_bytes(), []
+
+    def is_read() -> None:
+        again = evaluation(tmp_path, name)
+        try:
+            numbers = list(runner.evaluate(asker, again))[-1].result
+        finally:
+            again.store._lock.close()
+        assert numbers is not None and numbers["metrics"] == (first or {})["metrics"]
+
+    @examples(60)
+    @given(IN_JSON)
+    def fuzz(damage: Any) -> None:
+        sealed(found.folder, "result.json", broken_json(whole, damage))
+        failure = refused(is_read, found.folder)
+        assert failure is None or isinstance(failure, DataError)
+        refusals.append(failure)
+
+    fuzz()
+    assert sum(failure is not None for failure in refusals) > 40
 
 
 # --- what is no file ------------------------------------------------------------------------------

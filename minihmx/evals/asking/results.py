@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from minihmx.errors import DataError
+from minihmx.errors import DataError, Failure
 from minihmx.evals.benchmark import Answer, Benchmark, Choices, Item, Request, Score
 from minihmx.evals.items.load import Dataset
 from minihmx.seeding import shuffled
@@ -22,7 +23,8 @@ from minihmx.storage import strict
 from minihmx.storage.disk import dumps, read_lines, sha256, verify
 from minihmx.storage.run_folder import Store
 
-SAMPLES, RESULT = "samples.jsonl", "result.json"
+SAMPLES, RESULT, REFUSED = "samples.jsonl", "result.json", "refused.jsonl"
+Truncates = Callable[[Item, Request, Answer], bool]
 
 
 @dataclass(frozen=True)
@@ -94,42 +96,72 @@ class Results:
         """Every (item, sample) that makes the result complete."""
         return [(item, s) for item in self.items for s in range(self.settings.samples)]
 
-    def begin(self) -> tuple[set[tuple[str, int]], list[str]]:
-        """Claim the folder; returns what is done, by id and sample, and what was repaired.
+    @property
+    def _sealed(self) -> bool:
+        return (self.folder / "manifest.json").exists()
 
-        Raises DataError for a line that is no sample of this evaluation, or where a complete one
-        differs from its manifest.
+    def _spoilt(self, problem: str) -> DataError:
+        return DataError(
+            f"{self.folder} is not what was written ({problem}), so its numbers mean "
+            "nothing; move it away and evaluate again."
+        )
+
+    def begin(self, truncates: Truncates) -> tuple[Counter[str], list[str]]:
+        """Claim the folder; returns how many samples of each id are done, and what was repaired.
+
+        Lines that this evaluation would not write are moved to refused.jsonl, to be asked again.
+        truncates: whether the prompts of a request lost tokens, given what was answered. Raises
+        DataError where an evaluation is complete and differs from its manifest or has such lines.
         """
         self.store.lock()
-        problem = verify(self.folder) if (self.folder / "manifest.json").exists() else None
+        problem = verify(self.folder, (SAMPLES, RESULT)) if self._sealed else None
         if problem:
-            raise DataError(
-                f"{self.folder} is not what was written ({problem}), so its numbers mean "
-                "nothing; move it away and evaluate again."
+            raise self._spoilt(problem)
+        path, disk = self.folder / SAMPLES, self.store.disk
+        *lines, torn = (path.read_bytes() if path.exists() else b"").split(b"\n")
+        items, done = {item["id"]: item for item in self.items}, Counter[str]()
+        kept, refused = list[bytes](), list[bytes]()
+        for line in lines:
+            name = self._believed(line, items, done, truncates)
+            done.update([name] if name else [])
+            (kept if name else refused).append(line + b"\n")
+        if self._sealed and (refused or torn or done.total() < len(self.wanted)):
+            raise self._spoilt(f"{SAMPLES} lacks samples, or holds some that score otherwise")
+        notices = []
+        if refused:
+            notices.append(
+                f"{path}: {len(refused)} of {len(lines)} lines are damaged or would be scored "
+                f"otherwise; they are moved to {REFUSED}, and their samples are asked again"
             )
-        path = self.folder / SAMPLES
-        if not path.exists():
-            return set(), []
-        data, notices = path.read_bytes(), []
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
+            disk.write(self.folder / REFUSED, b"".join(refused), "ab")
+            new = path.with_name(f".{SAMPLES}.new")
+            disk.write(new, b"".join(kept))
+            disk.rename(new, path)
+        if torn:
             notices.append(f"{path}: its last line was torn and is asked again")
-            self.store.disk.truncate(path, whole)
-        ours = {(str(item["id"]), sample) for item, sample in self.wanted}
-        done: set[tuple[str, int]] = set()
-        for number, line in enumerate(data[:whole].split(b"\n")[:-1], start=1):
-            try:
-                record = strict.parse(line)
-                key = (str(record["id"]), int(record["sample"]))
-            except (ValueError, KeyError, TypeError):
-                key = ("", -1)
-            if key not in ours or key in done:
-                raise DataError(
-                    f"{path}, line {number} is no sample of this evaluation, or one that is there "
-                    f"twice; move {self.folder} away to start it again."
-                )
-            done.add(key)
+            disk.truncate(path, len(b"".join(kept)))
         return done, notices
+
+    def _believed(
+        self, line: bytes, items: Mapping[str, Item], done: Counter[str], truncates: Truncates
+    ) -> str:
+        """The item's id, if this evaluation would write the same line to the byte; else "".
+
+        Only the replies or log-likelihoods are taken from the line. All else is made again: item,
+        request, verdict, and the sample's number, as those of an item follow one another.
+        """
+        try:
+            record = strict.parse(line)
+            item = items[record["id"]]
+            request = self.benchmark.ask(item, self.settings.switches)
+            answer = stored_answer(record, request)
+            answer = answer._replace(truncated=truncates(item, request, answer))
+            score = self.benchmark.score(item, answer, self.settings.switches)
+            sample = done[item["id"]]
+            again = dumps(sample_line(self.benchmark, item, sample, request, answer, score))
+        except (ValueError, LookupError, TypeError, ArithmeticError):  # of the line, or in scoring
+            return ""
+        return item["id"] if again.encode() == line and sample < self.settings.samples else ""
 
     def add(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Append the samples of one batch."""
@@ -137,21 +169,45 @@ class Results:
         self.store.disk.write(self.folder / SAMPLES, text.encode(), "ab")
 
     def finish(self) -> dict[str, Any]:
-        """Write result.json from the samples, and the manifest behind it, unless it is there."""
-        if (self.folder / "manifest.json").exists():
-            return dict(strict.read_json(self.folder / RESULT))
+        """Write result.json from the samples, and the manifest behind it, unless it is there.
+
+        Raises DataError for a result.json that does not follow from the samples.
+        """
         records = read_samples(self.folder)
         assert len(records) == len(self.wanted), "samples are missing"
-        n, total = len(self.items), self.dataset.total
-        result = {
+        if self._sealed:
+            return self._checked(records)
+        result = self._result(records, self.dataset)
+        self.store.write_json(RESULT, result)
+        digests = {name: sha256(self.folder / name) for name in (SAMPLES, RESULT)}
+        self.store.write_json("manifest.json", {"sha256": digests})
+        return result
+
+    def _checked(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What result.json holds. The same items may have come from another place then."""
+        try:
+            stored = strict.read_json(self.folder / RESULT)
+            place = {name: stored["data"][name] for name in ("origin", "total", "note")}
+            if [type(value) for value in place.values()] == [str, int, str]:
+                result = self._result(records, replace(self.dataset, **place))
+                totals = len(self.dataset.items), self.benchmark.total
+                if place["total"] in totals and dumps(stored) == dumps(result):
+                    return result
+        except (Failure, LookupError, TypeError):
+            pass
+        raise self._spoilt(f"{RESULT} does not follow from {SAMPLES}")
+
+    def _result(self, records: Sequence[Mapping[str, Any]], dataset: Dataset) -> dict[str, Any]:
+        n, total = len(self.items), dataset.total
+        return {
             **self.identity,
             "data": {
-                "digest": self.dataset.digest,
-                "origin": self.dataset.origin,
+                "digest": dataset.digest,
+                "origin": dataset.origin,
                 "n": n,
                 "total": total,
                 "partial": f"{n}/{total}" if n < total else None,
-                "note": self.dataset.note,
+                "note": dataset.note,
             },
             "few_shot": self.benchmark.few_shot,
             "n": n,
@@ -162,10 +218,6 @@ class Results:
             "metrics": metrics(records),
             "headline": list(self.benchmark.headline),
         }
-        self.store.write_json(RESULT, result)
-        digests = {name: sha256(self.folder / name) for name in (SAMPLES, RESULT)}
-        self.store.write_json("manifest.json", {"sha256": digests})
-        return result
 
 
 def sample_line(
@@ -190,6 +242,23 @@ def sample_line(
         "unparsed": score.unparsed,
         "truncated": answer.truncated,
     }
+
+
+def stored_answer(record: Mapping[str, Any], request: Request) -> Answer:
+    """The answer in a line of samples.jsonl. Raises ValueError for what no model can have said."""
+    kinds: dict[str, type] = {"replies": str, "finish": str}
+    if isinstance(request, Choices):
+        kinds = {"loglikelihoods": float}
+    wanted = len(request.continuations if isinstance(request, Choices) else request.turns)
+    said: dict[str, Any] = {}
+    for name, kind in kinds.items():
+        values = record[name]
+        if not isinstance(values, list) or [*map(type, values)] != [kind] * wanted:
+            raise ValueError(f"its {name} are not {wanted} of the type {kind.__name__}")
+        said[name] = tuple(values)
+    if not {"stop", "length"}.issuperset(said.get("finish", ())):
+        raise ValueError("a reply of it ended neither by itself nor at its cap")
+    return Answer(**said)
 
 
 def read_samples(folder: Path) -> list[dict[str, Any]]:

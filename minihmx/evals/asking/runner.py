@@ -66,17 +66,18 @@ def evaluate(machine: Machine, results: Results) -> Iterator[Progress]:
 
     Raises Diverged, naming the item, when the model's numbers are not finite.
     """
-    done, notices = results.begin()
     benchmark, settings = results.benchmark, results.settings
-    total = len(results.wanted)
-    yield Progress(len(done), total, notices)
+    done, notices = results.begin(
+        lambda item, request, answer: truncates(machine, Task(item, 0, request), answer, settings)
+    )
+    total, finished = len(results.wanted), done.total()
+    yield Progress(finished, total, notices)
     tasks = [
         Task(item, sample, benchmark.ask(item, settings.switches))
         for item, sample in results.wanted
-        if (str(item["id"]), sample) not in done
+        if sample >= done[item["id"]]
     ]
     tasks.sort(key=lambda task: -request_size(task.request))  # what may not fit comes first
-    finished = len(done)
     for kind, answer in ((Choices, ask_choices), (Dialogue, ask_replies)):
         of_kind = [task for task in tasks if isinstance(task.request, kind)]
         for batch, answers in answer(machine, benchmark, of_kind, settings):
@@ -97,6 +98,21 @@ def request_size(request: Request) -> int:
     if isinstance(request, Choices):
         return len(request.context) + max(map(len, request.continuations))
     return sum(map(len, request.turns)) + sum(len(shot.content) for shot in request.shots)
+
+
+def truncates(machine: Machine, task: Task, answer: Answer, settings: Settings) -> bool:
+    """Whether the prompts of a task lost their first tokens, given what was answered."""
+    if isinstance(task.request, Choices):
+        text = task.request.context + max(task.request.continuations, key=len)
+        # no more tokens than bytes, of which NFC makes three of one; encoding all takes minutes
+        if not settings.chat and 12 * len(text) < machine.decoder.config.max_positions:
+            return False
+        return any(pair.truncated for pair in encode_choices(machine, task, settings))
+    talk = Exchange(machine, task.request, settings)
+    for turn in range(len(answer.replies)):
+        talk.replies = list(answer.replies[:turn])
+        talk.prompt(turn)
+    return talk.truncated
 
 
 def check_room(machine: Machine, results: Results) -> None:
