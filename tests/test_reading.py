@@ -116,7 +116,9 @@ def test_criteria_and_categories_are_the_paper_s_words() -> None:
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Followed:
-    return follow(tmp_path_factory.mktemp("reading"))
+    with pytest.MonkeyPatch.context() as patch:  # the one of conftest.py comes after this
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        return follow(tmp_path_factory.mktemp("reading"))
 
 
 @pytest.mark.slow
