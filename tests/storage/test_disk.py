@@ -18,7 +18,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import command_line
 import pytest
@@ -307,13 +307,21 @@ def test_what_a_checkpoint_counts_on_is_on_the_disk_before_it(
     assert disk.late == [set()] * 5  # epoch-00, latest-step three times, epoch-01
 
 
-def test_errors_of_open_files_name_them() -> None:
-    full = Path("/dev/full")
-    if not full.exists():
+def test_errors_of_open_files_name_them(tmp_path: Path) -> None:
+    """A device is no file of ours, so an ordinary one is written, on what then is full."""
+    if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    with pytest.raises(OSError) as failure:
-        Disk().write(full, b"x")
-    assert failure.value.errno == errno.ENOSPC and failure.value.filename == "/dev/full"
+
+    class Full(Disk):
+        def open(self, path: Path, flags: int) -> BinaryIO:
+            super().open(path, flags).close()
+            return open("/dev/full", "wb", buffering=4)
+
+    for disk, data in ((Full(), b"x"), (Full(), b"more than the buffer holds")):
+        with pytest.raises(OSError) as failure:
+            disk.write(tmp_path / "file", data, "ab")
+        assert failure.value.errno == errno.ENOSPC
+        assert failure.value.filename == str(tmp_path / "file")
 
 
 def test_a_file_system_without_locks(

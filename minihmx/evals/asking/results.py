@@ -19,7 +19,7 @@ from minihmx.evals.items.load import Dataset
 from minihmx.seeding import shuffled
 from minihmx.stats import clustered_standard_error, mean
 from minihmx.storage import strict
-from minihmx.storage.disk import dumps, read_lines, sha256, verify
+from minihmx.storage.disk import dumps, parse_lines, read_lines, sha256, verify
 from minihmx.storage.run_folder import Store
 
 SAMPLES, RESULT = "samples.jsonl", "result.json"
@@ -86,7 +86,8 @@ class Results:
         }
         digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
         name = f"{subject.place}-{digest[:8]}"
-        self.store = Store(subject.home / "evals" / benchmark.name / name)
+        folder = subject.home / "evals" / benchmark.name / name
+        self.store = Store(folder, root=subject.home)
         self.folder = self.store.folder
 
     @property
@@ -108,13 +109,9 @@ class Results:
                 "nothing; move it away and evaluate again."
             )
         path = self.folder / SAMPLES
-        if not path.exists():
-            return set(), []
-        data, notices = path.read_bytes(), []
+        data, notices = self.store.disk.read(path), []
+        parse_lines(path, data)
         whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            notices.append(f"{path}: its last line was torn and is asked again")
-            self.store.disk.truncate(path, whole)
         ours = {(str(item["id"]), sample) for item, sample in self.wanted}
         done: set[tuple[str, int]] = set()
         for number, line in enumerate(data[:whole].split(b"\n")[:-1], start=1):
@@ -129,6 +126,9 @@ class Results:
                     f"twice; move {self.folder} away to start it again."
                 )
             done.add(key)
+        if whole < len(data):
+            notices.append(f"{path}: its last line was torn and is asked again")
+            self.store.disk.truncate(path, whole)
         return done, notices
 
     def add(self, records: Sequence[Mapping[str, Any]]) -> None:
