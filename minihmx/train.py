@@ -73,7 +73,6 @@ Event = Started | Stepped | Evaluated | Ended
 
 def train(run: Run, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
     """Train, continuing what is on disk. should_stop is asked before each step and evaluation.
-
     Raises Diverged where the run is lost to numbers that are not finite; UserError where the base
     already is, or where the first update changed nothing.
     """
@@ -81,35 +80,36 @@ def train(run: Run, should_stop: Callable[[], bool] = lambda: False) -> Iterator
     optimizer = Optimizer(lora.parameters(run.decoder), config, run.total_steps)
     position, notices = runs.resume(run, optimizer)
     already = position.epoch == config.epochs
-    if not already:
-        runs.describe_run(run)
-        store.write_status("running", position.step, run.total_steps)
-    yield Started(run, position.step, notices)
-    # The base is judge and reference at once: if it moved, every score would be void.
-    base = runs.base_state(run)
-    while position.epoch < config.epochs:
-        if should_stop():
-            # Right after an evaluation, the epoch's own checkpoint already holds this position.
-            if position.step > max(position.epoch, 0) * run.steps_per_epoch:
-                runs.save(run, position, optimizer, LATEST)
-            store.write_status("interrupted", position.step, run.total_steps)
-            yield Ended("interrupted")
-            return
-        # The first evaluation, of epoch 0, comes before any step: there B is zero, and its score is
-        # that of the untouched model, which every later one is compared with.
-        if position.epoch < position.step // run.steps_per_epoch:
-            assert runs.base_state(run) == base, "the frozen base changed during training"
-            run.clock.start(*STAGES["evaluation"])
-            yield evaluate_epoch(run, position, optimizer)
-        else:
-            run.clock.start(*STAGES["step"])
-            yield take_step(run, position, optimizer)
-            waited = time.monotonic() - store.published
-            if position.step % LATEST_EVERY == 0 or waited > LATEST_SECONDS:
-                runs.save(run, position, optimizer, LATEST)
-        store.write_status("running", position.step, run.total_steps)
-    store.write_status("complete", position.step, run.total_steps)
-    yield Ended("already complete" if already else "complete")
+    with store.failure_told():
+        if not already:
+            runs.describe_run(run)
+            store.write_status("running", position.step, run.total_steps)
+        yield Started(run, position.step, notices)
+        # The base is judge and reference at once: if it moved, every score would be void.
+        base = runs.base_state(run)
+        while position.epoch < config.epochs:
+            if should_stop():
+                # Right after an evaluation, the epoch's own checkpoint already holds this position.
+                if position.step > max(position.epoch, 0) * run.steps_per_epoch:
+                    runs.save(run, position, optimizer, LATEST)
+                store.write_status("interrupted", position.step, run.total_steps)
+                yield Ended("interrupted")
+                return
+            # The first evaluation, of epoch 0, comes before any step: there B is zero, and its
+            # score is that of the untouched model, which every later one is compared with.
+            if position.epoch < position.step // run.steps_per_epoch:
+                assert runs.base_state(run) == base, "the frozen base changed during training"
+                run.clock.start(*STAGES["evaluation"])
+                yield evaluate_epoch(run, position, optimizer)
+            else:
+                run.clock.start(*STAGES["step"])
+                yield take_step(run, position, optimizer)
+                waited = time.monotonic() - store.published
+                if position.step % LATEST_EVERY == 0 or waited > LATEST_SECONDS:
+                    runs.save(run, position, optimizer, LATEST)
+            store.write_status("running", position.step, run.total_steps)
+        store.write_status("complete", position.step, run.total_steps)
+        yield Ended("already complete" if already else "complete")
 
 
 def take_step(run: Run, position: Position, optimizer: Optimizer) -> Stepped:

@@ -99,7 +99,7 @@ def disk(place: Path, needed: int) -> dict[str, Any]:
 def locks(folder: Path) -> list[dict[str, Any]]:
     """Every run of this model: whether a process holds it, and how far its status says it is."""
     found = []
-    for path in sorted(folder.glob("*/seed-*/.lock")):
+    for path in filter(Path.is_file, sorted(folder.glob("*/seed-*/.lock"))):
         status = path.with_name("status.json")
         try:
             state = read_json(status) if status.exists() else {}
@@ -112,6 +112,6 @@ def locks(folder: Path) -> list[dict[str, Any]]:
                 held = False
             except BlockingIOError:
                 held = True
-        facts = {name: state.get(name) for name in ("state", "step", "steps", "pid")}
+        facts = {name: state.get(name) for name in ("state", "step", "steps", "pid", "error")}
         found.append({"run": str(path.parent), "held": held, **facts})
     return found

@@ -114,6 +114,8 @@ def export(
         for name, layer in lora.layers(decoder)
     }
     aside = target.with_name(f".{target.name}.new")
+    own = not out and target.parent.name == "merged"  # a folder of the run, so not to be a link
+    disk.root = target.parent.parent if own else target.parent
     disk.remove(aside)
     try:
         file = aside / "model.safetensors"

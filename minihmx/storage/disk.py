@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
+import operator
 import os
-import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from minihmx.errors import DataError, Failure
+from minihmx.errors import DataError, Failure, IOFailure
 from minihmx.storage import strict
 
 
 class Disk:
-    """Every change to the disk is one of these calls. Each raises OSError with the file's name."""
+    """Every change to the disk is one of these calls. Each raises OSError with the file's name.
+
+    root: a folder, which may itself be reached through links. Below it no link is followed, and no
+    file is opened or replaced that has a second name or is a pipe or a device (DataError); with
+    None this holds for the file alone.
+    lock: an owned folder and its open file .lock. Every call first looks whether the folder still
+    holds that very file (IOFailure), so that none is made anew, and no other one is written to.
+    """
+
+    root: Path | None = None
+    lock: tuple[Path, BinaryIO] | None = None
 
     def write(self, path: Path, data: bytes, mode: str = "wb") -> None:
         """Write (or with mode "ab" append) and flush to the disk."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _named(path), path.open(mode) as file:
+        flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if mode == "ab" else 0)
+        with _named(path), self.open(path, flags) as file:
+            if mode == "wb":  # O_TRUNC would empty a file before it is known whose it is
+                file.truncate()
             file.write(data)
             file.flush()
             self.sync(file.fileno())
@@ -30,33 +44,135 @@ class Disk:
         os.fsync(handle)
 
     def rename(self, source: Path, target: Path) -> None:
-        os.rename(source, target)
+        with self._folder(source.parent) as old, self._folder(target.parent) as new, _named(source):
+            _check_name(target, new)
+            os.rename(source.name, target.name, src_dir_fd=old, dst_dir_fd=new)
 
     def truncate(self, path: Path, size: int) -> None:
-        os.truncate(path, size)
+        with _named(path), self.open(path, os.O_WRONLY) as file:
+            file.truncate(size)
 
     def sync_folder(self, folder: Path) -> None:
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            with _named(folder):
-                self.sync(handle)
-        finally:
-            os.close(handle)
+        with self._folder(folder) as handle, _named(folder):
+            self.sync(handle)
 
     def remove(self, path: Path) -> None:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError), self._folder(path.parent) as folder:
+            _remove(path, folder)
+
+    # --- what changes nothing ------------------------------------------------------------------
+
+    def read(self, path: Path) -> bytes:
+        """What the file holds, b"" where there is none."""
+        with contextlib.suppress(FileNotFoundError), self.open(path, os.O_RDONLY) as file:
+            return file.read()
+        return b""
+
+    def open(self, path: Path, flags: int) -> BinaryIO:
+        """The file, made where O_CREAT says so, as are its folders; a pipe is never waited for."""
+        flags |= os.O_NOFOLLOW | os.O_NONBLOCK
+        with self._folder(path.parent, bool(flags & os.O_CREAT)) as folder, _named(path):
+            _check_name(path, folder)
+            handle = os.open(path.name, flags, 0o666, dir_fd=folder)
+            file = os.fdopen(handle, "wb" if flags & os.O_WRONLY else "rb")
+            _check_own(path, os.fstat(handle))  # another may have come under the name meanwhile
+            return file
+
+    def check(self, folder: Path, names: Iterable[str]) -> None:
+        """Raises DataError where one of these names in the folder is a link or the like."""
+        with self._folder(folder) as handle:
+            for name in names:
+                _check_name(folder / name, handle)
+
+    @contextlib.contextmanager
+    def _folder(self, folder: Path, make: bool = False) -> Iterator[int]:
+        """A handle of the folder, entered step by step from the root."""
+        owned, lock = self.lock or (None, None)
+        root, handle = self.root or folder, -1
+        steps = folder.relative_to(root).parts
+        try:
+            with contextlib.ExitStack() as handles:
+                for place in itertools.accumulate(steps, operator.truediv, initial=root):
+                    stands = owned and place in (owned, *owned.parents)
+                    handle = _enter(place, handle, make and not stands)
+                    handles.callback(os.close, handle)
+                    if lock and place == owned:
+                        there = os.stat(".lock", dir_fd=handle, follow_symlinks=False)
+                        if not os.path.samestat(there, os.fstat(lock.fileno())):
+                            raise _gone(owned)
+                yield handle
+        except (FileNotFoundError, NotADirectoryError):
+            if owned and not (owned / ".lock").exists():
+                raise _gone(owned) from None
+            raise
+
+
+def _enter(place: Path, above: int, make: bool) -> int:
+    """A handle of a folder in the one that `above` is a handle of; -1: wherever its path leads."""
+    if above == -1:
+        if make:
+            place.mkdir(parents=True, exist_ok=True)
+        return os.open(place, os.O_DIRECTORY)
+    with _named(place):
+        if make:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(place.name, dir_fd=above)
+        _check_name(place, above)
+        return os.open(place.name, os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+
+
+def _gone(folder: Path) -> IOFailure:
+    return IOFailure(
+        f"{folder} was moved, replaced or deleted while this command was at work in it, so it "
+        "stops rather than begin another one there; put the folder back, and the same command "
+        "continues."
+    )
+
+
+def _check_name(path: Path, folder: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        _check_own(path, os.stat(path.name, dir_fd=folder, follow_symlinks=False))
+
+
+def _check_own(path: Path, found: os.stat_result) -> None:
+    """Raises DataError for what leads out of the folder, or is no file that can be cut."""
+    if stat.S_ISLNK(found.st_mode):
+        what = "is a link"
+    elif stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
+        what = "has a second name (a hard link)"
+    elif stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode):
+        return
+    else:
+        what = "is no ordinary file"
+    raise DataError(
+        f"{path} {what}, so writing there could change what belongs to others; put a copy in its "
+        "place, or move it away, and type the same command again."
+    )
+
+
+def _remove(path: Path, folder: int) -> None:
+    """Remove a name and all below it; a link goes, and what it points to stays."""
+    with _named(path):
+        if not stat.S_ISDIR(os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_mode):
+            os.unlink(path.name, dir_fd=folder)
+            return
+        handle = os.open(path.name, os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+        try:
+            for name in os.listdir(handle):
+                _remove(path / name, handle)
+        finally:
+            os.close(handle)
+        os.rmdir(path.name, dir_fd=folder)
 
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Errors of open files, as a full disk is, do not say which file it was."""
+    """Errors of open files, as a full disk is, do not say which file it was, or not where."""
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.filename in (None, path.name):
+            error.filename = str(path)
         raise
 
 
@@ -66,12 +182,21 @@ def dumps(record: Any) -> str:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSONL file; a torn last line (no newline) is left out.
+    """The records of a JSONL file. Raises as parse_lines does, and for what is no file."""
+    if path.exists() and not path.is_file():  # a pipe would wait for ever
+        raise DataError(f"{path} is no ordinary file; put the one that was there back.")
+    return parse_lines(path, path.read_bytes())
 
-    Raises DataError naming file and line for what is no record.
+
+def parse_lines(path: Path, data: bytes) -> list[dict[str, Any]]:
+    """The records in a JSONL file's data; a torn last line (no newline) is left out.
+
+    Raises DataError naming file and line for what is no record, or not the beginning of one.
     """
-    records = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+    records, lines = [], data.split(b"\n")
+    torn = lines.pop()
+    # a computer that loses its power may leave zeros where the line was to be
+    for number, line in enumerate(lines if torn[:1] in b"{\0" else [*lines, torn], start=1):
         try:
             record = strict.parse(line)
         except ValueError as error:

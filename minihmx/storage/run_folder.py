@@ -4,6 +4,8 @@
   manifest last, and then renamed: what is visible is whole.
 - A step's records are written first, then evaluations, then the checkpoint, whose state.json holds
   the number of lines of every growing file. Resuming cuts the files back to those counts.
+- Nothing outside the folder is changed: a link, a hard link, a pipe in the place of one of its
+  files is refused, and what is no file of records is not cut.
 - Text is JSON with sorted keys; tensors are safetensors; nothing is pickled.
 
 Nothing here needs torch, so that an audit runs anywhere.
@@ -11,6 +13,7 @@ Nothing here needs torch, so that an audit runs anywhere.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -19,15 +22,20 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minihmx.errors import DataError, Failure, IOFailure, UserError
+from minihmx.errors import DataError, Failure, IOFailure, UserError, as_failure
 from minihmx.storage import strict
-from minihmx.storage.disk import Disk, dumps, verify
+from minihmx.storage.disk import Disk, dumps, parse_lines, verify
 
 GROWING = ("metrics.jsonl", "timings.jsonl", "amax.jsonl")
+# What a run, or an evaluation, writes in its folder.
+WRITTEN = (
+    *(*GROWING, "config.json", "env.json", "status.json", "samples.jsonl", "result.json"),
+    *("manifest.json", "rollouts", "evaluations", "checkpoints", "crash"),
+)
 LATEST, REPLACED = "latest-step", ".replaced-latest-step"
 CHECKPOINT = (
     *("adapter_model.safetensors", "adapter_config.json"),
@@ -59,26 +67,30 @@ class Resume(NamedTuple):
 
 
 class Store:
-    """One run's folder."""
+    """One run's folder, or one evaluation's in the run's folder `root`."""
 
-    def __init__(self, folder: Path, disk: Disk | None = None):
+    def __init__(self, folder: Path, disk: Disk | None = None, root: Path | None = None):
         self.folder, self.disk = folder, disk or Disk()
+        self.disk.root, self.disk.lock = root or folder, None
         self.checkpoints = folder / "checkpoints"
+        self.status: dict[str, Any] = {}  # what this process wrote last
         self.published = time.monotonic()  # when the last checkpoint was, or this process began
 
     # --- one owner -----------------------------------------------------------------------------
 
     def lock(self) -> None:
-        """Own the folder until the process ends; the kernel frees the lock of a dead one."""
+        """Own the folder until the process ends; the kernel frees the lock of a dead one.
+
+        Raises UserError where another process owns it, DataError where something in it is a link.
+        """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = self.disk.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT)
         except (FileExistsError, NotADirectoryError):
             places = (self.folder, *self.folder.parents)
             raise UserError(
                 f"{next(filter(os.path.lexists, places))} is no folder, so nothing can be saved "
                 "there; move it away, or choose another --out."
             ) from None
-        self._lock = (self.folder / ".lock").open("a+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -91,6 +103,8 @@ class Store:
                 f"{self.folder} cannot be locked ({error.strerror}), so a second process could "
                 "spoil what is there; choose an --out on another disk."
             ) from None
+        self.disk.lock = self.folder, self._lock
+        self.disk.check(self.folder, WRITTEN)
 
     # --- writing -------------------------------------------------------------------------------
 
@@ -118,16 +132,22 @@ class Store:
         """
         if state == "complete" and self._said() == state:
             return
-        self.write_json(
-            "status.json",
-            {
-                "state": state,
-                "step": step,
-                "steps": steps,
-                "pid": os.getpid(),
-                "heartbeat": time.time(),
-            },
-        )
+        self.status = {"state": state, "step": step, "steps": steps, "pid": os.getpid()}
+        self.write_json("status.json", self.status | {"heartbeat": time.time()})
+
+    @contextlib.contextmanager
+    def failure_told(self) -> Iterator[None]:
+        """An exception that ends a running run stands in status.json, where the disk allows it."""
+        try:
+            yield
+        except Exception as error:
+            known = error if isinstance(error, Failure) else as_failure(error)
+            why = str(known or f"{type(error).__name__}: {error}").encode(errors="replace").decode()
+            failed = self.status | {"state": "failed", "error": why, "heartbeat": time.time()}
+            if self.status.get("state") == "running":
+                with contextlib.suppress(OSError, Failure):
+                    self.write_json("status.json", failed)
+            raise
 
     def _said(self) -> str | None:
         """The state that was written last."""
@@ -218,19 +238,25 @@ class Store:
         return Resume(Path(chosen), state, notices)
 
     def cut(self, state: Mapping[str, Any] | None) -> list[str]:
-        """Bring every file back to a checkpoint's state (None: the start); says what went."""
+        """Bring every file back to a checkpoint's state (None: the start); says what went.
+
+        Raises DataError, before anything is cut, where a growing file holds no records.
+        """
         step, epoch = (-1, -1) if state is None else (state["step"], state["epoch"])
         lines = dict.fromkeys(GROWING, 0) | ({} if state is None else state["lines"])
-        notices = []
+        notices, grown = [], {name: self.disk.read(self.folder / name) for name in lines}
+        for name, data in grown.items():
+            # a damaged line of what nobody needs is no reason to stop, a file of others is
+            part = data if name == "metrics.jsonl" else b"".join(data.partition(b"\n")[:2])
+            parse_lines(self.folder / name, part)
         for name, keep in lines.items():
-            path = self.folder / name
-            data = path.read_bytes() if path.exists() else b""
+            data = grown[name]
             size = sum(len(line) + 1 for line in data.split(b"\n")[:keep])
             if size < len(data):
                 torn = "" if data.endswith(b"\n") else ", the last one torn"
                 extra = data[size:].count(b"\n") + (not data.endswith(b"\n"))
                 notices.append(f"{name}: {extra} lines behind the checkpoint are cut{torn}")
-                self.disk.truncate(path, size)
+                self.disk.truncate(self.folder / name, size)
         for pattern, last in (
             ("rollouts/step-*.jsonl", step),
             ("evaluations/epoch-*.jsonl", epoch),
@@ -256,5 +282,4 @@ class Store:
         return next((f"{n} is gone" for n in wanted if not (self.folder / n).is_file()), None)
 
     def _count(self, name: str) -> int:
-        path = self.folder / name
-        return path.read_bytes().count(b"\n") if path.exists() else 0
+        return self.disk.read(self.folder / name).count(b"\n")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from minihmx.instruments.estimate import MARGIN, size
+from minihmx.terminal.text import printable
 
 
 def preflight_lines(report: Mapping[str, Any]) -> Iterator[str]:
@@ -30,7 +31,8 @@ def preflight_lines(report: Mapping[str, Any]) -> Iterator[str]:
         else:  # who dies at work leaves "running"
             state = "stopped" if state == "running" else f"free, {state}"
         place = f"step {run['step'] or 0} of {run['steps'] or '?'}"
-        yield f"run        {run['run']}: {state} at {place}"
+        why = f": {printable(str(run['error']))}" if run["state"] == "failed" else ""
+        yield f"run        {run['run']}: {state} at {place}{why}"
     yield f"settings   {settings['dtype']}, checkpointing {settings['checkpointing']}"
     for name, part in report["memory"].items():
         yield f"memory     {size(part['bytes']):>9}  {name:<20} {part['how']}"

@@ -347,6 +347,13 @@ def test_locks_are_tried_and_left(offline: Path, capsys: pytest.CaptureFixture[s
     assert [run["held"] for run in machine.locks(offline / "runs" / "tiny")] == [False, False]
     _, out, _ = asked(capsys)  # its process has gone, and could not say so
     assert "seed-1: stopped at step 7 of 180" in out and "running" not in out
+    failed = {"state": "failed", "step": 7, "steps": 180, "error": "The disk\x1b failed."}
+    (held / "status.json").write_text(json.dumps(failed))
+    (free / ".lock").unlink()
+    os.mkfifo(free / ".lock")
+    _, out, _ = asked(capsys)
+    assert "seed-1: free, failed at step 7 of 180: The disk  failed.\n" in out
+    assert str(free) not in out
 
 
 def test_paths_from_home_and_threads_as_in_training(

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from minihmx import lora
 from minihmx.cli import main
+from minihmx.errors import DataError
 from minihmx.models import adapters, hub, weights
 from minihmx.models.export import Rounding, export
 from minihmx.storage.disk import Disk
@@ -259,6 +260,21 @@ def test_every_failing_write_leaves_nothing_behind(tmp_path: Path) -> None:
             assert target.is_dir() and disk.left > 0
             shutil.rmtree(run / "merged")
     assert 5 <= failures < 12  # among them all kinds of file, and the last rename
+
+
+def test_nothing_is_written_or_removed_through_a_link(tmp_path: Path) -> None:
+    """--out may lead anywhere; the folder that is the run's own, and left-overs, may not."""
+    run, theirs = run_on("tiny", tmp_path / "run", 0.02), tmp_path / "theirs"
+    left = theirs / ".epoch-01.new"
+    left.mkdir(parents=True)
+    (left / "file").write_text("theirs")
+    (run / "merged").symlink_to(theirs)
+    with pytest.raises(DataError, match="merged is a link"):
+        list(export(str(run), merge=True))
+    (tmp_path / ".out.new").symlink_to(left)
+    list(export(str(run), merge=True, out=str(tmp_path / "out")))
+    assert (tmp_path / "out/model.safetensors").is_file()
+    assert [path.name for path in theirs.rglob("*")] == [".epoch-01.new", "file"]
 
 
 def snapshot(folder: Path) -> set[str]:

@@ -14,11 +14,12 @@ import random
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import command_line
 import pytest
@@ -29,6 +30,7 @@ from conftest import ROOT
 
 from minihmx import train
 from minihmx.cli import main
+from minihmx.instruments import machine
 from minihmx.run import open_run
 from minihmx.storage import run_folder as store
 from minihmx.storage.disk import Disk, verify
@@ -138,10 +140,12 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command
             contextlib.redirect_stderr(err_text),
             contextlib.suppress(Death),
         ):
-            code = main(["train", str(given["model"]), *words])
-        for held in locks:  # a process that ends gives its locks back
-            held.close()
-        locks.clear()
+            try:
+                code = main(["train", str(given["model"]), *words])
+            finally:
+                for held in locks:  # a process that ends gives its locks back
+                    held.close()
+                locks.clear()
         return Result(code, out_text.getvalue(), err_text.getvalue())
 
     yield run
@@ -307,13 +311,21 @@ def test_what_a_checkpoint_counts_on_is_on_the_disk_before_it(
     assert disk.late == [set()] * 5  # epoch-00, latest-step three times, epoch-01
 
 
-def test_errors_of_open_files_name_them() -> None:
-    full = Path("/dev/full")
-    if not full.exists():
+def test_errors_of_open_files_name_them(tmp_path: Path) -> None:
+    """A device is no file of ours, so an ordinary one is written, on what then is full."""
+    if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    with pytest.raises(OSError) as failure:
-        Disk().write(full, b"x")
-    assert failure.value.errno == errno.ENOSPC and failure.value.filename == "/dev/full"
+
+    class Full(Disk):
+        def open(self, path: Path, flags: int) -> BinaryIO:
+            super().open(path, flags).close()
+            return open("/dev/full", "wb", buffering=4)
+
+    for disk, data in ((Full(), b"x"), (Full(), b"more than the buffer holds")):
+        with pytest.raises(OSError) as failure:
+            disk.write(tmp_path / "file", data, "ab")
+        assert failure.value.errno == errno.ENOSPC
+        assert failure.value.filename == str(tmp_path / "file")
 
 
 def test_a_file_system_without_locks(
@@ -391,6 +403,314 @@ def test_a_folder_that_may_not_be_written(command: Command, tmp_path: Path) -> N
         assert "already complete" in command(tmp_path / "whole").out
     assert command(tmp_path / "stopped").code == 0
     assert contents(stopped) == contents(whole)
+
+
+# --- what is not the run's own --------------------------------------------------------------------
+
+
+def hard_link(path: Path, other: Path) -> None:
+    path.hardlink_to(other)
+
+
+def pipe(path: Path, _: Path) -> None:
+    os.mkfifo(path)
+
+
+def device(path: Path, _: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def socket(path: Path, _: Path) -> None:
+    os.mknod(path, stat.S_IFSOCK | 0o600)
+
+
+STRANGERS: dict[str, tuple[Callable[[Path, Path], None], str]] = {
+    "a link": (Path.symlink_to, "is a link"),
+    "a hard link": (hard_link, "has a second name (a hard link)"),
+    "a pipe": (pipe, "is no ordinary file"),
+    "a device": (device, "is a link"),
+    "a socket": (socket, "is no ordinary file"),
+}
+
+
+@pytest.fixture
+def no_waiting() -> Iterator[None]:
+    """What waits for a pipe's other end fails instead of hanging."""
+
+    def late(*_: object) -> None:
+        raise AssertionError("this took a minute")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def half(command: Command, tmp_path: Path) -> Path:
+    """The folder of a run that a full disk stopped, with lines behind its last checkpoint."""
+    disk = Failing(112, errno.EIO)
+    assert command(tmp_path / "half", disk).code == 4
+    folder = folder_of(tmp_path / "half")
+    assert (folder / "metrics.jsonl").read_bytes() and list(folder.glob("rollouts/*"))
+    assert not disk.failed.startswith("append")
+    return folder
+
+
+def everything(folder: Path) -> dict[Path, object]:
+    """What stands below a folder, links unfollowed, less the lock and the folders' own times."""
+    found: dict[Path, object] = {}
+    for path in folder.rglob("*"):
+        state = path.lstat()
+        if path.is_symlink() or not path.is_file():
+            found[path] = (state.st_mode, path.is_symlink() and os.readlink(path))
+        elif path.name != ".lock":
+            found[path] = (state.st_mode, state.st_mtime_ns, path.read_bytes())
+    return found
+
+
+@pytest.mark.parametrize("kind", STRANGERS)
+@pytest.mark.usefixtures("no_waiting")
+def test_a_file_that_is_not_the_run_s_own_is_left_as_it_is(
+    kind: str, half: Path, command: Command, tmp_path: Path
+) -> None:
+    make, what = STRANGERS[kind]
+    for name in (*GROWING, "status.json", "config.json", "env.json", ".lock"):
+        theirs, path = tmp_path / "theirs", half / name
+        if path.exists():
+            path.rename(theirs)
+        else:
+            theirs.write_text('{"step": 1}\n' * 9)
+        make(path, theirs)
+        before = everything(tmp_path)
+        refusal = command(tmp_path / "half")
+        if name == "config.json" and "link" not in kind:  # it is read before all else
+            one_sentence(refusal, path, "no ordinary file", code=2)
+        else:
+            one_sentence(refusal, path, what, "what belongs to others", code=5)
+        assert everything(tmp_path) == before
+        path.unlink()
+        theirs.rename(path)
+    assert command(tmp_path / "half").code == 0
+
+
+@pytest.mark.parametrize("name", ["rollouts", "evaluations", "checkpoints", "crash"])
+def test_a_folder_that_is_not_the_run_s_own_is_left_as_it_is(
+    name: str, half: Path, command: Command, tmp_path: Path
+) -> None:
+    theirs = tmp_path / "theirs"
+    if (half / name).exists():
+        (half / name).rename(theirs)
+    theirs.mkdir(exist_ok=True)
+    for extra in ("step-000099.jsonl", "epoch-99.jsonl", ".new-epoch-00"):
+        (theirs / extra).write_text("theirs")
+    (half / name).symlink_to(theirs)
+    before = everything(tmp_path)
+    one_sentence(command(tmp_path / "half"), half / name, "is a link", code=5)
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["rollouts/step-000001.jsonl", ".status.json.new"])
+@pytest.mark.parametrize("kind", STRANGERS)
+@pytest.mark.usefixtures("no_waiting")
+def test_what_comes_while_a_run_is_at_work_is_left_as_it_is(
+    name: str, kind: str, command: Command, tmp_path: Path
+) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.write_text("theirs")
+
+    class Meddling(Disk):
+        def write(self, path: Path, data: bytes, mode: str = "wb") -> None:
+            if path.as_posix().endswith(name) and b"theirs" in theirs.read_bytes():
+                path.parent.mkdir(exist_ok=True)
+                path.unlink(missing_ok=True)
+                STRANGERS[kind][0](path, theirs)
+            super().write(path, data, mode)
+
+    one_sentence(command(tmp_path / "runs", Meddling()), name, STRANGERS[kind][1], code=5)
+    assert theirs.read_text() == "theirs"
+
+
+def test_what_is_removed_is_a_link_and_never_what_it_leads_to(
+    half: Path, command: Command, tmp_path: Path
+) -> None:
+    assert command(tmp_path / "whole").code == 0
+    theirs = tmp_path / "theirs"
+    shutil.copytree(half / "checkpoints/epoch-00", theirs)
+    (theirs / "manifest.json").write_text("{}")
+    (half / "rollouts/step-000099.jsonl").symlink_to(theirs / "state.json")
+    for name in (".replaced-epoch-01", "epoch-09", ".new-a"):
+        (half / "checkpoints" / name).symlink_to(theirs)
+    within = half / "checkpoints/.new-epoch-01"
+    within.mkdir()
+    (within / "folder").symlink_to(theirs)
+    (within / "file").hardlink_to(theirs / "state.json")
+    before = everything(theirs)
+    assert command(tmp_path / "half").code == 0
+    assert everything(theirs) == before
+    found, whole = contents(half), contents(folder_of(tmp_path / "whole"))
+    assert {n: found[n] for n in whole} == whole
+    assert found.keys() - whole.keys() == set()
+
+
+@pytest.mark.parametrize("name", GROWING)
+@pytest.mark.parametrize(
+    "text",
+    ["a letter\nof two lines\n", "no line", "a,b\n1,2\n3,4", "[1]\n", "7\n", '{\n "a": 1\n}\n'],
+)
+def test_what_holds_no_records_is_not_cut(
+    name: str, text: str, half: Path, command: Command, tmp_path: Path
+) -> None:
+    kept = half / "kept"
+    if (half / name).exists():
+        (half / name).rename(kept)
+    (half / name).write_text(text * 9)
+    before = everything(half)
+    refusal = command(tmp_path / "half")
+    assert everything(half) == before
+    if name == "metrics.jsonl" and "\n" not in text:
+        one_sentence(refusal, half, f"{name} has", "lines", code=5)
+    else:
+        one_sentence(refusal, f"{half / name}, line 1: ", "--out", code=5)
+    (half / name).unlink()
+    if kept.exists():
+        kept.rename(half / name)
+    assert command(tmp_path / "half").code == 0
+
+
+def deleted(folder: Path, aside: Path) -> None:
+    folder.rename(aside)
+
+
+def replaced(folder: Path, aside: Path) -> None:
+    folder.rename(aside)
+    folder.mkdir()
+
+
+def copied(folder: Path, aside: Path) -> None:
+    folder.rename(aside)
+    shutil.copytree(aside, folder)
+
+
+def linked(folder: Path, aside: Path) -> None:
+    folder.rename(aside)
+    other = aside.with_name("other")
+    shutil.copytree(aside, other)
+    folder.symlink_to(other)
+
+
+def filed(folder: Path, aside: Path) -> None:
+    folder.rename(aside)
+    folder.write_text("mine")
+
+
+def emptied(folder: Path, aside: Path) -> None:
+    """As by `rm -r folder/.lock folder/*`."""
+    shutil.copytree(folder, aside)
+    for path in folder.iterdir():
+        Disk().remove(path)
+
+
+def parent_moved(folder: Path, aside: Path) -> None:
+    folder.parent.rename(folder.parent.with_name("elsewhere"))
+    shutil.copytree(folder.parent.with_name("elsewhere") / folder.name, aside)
+
+
+GONE = (deleted, replaced, copied, linked, filed, emptied, parent_moved)
+
+
+class Meddler(Disk):
+    """Does something to the run's folder at the nth call that changes it."""
+
+    def __init__(self, n: int, act: Callable[[Path, Path], None], aside: Path):
+        self.left, self.act, self.aside = n, act, aside
+        self.after: dict[Path, object] | None = None
+
+    def call(self) -> None:
+        self.left -= 1
+        if self.left == -1:
+            assert self.root is not None
+            self.act(self.root, self.aside)
+            self.after = everything(self.aside.parent)
+
+    def write(self, path: Path, data: bytes, mode: str = "wb") -> None:
+        self.call()
+        super().write(path, data, mode)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self.call()
+        super().rename(source, target)
+
+    def sync_folder(self, folder: Path) -> None:
+        self.call()
+        super().sync_folder(folder)
+
+    def remove(self, path: Path) -> None:
+        self.call()
+        super().remove(path)
+
+
+@pytest.mark.parametrize("act", GONE)
+def test_a_folder_that_goes_while_its_run_is_at_work(
+    act: Callable[[Path, Path], None], command: Command, tmp_path: Path
+) -> None:
+    assert command(tmp_path / "whole").code == 0
+    whole = contents(folder_of(tmp_path / "whole"))
+    for n in (0, 1, 17, 40, 50, 71):
+        place = tmp_path / f"run-{n}"
+        place.mkdir()
+        disk = Meddler(n, act, place / "aside")
+        stopped = command(place / "runs", disk)
+        assert disk.root is not None
+        one_sentence(stopped, f"{disk.root} was moved, replaced or deleted", "put the folder back")
+        assert everything(place) == disk.after, (n, act)
+        for left in (disk.root, disk.root.parent.with_name("elsewhere")):
+            if os.path.lexists(left):
+                Disk().remove(left)
+        disk.root.parent.mkdir(exist_ok=True)
+        (place / "aside").rename(disk.root)
+        assert command(place / "runs").code == 0
+        assert contents(disk.root) == whole
+
+
+def test_a_run_s_folder_may_be_reached_through_a_link(command: Command, tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    real.mkdir()
+    (tmp_path / "link").symlink_to(real)
+    assert command(tmp_path / "link" / "whole").code == 0
+    folder = folder_of(real / "whole")
+    folder.rename(real / "moved")
+    folder.symlink_to(real / "moved")
+    (real / "moved/checkpoints/epoch-01/manifest.json").unlink()
+    assert "is left aside" in command(tmp_path / "link" / "whole").out
+    assert folder.is_symlink() and verify(real / "moved/checkpoints/epoch-01") is None
+
+
+def test_a_failed_run_s_status_says_so(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Failing(60, errno.EIO)
+    stopped = command(tmp_path, disk)
+    path = folder_of(tmp_path) / "status.json"
+    status = json.loads(path.read_text())
+    assert status["state"] == "failed" and f"minihmx: {status['error']}\n" == stopped.err
+    assert status["step"] > 0 and status["pid"] == os.getpid()
+    (run,) = machine.locks(path.parents[2])
+    assert run["state"] == "failed" and run["error"] == status["error"]
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug \udcff")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "judge", broken)
+        with pytest.raises(RuntimeError):
+            command(tmp_path)
+    status = json.loads(path.read_text())
+    assert (status["state"], status["error"]) == ("failed", "RuntimeError: a bug ?")
+    assert command(tmp_path).code == 0
+    status = json.loads(path.read_text())
+    assert status["state"] == "complete" and "error" not in status
 
 
 # --- with real processes --------------------------------------------------------------------------

@@ -45,7 +45,7 @@ from minihmx.models.tokenizer import Tokenizer
 from minihmx.optimizer import Optimizer
 from minihmx.questions import load_questions, load_rubric
 from minihmx.records import Completion
-from minihmx.run import Position, open_run, resume
+from minihmx.run import Position, Run, open_run, resume
 from minihmx.storage import disk, strict
 from minihmx.storage.disk import read_lines, verify
 from minihmx.storage.identity import check_same_experiment, earlier_starts
@@ -420,10 +420,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Place:
     for _ in train(ready):
         pass
     shutil.copytree(ready.store.checkpoints / "epoch-02", ready.store.checkpoints / LATEST)
-    ready.store._lock.close()
+    release(ready)
     place = Place(ready.store.folder)
     place.flags, place.model = flags, folder / "toy"  # type: ignore[attr-defined]
     return place
+
+
+def release(ready: Run) -> None:
+    """Give the folder back, which `put` makes anew, so that the same run may enter it again."""
+    ready.store._lock.close()
+    ready.store.disk.lock = None
 
 
 def sealed(folder: Path, name: str, data: bytes) -> Path:
@@ -495,7 +501,7 @@ def test_a_checkpoint_that_lies_touches_nothing_else(name: str, run: Place) -> N
     """Found, cut and loaded again; whatever it says, a file outside stays as it is."""
     outside = run.folder.parent / "x"
     ready = open_run(run.flags)  # type: ignore[attr-defined]
-    ready.store._lock.close()
+    release(ready)
     optimizer = Optimizer(lora.parameters(ready.decoder), ready.config, ready.total_steps)
 
     @examples(60)
@@ -537,7 +543,7 @@ def test_counters_that_no_step_leaves_behind(dtype: str) -> None:
     for _ in range(4):
         made.zero_grad()
         made.backward(parameters["x"].sum())
-        made.step(0.0)
+        made.step(0.0, made.unscale(0.0))
     moments, counters = made.tensors(), made.counters()
     good = Optimizer(parameters, Config(dtype=dtype), 4)
     good.load(moments, counters)
@@ -568,7 +574,7 @@ def test_a_checkpoint_with_impossible_counts_is_refused_and_nothing_is_cut(
 ) -> None:
     """Signed anew, and within the run: two steps of four."""
     ready = open_run(run.flags)  # type: ignore[attr-defined]
-    ready.store._lock.close()
+    release(ready)
     optimizer = Optimizer(lora.parameters(ready.decoder), ready.config, ready.total_steps)
     checkpoint = run.put(f"{EPOCH}/state.json", run[f"{EPOCH}/state.json"]) / "checkpoints/epoch-01"
     for other in ("epoch-02", LATEST):
@@ -589,7 +595,7 @@ def test_a_checkpoint_with_impossible_counts_is_refused_and_nothing_is_cut(
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.safetensors"])
 def test_a_checkpoint_s_tensors(name: str, run: Place) -> None:
     ready = open_run(run.flags)  # type: ignore[attr-defined]
-    ready.store._lock.close()
+    release(ready)
     optimizer = Optimizer(lora.parameters(ready.decoder), ready.config, ready.total_steps)
 
     @examples(60)

@@ -88,7 +88,8 @@ class Results:
         }
         digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
         name = f"{subject.place}-{digest[:8]}"
-        self.store = Store(subject.home / "evals" / benchmark.name / name)
+        folder = subject.home / "evals" / benchmark.name / name
+        self.store = Store(folder, root=subject.home)
         self.folder = self.store.folder
 
     @property
@@ -118,13 +119,16 @@ class Results:
         if problem:
             raise self._spoilt(problem)
         path, disk = self.folder / SAMPLES, self.store.disk
-        *lines, torn = (path.read_bytes() if path.exists() else b"").split(b"\n")
+        *lines, torn = disk.read(path).split(b"\n")
         items, done = {item["id"]: item for item in self.items}, Counter[str]()
         kept, refused = list[bytes](), list[bytes]()
         for line in lines:
             name = self._believed(line, items, done, truncates)
             done.update([name] if name else [])
             (kept if name else refused).append(line + b"\n")
+        if torn[:1] not in (b"", b"{", b"\0"):  # no beginning of a line of ours, so it is kept
+            lines.append(torn)
+            refused.append(torn + b"\n")
         if self._sealed and (refused or torn or done.total() < len(self.wanted)):
             raise self._spoilt(f"{SAMPLES} lacks samples, or holds some that score otherwise")
         notices = []
