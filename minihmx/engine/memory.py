@@ -34,7 +34,8 @@ class Limit:
         if tried == 1:
             raise error
         self.rows = (tried + 1) // 2
-        self.notice = f"out of memory: going on with {self.flag} {self.rows}, with the same result"
+        now = f"out of memory: going on with {self.flag} {self.rows}"
+        self.notice = f"{now}, with the same result up to rounding"
 
 
 def take_notices(*limits: Limit) -> list[str]:
