@@ -68,10 +68,10 @@ def dumps(record: Any) -> str:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The records of a JSONL file; a torn last line (no newline) is left out.
 
-    Raises DataError naming file and line for what is no record.
+    Raises DataError naming file and line for what is no record, UserError for what is no file.
     """
     records = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+    for number, line in enumerate(strict.read_file(path).split(b"\n")[:-1], start=1):
         try:
             record = strict.parse(line)
         except ValueError as error:

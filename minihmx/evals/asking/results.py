@@ -110,7 +110,7 @@ class Results:
         path = self.folder / SAMPLES
         if not path.exists():
             return set(), []
-        data, notices = path.read_bytes(), []
+        data, notices = strict.read_file(path), []
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
             notices.append(f"{path}: its last line was torn and is asked again")
