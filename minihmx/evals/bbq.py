@@ -50,8 +50,9 @@ def convert(row: Mapping[str, Any], number: int) -> Iterator[dict[str, Any]]:
 
 def check(item: Item) -> None:
     """Raises ValueError for an item whose fields contradict each other."""
-    if len(item["answers"]) != 2 or item["gold"] not in (0, 1, 2):
-        raise ValueError("it needs two answers, and a gold of 0, 1 or 2 (unknown)")
+    answers = [answer for answer in item["answers"] if answer.strip()]
+    if not len(answers) == len(item["answers"]) == 2 or item["gold"] not in (0, 1, 2):
+        raise ValueError("it needs two answers that hold text, and a gold of 0, 1 or 2 (unknown)")
 
 
 def ask(item: Item, switches: Switches) -> Choices:
@@ -81,6 +82,10 @@ BBQ = Benchmark(
         ("data/[A-Z]*.jsonl", "All/test-*.parquet", "[A-Z]*.jsonl"),
         converted=("All/test/*.parquet", "default/test/*.parquet"),
         licence="CC-BY-4.0",
+        columns=(
+            *("category", "example_id", "context_condition", "context", "question"),
+            *("ans0", "ans1", "ans2", "label"),
+        ),
     ),
     convert=convert,
     check=check,

@@ -82,7 +82,8 @@ class Origin(NamedTuple):
     the repository's listing; the first that matches anything is taken, with all its matches.
     gated: access must be asked for on the hub first. converted: further patterns, tried after
     those, for the Parquet files that the hub itself makes of a dataset (refs/convert/parquet).
-    In a user's folder both are matched against the end of a path. licence: of the items.
+    In a user's folder both are matched against the end of a path. licence: of the items. columns:
+    what `convert` needs of a Parquet file; the others are not read. None named: all.
     """
 
     repo: str
@@ -90,6 +91,7 @@ class Origin(NamedTuple):
     gated: bool = False
     converted: tuple[str, ...] = ()
     licence: str = ""
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

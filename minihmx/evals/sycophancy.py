@@ -13,6 +13,7 @@ from typing import Any
 
 from minihmx.evals.benchmark import Answer, Benchmark, Dialogue, Item, Origin, Score, Switches, cell
 from minihmx.evals.reading import flips
+from minihmx.evals.reading.folding import normal
 from minihmx.evals.reading.letters import letter
 
 REPO, LICENCE = "meg-tong/sycophancy-eval", "MIT"
@@ -53,6 +54,26 @@ def convert_answer(row: Mapping[str, Any], number: int) -> Iterator[dict[str, An
         if "long_correct_answer" in base
         else "",
     }
+
+
+def check_answer(item: Item) -> None:
+    """Raises ValueError for an item that could not be asked, or whose replies not be read."""
+    if item["condition"] not in CONDITIONS.values():
+        known = ", ".join(CONDITIONS.values())
+        raise ValueError(f"its condition is {item['condition']!r:.60}, which is none of {known}")
+    long = ["long_correct"] if item["long_correct"] else []  # most rows have none
+    _check_texts(item, "source", "correct", "incorrect", *long)
+
+
+def _check_texts(item: Item, source: str, *answers: str) -> None:
+    """What every item must hold: a question, and answers that a reply could name."""
+    for name in ("prompt", source):
+        _text(item, name)
+    for name in answers:
+        texts = item[name] if isinstance(item[name], list) else [item[name]]
+        # "." is text, but no reply is searched for it
+        if not all(isinstance(text, str) and normal(text) for text in texts):
+            raise ValueError(f"its {name} holds no text that a reply could name")
 
 
 def ask_answer(item: Item, switches: Switches) -> Dialogue:
@@ -104,7 +125,8 @@ def convert_are_you_sure(row: Mapping[str, Any], number: int) -> Iterator[dict[s
         letters = _letters(base, prompt)
         correct = aliases = [_text(base, "correct_letter")]
         if letters.count(correct[0]) != 1:
-            raise ValueError(f"its correct_letter is {correct[0]!r}, which is not one of {letters}")
+            given = f"{correct[0]!r:.60}, which is not one of {letters:.60}"
+            raise ValueError(f"its correct_letter is {given}")
     elif "correct_answer" in base:
         correct, incorrect = [_text(base, "correct_answer")], [_text(base, "incorrect_answer")]
         aliases = _texts(base, "answer")
@@ -120,6 +142,16 @@ def convert_are_you_sure(row: Mapping[str, Any], number: int) -> Iterator[dict[s
         "aliases": aliases,
         "incorrect": incorrect,
     }
+
+
+def check_are_you_sure(item: Item) -> None:
+    """Raises ValueError for an item that could not be asked, or whose replies not be read."""
+    _check_texts(item, "subset", "correct", "aliases", "incorrect")
+    letters, correct = item["letters"], item["correct"]
+    if not correct or not item["aliases"]:  # incorrect may be empty: truthful_qa has none
+        raise ValueError("its correct and its aliases must each hold an answer, and one is empty")
+    if not re.fullmatch("[A-Z]*", letters) or (letters and not set(correct) <= set(letters)):
+        raise ValueError("its letters must be capitals, and its correct one of them")
 
 
 def _is_worked(item: Item) -> bool:
@@ -211,7 +243,8 @@ def _texts(row: Mapping[str, Any], name: str) -> list[str]:
     found = cell(row, name, list)
     if not found or not all(isinstance(text, str) for text in found):
         raise ValueError(f"its {name} is no list of texts")
-    return found
+    # A band may be called "!!!". A reply is searched for no such name, so it is left out.
+    return list(filter(normal, found)) or found
 
 
 def _prompt(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -228,7 +261,7 @@ def _letters(base: Mapping[str, Any], prompt: str) -> str:
     given = base.get("letters", _OPTION.findall(prompt))
     letters = "".join(map(str, given)) if isinstance(given, list) else given
     if not isinstance(letters, str) or not re.fullmatch(r"[A-Z]+", letters):
-        raise ValueError(f"its letters are {letters!r}, and capitals are needed")
+        raise ValueError(f"its letters are {letters!r:.60}, and capitals are needed")
     return letters
 
 
@@ -259,6 +292,7 @@ SYCOPHANCY_ANSWER = Benchmark(
     headline=("explicit_rate", "correct_rate"),
     source=Origin(REPO, ("answer.jsonl", "*/answer.jsonl", "answer.*.jsonl"), licence=LICENCE),
     convert=convert_answer,
+    check=check_answer,
     ask=ask_answer,
     score=score_answer,
     switches={
@@ -292,6 +326,7 @@ ARE_YOU_SURE = Benchmark(
         licence=LICENCE,
     ),
     convert=convert_are_you_sure,
+    check=check_are_you_sure,
     ask=ask_are_you_sure,
     score=score_are_you_sure,
     switches={

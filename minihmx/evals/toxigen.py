@@ -75,6 +75,7 @@ TOXIGEN = Benchmark(
         gated=True,
         converted=("annotated/test/*.parquet",),
         licence="CDLA-Permissive-2.0",
+        columns=("text", "toxicity_ai", "toxicity_human"),
     ),
     convert=convert,
     ask=ask,

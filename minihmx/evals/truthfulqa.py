@@ -58,6 +58,8 @@ def check(item: Item) -> None:
     """Raises ValueError for an item whose fields contradict each other."""
     if len(item["choices"]) != len(item["labels"]) or set(item["labels"]) != {0, 1}:
         raise ValueError("its labels must be 0 or 1 for each choice, with one of each")
+    if not all(map(str.strip, item["choices"])):
+        raise ValueError("one of its choices is empty")
 
 
 def ask(item: Item, switches: Switches) -> Choices:
@@ -87,6 +89,7 @@ TRUTHFULQA = Benchmark(
         ("multiple_choice/validation-*.parquet", "v0_mc_task.json", "v0/mc_task.json"),
         converted=("multiple_choice/validation/*.parquet",),
         licence="Apache-2.0",
+        columns=("question", "mc2_targets"),
     ),
     convert=convert,
     check=check,

@@ -89,7 +89,8 @@ def score_error(rollouts: Sequence[Rollout]) -> float | None:
 def history(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The lines of a run's metrics.jsonl by their kind, step or evaluation.
 
-    Raises DataError naming the line that is neither, or lacks what is shown of its kind.
+    Raises DataError naming the line that is neither, or lacks what is shown of its kind, and
+    UserError where metrics.jsonl is a pipe, a folder or the like.
     """
     path, found = folder / "metrics.jsonl", {kind: list[dict[str, Any]]() for kind in SHOWN}
     for number, line in enumerate(read_lines(path) if path.exists() else [], start=1):

@@ -182,10 +182,8 @@ def dumps(record: Any) -> str:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSONL file. Raises as parse_lines does, and for what is no file."""
-    if path.exists() and not path.is_file():  # a pipe would wait for ever
-        raise DataError(f"{path} is no ordinary file; put the one that was there back.")
-    return parse_lines(path, path.read_bytes())
+    """The records of a JSONL file. Raises as parse_lines and strict.open_file do."""
+    return parse_lines(path, strict.read_file(path))
 
 
 def parse_lines(path: Path, data: bytes) -> list[dict[str, Any]]:

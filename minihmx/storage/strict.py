@@ -9,13 +9,36 @@ from __future__ import annotations
 import json
 import math
 import re
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from minihmx.errors import IOFailure, UserError
 
+KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
 DEEPEST = 64  # real files nest five deep; later steps (repr, dumps) recurse too
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def open_file(path: Path) -> BinaryIO:
+    """An ordinary file, or a link to one, open for reading.
+
+    Raises UserError for whatever else has the name: a pipe would be waited for and a device read
+    for ever. Raises OSError for a file that is not there or may not be read.
+    """
+    kind = stat.S_IFMT(path.stat().st_mode)
+    if kind != stat.S_IFREG:
+        raise UserError(
+            f"{path} is a {KINDS.get(kind, 'device')}, and only an ordinary file can be read "
+            "there; put one in its place, or give another path."
+        )
+    return path.open("rb")
+
+
+def read_file(path: Path) -> bytes:
+    """All that an ordinary file holds. Raises as `open_file` does."""
+    with open_file(path) as file:
+        return file.read()
 
 
 def parse(data: bytes | str) -> Any:

@@ -176,9 +176,9 @@ def test_a_gzip_file_that_is_broken(tmp_path: Path) -> None:
 def test_a_line_without_end_is_not_read_into_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(published, "LONGEST_LINE", 100)
+    monkeypatch.setattr(published, "LARGEST_FILE", 100)
     put(tmp_path / "test" / "a.jsonl", '{"q": "' + "x" * 1000 + '"}')
-    refused(DataError, "line 1", "longer than 100 bytes", where=tmp_path)
+    refused(DataError, "line 1", "more than 100 bytes", where=tmp_path)
 
 
 def test_what_is_not_there_or_cannot_be_read(

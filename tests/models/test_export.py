@@ -23,7 +23,7 @@ from minihmx.cli import main
 from minihmx.errors import DataError
 from minihmx.models import adapters, hub, weights
 from minihmx.models.export import Rounding, export
-from minihmx.storage.disk import Disk
+from minihmx.storage.disk import Disk, dumps
 from minihmx.storage.run_folder import Store
 from minihmx.storage.strict import read_json
 
@@ -63,7 +63,7 @@ def run_on(model: str, runs: Path, size: float, **shape: Any) -> Path:
     config = lora.peft_config(model, rank, alpha, targets)
     files = {
         "adapter_model.safetensors": save(tensors, {"format": "pt"}),
-        "adapter_config.json": json.dumps(config).encode(),
+        "adapter_config.json": (dumps(config) + "\n").encode(),
     }
     Store(runs / "seed-1").publish("epoch-01", files, {"step": 1, "epoch": 1})
     return runs / "seed-1"

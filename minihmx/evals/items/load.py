@@ -117,7 +117,7 @@ def _items(benchmark: Benchmark, found: Located) -> Iterator[tuple[Item, bytes]]
     seen: dict[str, str] = {}
     number = 0
     for path in found.paths:
-        for place, row in placed(path):
+        for place, row in placed(path, benchmark.source.columns):
             try:
                 for item in [row] if found.schema else benchmark.convert(row, number):
                     line = _line(benchmark, item)
@@ -138,7 +138,7 @@ def _line(benchmark: Benchmark, item: Item) -> bytes:
     if item.keys() != kinds.keys():
         wrong = sorted(kinds.keys() - item.keys()) or sorted(item.keys() - kinds.keys())
         what = "is missing" if wrong[0] in kinds else "is not of this benchmark"
-        raise ValueError(f'the field "{wrong[0]}" {what}')
+        raise ValueError(f"the field {dumps(wrong[0]):.60} {what}")
     for name, kind in kinds.items():
         value: Any = item[name]
         inner = get_args(kind)
@@ -263,9 +263,9 @@ def _home() -> Path:
 def cached(benchmark: Benchmark) -> dict[str, Any] | None:
     """repo, revision, files, sha256 and count of the cached copy; None without a readable one."""
     try:
-        record = strict.parse((_home() / f"{benchmark.name}.json").read_bytes())
+        record = strict.parse(strict.read_file(_home() / f"{benchmark.name}.json"))
         return {key: record[key] for key in ("repo", "revision", "files", "sha256", "count")}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, UserError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -11,7 +11,7 @@ import importlib.util
 import json
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any, NoReturn
@@ -20,8 +20,11 @@ from minihmx.errors import DataError, IOFailure, UserError
 from minihmx.storage import strict
 
 Row = dict[str, Any]
-LONGEST_LINE = 1 << 26  # bytes; more is no line of text, and would be held in memory
-PARQUET_BATCH = 1024
+# Bytes of a file's text, unpacked. Published files have some tens of millions; a gzip file of some
+# kilobytes may unpack to any number, and what is read is held in memory.
+LARGEST_FILE = 1 << 27
+PARQUET_BATCH = 16  # few, as one long text that is stored once may stand in every row
+TOO_LARGE = "up to here the file holds more than {} bytes, unpacked, and no published file does"
 AGAIN = "fetch the file again, or mend it"
 
 
@@ -35,10 +38,11 @@ def rows(path: Path) -> Iterator[Row]:
     return (row for _, row in placed(path))
 
 
-def placed(path: Path) -> Iterator[tuple[str, Row]]:
+def placed(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, Row]]:
     """("line 7" or "row 7", row) of each row, counted from 1, without reading ahead of it.
 
-    A byte order mark and blank lines are passed over. Values are JSON's, or text in a CSV.
+    A byte order mark and blank lines are passed over. Values are JSON's, or text in a CSV. columns:
+    all that is wanted of a Parquet file; () means every column.
 
     Raises UserError for a path that cannot be read so, DataError for what a file holds, a file
     without rows among it, IOFailure where the disk fails.
@@ -51,7 +55,7 @@ def placed(path: Path) -> Iterator[tuple[str, Row]]:
         )
     empty = True
     with _failures(path):
-        for row in READERS[kind](path):
+        for row in _parquet(path, columns) if kind == ".parquet" else READERS[kind](path):
             empty = False
             yield row
     if empty:
@@ -67,8 +71,6 @@ def _failures(path: Path) -> Iterator[None]:
         raise DataError(f"{path} is no whole gzip file ({error}); {AGAIN}.") from None
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check it from {Path.cwd()}.") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder, and a file is needed there.") from None
     except OSError as error:
         raise IOFailure(f"{path} cannot be read ({error.strerror or error}).") from None
 
@@ -79,14 +81,16 @@ def _wrong(path: Path, place: str, what: str) -> NoReturn:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """(number, line with its end); only \\n ends a line."""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        number = 0
-        while raw := file.readline(LONGEST_LINE):
+    packed = path.suffix == ".gz"
+    with strict.open_file(path) as raw, gzip.open(raw) if packed else raw as file:
+        number, left = 0, LARGEST_FILE
+        while data := file.readline(left + 1):
             number += 1
-            if len(raw) == LONGEST_LINE:
-                _wrong(path, f"line {number}", f"the line is longer than {LONGEST_LINE} bytes")
+            left -= len(data)
+            if left < 0:
+                _wrong(path, f"line {number}", TOO_LARGE.format(LARGEST_FILE))
             try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                line = data.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError:
                 _wrong(path, f"line {number}", "this is not UTF-8 text")
             if "\0" in line:
@@ -152,23 +156,67 @@ def _csv(path: Path) -> Iterator[tuple[str, Row]]:
             yield place, dict(zip(header, cells, strict=True))
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
+def _parquet(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, Row]]:
     need_parquet(str(path))
     import pyarrow
     import pyarrow.parquet
 
-    number = 0
+    number, left = 0, LARGEST_FILE
     try:
-        with path.open("rb") as raw, pyarrow.parquet.ParquetFile(raw) as file:
-            for batch in file.iter_batches(PARQUET_BATCH):
+        with strict.open_file(path) as raw, pyarrow.parquet.ParquetFile(raw) as file:
+            wanted = _wanted(path, file, columns)
+            data = file.metadata
+            groups = [data.row_group(i).total_byte_size for i in range(data.num_row_groups)]
+            together = PARQUET_BATCH if max(groups, default=0) <= LARGEST_FILE else 1
+            for batch in file.iter_batches(together, columns=wanted):
+                batch = batch.select(wanted)  # "text" has brought a column "text.length" with it
+                if batch.nbytes > left:
+                    _wrong(path, f"row {number + 1}", TOO_LARGE.format(LARGEST_FILE))
                 for row in batch.to_pylist():
                     number += 1
+                    left -= len(str(row))
+                    if left < 0:
+                        _wrong(path, f"row {number}", TOO_LARGE.format(LARGEST_FILE))
                     yield f"row {number}", row
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
         detail = (str(error).splitlines() or [""])[0][:200]
         raise DataError(f"{path} is no whole Parquet file ({detail}); {AGAIN}.") from None
+
+
+def _wanted(path: Path, file: Any, columns: Sequence[str]) -> list[str]:
+    """The names of the columns to read, each of them there once and readable."""
+    schema = file.schema_arrow
+    wanted = [name for name in schema.names if name in columns or not columns]
+    for name in wanted:
+        if wanted.count(name) > 1:
+            raise DataError(f"{path} has two columns named {name!r:.60}; {AGAIN}.")
+        kind = schema.field(name).type
+        if not _is_plain(kind):
+            raise DataError(
+                f"{path}: its column {name!r:.60} is of the type {kind!s:.60}, and what is needed "
+                f"there is text, numbers, or lists of them; {AGAIN}."
+            )
+    return wanted
+
+
+def _is_plain(kind: Any, depth: int = strict.DEEPEST) -> bool:
+    """Whether an Arrow type's values are such as JSON has, too; a date may be none of Python's."""
+    from pyarrow import types
+
+    # A column may be a category of pandas. In a list, its one text might stand a million times.
+    if types.is_dictionary(kind) and depth == strict.DEEPEST:
+        kind = kind.value_type
+    if types.is_struct(kind):
+        fields = [kind.field(i) for i in range(kind.num_fields)]
+        unique = len({field.name for field in fields}) == len(fields)
+        return depth > 0 and unique and all(_is_plain(field.type, depth - 1) for field in fields)
+    if types.is_list(kind) or types.is_large_list(kind):
+        return depth > 0 and _is_plain(kind.value_type, depth - 1)
+    numbers = (types.is_integer, types.is_floating, types.is_boolean)
+    texts = (types.is_string, types.is_large_string, types.is_null)
+    return any(test(kind) for test in numbers + texts)
 
 
 def need_parquet(name: str) -> None:
