@@ -125,7 +125,7 @@ def _gone(folder: Path) -> IOFailure:
     return IOFailure(
         f"{folder} was moved, replaced or deleted while this command was at work in it, so it "
         "stops rather than begin another one there; put the folder back, and the same command "
-        "continues."
+        "continues; without it, the same command starts anew."
     )
 
 
