@@ -125,7 +125,7 @@ def _gone(folder: Path) -> IOFailure:
     return IOFailure(
         f"{folder} was moved, replaced or deleted while this command was at work in it, so it "
         "stops rather than begin another one there; put the folder back, and the same command "
-        "continues."
+        "continues; without it, the same command starts anew."
     )
 
 
@@ -167,11 +167,11 @@ def _remove(path: Path, folder: int) -> None:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Errors of open files, as a full disk is, do not say which file it was, or not where."""
+    """Errors of open files, as a full disk is, know a number or a bare name, or nothing."""
     try:
         yield
     except OSError as error:
-        if error.filename in (None, path.name):
+        if not isinstance(error.filename, str) or error.filename == path.name:
             error.filename = str(path)
         raise
 

@@ -347,9 +347,14 @@ def test_a_file_where_a_folder_should_be(command: Command, tmp_path: Path) -> No
     assert file.read_text() == "mine"
     out = tmp_path / "runs"
     assert command(out / "not" / "there" / "yet").code == 0
-    shutil.rmtree(folder_of(out / "not/there/yet") / "checkpoints")
-    (folder_of(out / "not/there/yet") / "checkpoints").write_text("")
-    one_sentence(command(out / "not/there/yet"), "checkpoints")
+    folder = folder_of(out / "not/there/yet")
+    (folder / "timings.jsonl").rename(folder / "kept")
+    (folder / "timings.jsonl").mkdir()
+    one_sentence(command(out / "not/there/yet"), folder / "timings.jsonl", "Is a directory")
+    (folder / "timings.jsonl").rmdir()
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "checkpoints").write_text("")
+    one_sentence(command(out / "not/there/yet"), folder / "checkpoints")
 
 
 @contextlib.contextmanager
