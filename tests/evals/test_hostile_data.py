@@ -169,7 +169,7 @@ def test_samples_of_an_evaluation_that_are_no_file(kind: str, tmp_path: Path) ->
     results = Results(BENCHMARKS["bbq"], dataset, Subject(tmp_path, "base", {}, None), how)
     path = oddity(kind, results.folder / "samples.jsonl")
     with pytest.raises(UserError, match=f"{path} is a {kind}, and only an ordinary file"):
-        results.begin()
+        results.begin(lambda *_: False)
 
 
 @pytest.mark.parametrize("kind", ODDITIES)
