@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from minihmx.errors import IOFailure, UserError
+from minihmx.errors import IOFailure, UserError, quoted, shortened
 from minihmx.models.decoder import Decoder
 from minihmx.models.folder import read_config, weight_files
 from minihmx.storage import strict
@@ -79,8 +79,8 @@ def _check(files: Sequence[Path], shapes: Mapping[str, list[int]], tied: bool) -
             for name in sorted(shard.keys()):
                 if name in seen:
                     raise UserError(
-                        f"{path} holds {name}, which {seen[name].name} holds too, so it is unclear "
-                        "which to use; download the model again."
+                        f"{path} holds {shortened(name)}, which {seen[name].name} holds too, so it "
+                        "is unclear which to use; download the model again."
                     )
                 seen[name] = path
                 if name == "lm_head.weight" and tied:
@@ -98,8 +98,8 @@ def _check(files: Sequence[Path], shapes: Mapping[str, list[int]], tied: bool) -
 def _check_tensor(tensor: Any, name: str, path: Path, shapes: Mapping[str, list[int]]) -> None:
     if name not in shapes:
         raise UserError(
-            f"{path} holds the tensor {name}, which the model of its config.json does not have; "
-            "config and weights do not belong together."
+            f"{path} holds the tensor {shortened(name)}, which the model of its config.json does "
+            "not have; config and weights do not belong together."
         )
     if tensor.get_shape() != shapes[name]:
         raise UserError(
@@ -123,8 +123,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             header = file.get_slice(name)
             if header.get_dtype() not in FLOATS or 0 in header.get_shape():
                 raise UserError(
-                    f"{path}: {name!r} is {header.get_dtype()} {header.get_shape()}, which holds "
-                    "no floating-point numbers (F64, F32, F16, BF16); restore the file."
+                    f"{path}: {quoted(name)} is {header.get_dtype()} {header.get_shape()}, which "
+                    "holds no floating-point numbers (F64, F32, F16, BF16); restore the file."
                 )
         return {name: file.get_tensor(name) for name in sorted(file.keys())}
 
