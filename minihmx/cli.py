@@ -7,6 +7,7 @@ a line in COMMANDS below. Torch is imported by what runs, never here: `--help` a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import functools
 import io
@@ -69,10 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def refuse(failure: Failure) -> int:
     """Print the sentence; what it quotes from a file neither floods nor commands the terminal."""
-    text = "".join(c if c.isprintable() else " " for c in str(failure))
+    text = "".join(c if c.isprintable() else " " for c in decodable(str(failure)))
     if len(text) > LONGEST:  # the end says what to do
         text = f"{text[: LONGEST // 2]} [...] {text[-LONGEST // 2 :]}"
-    print(f"minihmx: {text}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # where even stderr fails, the code still tells
+        print(f"minihmx: {text}", file=sys.stderr)
     return failure.code
 
 

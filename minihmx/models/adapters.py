@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from minihmx.config import MODELS
 from minihmx.errors import DataError, UserError, quoted, shortened
 from minihmx.models.hub import HUB_ID, Source
-from minihmx.models.targets import targeted_names
+from minihmx.models.targets import written_out
 from minihmx.storage.disk import home_path, verify
 from minihmx.storage.run_folder import LATEST
 from minihmx.storage.strict import read_json
@@ -137,7 +137,7 @@ def read_adapter(folder: Path) -> Adapter:
             "and give that folder as MODEL."
         )
     try:
-        targeted_names(targets, ())
+        written_out(targets, ())
     except ValueError as error:
         raise UserError(
             f"{path} has target_modules = {quoted(targets)}, a pattern that is not read here "
@@ -203,7 +203,8 @@ def attach_adapter(decoder: nn.Module, adapter: Adapter, found: dict[str, Tensor
     from minihmx import lora
 
     linears = [name for name, m in decoder.named_modules() if isinstance(m, nn.Linear)]
-    chosen = targeted_names(adapter.targets, linears)
+    targets = written_out(adapter.targets, linears)
+    chosen = {name for name in linears if lora.targeted(name, targets)}
     if not chosen or "lm_head" in chosen:
         what = "lm_head, which may be the embedding too" if chosen else "no linear of this model"
         raise UserError(
@@ -217,5 +218,5 @@ def attach_adapter(decoder: nn.Module, adapter: Adapter, found: dict[str, Tensor
             f"{adapter.folder / CONFIG} says r = {adapter.rank}, but the matrices in {WEIGHTS} are "
             f"of rank {held}; the two do not belong together."
         )
-    lora.attach(decoder, adapter.rank, adapter.alpha, 0, chosen)
+    lora.attach(decoder, adapter.rank, adapter.alpha, 0, targets)
     lora.load_adapter(decoder, found, f"The adapter in {adapter.folder}")

@@ -81,6 +81,8 @@ class ModelConfig:
         try:
             shared = _shared_fields(kind, config, generation or {})
             _check_sizes(shared)  # before time or memory is spent on them
+            attended = _given(config, "query_pre_attn_scalar", shared["head_dim"])
+            shared["attention_scale"] = attended**-0.5
             found = cls(**shared, **FAMILIES[kind](config))
         except KeyError as missing:
             raise UserError(
@@ -150,7 +152,6 @@ def _shared_fields(
         rope_scaling=scaling,
         tied=config.get("tie_word_embeddings", kind == "gemma2"),
         max_positions=config["max_position_embeddings"],
-        attention_scale=_given(config, "query_pre_attn_scalar", head_dim) ** -0.5,
         eos_ids=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
     )
 

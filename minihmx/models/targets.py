@@ -49,19 +49,17 @@ class _Chars(NamedTuple):
 _Part: TypeAlias = "str | _Chars | Callable[[str, int], bool] | list[list[_Part]]"
 
 
-def targeted_names(targets: Sequence[str] | str, names: Iterable[str]) -> list[str]:
-    """The module names that target_modules means. Raises ValueError for a pattern not read here."""
-    if isinstance(targets, str) and targets != "all-linear":
-        pattern = _parse(targets)
-        return [name for name in names if len(name) in _ends(pattern, name, {0})]
-    ends = set(LORA_TARGETS if targets == "all-linear" else targets)
-    return [name for name in names if ends.intersection(_endings(name))]
+def written_out(targets: Sequence[str] | str, names: Iterable[str]) -> Sequence[str]:
+    """target_modules as a list of names or their endings; of a pattern, those names that it means.
 
-
-def _endings(name: str) -> list[str]:
-    """ "a.b.c", "b.c" and "c"."""
-    words = name.split(".")
-    return [".".join(words[first:]) for first in range(len(words))]
+    Raises ValueError for a pattern that is not read here.
+    """
+    if not isinstance(targets, str):
+        return targets
+    if targets == "all-linear":
+        return LORA_TARGETS
+    pattern = _parse(targets)
+    return [name for name in names if len(name) in _ends(pattern, name, {0})]
 
 
 def _parse(pattern: str) -> _Part:

@@ -16,6 +16,7 @@ from minihmx.errors import IOFailure, UserError, quoted, shortened
 from minihmx.models.decoder import Decoder
 from minihmx.models.folder import read_config, weight_files
 from minihmx.storage import strict
+from minihmx.terminal.text import decodable
 
 __all__ = ["check_weights", "load", "read_config", "read_tensors", "reading"]
 
@@ -132,6 +133,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 @contextmanager
 def reading(path: Path) -> Iterator[Any]:
     """An open safetensors file, its errors turned into ours."""
+    if str(path) != decodable(str(path)):  # the library would call the file invalid
+        raise UserError(f"The path {path} is not UTF-8, so its tensors cannot be read; rename it.")
     try:
         with safe_open(path, framework="pt", device="cpu") as shard:
             _check_header(path)
