@@ -7,6 +7,7 @@ a line in COMMANDS below. Torch is imported by what runs, never here: `--help` a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import functools
 import io
@@ -17,8 +18,8 @@ from typing import Any, NoReturn, Protocol
 
 from minihmx import __version__
 from minihmx.commands import chat, data, doctor, evaluate, export, train
-from minihmx.errors import INTERRUPTED, Failure, UserError, as_failure
-from minihmx.terminal.text import typed
+from minihmx.errors import INTERRUPTED, Failure, UserError, as_failure, quoted
+from minihmx.terminal.text import decodable, open_streams, typed
 
 LONGEST = 2000  # characters of a message
 
@@ -43,6 +44,7 @@ COMMANDS: dict[str, tuple[str, Verb]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a model may say what the terminal cannot show
             stream.reconfigure(errors="replace")
@@ -68,10 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def refuse(failure: Failure) -> int:
     """Print the sentence; what it quotes from a file neither floods nor commands the terminal."""
-    text = "".join(c if c.isprintable() else " " for c in str(failure))
+    text = "".join(c if c.isprintable() else " " for c in decodable(str(failure)))
     if len(text) > LONGEST:  # the end says what to do
         text = f"{text[: LONGEST // 2]} [...] {text[-LONGEST // 2 :]}"
-    print(f"minihmx: {text}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # where even stderr fails, the code still tells
+        print(f"minihmx: {text}", file=sys.stderr)
     return failure.code
 
 
@@ -82,10 +85,19 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
         for kind, name in ((int, "whole number"), (float, "number")):
             self.register("type", kind, functools.partial(as_number, kind, name))
+        for unnamed_or_text in (None, str):
+            self.register("type", unnamed_or_text, as_text)
 
     def error(self, message: str) -> NoReturn:
         message = message.removeprefix("argument ")
         raise UserError(f"{message}; `{self.prog} --help` says what it takes.")
+
+
+def as_text(text: str) -> str:
+    """An option's value as it is. What is not UTF-8 could stand in no record and no prompt."""
+    if text != decodable(text):
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not UTF-8, as records and prompts are")
+    return text
 
 
 def as_number(kind: Callable[[str], Any], name: str, text: str) -> Any:
@@ -93,7 +105,7 @@ def as_number(kind: Callable[[str], Any], name: str, text: str) -> Any:
     try:
         return kind(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no {name}") from None
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is no {name}") from None
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -101,6 +113,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="minihmx", description="The HMX-feel experiment from scratch.")
     parser.add_argument("--version", action="version", version=f"minihmx {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
+    subparsers.type = lambda text: text  # a command's own parser knows what its words are
     known: dict[str, list[str]] = {}
     for name, (text, verb) in COMMANDS.items():
         plain = argparse.RawDescriptionHelpFormatter
@@ -121,7 +134,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
             there = f"`{prog} --help` lists them."
             hint = nearest(word.split("=")[0], known[options.command], there)
             raise UserError(f"{word} is no option of `{prog}`; {hint}")
-        raise UserError(f"{word!r} is one word too many; `{prog} --help` says what it takes.")
+        raise UserError(f"{quoted(word)} is one word too many; `{prog} --help` says what it takes.")
     return options
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from minihmx.errors import UserError
+from minihmx.errors import UserError, quoted, shortened
 
 
 class ModelInfo(NamedTuple):
@@ -166,6 +166,11 @@ def resolve_config(
 # With more, torch ends the process without a word, or the list of answers fills the memory.
 MOST = {"threads": 1024, "generations": 4096, "eval_samples": 4096}
 
+LARGEST = 2**31 - 1  # of any other whole number
+# The step between fp32 numbers near a logit of 30 is 2e-6. Divided by this temperature it moves a
+# log-prob by 0.02; below it, what is drawn would soon be the rounding.
+LEAST_TEMPERATURE = 1e-4
+
 NOT_ZERO = {
     "temperature": "all answers of a group would be the same",
     **dict.fromkeys(("lora_alpha", "learning_rate", "max_grad_norm"), "nothing would train"),
@@ -173,6 +178,18 @@ NOT_ZERO = {
         ("adam_epsilon", "advantage_epsilon"), "it keeps a division from being by zero"
     ),
 }
+
+
+def check_number(
+    name: str, value: float, least: float, most: float, *, or_zero: bool = False
+) -> None:
+    """Raise UserError, naming the flag, for an option outside these bounds, or one that is NaN."""
+    if least <= value <= most or (or_zero and value == 0):
+        return
+    kind = ("0, or " if or_zero else "") + ("a whole" if isinstance(value, int) else "a")
+    bounds = f"{least} to {most}".replace("e+", "e")
+    flag = f"--{name.replace('_', '-')} {shortened(str(value))}"
+    raise UserError(f"{flag} cannot work: it must be {kind} number from {bounds}.")
 
 
 def check_config(config: Config, context: int) -> None:
@@ -188,11 +205,11 @@ def check_config(config: Config, context: int) -> None:
             near = difflib.get_close_matches(str(value), choices, 1)
             hint = f", perhaps {near[0]}" if near else ""
             refuse(name, f"choose one of {', '.join(choices)}{hint}")
-        if isinstance(value, float) and value != 0 and not 1e-30 <= value <= 1e30:
-            refuse(name, "it must be 0, or a number from 1e-30 to 1e30")
-        least, most = int(name not in ("threads", "seed")), MOST.get(name, 2**31 - 1)
-        if isinstance(value, int) and not least <= value <= most:
-            refuse(name, f"it must be a whole number from {least} to {most}")
+        if isinstance(value, float):
+            least = LEAST_TEMPERATURE if name == "temperature" else 1e-30
+            check_number(name, value, least, 1e30, or_zero=True)
+        elif isinstance(value, int):
+            check_number(name, value, int(name not in ("threads", "seed")), MOST.get(name, LARGEST))
     if not config.out.strip():
         refuse("out", "it is empty; name a folder, or leave it out for runs/")
     if config.generations < 2:
@@ -208,7 +225,7 @@ def check_config(config: Config, context: int) -> None:
         refuse("adam_beta1" if config.adam_beta1 >= 1 else "adam_beta2", "it must be below 1")
     for target in config.lora_targets.split(","):
         if target not in LORA_TARGETS:
-            refuse("lora_targets", f"{target!r} is none of {','.join(LORA_TARGETS)}")
+            refuse("lora_targets", f"{quoted(target)} is none of {','.join(LORA_TARGETS)}")
     if config.max_sequence_length > context:
         refuse("max_sequence_length", f"the model's context is {context} tokens; give at most that")
     if config.max_completion_length >= config.max_sequence_length:

@@ -5,6 +5,7 @@ A message is one sentence a user can act on: what happened, why it matters, what
 
 import errno
 
+LONGEST_QUOTE = 100  # characters
 INTERRUPTED = 130  # the exit code after a Ctrl-C, which is nobody's failure
 
 
@@ -36,6 +37,16 @@ class DataError(Failure):
     """Data that fails its check: a manifest, a count."""
 
     code = 5
+
+
+def quoted(value: object) -> str:
+    """A value as a message quotes it; of a long one, as a file may hold, its two ends."""
+    return shortened(repr(value))
+
+
+def shortened(text: str) -> str:
+    """The text, or the first and last of a long one: about a hundred characters at most."""
+    return text if len(text) <= LONGEST_QUOTE else f"{text[:60]} [...] {text[-30:]}"
 
 
 def as_failure(error: BaseException) -> Failure | None:

@@ -10,7 +10,6 @@ Shapes: r the rank, `in` and `out` the features of a linear. A is [r, in] and B 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minihmx.config import LORA_TARGETS
-from minihmx.errors import UserError
+from minihmx.errors import UserError, quoted
 from minihmx.seeding import digest
 
 PREFIX = "base_model.model."  # what PEFT puts before a module's path
@@ -64,12 +63,8 @@ class LoRALinear(nn.Module):
         return torch.add(base.to(master), delta.to(master), alpha=self.scale)
 
 
-def targeted(name: str, targets: Sequence[str] | str) -> bool:
-    """PEFT's target_modules: ends of a module's path, "all-linear", or one regular expression."""
-    if targets == "all-linear":
-        targets = LORA_TARGETS
-    if isinstance(targets, str):
-        return re.fullmatch(targets, name) is not None
+def targeted(name: str, targets: Sequence[str]) -> bool:
+    """Whether a module's path is one of the targets or ends with one, as PEFT reads a list."""
     return any(f".{name}".endswith(f".{target}") for target in targets)
 
 
@@ -78,7 +73,7 @@ def attach(
     rank: int,
     alpha: float,
     seed: int,
-    targets: Sequence[str] | str = LORA_TARGETS,
+    targets: Sequence[str] = LORA_TARGETS,
 ) -> None:
     """Freeze the model and put a fresh adapter on every linear that is a target.
 
@@ -181,8 +176,8 @@ def load_adapter(
     if wrong:
         kind = "lacks" if wrong[0] in own else "holds an unknown"
         raise UserError(
-            f"{what} does not fit this model: it {kind} {wrong[0]!r} ({len(wrong)} names differ), "
-            "and would be used only in part; give the model that it was trained on."
+            f"{what} does not fit this model: it {kind} {quoted(wrong[0])} ({len(wrong)} names "
+            "differ), and would be used only in part; give the model that it was trained on."
         )
     for name, parameter in own.items():
         if parameter.shape != tensors[name].shape:

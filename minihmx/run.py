@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,7 +28,7 @@ from minihmx.questions import load_questions, load_rubric
 from minihmx.records import Question, Rollout
 from minihmx.seeding import shuffled
 from minihmx.storage import identity
-from minihmx.storage.disk import dumps
+from minihmx.storage.disk import dumps, home_path
 from minihmx.storage.run_folder import LATEST, REPLACED, Store
 
 
@@ -97,8 +96,9 @@ def open_run(flags: Mapping[str, Any]) -> Run:
     rubric = load_rubric(path_or_none(config.rubric))
     prompts = Prompts(model.tokenizer, config.date, rubric)
     check_lengths(model, prompts, questions)
-    out = Path(os.path.expanduser(config.out))
-    store = Store(out / source.run_name / config.direction / f"seed-{config.seed}")
+    store = Store(
+        home_path(config.out) / source.run_name / config.direction / f"seed-{config.seed}"
+    )
     own = identity.fingerprint(science(config), source.digest, questions, rubric)
     identity.check_same_experiment(store, own)
     weights.check_weights(source.folder)
@@ -132,7 +132,7 @@ def targets(config: Config) -> list[str]:
 
 
 def path_or_none(text: str) -> Path | None:
-    return Path(os.path.expanduser(text)) if text else None  # Path's own fails at ~nobody
+    return home_path(text) if text else None
 
 
 def check_lengths(model: Model, prompts: Prompts, questions: list[Question]) -> None:

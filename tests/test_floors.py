@@ -28,8 +28,8 @@ FLOORS = {
     " storage.disk judge questions terminal terminal.text",  # words and plain arithmetic
     1: "storage.run_folder storage.identity grpo lora optimizer",  # disk and mathematics
     2: "models models.configs models.context models.decoder models.weights models.tokenizer"
-    " models.chat models.hub models.folder models.hub_errors models.adapters models.export"
-    " engine engine.memory engine.sampling engine.prompts engine.open",  # machines
+    " models.chat models.hub models.folder models.hub_errors models.targets models.adapters"
+    " models.export engine engine.memory engine.sampling engine.prompts engine.open",  # machines
     3: "instruments instruments.clock instruments.amax instruments.metrics instruments.estimate"
     " instruments.machine",  # what watches
     4: "run rollout learn instruments.notfinite train",  # a run
@@ -48,8 +48,9 @@ FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split(
 TORCH_FREE = (
     "minihmx config records seeding errors stats advantages judge questions cli storage"
     " storage.strict storage.disk storage.run_folder storage.identity models models.configs"
-    " models.tokenizer models.chat models.hub models.folder models.hub_errors models.adapters"
-    " engine engine.prompts instruments instruments.estimate instruments.machine probes"
+    " models.tokenizer models.chat models.hub models.folder models.hub_errors models.targets"
+    " models.adapters engine engine.prompts instruments instruments.estimate"
+    " instruments.machine probes"
     " probes.judge evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
     " evals.sycophancy evals.reading evals.reading.folding evals.reading.flips"
     " evals.reading.letters evals.items evals.items.published evals.items.download"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 import warnings
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from minihmx import grpo, lora
 from minihmx.config import LORA_TARGETS
 from minihmx.errors import UserError
 from minihmx.models.decoder import Decoder
+from minihmx.models.targets import written_out
 
 
 def adapted(family: str, dtype: torch.dtype = torch.float32) -> tuple[Decoder, dict]:  # type: ignore[type-arg]
@@ -192,3 +195,86 @@ def test_peft_reads_ours_and_we_read_its(family: str, tmp_path: Path) -> None:
     lora.attach(again, 4, 8, seed=6)
     lora.load_adapter(again, load_file(tmp_path / "theirs" / "adapter_model.safetensors"))
     assert torch.equal(again.logits(again(ids)), ours)
+
+
+# --- target_modules as one pattern ----------------------------------------------------------------
+
+NAMES = ["lm_head", *(
+    f"model.layers.{layer}.{linear}" for layer in range(23)
+    for linear in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+                   "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+)]  # fmt: skip
+# Names that no model has, but that tell a pattern from a nearly equal one.
+NAMES += [
+    "q_proj",
+    "model.q_proj",
+    "xmodel.layers.1.self_attn.q_proj",
+    "model.layers.1.mlp.up_projx",
+]
+NAMES += ["model.language_model.layers.1.mlp.up_proj", "model.layers.1.mlp.experts.1.up_proj"]
+PARTS = "self_attn|attention|attn|mlp|feed_forward|ffn|dense"
+PATTERNS = {
+    r".*\.(q_proj|v_proj)$": 48,
+    r".*\.(?:q_proj|v_proj)": 48,
+    r".*(q_proj|v_proj)": 49,
+    r".*q_proj": 26,
+    r".*[qkvo]_proj": 95,
+    r".+\.q_proj": 25,
+    r".*self_attn.*": 93,
+    r"model\.layers\.\d+\.self_attn\.(q_proj|k_proj)": 46,
+    r"model\.layers\.[0-9]+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj": 161,
+    "model.layers.[\\d]+.(mlp|cross_attn|self_attn).(up|down|gate|q|k|v|o)_proj": 161,
+    r"model\.layers\.(0|1|2)\..*": 23,
+    r".*\.layers\.([0-9]|1[0-9])\..*": 144,
+    r"layers\.([0-9]|1[0-9])\.": 0,
+    r".*\.(1|2)\..*(gate_proj|down_proj)": 4,
+    r"model\.layers\.[0-3]\.(self_attn|mlp)\.(q_proj|up_proj)": 8,
+    r"^model\.layers\.\d+\.(self_attn\.(q_proj|k_proj)|mlp\.(up_proj))$": 69,
+    r"^(model(?=\.).*\.(k_proj|up_proj|q_proj))$": 72,  # swift
+    rf"(?:.*?(?:language|text).*?(?:{PARTS}).*?(?:q_proj|up_proj).*?)|"  # Unsloth
+    rf"(?:\bmodel\.layers\.[\d]{{1,}}\.(?:{PARTS})\.(?:(?:q_proj|up_proj)))": 47,
+    rf"(?:.*?(?:language|text).*?(?:{PARTS}).*?\.(?:q_proj|up_proj))|"  # Unsloth, later
+    rf"(?:\bmodel\.layers\.[\d]{{1,}}(?!.*\.experts\.\d)\..*?(?:{PARTS}).*?\."
+    r"(?:(?:q_proj|up_proj)))": 47,
+    "q_proj": 1,
+    "model.layers.7.self_attn.q_proj": 1,
+    "": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_recipe_s_pattern_means_what_pythons_re_says(pattern: str) -> None:
+    found = written_out(pattern, NAMES)
+    assert found == [name for name in NAMES if re.fullmatch(pattern, name)]
+    assert len(found) == PATTERNS[pattern]
+
+
+ENDLESS = [".*" * 20 + "z", "(?:.|.)?" * 25 + "z", r"[\w.]*" * 15 + "!", "(.*)*!", "(?:.+)+!"]
+ENDLESS += ["(.|.)*!", "(.*){9,}!", "(.*.*)*z", "(.+)?" * 30 + "z", r"(\w+\.?)+!", "(a|a)+" * 9]
+UNREAD = [
+    *("(q_proj", "q_proj)", "*", "a{99999999999}", "(" * 9999, ".q" * 1025, "(((((((((q)))))))))"),
+    *(r"q\$", r"\w+", "q$|k", "(?i)q", r"(a)\1", "(?!lm_head).*", "[^q]", "[]", "qé", "q_proj\n"),
+]
+
+
+@pytest.mark.parametrize("pattern", [*ENDLESS, *UNREAD])
+def test_any_other_pattern_is_refused_at_once(pattern: str) -> None:
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=r"is not read|group"):
+        written_out(pattern, NAMES)
+    assert time.perf_counter() - start < 0.5
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(" + "|".join([".*"] * 680) + ")z", "." * 2048, ".*a" * 680, "(.*|.)" * 340 + "z"]
+)
+def test_the_worst_pattern_that_is_read_takes_no_time_to_speak_of(pattern: str) -> None:
+    start = time.perf_counter()
+    assert written_out(pattern, NAMES) == []
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("targets", [["q_proj"], "all-linear"])
+def test_a_list_stays_as_it_is(targets: list[str] | str) -> None:
+    found = written_out(targets, NAMES)
+    assert list(found) == (list(LORA_TARGETS) if targets == "all-linear" else targets)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from minihmx.config import FIELDS
+from minihmx.terminal.text import decodable
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,8 +14,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adapter", metavar="RUN", help="a run's folder, RUN@epoch-03, or an adapter's folder"
     )
-    parser.add_argument("--prompt", metavar="TEXT", help="answer this and leave; else converse")
-    parser.add_argument("--system", metavar="TEXT", default="", help="system prompt (none)")
+    parser.add_argument(
+        "--prompt", type=decodable, metavar="TEXT", help="answer this and leave; else converse"
+    )
+    parser.add_argument(
+        "--system", type=decodable, metavar="TEXT", default="", help="system prompt (none)"
+    )
     parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (1.0)")
     parser.add_argument("--seed", type=int, default=1, help="names the noise of both sides (1)")
     parser.add_argument(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -28,6 +27,7 @@ from minihmx.models.configs import ModelConfig
 from minihmx.models.folder import read_config, weight_names
 from minihmx.models.hub_errors import failure, hub_failure
 from minihmx.questions import load_questions, load_rubric
+from minihmx.storage.disk import home_path
 from minihmx.terminal import preflight
 
 
@@ -92,7 +92,7 @@ def examine(flags: Mapping[str, Any], gpu: float | None = None) -> dict[str, Any
 
     given = Config(**flags)
     check_config(given, context=sys.maxsize)
-    if gpu is not None and not 0 < gpu < math.inf:
+    if gpu is not None and not 0 < gpu <= 1e6:
         raise UserError(f"--gpu {gpu:g} cannot work: give the GPU's memory in GiB, such as 24.")
     questions = load_questions(path_or_none(given.questions))
     rubric = load_rubric(path_or_none(given.rubric))
@@ -104,7 +104,7 @@ def examine(flags: Mapping[str, Any], gpu: float | None = None) -> dict[str, Any
     context = found.shape.max_positions if found.shape else sys.maxsize
     config, _ = resolve_config(flags, short, family, context)
     config = settle(config, device)
-    out = Path(os.path.expanduser(config.out))
+    out = home_path(config.out)
     report: dict[str, Any] = {
         "versions": machine.versions(),
         "device": device,

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 
-from minihmx.errors import UserError
+from minihmx.errors import UserError, quoted
 from minihmx.evals.bbq import BBQ
 from minihmx.evals.benchmark import Benchmark
 from minihmx.evals.sycophancy import ARE_YOU_SURE, SYCOPHANCY_ANSWER
@@ -25,5 +25,7 @@ def named(names: Sequence[str]) -> list[Benchmark]:
         if name not in BENCHMARKS:
             near = difflib.get_close_matches(name, BENCHMARKS, 1)
             guess = f" (did you mean {near[0]}?)" if near else ""
-            raise UserError(f"Unknown benchmark {name!r}{guess}: take {', '.join(BENCHMARKS)}.")
+            raise UserError(
+                f"Unknown benchmark {quoted(name)}{guess}: take {', '.join(BENCHMARKS)}."
+            )
     return [benchmark for name, benchmark in BENCHMARKS.items() if name in names]

@@ -7,14 +7,14 @@ learn; here everything that would change an answer unseen is refused. Finding ne
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minihmx.config import MODELS
-from minihmx.errors import DataError, UserError
+from minihmx.errors import DataError, UserError, quoted, shortened
 from minihmx.models.hub import HUB_ID, Source
-from minihmx.storage.disk import verify
+from minihmx.models.targets import written_out
+from minihmx.storage.disk import home_path, verify
 from minihmx.storage.run_folder import LATEST
 from minihmx.storage.strict import read_json
 
@@ -22,20 +22,22 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# What PEFT can do beyond y = W x + alpha / r * B A x on whole linears; absent or empty is no use.
-OTHER_METHODS = (
-    *("use_rslora", "use_dora", "use_qalora", "use_bdlora", "bias", "lora_bias", "fan_in_fan_out"),
-    *("modules_to_save", "target_parameters", "trainable_token_indices", "exclude_modules"),
-    *("rank_pattern", "alpha_pattern", "layers_pattern", "layers_to_transform"),
-    *("layer_replication", "alora_invocation_tokens"),
-)
-REPEATED = re.compile(r"\)[*+{]").search
+# Fields that are read here, or that leave y = W x + alpha / r * B A x as it is whatever they say:
+# names, what only training uses, and settings of methods that another field switches on. Every
+# other field, known or not, may mean another sum, unless its value is one that switches it off.
+WITHOUT_EFFECT = {
+    *("peft_type", "r", "lora_alpha", "target_modules", "base_model_name_or_path", "revision"),
+    *("init_lora_weights", "lora_dropout", "inference_mode", "task_type", "auto_mapping"),
+    *("peft_version", "megatron_config", "megatron_core", "qalora_group_size", "runtime_config"),
+    *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "ensure_weight_tying"),
+}
+SWITCHED_OFF = ("None", "False", "'none'", "[]", "{}")  # by repr, because 0 == False
 # Other initialisations (PiSSA, OLoRA, CorDA, LoftQ) change the base as well.
 PLAIN_STARTS = (True, None, False, "gaussian", "eva", "orthogonal")
 
 
 class Adapter(NamedTuple):
-    """What adapter_config.json says. base: as named there, or empty. targets: see lora.targeted."""
+    """What adapter_config.json says. base: as named there, or empty. targets: see targets.py."""
 
     folder: Path
     base: str
@@ -50,10 +52,10 @@ def find_adapter(text: str) -> Path:
     RUN is a run's folder (its selected epoch, else its last), RUN@epoch-03, or an adapter's folder.
     Raises UserError when there is nothing, DataError when a file differs from the manifest.
     """
-    path, name = Path(os.path.expanduser(text)), ""
+    path, name = home_path(text), ""
     if not os.path.exists(path) and "@" in text:  # unlike Path's own, False for an absurd name
         run, _, name = text.rpartition("@")
-        path = Path(os.path.expanduser(run))
+        path = home_path(run)
     if not os.path.isdir(path):
         raise UserError(
             f"There is no run or adapter at {path}; give a run's folder "
@@ -84,7 +86,9 @@ def _checkpoint(run: Path, name: str) -> str:
     there = f"there are {', '.join(epochs)}"
     if name:
         if name not in epochs and not (name == LATEST and (run / "checkpoints" / LATEST).is_dir()):
-            raise UserError(f"{run} has no checkpoint {name!r}: {there}; name one as {run}@NAME.")
+            raise UserError(
+                f"{run} has no checkpoint {quoted(name)}: {there}; name one as {run}@NAME."
+            )
         return name
     if not (run / "selected.json").exists():
         return epochs[-1]
@@ -92,8 +96,8 @@ def _checkpoint(run: Path, name: str) -> str:
     winner = selected.get("winner") if isinstance(selected, dict) else None
     if winner not in epochs:
         raise DataError(
-            f"{run / 'selected.json'} names {winner!r} as the winner, but {there}; select again, "
-            f"or name a checkpoint as {run}@NAME."
+            f"{run / 'selected.json'} names {quoted(winner)} as the winner, but {there}; select "
+            f"again, or name a checkpoint as {run}@NAME."
         )
     return str(winner)
 
@@ -114,32 +118,33 @@ def read_adapter(folder: Path) -> Adapter:
         ("peft_type", config.get("peft_type") == "LORA"),
         ("r", type(rank) is int and rank > 0),
         ("lora_alpha", type(alpha) in (int, float) and 0 < alpha < 1e9),
-        ("target_modules", bool(targets) and (named or _is_pattern(targets))),
+        ("target_modules", bool(targets) and (named or isinstance(targets, str))),
         ("base_model_name_or_path", isinstance(base, str | None)),
     ):
         if not good:
             raise UserError(
-                f"{path} has {key} = {config.get(key)!r}, which describes no LoRA; restore the "
-                "file that was saved with the adapter."
+                f"{path} has {key} = {quoted(config.get(key))}, which describes no LoRA; restore "
+                "the file that was saved with the adapter."
             )
-    used = [key for key in OTHER_METHODS if config.get(key) not in (None, False, "none", [], {})]
+    fields = config.keys() - WITHOUT_EFFECT
+    used = [key for key in sorted(fields) if repr(config[key]) not in SWITCHED_OFF]
     if config.get("init_lora_weights") not in PLAIN_STARTS:
         used.append("init_lora_weights")
     if used:
         raise UserError(
-            f"{path} has {used[0]} = {config[used[0]]!r}, which is not computed here, so answers "
-            "would not be the adapter's; merge it with PEFT (merge_and_unload) and give that "
-            "folder as MODEL."
+            f"{path} has {shortened(used[0])} = {quoted(config[used[0]])}, which is not computed "
+            "here, so answers would not be the adapter's; merge it with PEFT (merge_and_unload) "
+            "and give that folder as MODEL."
         )
-    return Adapter(folder, base or "", rank, alpha, targets)
-
-
-def _is_pattern(targets: Any) -> bool:
-    """A regular expression in which no group repeats: one that does may match for ever."""
     try:
-        return isinstance(targets, str) and bool(re.compile(targets)) and not REPEATED(targets)
-    except (re.error, RecursionError, OverflowError):
-        return False
+        written_out(targets, ())
+    except ValueError as error:
+        raise UserError(
+            f"{path} has target_modules = {quoted(targets)}, a pattern that is not read here "
+            f"({error}), because a regular expression can take for ever; write its modules out as "
+            'a list, such as ["q_proj", "v_proj"].'
+        ) from None
+    return Adapter(folder, base or "", rank, alpha, targets)
 
 
 def belongs(adapter: Adapter, source: Source) -> list[str]:
@@ -153,11 +158,11 @@ def belongs(adapter: Adapter, source: Source) -> list[str]:
         return [f"the adapter does not name its base model; its shapes fit {source.id}"]
     if base != source.id and _is_public(base) and _is_public(source.id):
         raise UserError(
-            f"The adapter in {adapter.folder} was trained on {base!r}, not on {source.id!r}, and "
-            f"means nothing there; give {base!r} as the model, or the adapter of this one."
+            f"The adapter in {adapter.folder} was trained on {quoted(base)}, not on {source.id!r}, "
+            f"and means nothing there; give {quoted(base)} as the model, or this one's adapter."
         )
     if base != source.id:
-        return [f"the adapter names {base!r} as its base, not {source.id!r}; its shapes fit"]
+        return [f"the adapter names {quoted(base)} as its base, not {source.id!r}; its shapes fit"]
     checkpoints = adapter.folder.resolve().parent
     run = checkpoints.parent / "config.json"
     config = read_json(run) if checkpoints.name == "checkpoints" and run.is_file() else None
@@ -185,8 +190,8 @@ def tensors(adapter: Adapter) -> dict[str, Tensor]:
     for name, tensor in found.items():
         if not bool(torch.isfinite(tensor).all()):
             raise UserError(
-                f"{path}: {name!r} holds values that are no finite numbers, so every answer would "
-                "be noise; copy the adapter again."
+                f"{path}: {quoted(name)} holds values that are no finite numbers, so every answer "
+                "would be noise; copy the adapter again."
             )
     return found
 
@@ -198,12 +203,13 @@ def attach_adapter(decoder: nn.Module, adapter: Adapter, found: dict[str, Tensor
     from minihmx import lora
 
     linears = [name for name, m in decoder.named_modules() if isinstance(m, nn.Linear)]
-    chosen = {name for name in linears if lora.targeted(name, adapter.targets)}
+    targets = written_out(adapter.targets, linears)
+    chosen = {name for name in linears if lora.targeted(name, targets)}
     if not chosen or "lm_head" in chosen:
         what = "lm_head, which may be the embedding too" if chosen else "no linear of this model"
         raise UserError(
             f"The adapter in {adapter.folder} does not fit: its target_modules "
-            f"({adapter.targets!r}) name {what}; give the model that it was trained on."
+            f"({quoted(adapter.targets)}) name {what}; give the model that it was trained on."
         )
     ranks = {tuple(t.shape[:1]) for name, t in found.items() if name.endswith("lora_A.weight")}
     if ranks != {(adapter.rank,)}:
@@ -212,5 +218,5 @@ def attach_adapter(decoder: nn.Module, adapter: Adapter, found: dict[str, Tensor
             f"{adapter.folder / CONFIG} says r = {adapter.rank}, but the matrices in {WEIGHTS} are "
             f"of rank {held}; the two do not belong together."
         )
-    lora.attach(decoder, adapter.rank, adapter.alpha, 0, adapter.targets)
+    lora.attach(decoder, adapter.rank, adapter.alpha, 0, targets)
     lora.load_adapter(decoder, found, f"The adapter in {adapter.folder}")

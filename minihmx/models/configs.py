@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from minihmx.errors import UserError
+from minihmx.errors import UserError, quoted
 
 SIZES = dict.fromkeys(("vocab_size", "max_positions"), 2**24)  # and the largest believed
 SIZES |= dict.fromkeys(("hidden_size", "intermediate_size", "head_dim"), 2**20)
@@ -21,6 +21,8 @@ SIZES["num_hidden_layers"] = 2**10
 VERBATIM = ["vocab_size", "hidden_size", "intermediate_size"]
 VERBATIM += ["num_hidden_layers", "num_attention_heads"]
 SCALARS = ("rms_norm_eps", "rope_theta", "attention_scale")
+# Numbers beyond 1e-15 and 1e15 become 0 or infinity in fp32; with these below 1, angles race.
+AT_LEAST_ONE = ("rope_theta", "factor", "original_context")
 SOFTCAPS = ("attention_softcap", "final_softcap")
 
 
@@ -74,11 +76,13 @@ class ModelConfig:
         kind = config.get("model_type")
         if kind not in FAMILIES:
             raise UserError(
-                f"model_type {kind!r} is not supported: minihmx reads {', '.join(FAMILIES)}."
+                f"model_type {quoted(kind)} is not supported: minihmx reads {', '.join(FAMILIES)}."
             )
         try:
             shared = _shared_fields(kind, config, generation or {})
             _check_sizes(shared)  # before time or memory is spent on them
+            attended = _given(config, "query_pre_attn_scalar", shared["head_dim"])
+            shared["attention_scale"] = attended**-0.5
             found = cls(**shared, **FAMILIES[kind](config))
         except KeyError as missing:
             raise UserError(
@@ -94,7 +98,7 @@ def _check_sizes(fields: Mapping[str, Any]) -> None:
     for name, largest in SIZES.items():
         size = fields[name]
         if type(size) is not int or not 1 <= size <= largest:
-            raise ValueError(f"{name} is {size!r}")
+            raise ValueError(f"{name} is {quoted(size)}")
 
 
 def _check_values(config: ModelConfig) -> None:
@@ -105,8 +109,11 @@ def _check_values(config: ModelConfig) -> None:
     if config.rope_scaling:
         scalars |= vars(config.rope_scaling)
     for name, value in scalars.items():
-        if type(value) not in (int, float) or not 0 < value < 1e15:
-            raise ValueError(f"{name} is {value!r}")
+        if (
+            type(value) not in (int, float)
+            or not (1 if name in AT_LEAST_ONE else 1e-15) <= value <= 1e15
+        ):
+            raise ValueError(f"{name} is {quoted(value)}")
     rope = config.rope_scaling
     if rope and rope.low_freq_factor >= rope.high_freq_factor:
         raise ValueError("low_freq_factor is not below high_freq_factor")
@@ -114,53 +121,52 @@ def _check_values(config: ModelConfig) -> None:
         raise ValueError("num_attention_heads is no multiple of num_key_value_heads")
     if config.head_dim % 2:
         raise ValueError(f"head_dim is odd: {config.head_dim}")
-    if len(config.windows) not in (0, config.num_hidden_layers):
-        raise ValueError("layer_types and num_hidden_layers disagree")
     for window in set(config.windows) - {None}:
         if type(window) is not int or window < 1:
-            raise ValueError(f"sliding_window is {window!r}")
+            raise ValueError(f"sliding_window is {quoted(window)}")
     if type(config.tied) is not bool:
-        raise ValueError(f"tie_word_embeddings is {config.tied!r}")
+        raise ValueError(f"tie_word_embeddings is {quoted(config.tied)}")
     if not all(type(token) is int for token in config.eos_ids):
-        raise ValueError(f"eos_token_id is {list(config.eos_ids)!r}")
+        raise ValueError(f"eos_token_id is {quoted(list(config.eos_ids))}")
 
 
 def _shared_fields(
     kind: str, config: Mapping[str, Any], generation: Mapping[str, Any]
 ) -> dict[str, Any]:
     for bias in ("attention_bias", "mlp_bias"):
-        if config.get(bias):
+        if config.get(bias) not in (None, False):
             raise UserError(f"{bias} is set in config.json, but no supported {kind} model has it.")
     heads = config["num_attention_heads"]
     default_head_dim = {"qwen3": 128, "gemma2": 256}.get(kind, config["hidden_size"] // heads)
-    head_dim = config.get("head_dim") or default_head_dim
+    head_dim = _given(config, "head_dim", default_head_dim)
     theta, scaling = _rope(config)
     eos = generation.get("eos_token_id")
     eos = config.get("eos_token_id") if eos is None else eos
     return dict(
         {name: config[name] for name in VERBATIM},
         model_type=kind,
-        num_key_value_heads=config.get("num_key_value_heads") or heads,
+        num_key_value_heads=_given(config, "num_key_value_heads", heads),
         head_dim=head_dim,
         rms_norm_eps=config.get("rms_norm_eps", 1e-6),
         rope_theta=theta,
         rope_scaling=scaling,
         tied=config.get("tie_word_embeddings", kind == "gemma2"),
         max_positions=config["max_position_embeddings"],
-        attention_scale=(config.get("query_pre_attn_scalar") or head_dim) ** -0.5,
         eos_ids=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
     )
 
 
 def _rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     """(theta, scaling); transformers 5 holds both in `rope_parameters`."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = _given(config, "rope_parameters", _given(config, "rope_scaling", {}))
     theta = float(rope.get("rope_theta", config.get("rope_theta", 10000.0)))
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return theta, None
     if kind != "llama3":
-        raise UserError(f"rope type {kind!r} is not supported: minihmx reads default and llama3.")
+        raise UserError(
+            f"rope type {quoted(kind)} is not supported: minihmx reads default and llama3."
+        )
     return theta, RopeScaling(
         rope["factor"],
         rope["low_freq_factor"],
@@ -169,10 +175,18 @@ def _rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     )
 
 
+def _given(config: Mapping[str, Any], key: str, absent: Any) -> Any:
+    """What stands under the key, even 0 or an empty list; `absent` where nothing or null does."""
+    value = config.get(key)
+    return absent if value is None else value
+
+
 def _expect_activation(config: Mapping[str, Any], key: str, expected: str) -> None:
     found = config.get(key, expected)
     if found != expected:
-        raise UserError(f"{key} {found!r} is not supported for this family, only {expected!r}.")
+        raise UserError(
+            f"{key} {quoted(found)} is not supported for this family, only {expected!r}."
+        )
 
 
 def _llama(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,7 +196,7 @@ def _llama(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _qwen3(config: Mapping[str, Any]) -> dict[str, Any]:
     _expect_activation(config, "hidden_act", "silu")
-    if config.get("use_sliding_window"):
+    if config.get("use_sliding_window") not in (None, False):
         raise UserError("use_sliding_window is set, but no supported Qwen3 model has it.")
     return dict(qk_norm=True)
 
@@ -190,9 +204,10 @@ def _qwen3(config: Mapping[str, Any]) -> dict[str, Any]:
 def _gemma2(config: Mapping[str, Any]) -> dict[str, Any]:
     _expect_activation(config, "hidden_activation", "gelu_pytorch_tanh")
     layers, window = config["num_hidden_layers"], config.get("sliding_window", 4096)
-    kinds = config.get("layer_types") or [
-        "full_attention" if layer % 2 else "sliding_attention" for layer in range(layers)
-    ]
+    turns = ["full_attention" if layer % 2 else "sliding_attention" for layer in range(layers)]
+    kinds = _given(config, "layer_types", turns)
+    if len(kinds) != layers:
+        raise ValueError("layer_types and num_hidden_layers disagree")
     if not set(kinds) <= {"full_attention", "sliding_attention"}:
         raise ValueError(f"layer_types holds {sorted(set(kinds))}")
     return dict(

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from minihmx import lora
-from minihmx.errors import UserError
+from minihmx.errors import UserError, quoted
 from minihmx.models import adapters, hub, weights
 from minihmx.models.context import wide
 from minihmx.models.decoder import Decoder
 from minihmx.models.folder import weight_files
-from minihmx.storage.disk import Disk, sha256
+from minihmx.storage.disk import Disk, home_path, sha256
 from minihmx.storage.strict import read_json
 
 CODES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -93,7 +93,9 @@ def export(
             f"{folder} is in PEFT's format already and loads there as it is; give --merge to write "
             "it and its base as one checkpoint."
         )
-    target = Path(out) if out else default_target(folder.resolve())
+    target = default_target(folder.resolve()) if out is None else home_path(out)
+    if out is not None and not out.strip():
+        raise UserError("--out is empty; name a new folder, or leave it out.")
     if target.exists() or target.is_symlink():
         raise UserError(f"{target} exists and is not overwritten; give another --out.")
     adapter = adapters.read_adapter(folder)
@@ -142,7 +144,7 @@ def default_target(folder: Path) -> Path:
 
 def base_of(adapter: adapters.Adapter, model: str | None) -> hub.Source:
     """The model to merge into. Raises UserError when the adapter names none that can be found."""
-    if model:
+    if model is not None:
         return hub.resolve(model)
     if not adapter.base:
         raise UserError(f"{adapter.folder} does not name its base; name it with --model.")
@@ -150,8 +152,8 @@ def base_of(adapter: adapters.Adapter, model: str | None) -> hub.Source:
         return hub.resolve(adapter.base)
     except UserError as error:
         raise UserError(
-            f"The base that {adapter.folder} names ({adapter.base!r}) cannot be used; give the "
-            f"right one with --model. {error}"
+            f"The base that {adapter.folder} names ({quoted(adapter.base)}) cannot be used; give "
+            f"the right one with --model. {error}"
         ) from None
 
 

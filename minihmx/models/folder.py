@@ -14,9 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from minihmx.errors import IOFailure, UserError
+from minihmx.errors import IOFailure, UserError, quoted
 from minihmx.models.configs import ModelConfig
 from minihmx.storage import strict
+from minihmx.storage.disk import home_path
 
 TEXT_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 INDEX = "model.safetensors.index.json"
@@ -46,7 +47,7 @@ def read_config(folder: Path) -> ModelConfig:
         )
     config = _object(path)
     stops = _object(generation) if generation.is_file() else {}
-    if config.get("quantization_config"):
+    if config.get("quantization_config") is not None:
         raise UserError(
             f"{path} describes a quantised checkpoint, and only unquantised weights are read; "
             "name the model that it was made from."
@@ -74,8 +75,8 @@ def weight_names(folder: Path) -> list[str]:
     for name in shards.values():
         if not strict.is_own_name(name) or not name.endswith(".safetensors"):
             raise UserError(
-                f"{index} names {name!r}, no safetensors file of its own folder, and nothing else "
-                "is read; download the model again."
+                f"{index} names {quoted(name)}, no safetensors file of its own folder, and nothing "
+                "else is read; download the model again."
             )
     return sorted(set(shards.values()))
 
@@ -117,8 +118,8 @@ def _no_weights(folder: Path) -> str:
 
 def cache_folder() -> Path:
     """Where what can be had again is kept between runs, beside the hub library's own cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "minihmx"
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return home_path(home) / "minihmx"
 
 
 def folder_digest(folder: Path) -> str:

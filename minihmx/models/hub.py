@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minihmx.config import MODELS
-from minihmx.errors import DataError, UserError
+from minihmx.errors import DataError, UserError, quoted, shortened
 from minihmx.models.folder import (
     INDEX,
     TEXT_FILES,
@@ -20,7 +20,7 @@ from minihmx.models.folder import (
     weight_names,
 )
 from minihmx.models.hub_errors import failure, hub_failure
-from minihmx.storage.disk import verify
+from minihmx.storage.disk import home_path, verify
 
 TINY = Path(__file__).resolve().parents[1] / "tiny"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
@@ -47,7 +47,7 @@ def resolve(name: str, revision: str | None = None) -> Source:
     Raises UserError for a model that is unknown, gated, missing or cannot be used, and IOFailure
     when disk or network fail.
     """
-    info, path = MODELS.get(name), Path(os.path.expanduser(name))
+    info, path = MODELS.get(name), home_path(name)
     if info is not None and info.repo:
         folder = _fetch(info.repo, revision)
         return Source(folder, name, info.repo, folder.name, folder.name)
@@ -56,7 +56,7 @@ def resolve(name: str, revision: str | None = None) -> Source:
             raise UserError(f"{name} is no hub model, so it has no revision; leave that out.")
         return _bundled(name) if info else _local(path.resolve(), None)
     if name.startswith((".", "/", "~")) or name.endswith("/"):
-        raise UserError(f"The path {name} does not exist; check it from {Path.cwd()}.")
+        raise UserError(f"The path {shortened(name)} does not exist; check it from {Path.cwd()}.")
     if not HUB_ID.fullmatch(name):
         raise UserError(_unknown(name))
     folder = _fetch(name, revision)
@@ -94,7 +94,9 @@ def _unknown(name: str) -> str:
         f"{short} ({info.parameters}, {info.gigabytes:g} GB{', gated' if info.gated else ''})"
         for short, info in MODELS.items()
     )
-    return f"Unknown model {name!r}{guess}: take {known}, a local folder, or a hub id ORG/NAME."
+    return (
+        f"Unknown model {quoted(name)}{guess}: take {known}, a local folder, or a hub id ORG/NAME."
+    )
 
 
 def _fetch(repo: str, revision: str | None) -> Path:

@@ -18,7 +18,7 @@ from typing import Any
 
 import tokenizers
 
-from minihmx.errors import UserError
+from minihmx.errors import UserError, quoted
 from minihmx.models import chat
 from minihmx.records import Segment
 from minihmx.storage import strict
@@ -148,7 +148,9 @@ def _take_out_control_tokens(file: dict[str, Any]) -> dict[str, int]:
     added, model = file["added_tokens"], file["model"]
     for token in added:
         if type(token["content"]) is not str or type(token["id"]) is not int or token["id"] < 0:
-            raise ValueError(f"no token has content {token['content']!r} and id {token['id']!r}")
+            raise ValueError(
+                f"no token has content {quoted(token['content'])} and id {quoted(token['id'])}"
+            )
     if model.get("continuing_subword_prefix"):  # none of the three families has one
         raise ValueError("continuing_subword_prefix is set")
     control = {

@@ -12,10 +12,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from minihmx.errors import IOFailure, UserError
+from minihmx.errors import IOFailure, UserError, quoted, shortened
 from minihmx.models.decoder import Decoder
 from minihmx.models.folder import read_config, weight_files
 from minihmx.storage import strict
+from minihmx.terminal.text import decodable
 
 __all__ = ["check_weights", "load", "read_config", "read_tensors", "reading"]
 
@@ -79,8 +80,8 @@ def _check(files: Sequence[Path], shapes: Mapping[str, list[int]], tied: bool) -
             for name in sorted(shard.keys()):
                 if name in seen:
                     raise UserError(
-                        f"{path} holds {name}, which {seen[name].name} holds too, so it is unclear "
-                        "which to use; download the model again."
+                        f"{path} holds {shortened(name)}, which {seen[name].name} holds too, so it "
+                        "is unclear which to use; download the model again."
                     )
                 seen[name] = path
                 if name == "lm_head.weight" and tied:
@@ -98,8 +99,8 @@ def _check(files: Sequence[Path], shapes: Mapping[str, list[int]], tied: bool) -
 def _check_tensor(tensor: Any, name: str, path: Path, shapes: Mapping[str, list[int]]) -> None:
     if name not in shapes:
         raise UserError(
-            f"{path} holds the tensor {name}, which the model of its config.json does not have; "
-            "config and weights do not belong together."
+            f"{path} holds the tensor {shortened(name)}, which the model of its config.json does "
+            "not have; config and weights do not belong together."
         )
     if tensor.get_shape() != shapes[name]:
         raise UserError(
@@ -123,8 +124,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             header = file.get_slice(name)
             if header.get_dtype() not in FLOATS or 0 in header.get_shape():
                 raise UserError(
-                    f"{path}: {name!r} is {header.get_dtype()} {header.get_shape()}, which holds "
-                    "no floating-point numbers (F64, F32, F16, BF16); restore the file."
+                    f"{path}: {quoted(name)} is {header.get_dtype()} {header.get_shape()}, which "
+                    "holds no floating-point numbers (F64, F32, F16, BF16); restore the file."
                 )
         return {name: file.get_tensor(name) for name in sorted(file.keys())}
 
@@ -132,6 +133,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 @contextmanager
 def reading(path: Path) -> Iterator[Any]:
     """An open safetensors file, its errors turned into ours."""
+    if str(path) != decodable(str(path)):  # the library would call the file invalid
+        raise UserError(f"The path {path} is not UTF-8, so its tensors cannot be read; rename it.")
     try:
         with safe_open(path, framework="pt", device="cpu") as shard:
             _check_header(path)

@@ -13,8 +13,23 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from minihmx.errors import DataError, Failure, IOFailure
+from minihmx.errors import DataError, Failure, IOFailure, UserError, quoted, shortened
 from minihmx.storage import strict
+
+
+def home_path(text: str) -> Path:
+    """The path that a user means by this text, ~ and ~name being home folders.
+
+    Raises UserError where nobody has that name; else a folder called "~name" would be made.
+    """
+    path = os.path.expanduser(text)
+    if path.startswith("~"):
+        raise UserError(
+            f"The path {shortened(text)} does not exist, because this machine knows no home folder "
+            f"{shortened(path.split('/')[0])}; write the path out (./~... for a name that begins "
+            "with ~)."
+        )
+    return Path(path)
 
 
 class Disk:
@@ -222,7 +237,7 @@ def verify(folder: Path, needed: Iterable[str] = ()) -> str | None:
             return "manifest.json names no files"
         for name, expected in digests.items():
             if not strict.is_own_name(name):
-                return f"manifest.json names {name!r}, no file of its own folder"
+                return f"manifest.json names {quoted(name)}, no file of its own folder"
             if not (folder / name).is_file():
                 return f"No such file: {name}"
             if sha256(folder / name) != expected:

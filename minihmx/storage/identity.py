@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from minihmx.errors import Failure, UserError
+from minihmx.errors import Failure, UserError, quoted
 from minihmx.records import Question
 from minihmx.storage.run_folder import Store
 from minihmx.storage.strict import read_json
@@ -44,7 +44,7 @@ def check_same_experiment(store: Store, own: Mapping[str, Any]) -> None:
     if not isinstance(there, dict):
         raise UserError(f"{path} is no config of a run; move {store.folder} away to start anew.")
     differences = [
-        f"{name} is {there.get(name)!r} there and {own.get(name)!r} here"
+        f"{name} is {quoted(there.get(name))} there and {quoted(own.get(name))} here"
         for name in sorted(own.keys() | there.keys())
         if own.get(name) != there.get(name)
     ]

@@ -19,13 +19,14 @@ from rich.table import Table
 from rich.text import Text
 
 from minihmx import lora
+from minihmx.config import LARGEST, LEAST_TEMPERATURE, check_number
 from minihmx.engine.open import Model, find_model, load_decoder, open_adapter
 from minihmx.engine.sampling import generate
-from minihmx.errors import UserError
+from minihmx.errors import Diverged, UserError
 from minihmx.models import adapters, chat
 from minihmx.models.decoder import Decoder
 from minihmx.records import Completion, Message
-from minihmx.terminal.text import printable
+from minihmx.terminal.text import decodable, printable
 
 SIDE_BY_SIDE = 100  # terminal columns from which two answers stand beside each other
 BASE, TRAINED = "base", "trained"
@@ -50,7 +51,8 @@ class Conversation:
         self.histories, self.turn = {}, 0
 
     def ask(self, text: str) -> dict[str, Completion]:
-        """Each side's answer, by name. Raises UserError, and forgets the turn, when it is too long.
+        """Each side's answer, by name. Raises UserError, and forgets the turn, when it is too long;
+        Diverged where an answer came from logits that are not finite.
 
         The noise is named by seed and turn, never by the side.
         """
@@ -78,6 +80,13 @@ class Conversation:
                     noise=[("chat", self.seed, self.turn)],
                 )
         for side, answer in answers.items():
+            if not answer.finite:
+                raise Diverged(
+                    f"The {side} model's logits are not finite in {self.model.config.dtype}, so "
+                    "its answer would be noise and is not shown; try --dtype bfloat16 or float32, "
+                    "or fetch the model or the adapter again."
+                )
+        for side, answer in answers.items():
             self.histories[side] = [*asked[side], Message("assistant", answer.text)]
         self.turn += 1
         return answers
@@ -97,12 +106,9 @@ def talk(options: argparse.Namespace) -> None:
 
     options: what commands/chat.py was given.
     """
-    if not 0 <= options.temperature < float("inf"):
-        refused = f"--temperature {options.temperature:g}"
-        raise UserError(f"{refused} cannot work: give a number from 0 up.")
-    if options.max_completion_length < 1:
-        refused = f"--max-completion-length {options.max_completion_length}"
-        raise UserError(f"{refused} must be at least 1.")
+    check_number("temperature", options.temperature, LEAST_TEMPERATURE, 1e30, or_zero=True)
+    check_number("max_completion_length", options.max_completion_length, 1, LARGEST)
+    check_number("seed", options.seed, 0, LARGEST)
     if options.prompt is not None and not options.prompt.strip():
         raise UserError("--prompt is empty; give a question, or leave it out to converse.")
     for stream in (sys.stdin, sys.stdout):  # odd bytes are replaced rather than fatal
@@ -125,9 +131,9 @@ def talk(options: argparse.Namespace) -> None:
             print(f"notice   {notice}")
     print(flush=True)
     settings = options.temperature, options.seed, options.max_completion_length
-    conversation = Conversation(model, decoder, sides, decodable(options.system), *settings)
+    conversation = Conversation(model, decoder, sides, options.system, *settings)
     if options.prompt is not None:
-        show_answers(conversation.ask(decodable(options.prompt)))
+        show_answers(conversation.ask(options.prompt))
     else:
         converse(conversation)
 
@@ -148,11 +154,6 @@ def converse(conversation: Conversation) -> None:
                 except UserError as refusal:
                     print(refusal)
     print()
-
-
-def decodable(text: str) -> str:
-    """What came from a keyboard or a command line, its undecodable bytes replaced."""
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def show_answers(answers: Mapping[str, Completion]) -> None:

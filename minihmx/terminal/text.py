@@ -10,6 +10,20 @@ from datetime import timedelta
 LONGEST = 1e10  # seconds; timedelta knows no more than some thousand times that
 
 
+def open_streams() -> None:
+    """Give the null device to each of stdin, stdout and stderr that the caller closed (`>&-`).
+
+    Else the next file to be opened would get a stream's number, and its lines for the terminal.
+    """
+    for handle, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, handle)
+            if null != handle:
+                os.close(null)
+            setattr(sys, name, os.fdopen(handle, "w" if handle else "r", encoding="utf-8"))
+
+
 def show(line: str) -> None:
     """Print; when the reader of a pipe has left, as `head` does, the run goes on unseen."""
     try:
@@ -21,6 +35,11 @@ def show(line: str) -> None:
 def typed() -> str:
     """The command line that started this process, for a shell."""
     return shlex.join(sys.orig_argv)
+
+
+def decodable(text: str) -> str:
+    """What came from a keyboard or a command line, its undecodable bytes replaced."""
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def printable(text: str) -> str:

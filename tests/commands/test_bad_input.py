@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 import toy
+from conftest import ROOT
 from safetensors.torch import load_file, save_file
 
 from minihmx.cli import LONGEST, main
@@ -136,7 +137,24 @@ TYPED = {
     "train tiny --max-sequence-length 5000": ["context is 1024"],
     "train tiny --judge-max-tokens 1000": ["Judging", "--judge-max-tokens"],
     "train tiny --prompts-per-step 91": ["90 training questions"],
-    "train tiny --questions ~nobody-at-all/q": ["~nobody-at-all/q", "No such file"],
+    "train tiny --questions ~nobody-at-all/q": ["~nobody-at-all/q does not exist", "no home"],
+    "train tiny --out ~nobody-at-all/runs": ["~nobody-at-all/runs does not exist", "no home"],
+    "eval tiny --tasks bbq --data sample --out ~nobody-at-all/x": ["~nobody-at-all/x does not"],
+    "eval tiny --tasks bbq --data ~nobody-at-all/x": ["~nobody-at-all/x does not exist"],
+    "doctor tiny --out ~nobody-at-all/x": ["~nobody-at-all/x does not exist"],
+    "chat toy --prompt Hi --adapter ~nobody-at-all/x@epoch-01": ["~nobody-at-all", "no home"],
+    "export runs/toy/forward/seed-1 --merge --out ~nobody-at-all/x": ["~nobody-at-all/x does not"],
+    "export runs/toy/forward/seed-1 --merge --out=": ["--out is empty"],
+    "export runs/toy/forward/seed-1 --merge --model=": ["Unknown model ''"],
+    "train tiny --temperature 1e-300": ["--temperature 1e-300", "from 0.0001 to 1e30"],
+    "eval tiny --tasks bbq --data sample --temperature 1e-5": ["--temperature 1e-05", "0.0001"],
+    "chat toy --prompt Hi --temperature 1e-300": ["--temperature 1e-300", "from 0.0001"],
+    "chat toy --prompt Hi --temperature 1e300": ["--temperature 1e+300", "to 1e30"],
+    "chat toy --prompt Hi --seed -1": ["--seed -1", "from 0 to"],
+    "eval tiny --tasks bbq --data sample --samples 1000000000": ["--samples 1000000000", "4096"],
+    "eval tiny --tasks bbq --data sample --batch-tokens 0": ["--batch-tokens 0", "from 1"],
+    "doctor tiny --gpu 1e300": ["--gpu 1e+300", "in GiB"],
+    "doctor tiny --gpu nan": ["--gpu nan", "in GiB"],
     "train tiny --rubric toy": ["The rubric file toy", "directory"],
     "train tiny --questions toy": ["The question file toy", "directory"],
     "train toy --questions questions.jsonl --beta 0.5": ["of another config", "beta is 0.001"],
@@ -166,6 +184,74 @@ def test_typed(typed: str, place: Path, capsys: pytest.CaptureFixture[str]) -> N
         typed += " --out runs " + " ".join(map(str, SIZES))
         Path("runs/toy").rename(f"runs/{run_name(place)}")
     refused(place, capsys, typed, *TYPED.get(typed, TYPED[typed.partition(" --out runs ")[0]]))
+
+
+BYTES = "caf\udce9"  # Latin-1 as Python hands it over
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        f"train tiny --date {BYTES}",
+        f"train {BYTES}",
+        f"train tiny --out {BYTES}",
+        f"train tiny --revision {BYTES}",
+        f"eval tiny --tasks bbq --data sample --date {BYTES}",
+        f"eval tiny --tasks bbq --data sample --out {BYTES}",
+        f"eval tiny --tasks bbq --data sample --adapter {BYTES}",
+        f"chat toy --prompt Hi --adapter {BYTES}",
+        f"export {BYTES} --merge",
+        f"doctor --judge {BYTES}",
+        f"data check bbq --data {BYTES}",
+        f"data list bbq {BYTES}",
+        f"{BYTES}",
+        f"train tiny --{BYTES}",
+        f"train tiny --epochs {BYTES}",
+    ],
+)
+def test_what_is_not_utf_8_is_refused_before_anything_begins(
+    typed: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(place, capsys, typed, "caf")
+
+
+def test_a_model_at_a_path_that_is_not_utf_8(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree("toy", f"{BYTES}/toy")
+    monkeypatch.chdir(BYTES)
+    refused(place, capsys, "train toy --questions ../questions.jsonl", "not UTF-8", "rename")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("chat toy --max-completion-length 4", 0),
+        ("chat toy --max-completion-length 4 --prompt Hi", 0),
+        ("train nothing", 2),
+    ],
+)
+def test_streams_that_are_closed(words: str, code: int, closed: str, place: Path) -> None:
+    script = f'"{sys.executable}" -m minihmx {words} {closed}'
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["sh", "-c", script], env=env, capture_output=True, text=True)
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    assert bool(done.stderr) == (code != 0 and "2>" not in closed)
+
+
+def test_no_file_gets_the_number_of_a_closed_stream(place: Path) -> None:
+    """Where it did, a line for the terminal would stand in the middle of a file."""
+    code = (
+        "import os, sys; from minihmx.cli import main; main(['data', 'list', 'bbq']);"
+        "handle = os.open('new', os.O_CREAT | os.O_WRONLY); os.write(2, b'x'); print('y');"
+        "sys.exit(handle)"
+    )
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    env, script = os.environ | {"PYTHONPATH": path}, f'"{sys.executable}" -c "{code}" <&- >&- 2>&-'
+    done = subprocess.run(["sh", "-c", script], env=env)
+    assert done.returncode >= 3 and Path("new").read_bytes() == b""
 
 
 def run_name(place: Path) -> str:
@@ -346,6 +432,12 @@ ADAPTERS: dict[str, tuple[Damage, list[str], int]] = {
     "no targets": (but(CONFIG, target_modules=[]), ["target_modules = []"], 2),
     "targets without end": (but(CONFIG, target_modules="(.*)*!"), ["'(.*)*!'"], 2),
     "a method": (but(CONFIG, peft_type="IA3"), ["peft_type = 'IA3'"], 2),
+    "a rank of a megabyte": (but(CONFIG, r="1" * 2**20), ["r = '111", "[...] 111"], 2),
+    "a field of a megabyte": (but(CONFIG, **{"x" * 2**20: "y" * 2**20}), ["not computed"], 2),
+    "layers": (but(CONFIG, layers_to_transform=0), ["layers_to_transform = 0"], 2),
+    "a pattern without end": (
+        but(CONFIG, target_modules=".*" * 20 + "z"), ["'.*.*", "write its modules out"], 2
+    ),
     "a base that is a list": (but(CONFIG, base_model_name_or_path=["a"]), ["base_model_name"], 2),
     "no config": (unsealed(renamed(CONFIG, "config.json")), [CONFIG], 2),
     "no JSON": (unsealed(put(CONFIG, b"r: 4")), ["is not valid JSON"], 2),
@@ -367,6 +459,17 @@ def test_an_adapter(
     folder = Path("runs/toy/forward/seed-1/checkpoints/epoch-01")
     damage(folder)
     refused(place, capsys, command.format(folder), str(folder), *parts, code=code)
+
+
+def test_a_notice_quotes_little(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Notices do not pass through the one place where refusals are cut."""
+    folder = Path("runs/toy/forward/seed-1/checkpoints/epoch-01")
+    change(folder / CONFIG, base_model_name_or_path="/x" * 2**19)
+    typed = ["chat", "toy", "--prompt", "Hi", "--max-completion-length", "4"]
+    assert main([*typed, "--adapter", str(folder)]) == 0
+    (notice,) = (li for li in capsys.readouterr().out.splitlines() if li.startswith("notice"))
+    assert "'/x/x" in notice and len(notice) < 300
+    refused(place, capsys, f"export {folder} --merge", "'/x/x", "give the right one with --model")
 
 
 def test_an_adapter_of_another_base(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

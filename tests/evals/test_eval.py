@@ -715,6 +715,15 @@ def test_a_limit_above_the_number_of_items_is_none(
     assert len(list((tmp_path / "tiny" / "base" / "evals" / "bbq").iterdir())) == 1
 
 
+def test_more_replies_than_memory_holds_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minihmx.evals.asking.session.MOST_REPLIES", 10)
+    typed = ["--tasks", "are_you_sure", "--data", "sample", "--out", str(tmp_path)]
+    code, out, err = run(capsys, *typed, "--limit", "5", "--samples", "3", "--temperature", "1")
+    assert (code, out) == (2, "") and "--samples 3 on 5 items" in err and err.count("\n") == 1
+
+
 def by_key(folder: Path) -> list[dict[str, Any]]:
     return sorted(read_samples(folder), key=lambda line: str(line["id"]))
 

@@ -304,7 +304,7 @@ def test_bad_input_is_one_sentence(case: str, typed: Typed, tmp_path: Path) -> N
         if kind in case or f"{{{kind}}}" in BAD[case][0][0]:
             names[kind] = run_on("tiny", tmp_path / kind, size)
             path = names[kind] / "checkpoints/epoch-01/adapter_config.json"
-            base = {"nameless": None, "gone": "/nowhere/at/all"}.get(kind, "tiny")
+            base = {"nameless": None, "gone": "/nowhere/at/all", "changed": ""}.get(kind, "tiny")
             path.write_text(json.dumps(read_json(path) | {"base_model_name_or_path": base}))
             if kind != "changed":
                 (path.parent / "manifest.json").unlink()

@@ -377,6 +377,10 @@ def test_a_model_larger_than_memory_is_one_sentence(
     refused(folder, "does not fit", "cpu", dtype=torch.float16)
 
 
+LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
+LLAMA3 |= dict(original_max_position_embeddings=64)
+
+
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
@@ -398,6 +402,21 @@ def test_a_model_larger_than_memory_is_one_sentence(
         (dict(rms_norm_eps=-1e-5), "rms_norm_eps"),
         (dict(rms_norm_eps="1e-5"), "malformed"),
         (dict(rope_theta=0), "rope_theta"),
+        (dict(rope_theta=1e-300), "rope_theta"),
+        (dict(rope_theta=0.5), "rope_theta"),
+        (dict(rms_norm_eps=1e-300), "rms_norm_eps"),
+        (dict(rope_scaling=dict(LLAMA3, factor=1e-300)), "factor"),
+        (dict(rope_scaling=dict(LLAMA3, original_max_position_embeddings=0.1)), "original"),
+        (dict(rope_scaling=[]), "malformed"),
+        (dict(rope_parameters=0), "malformed"),
+        *((dict(head_dim=odd), "head_dim") for odd in (0, [], {}, "", False)),
+        *((dict(num_key_value_heads=odd), "num_key_value_heads") for odd in (0, [], {}, "", False)),
+        *((dict(attention_bias=odd), "attention_bias") for odd in ([], {}, "")),
+        (dict(quantization_config={}), "quantised"),
+        (dict(GEMMA, query_pre_attn_scalar=0), "malformed"),
+        (dict(GEMMA, query_pre_attn_scalar=[]), "malformed"),
+        (dict(GEMMA, query_pre_attn_scalar=1e300), "attention_scale"),
+        (dict(GEMMA, layer_types=[]), "layer_types"),
         (dict(eos_token_id="</s>"), "eos_token_id"),
         (dict(hidden_act="relu"), "relu"),
         (dict(tie_word_embeddings="false"), "tie_word_embeddings"),

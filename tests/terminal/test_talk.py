@@ -20,6 +20,7 @@ from minihmx.cli import main
 from minihmx.config import Config
 from minihmx.engine.sampling import generate
 from minihmx.models import adapters, weights
+from minihmx.models.targets import written_out
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Message
 from minihmx.storage import run_folder as store
@@ -230,6 +231,17 @@ def test_odd_bytes_typed_are_replaced(made: Path, typed: Typed) -> None:
     assert (code, err) == (0, "") and len(said(out)) == 1
 
 
+@pytest.mark.parametrize("asked", [["--prompt", "Who?"], []])
+def test_answers_from_logits_that_are_not_finite_are_refused(
+    asked: list[str], made: Path, tmp_path: Path, typed: Typed
+) -> None:
+    run = copy(made, tmp_path)
+    weaken(run / "checkpoints" / "epoch-02", lambda t: [x.fill_(3e38) for x in t.values()])
+    code, out, err = typed(*chat(made, "--adapter", run, *asked), lines=["Who?", "Why?"])
+    assert code == 3 and "The trained model's logits are not finite in float32" in err, err
+    assert "trained> " not in out and err.count("\n") == 1
+
+
 # --- which adapter --------------------------------------------------------------------------------
 
 
@@ -256,12 +268,22 @@ def test_a_run_means_its_selected_epoch_or_its_last(made: Path, tmp_path: Path) 
     assert adapters.find_adapter(str(named)) == named
 
 
+LINEARS = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
+PARTS = "self_attn|attention|attn|mlp|feed_forward|ffn|dense"
+UNSLOTH = (
+    rf"(?:.*?(?:language|text).*?(?:{PARTS}).*?(?:{LINEARS}).*?)|"
+    rf"(?:\bmodel\.layers\.[\d]{{1,}}\.(?:{PARTS})\.(?:(?:{LINEARS})))"
+)
+
+
 @pytest.mark.parametrize("family", golden.FAMILIES)
 @pytest.mark.parametrize(
     "targets",
     [
         "all-linear",
         r"model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj",
+        r".*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)$",
+        UNSLOTH,
         ["self_attn.q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "mlp.down_proj"],
     ],
 )
@@ -309,6 +331,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, int]] = {
     "an infinite alpha": (lambda f: change(f, lora_alpha=float("inf")), "no finite", 2),
     "no targets": (lambda f: change(f, target_modules=None), "target_modules = None", 2),
     "a broken pattern": (lambda f: change(f, target_modules="(q_proj"), "target_modules", 2),
+    "a pattern of fewer": (lambda f: change(f, target_modules=r".*\.q_proj"), "unknown", 2),
+    "one layer": (lambda f: change(f, layers_to_transform=0), "layers_to_transform = 0", 2),
+    "a falsy number": (lambda f: change(f, use_rslora=0.0), "use_rslora = 0.0", 2),
+    "an empty text": (lambda f: change(f, bias=""), "bias = ''", 2),
+    "a field of tomorrow": (lambda f: change(f, lora_shift={"x": 1}), "lora_shift = {'x': 1}", 2),
+    "its default": (lambda f: change(f, kasa_config=None, qalora_group_size=16), "rank 16", 0),
     "other targets": (lambda f: change(f, target_modules=["query"]), "no linear of this", 2),
     "the head": (lambda f: change(f, target_modules=["lm_head"]), "lm_head", 2),
     "fewer targets": (lambda f: change(f, target_modules=["q_proj"]), "unknown", 2),
@@ -420,6 +448,7 @@ def test_a_selection_that_names_nothing_is_refused(
 def test_lora_targets_match_whole_names() -> None:
     assert lora.targeted("model.layers.0.self_attn.q_proj", ["q_proj"])
     assert not lora.targeted("model.layers.0.self_attn.q_proj", ["proj"])
-    assert not lora.targeted("model.layers.0.self_attn.q_proj", "q_proj")
-    assert lora.targeted("model.layers.0.self_attn.q_proj", ".*q_proj")
-    assert not lora.targeted("lm_head", "all-linear")
+    name = "model.layers.0.self_attn.q_proj"
+    assert written_out("q_proj", [name]) == []  # PEFT matches a pattern with the whole name
+    assert written_out(".*q_proj", [name]) == [name]
+    assert not lora.targeted("lm_head", written_out("all-linear", ["lm_head"]))

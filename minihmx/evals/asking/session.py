@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from minihmx.config import Config
+from minihmx.config import LARGEST, LEAST_TEMPERATURE, MOST, Config, check_number
 from minihmx.engine.memory import Limit
 from minihmx.engine.open import OpenAdapter, find_model, load_decoder, open_adapter, with_adapter
 from minihmx.errors import UserError
@@ -18,8 +17,10 @@ from minihmx.evals.asking.runner import Machine, Progress, check_room, evaluate
 from minihmx.evals.benchmark import Benchmark, switches
 from minihmx.evals.items.load import Dataset, load_dataset
 from minihmx.models import adapters, hub
+from minihmx.storage.disk import home_path
 
 BASE = "base"
+MOST_REPLIES = 10_000_000
 
 
 class Options(NamedTuple):
@@ -78,7 +79,14 @@ def open_session(flags: Mapping[str, Any], options: Options) -> Session:
     for loaded in subjects:
         for benchmark, dataset in zip(chosen, datasets, strict=True):
             own = settings(options, benchmark, dataset, given, config)
-            jobs.append((loaded, Results(benchmark, dataset, loaded.subject, own)))
+            results = Results(benchmark, dataset, loaded.subject, own)
+            if len(results.items) * own.samples > MOST_REPLIES:
+                raise UserError(
+                    f"--samples {own.samples} on {len(results.items)} items of {benchmark.name} "
+                    f"are more than {MOST_REPLIES:,} replies, which no memory holds; lower "
+                    "--samples, or take a part with --limit."
+                )
+            jobs.append((loaded, results))
     decoder = load_decoder(model)
     tokens = Limit("--batch-tokens", options.batch_tokens)
     rows = Limit("--decode-rows", config.decode_rows)
@@ -101,18 +109,15 @@ def run_session(session: Session) -> Iterator[tuple[Results, Progress]]:
 
 def check_options(options: Options) -> None:
     """Raises UserError for a number that cannot work."""
-    for flag, value in (("--limit", options.limit), ("--samples", options.samples)):
-        if value < 0:
-            raise UserError(f"{flag} {value} cannot work: give a number from 1 up.")
-    if options.temperature is not None and not 0 <= options.temperature < float("inf"):
-        raise UserError(f"--temperature {options.temperature:g} cannot work: give 0 or more.")
+    check_number("limit", options.limit, 1, LARGEST, or_zero=True)
+    check_number("samples", options.samples, 1, MOST["eval_samples"], or_zero=True)
+    check_number("temperature", options.temperature or 0.0, LEAST_TEMPERATURE, 1e30, or_zero=True)
+    check_number("batch_tokens", options.batch_tokens, 1, LARGEST)
     if options.samples > 1 and options.temperature == 0:
         raise UserError(
             f"--samples {options.samples} at --temperature 0 would be the same reply each time; "
             "give a temperature above 0, or one sample."
         )
-    if options.batch_tokens < 1:
-        raise UserError(f"--batch-tokens {options.batch_tokens} cannot work: give at least 1.")
 
 
 def benchmarks(tasks: str) -> list[Benchmark]:
@@ -193,7 +198,7 @@ def settings(
 
 def load_subject(name: str, source: hub.Source, config: Config) -> Loaded:
     """Find and read one adapter, or for "base" none; says where its evaluations stand."""
-    runs = Path(config.out).expanduser() / source.run_name
+    runs = home_path(config.out) / source.run_name
     model = {"id": source.id, "revision": source.revision, "digest": source.digest}
     if name == BASE:
         return Loaded(Subject(runs / BASE, BASE, model, None), None)

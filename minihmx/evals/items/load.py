@@ -17,13 +17,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
-from minihmx.errors import DataError, UserError
+from minihmx.errors import DataError, UserError, quoted
 from minihmx.evals.benchmark import Benchmark, Item
 from minihmx.evals.items.download import download
 from minihmx.evals.items.published import placed, plain, rows
 from minihmx.models.folder import cache_folder
 from minihmx.storage import strict
-from minihmx.storage.disk import Disk, dumps
+from minihmx.storage.disk import Disk, dumps, home_path
 
 LINES_AT_ONCE = 4096
 
@@ -188,11 +188,11 @@ def locate(benchmark: Benchmark, where: str) -> Located | None:
 
 def folder_or_file(where: str) -> Path:
     """Raises UserError where there is neither."""
-    place = Path(os.path.expanduser(where)).resolve()
+    place = home_path(where).resolve()
     if not where or not os.path.exists(place):
         raise UserError(
-            f"The path {where!r} does not exist; give a folder with published files, or hub or "
-            "sample."
+            f"The path {quoted(where)} does not exist; give a folder with published files, "
+            "or hub or sample."
         )
     return place
 
