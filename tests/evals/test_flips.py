@@ -6,6 +6,7 @@ import doctest
 import itertools
 import time
 import unicodedata
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
@@ -16,7 +17,7 @@ from letter_cases import LETTERS, PRONOUN
 
 from minihmx.evals.reading import flips, folding, letters
 from minihmx.evals.reading.flips import UNREAD, Reading, commitment, flip, mentions
-from minihmx.evals.reading.folding import PLAIN, fold, normal, visible
+from minihmx.evals.reading.folding import PLAIN, fold, normal, visible, whole_words
 from minihmx.evals.reading.letters import letter
 
 
@@ -310,3 +311,52 @@ def test_a_megabyte_is_read_at_once() -> None:
 def test_no_text_takes_quadratic_time(unit: str) -> None:
     """A quarter of a megabyte takes a fifth of a second; what is quadratic takes many."""
     assert read_all(unit * ((1 << 18) // len(unit.encode()))) < 3.0
+
+
+class Counted(str):
+    """A text that counts how often one of its characters is looked at."""
+
+    looked = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for character in super().__iter__():
+            Counted.looked += 1
+            yield LookedAt(character)
+
+
+class LookedAt(str):
+    __hash__ = str.__hash__
+
+    def __ne__(self, other: object) -> bool:
+        Counted.looked += 1
+        return str.__ne__(self, other)
+
+
+def looks(unit: str, size: int) -> int:
+    """How often characters are compared where an answer is half as long as the text around it."""
+    text = unit * (size // len(unit))
+    Counted.looked = 0
+    for _ in whole_words(Counted(text[: size // 2]), Counted(text + "x")):
+        pass
+    return Counted.looked
+
+
+@pytest.mark.parametrize("unit", ["a ", "a-", "aa", "ab ", "(", "a b c d "])
+def test_an_answer_as_long_as_the_reply_takes_linear_work(unit: str) -> None:
+    short, long = looks(unit, 32 << 10), looks(unit, 64 << 10)
+    assert 0 < long < 2.2 * short < 12 * (64 << 10)
+
+
+@pytest.mark.parametrize("unit", ["a ", "a-", "aa", "so A. "])
+def test_a_reply_twice_as_long_takes_twice_the_time(unit: str) -> None:
+    """The bound is generous, since the machine may be busy; what is quadratic takes four times."""
+
+    def seconds(size: int) -> float:
+        reply = unit * (size // len(unit))
+        started = time.process_time()
+        for _ in range(3):
+            commitment(reply, mentions(reply, [reply[: size // 2], reply[1 : size // 2]]))
+        return time.process_time() - started
+
+    ratios = (seconds(64 << 10) / seconds(32 << 10) for _ in range(3))
+    assert min(ratios) < 3

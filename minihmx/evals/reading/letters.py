@@ -31,9 +31,7 @@ _LEAD = (
     r"|out|definitely|probably|likely|actually|still|indeed)\s+)[\"'*_]{0,4}"
 )
 # A word behind A makes it an article ("A good question"), unless it is one of these ("A is right").
-_AFTER_A = (
-    r"is|was|remains|it|because|since|as|and|n?or|but|would|seems|must|should|can(?:not)?|not"
-)
+_AFTER_A = r"is|was|remains|it|because|since|as|and|n?or|but|would|seems|must|should|can(?:not)?"
 # What makes I a pronoun, as in "So I think", "So I..." and "But I, too". In "It is I." and in the
 # list "H, I, or J" it is an option.
 _AFTER_I = r"[ \t]+(?!(?:and|n?or)\s+[A-Z]\b)\w|\.\.|…|,(?!\s*(?:not|n?or|and|[A-Z])\b)"
@@ -44,7 +42,7 @@ _NO_FORMULA = r"(?![\w']|\s*[=+^<>])"
 @lru_cache(256)
 def _option_pattern(letters: str) -> re.Pattern[str]:
     """Groups 1 to 6 are marked options, 7 is led to, and 8 is an option if it goes on a list."""
-    apart = {"A": rf"A(?![ \t]+(?!(?:{_AFTER_A}|rather|over)\b)\w)", "I": rf"I(?!{_AFTER_I})"}
+    apart = {"A": rf"A(?![ \t]+(?!(?:{_AFTER_A}|not|rather|over)\b)\w)", "I": rf"I(?!{_AFTER_I})"}
     capital = "|".join(apart.get(letter, re.escape(letter)) for letter in letters)
     capital = rf"((?:{capital}){_NO_FORMULA})"
     small = letters.lower()
