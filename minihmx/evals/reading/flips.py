@@ -48,11 +48,9 @@ def mentions(
     found = []
     for group in [answers] if nested == "longest" else [[answer] for answer in answers]:
         meant = {normal(answer): answer for answer in reversed(group)}
+        places = sorted(place for text in meant for place in whole_words(text, folded.text))
         end = 0
-        # Sorted so, the longest of those that begin at one place comes first.
-        for start, minus_stop, text in sorted(
-            p for t in meant for p in whole_words(t, folded.text)
-        ):
+        for start, minus_stop, text in places:  # the longest of those that begin at one place first
             if start >= end and (span := folded.span(start, -minus_stop)):
                 found.append(Reading(meant[text], span, "mention"))
                 end = -minus_stop
@@ -178,8 +176,9 @@ def commitment(
     if not found:
         return UNREAD
     text, places = visible(reply)
-    inner = ([bisect_left(places, end) for end in _span(mention)] for mention in found)
-    found = [m._replace(span=(start, end)) for m, (start, end) in zip(found, inner, strict=True)]
+    if len(places) <= len(reply):  # something unseen was left out
+        ends = ((m.value, [bisect_left(places, end) for end in _span(m)], m.rule) for m in found)
+        found = [Reading(value, (start, end), rule) for value, (start, end), rule in ends]
     cued, corrected, reported = (_zones(x, text) for x in (cue, _CORRECTION, _REPORTED))
     left = _standing(text, found, cued) if withdrawn == "skip" else found
     own = [m for m in left if not _held(m, reported)] or left
@@ -220,17 +219,17 @@ def _standing(text: str, found: Sequence[Reading], cued: Zones) -> list[Reading]
         held[0] |= end > 0 and _OVER.fullmatch(text, end, _span(group[0])[0]) is not None
         end = _span(group[-1])[1]
         # The negation of one answer goes on to those behind it: "We can rule out A, B and C".
-        apart = joint != "or" and not any(_held(mention, none_of) for mention in group)
-        alone = held[-1:] if apart and _SUBJECT.match(text, end) else []
+        split = True in held[:-1] and joint != "or" and _SUBJECT.match(text, end)
+        alone = held[-1:] if split and not any(_held(m, none_of) for m in group) else []
         held = [*accumulate(held[: len(held) - len(alone)], max), *alone]
-        refuted = [_REFUTED.match(text, _span(mention)[1]) is not None for mention in group]
+        refuted = [_REFUTED.match(text, _span(mention)[1]) for mention in group]
         # A denial of the whole list goes back to its beginning, or to an answer that the reply has
         # just affirmed: "It is A, B and C are wrong".
-        if (whole := _REFUTED.match(text, end)) and not whole["one"]:
+        if refuted[-1] and not refuted[-1]["one"]:
             first = max((i for i, m in enumerate(group, 1) if _held(m, cued)), default=0)
-            refuted[first:] = [True] * len(group[first:])
+            refuted[first:] = refuted[-1:] * len(group[first:])
         # Denied from both sides an answer stands: "All but Paris are wrong".
-        left += [m for m, a, b in zip(group, held, refuted, strict=True) if a == b]
+        left += [m for m, a, b in zip(group, held, refuted, strict=True) if a == bool(b)]
     return [m for m in left if _span(m)[0] >= max(retracted, taken.get(m.value, 0))]
 
 

@@ -23,7 +23,6 @@ _UNSEEN = re.compile(
     "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff]+"
     r"|</?(?:b|i|u|em|strong|span|code|mark|answer)(?:\s+[a-z]+=[^<>]*)?>"
 )
-_MORE_SPACE = re.compile(r"(?<=\s)\s+")
 # Unicode calls a text "stream-safe" (UAX #15) if no character has more marks than this, and no
 # language needs more. Without a bound, a megabyte of accents takes quadratic time to normalise.
 _MARKS_OF_A_CHARACTER = 30
@@ -74,7 +73,7 @@ def fold(text: str) -> Folded:
     ('die strasse', (4, 10))
     """
     seen, places = visible(text)
-    lean, where = _without(_MORE_SPACE, seen)
+    lean, where = _without(re.compile(r"(?<=\s)\s+"), seen)
     lean = re.sub(r"\s", " ", lean)
     folded = lean.casefold()
     unchanged = all(unicodedata.is_normalized("NFKC", form) for form in (lean, folded))
@@ -136,11 +135,12 @@ def whole_words(answer: str, text: str) -> Iterator[tuple[int, int, str]]:
     joined = [*answer, None, *text] if answer and answer in text else []
     # For each character, the length of the longest beginning of the answer that ends there.
     lengths, length = [0], 0
-    for end, character in enumerate(joined[1:], 1 - len(answer)):
+    for character in joined[1:]:
         while length and joined[length] != character:
             length = lengths[length - 1]
         length += joined[length] == character
         lengths.append(length)
-        around = text[end - length - 1 : end - length] + text[end : end + 1]
-        if length == len(answer) and not re.search(r"\w", around):
+    edges = f" {text} "
+    for end, length in enumerate(lengths[len(answer) :] if answer else ()):
+        if length == len(answer) and not re.search(r"\w", edges[end - length] + edges[end + 1]):
             yield end - length, -end, answer
