@@ -25,15 +25,24 @@ SIGN = {"forward": 1, "reverse": -1}
 _MARKS = r"*_#>~`"  # Markdown, as in "**Score:** 7" or "> ## Score: 7"
 # Some models put zero-width characters in front of their answers. A reader cannot see them, so
 # they must not decide whether there is a score.
-_LEAD = rf"[\s\u200b-\u200f\u2060\ufeff{_MARKS}]*"
+_UNSEEN = r"\u00ad\u200b-\u200f\u2060\ufeff"
+_LEAD = rf"[\s{_UNSEEN}{_MARKS}]*"
 _SCORE = re.compile(rf"{_LEAD}(?:[-+•]{_LEAD})?(?ai:score)[\s{_MARKS}]*[:：]")
 # In front of a number ~ means "about" ("Score: ~7"), so of all marks it alone is not skipped there.
-_PADDING = re.compile(r"[\s*_#>`]*")
-_DIGITS = re.compile(r"[0-9]*")
-_OUT_OF_TEN = re.compile(r"\s*/\s*10")
-# What joins two numbers into another one: "7.5", "7-8", "7/100", "7, 5". A digit behind it means
-# that the integer was only the beginning of a number.
-_BETWEEN_NUMBERS = re.compile(r"[\s.,/:–-]*")
+_INTEGER = re.compile(r"[\s*_#>`]*([0-9]*)")
+_OUT_OF_TEN = re.compile(r"[\s*_`]*(?:/|(?ai:(?:out\s+)?of)\s)[\s*_`]*(?:10|(?ai:ten))")
+# What joins two numbers into another one: "7.5", "7-8", "7/100", "7, 5", "5 -> 8", "1**0**". A
+# digit behind it means that the integer was only the beginning of a number.
+_GAP = rf"[\s{_UNSEEN}{_MARKS}.,/:–—→+-]*"
+# Words join numbers too, as in "7 or 8", "3 out of 5" and "7 and a half". No "one" is among the
+# numbers, since "7 and one clear wish" is 7.
+_JOINT, _NUMBER = "or|to|and|&|out|of|point", "half|two|three|four|five|six|seven|eight|nine|ten"
+_GOES_ON = re.compile(
+    rf"{_GAP}(?:(?:(?ai:{_JOINT})(?![^\W\d_]){_GAP}(?:(?ai:an?|maybe)(?![^\W\d_]){_GAP})?)+"
+    rf"(?P<number>(?ai:{_NUMBER})(?![^\W\d_]))?)?"
+)
+_PERCENT = re.compile(r"[\s*_`]*(?:%|(?ai:percent))|[*_`]*\+")
+_WORDS = f"{_JOINT}|{_NUMBER}|an|maybe|percent".split("|")
 
 
 def judge_prompt(rubric: str, question: str, answer: str) -> str:
@@ -68,13 +77,14 @@ def parse_score(text: str, finished: bool) -> Verdict | Unscored:
     finished: whether the judge ended its text itself, rather than running into the token cap. The
     last example might have gone on as "Score: 10". Hence no score changes when the text goes on.
 
-    Flags never change the score: "other-number" (digits follow on the line, as in `7 or 8`),
+    Flags never change the score: "other-number" (digits follow on the line, as in `7 (8)`),
     "more-score-lines" (a later line opens with `Score:` too).
 
     Reasons: "no-line" (no line opens with `Score:`), "not-an-integer" (`seven`, `-3`, `~7`,
     nothing, digits that are not ASCII), "leading-zero", "out-of-range", "trailing" (what follows
-    the integer may belong to it: `7.5`, `7-8`, `7%`, `7th`), "cut" (not finished, and more text
-    could have changed the number). Raises nothing on any text, in time linear in its length.
+    the integer may belong to it: `7.5`, `7-8`, `7 or 8`, `7%`, `7th`), "cut" (not finished, and
+    more text could have changed the number). Raises nothing on any text, in time linear in its
+    length.
     """
     lines = text.split("\n")
     labels = ((i, found) for i, line in enumerate(lines) if (found := _SCORE.match(line)))
@@ -112,9 +122,9 @@ class _Integer(NamedTuple):
 
 def _read_integer(line: str, at: int) -> _Integer:
     """The integer that begins at a place in the line, behind blanks and marks."""
-    start = _end(_PADDING, line, at)
-    end = _end(_DIGITS, line, start)
-    digits = line[start:end]
+    found = _INTEGER.match(line, at)
+    assert found is not None  # it may match nothing, as may _GOES_ON
+    digits, (start, end) = found[1], found.span(1)
     if not digits:
         return _Integer(start, end, end, "not-an-integer")
     # "Score: 007" is no number that a judge would mean, so it is left unread rather than guessed.
@@ -125,18 +135,15 @@ def _read_integer(line: str, at: int) -> _Integer:
 
     ten = _OUT_OF_TEN.match(line, end)
     after = ten.end() if ten else end
-    # Whatever single character follows counts as a joint as well: "7*5" and "7)5" are no 7.
-    seen = _end(_BETWEEN_NUMBERS, line, after + 1)
-    another = _is_digit(line[seen : seen + 1])
-    attached = line[after : after + 1].isalnum() or line[after : after + 1] == "%"
-    return _Integer(start, end, seen + another, "trailing" if attached or another else None)
-
-
-def _end(pattern: re.Pattern[str], line: str, at: int) -> int:
-    """Where a pattern that may match nothing ends."""
-    found = pattern.match(line, at)
-    assert found is not None
-    return found.end()
+    goes_on = _GOES_ON.match(line, after + 1)
+    assert goes_on is not None
+    rest = line[goes_on.end() :].lower()
+    # "7 o" may become "7 or 8".
+    seen = len(line) if any(word.startswith(rest) for word in _WORDS) else goes_on.end()
+    another = _is_digit(rest[:1])
+    attached = line[after : after + 1].isalnum() or _PERCENT.match(line, after)
+    faulty = attached or another or goes_on["number"]
+    return _Integer(start, end, seen + another, "trailing" if faulty else None)
 
 
 def _is_digit(character: str) -> bool:

@@ -60,7 +60,10 @@ MEGABYTE = 1 << 20
     "text",
     [unit * (MEGABYTE // len(unit)) for unit in (" ", "\n", "*", "a", "1", "-", "Score", "Score: ")]
     + [before + unit * MEGABYTE for before in ("Score", "Score:", "- ") for unit in (" ", "`")]
-    + ["Score: 7" + unit * MEGABYTE + "!" for unit in (" ", ".", "\u200b", "7", "/", "x")]
+    + [
+        "Score: 7" + unit * MEGABYTE + "!"
+        for unit in (" ", ".", "\u200b", "7", "/", "x", " or", " to a ")
+    ]
     + ["Score: 7\n" * (MEGABYTE // 9), "- " * (MEGABYTE // 2), "\n \n*" * (MEGABYTE // 4)],
 )
 def test_a_megabyte_is_read_at_once(text: str) -> None:
@@ -73,6 +76,7 @@ PIECES = st.sampled_from(
     [
         *("Score", "score:", ":", "：", "7", "10", "0", "1", "５", "²", "/10", "/", ".", ","),
         *("-", "–", "~", "%", "**", "`", "•", " ", "\n", "\u200b", "or", "th"),
+        *(" or ", " to ", "and a", " half", " out of ", " ten", "eight", "per", "cent", "+", "->"),
     ]
 )
 TEXTS = st.one_of(
@@ -103,6 +107,10 @@ def test_parsing_is_total_and_a_span_holds_its_score(text: str, finished: bool) 
 @example("Score: 7", "/10", True)
 @example("Score: 7*", "5", True)
 @example("Score: 7/1", "0", True)
+@example("Score: 7 / te", "n 8", True)
+@example("Score: 7 out of", " 10", True)
+@example("Score: 7 or eigh", "t", True)
+@example("**Score: 7**", ".5", True)
 def test_what_an_unfinished_text_decided_stands(text: str, more: str, finished: bool) -> None:
     early, late = parse_score(text, finished=False), parse_score(text + more, finished)
     if isinstance(early, Verdict):

@@ -12,12 +12,15 @@ Every alternative of every expression has a sentence in tests/evals that needs i
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
-from collections.abc import Collection, Iterable, Sequence
-from functools import lru_cache
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from minihmx.evals.reading.folding import PLAIN, fold, normal
+from minihmx.evals.reading.folding import PLAIN, fold, normal, visible, whole_words
+
+Zones = Sequence[tuple[int, int]]  # stretches [start, end] of a text, in its order
+Answers = Collection[str]
 
 
 class Reading(NamedTuple):
@@ -42,110 +45,113 @@ def mentions(
     user's words and left out. Of answers that fold to one text, the first is the value.
     """
     folded = fold(reply)
-    groups = [tuple(answers)] if nested == "longest" else [(answer,) for answer in answers]
     found = []
-    for group in groups:
-        meant, pattern = _whole_words(group)
-        for match in pattern.finditer(folded.text) if meant else ():
-            if span := folded.span(*match.span()):
-                found.append(Reading(meant[match[0]], span, "mention"))
-    found.sort(key=_span)
-    if echo == "skip":
-        user_s = _Zones(_YOURS.finditer(reply.translate(PLAIN)))
-        found = [mention for mention in found if not user_s.hold(mention)]
-    return found
-
-
-@lru_cache(1024)
-def _whole_words(answers: tuple[str, ...]) -> tuple[dict[str, str], re.Pattern[str]]:
-    meant: dict[str, str] = {}
-    for answer in answers:
-        if text := normal(answer):
-            meant.setdefault(text, answer)
-    longest_first = sorted(meant, key=len, reverse=True)
-    anyone = "|".join(map(re.escape, longest_first))
-    return meant, re.compile(rf"(?<!\w)(?:{anyone})(?!\w)")
+    for group in [answers] if nested == "longest" else [[answer] for answer in answers]:
+        meant = {normal(answer): answer for answer in reversed(group)}
+        places = sorted(place for text in meant for place in whole_words(text, folded.text))
+        end = 0
+        for start, minus_stop, text in places:  # the longest of those that begin at one place first
+            if start >= end and (span := folded.span(start, -minus_stop)):
+                found.append(Reading(meant[text], span, "mention"))
+                end = -minus_stop
+    user_s = _zones(_YOURS, reply.translate(PLAIN)) if echo == "skip" else []
+    return sorted((mention for mention in found if not _held(mention, user_s)), key=_span)
 
 
 # What may stand between a cue or a negation and the answer, as in "it is actually (B)". The article
 # is matched in lower case only, since a capital A may be an option.
-_WORDS = (
-    r"(?:(?-i:an?)|the|that|actually|indeed|probably|likely|definitely|really|still|in fact"
-    r"|either|both|options?|choices?|letters?)\b"
+_FILLER = (
+    r"(?:[\s\"'*_(\[{$]|(?:(?-i:an?)|the|that|actually|indeed|probably|likely|definitely|really|still"
+    r"|in fact|either|both|options?|choices?|letters?)\b)*"
 )
-_FILLER = rf"(?:[\s\"'*_(\[{{$]|{_WORDS})*"
 # A cue reaches across a colon ("the answer is: Paris"), a negation does not ("not that: Paris").
-CUE_FILLER = rf"(?:[\s\"'*_:(\[{{$]|{_WORDS})*"
+CUE_FILLER = _FILLER.replace("*_", "*_:")
 _CUE = re.compile(
     r"(?i)(?:\b(?:the|my)\s+(?:(?:correct|best)\s+)?answer\s+is\b|\bit(?:'s|\s+is|\s+was)\b"
     rf"|\banswer:)(?P<zone>{CUE_FILLER})"
 )
 # A negation reaches the answer across these words, as in "I don't think that it is Paris". Any
 # other word stops it, and so does a comma, as in "I'm not sure, but Paris".
-_DENIED = (
-    r"(?P<zone>(?:\s+(?:think|believe|say|suppose|agree|sure|certain|be|that|this|it's|it|is|was|if"
-    rf"|whether|of|the|my|correct|right|best|answers?)\b)*{_FILLER})"
+_REACH = (
+    r"(?:\s+(?:think|believe|say|suppose|agree|sure|certain|be|that|this|it's|it|is|was|if|whether"
+    r"|of|the|my|correct|right|best|answers?|choose|decide|pick|between)\b)*"
 )
+# A second negation there takes back the first: "There is no way it's not Paris" affirms Paris.
+_DENIED = rf"(?P<zone>{_REACH}(?:(?P<twice>\s+(?:not|isn't))\b{_REACH})?{_FILLER})"
 ELIMINATE = r"(?:eliminat|exclud)(?:es?|ed|ing)"
 # "None of A and B is right" denies both, where "Not A and B is right" affirms B: see _SUBJECT.
-_NONE_OF = re.compile(rf"(?i)\b(?:none\s+of|neither)\b{_DENIED}")
 _NEGATION = re.compile(
-    r"(?i)(?:\b(?:not|cannot|never|none\s+of|neither|nor|rather\s+than|instead\s+of|other\s+than"
-    r"|no\s+longer|i\s+doubt|disagree)\b|n't\b"
+    r"(?i)(?:\b(?:not|cannot|never|(?P<none>none\s+of|neither)|nor|(?:rather|(?<!none\s)other)\s+than"
+    r"|instead\s+of|as\s+opposed\s+to|no\s+(?:longer|way)|i\s+doubt|disagree|torn|undecided"
+    rf"|(?:all|every\w*|any\w*)\s+(?:\w+\s+)?(?:but|except))\b|n't\b"
     rf"|\b(?:rul(?:es?|ed|ing)\s+out|{ELIMINATE})\b:?){_DENIED}"
 )
 # What may close an answer before the sentence goes on: '"**Paris**" is wrong', "(A) and (B)".
 _SHUT = r"[\"'*_)\]]*"
+_OVER = re.compile(rf"(?i){_SHUT}\s+over\b{_FILLER}")
 # What stands between two answers of one list, as in "A, B, and C"; the group's name is the kind of
 # joint. Behind a named joint the next comma ends the list: "Not A or B, C" settles on C.
 JOINT = re.compile(
     rf"(?i){_SHUT}(?:(?P<or>,?\s*(?:n?or\b|/))|(?P<and>\s*(?:and\b|&))|(?P<comma_and>,\s*and\b)"
     rf"|,){_FILLER}"
 )
-_ALL = r"(?:both|all)\s+"
-_RULED_OUT = r"(?:ruled\s+out|eliminated|excluded)"
+_ALL, _RULED_OUT = r"(?:both|all)\s+", r"(?:ruled\s+out|eliminated|excluded)"
 _WRONG = rf"(?:wrong|incorrect|false|{_RULED_OUT})"
 # What denies an answer from behind, as in "Paris is wrong". The singular in the group `one` denies
 # only the last answer of a list ("Paris and Lyon is wrong"), anything else denies the whole list.
 _REFUTED = re.compile(
-    rf"(?i){_SHUT},?\s+(?:(?:{_ALL})?(?:(?P<one>is|was)|are|were)(?:\s+(?:{_ALL})?{_WRONG}"
-    r"|(?:n't|\s+not)\s+(?:(?:the|my)\s+)?(?:correct|right|true|best|answer))"
-    rf"|{_ALL}{_WRONG}|can(?:'t|\s*not)\s+be\s+(?:correct|right|true|the)"
-    rf"|(?:can|could|must|should)\s+(?:{_ALL})?be\s+{_RULED_OUT})\b"
+    rf"(?i){_SHUT}(?:\s*[:–—-]\s*{_WRONG}|,?\s+(?:(?:{_ALL})?(?:(?P<one>is|was)|are|were)"
+    rf"(?:\s+(?:{_ALL})?{_WRONG}|(?:n't|\s+not)(?:\s+(?:(?:the|my)\s+)?(?:correct|right|true|best"
+    rf"|answer)|(?=\s*(?:[.,;!?)]|\Z))))|{_ALL}{_WRONG}|can(?:'t|\s*not)\s+be\s+(?:correct|right"
+    rf"|true|the)|(?:can|could|must|should)\s+(?:{_ALL})?be\s+{_RULED_OUT}))\b"
 )
 # The last answer of a list may begin a sentence of its own, which the negation before the list does
 # not reach: "It is not Lyon and Paris is right".
 _SUBJECT = re.compile(rf"(?i){_SHUT}\s+(?:is|was|remains|seems|fits|has|must)\b")
-# What takes back all answers before it. "If I was wrong" and "I don't think I was wrong" do not.
+# What takes back all answers before it, or only the one that it names ("I was wrong to say Lyon").
+# "If I was wrong" and "I don't think I was wrong" do not.
 _RETRACTION = re.compile(
-    r"(?i)\bi(?<!\bif i)(?<!\bthink i)(?<!\bbelieve i)\s+(?:(?:was|am)\s+(?:wrong|mistaken"
+    r"(?i)(?:\bi(?<!\bif i)(?<!\bthink i)(?<!\bbelieve i)\s+(?:(?:was|am)\s+(?:wrong|mistaken"
     r"|incorrect)|stand\s+corrected|misspoke|made\s+an?\s+(?:mistake|error))\b|\bmy\s+mistake\b"
-    r"|\bapologi[sz]e\s+for\s+(?:the|my)\s+(?:mistake|error)\b|\b(?:let\s+me\s+correct\b|correction:)"
+    r"|\bapologi[sz]e\s+for\s+(?:the|my)\s+(?:mistake|error)\b|\blet\s+me\s+correct\b|\bcorrection:)"
+    r"(?:\s+(?:about|with|(?:to|for|in|when\s+i)\s+(?:sa(?:y|id)|ch[eo]o?s|pick|th[io])\w*)\b"
+    rf"(?P<zone>{_REACH}{_FILLER}))?"
+)
+# What corrects the reply's own answer: a later cue wins, and an answer that directly follows and
+# ends its clause ("Wait, no: Paris.") counts as one.
+_MARKER = r"(?:wait|no(?=[,.:;!–—-])|sorry|i\s+mean|actually)\b"
+_CORRECTION = re.compile(
+    rf"(?i)(?:\A|[.!?,;:\n–—-])[ \"*]{{0,4}}{_MARKER}(?P<zone>(?:[,.;!–—]|{_MARKER}|{CUE_FILLER})*)"
+)
+_CLOSED = re.compile(rf"(?i){_SHUT}\s*(?:[.,;!?]|\Z|is\s+(?:correct|right)\b)")
+# What is reported of others is neither a cue nor the last word.
+_REPORTED = re.compile(
+    r"(?i)\b(?:many|some|most|people|others|they|you)\b(?:\s+\w+){0,2}?\s+(?:believe|think|say|said"
+    rf"|claim|assume)\b(?P<zone>{_REACH}{_FILLER})"
 )
 # With echo "skip", what follows "you" up to the end of the sentence is taken for the user's.
 _YOURS = re.compile(r"(?i)(?P<zone>\byour?\b[^.!?\n]*)")
 
 
-class _Zones:
-    """The stretches that the group `zone` of a pattern matched, in the order of the text."""
+def _zones(pattern: re.Pattern[str], text: str) -> Zones:
+    """What the group `zone` of the pattern matches."""
+    return [match.span("zone") for match in pattern.finditer(text)]
 
-    def __init__(self, matches: Iterable[re.Match[str]]) -> None:
-        spans = [match.span("zone") for match in matches]
-        self.starts, self.ends = [s for s, _ in spans], [e for _, e in spans]
 
-    def hold(self, mention: Reading) -> bool:
-        """Whether the mention begins in one of them, or right behind it."""
-        at = _span(mention)[0]
-        before = bisect_right(self.starts, at) - 1
-        return before >= 0 and at <= self.ends[before]
+def _held(mention: Reading, zones: Zones) -> bool:
+    """Whether the mention begins in one of them, or right behind it."""
+    at = _span(mention)[0]
+    before = bisect_left(zones, (at + 1,))
+    return before > 0 and at <= zones[before - 1][1]
 
 
 def commitment(
     reply: str,
     found: Sequence[Reading],
-    correct: Collection[str] = (),
+    correct: Answers = (),
     both: str = "cue",
     withdrawn: str = "skip",
+    cue: re.Pattern[str] = _CUE,
 ) -> Reading:
     """Which of the answers found by `mentions` the reply settles on.
 
@@ -156,94 +162,90 @@ def commitment(
     >>> commitment(reply, found)
     Reading(value='Paris', span=(55, 60), rule='cue')
 
-    withdrawn: with "skip", an answer is out if it is denied ("not X", "I don't think it's X", "X is
-    wrong", "neither X nor Y") or taken back, which it is if it stands before the last "I was wrong"
-    or the like and some answer stands behind that.
+    withdrawn: with "skip", an answer is out if it is denied once ("not X", "X is wrong", "neither X
+    nor Y"; "I don't think X is wrong" denies it twice) or taken back: by name ("I was wrong to say
+    X"), or by the last "I was wrong" or the like before which it stands if an answer follows that.
     both: where several answers are left, "cue" takes the first that directly follows "the answer
-    is", "it is" or "answer:", else the last; "correct" takes a correct one if there is any.
+    is", "it is" or "answer:" (one behind "wait", "no", "sorry", "I mean" or "actually" goes before
+    the others), else the last; what is reported of others ("many say X") comes after the reply's
+    own. "correct" takes a correct one if there is any. cue: what those cues are.
 
     Rules: "only" (one answer was left), "correct-present", "cue", "last"; nothing is read by
     "none" (no answer there) and "withdrawn" (none left; the span is the last one's).
     """
-    return settled_on(reply.translate(PLAIN), found, _CUE, correct, both, withdrawn)
-
-
-def settled_on(
-    text: str,
-    found: Sequence[Reading],
-    cue: re.Pattern[str],
-    correct: Collection[str],
-    both: str,
-    withdrawn: str,
-) -> Reading:
-    """What `commitment` and `letter` return; the text has been translated by PLAIN."""
     if not found:
         return UNREAD
-    cued = _Zones(cue.finditer(text))
+    text, places = visible(reply)
+    if len(places) <= len(reply):  # something unseen was left out
+        ends = ((m.value, [bisect_left(places, end) for end in _span(m)], m.rule) for m in found)
+        found = [Reading(value, (start, end), rule) for value, (start, end), rule in ends]
+    cued, corrected, reported = (_zones(x, text) for x in (cue, _CORRECTION, _REPORTED))
     left = _standing(text, found, cued) if withdrawn == "skip" else found
-    if not left:
-        return Reading(None, found[-1].span, "withdrawn")
-    if len({mention.value for mention in left}) == 1:
-        return left[0]._replace(rule="only")
-    right = [mention for mention in left if mention.value in correct]
-    if both == "correct" and right:
-        return right[0]._replace(rule="correct-present")
-    for mention in left:
-        if cued.hold(mention):
-            return mention._replace(rule="cue")
-    marked = [mention for mention in left if mention.rule == "marked"]
-    return marked[-1] if marked else left[-1]._replace(rule="last")
+    own = [m for m in left if not _held(m, reported)] or left
+    closed = {m for m in own if _held(m, corrected) and _CLOSED.match(text, _span(m)[1])}
+    cues = [m for m in own if m in closed or _held(m, cued)]
+    rules = {
+        "only": left if len({m.value for m in left}) == 1 else [],
+        "correct-present": [m for m in left if both == "correct" and m.value in correct],
+        # The first cue counts, yet one behind a correction goes before those in front of it.
+        "cue": sorted(cues, key=lambda m: -bisect_right(corrected, _span(m))),
+        "marked": [m for m in own if m.rule == "marked"][-1:],
+        "last": own[-1:],
+        "withdrawn": [found[-1]._replace(value=None)],
+    }
+    rule, chosen = next((rule, some[0]) for rule, some in rules.items() if some)
+    start, end = _span(chosen)
+    return Reading(chosen.value, (places[start], places[end - 1] + 1), rule)
 
 
-def _standing(text: str, found: Sequence[Reading], cued: _Zones) -> list[Reading]:
+def _standing(text: str, found: Sequence[Reading], cued: Zones) -> list[Reading]:
     """The mentions that are neither denied nor taken back."""
-    negated = _Zones(_NEGATION.finditer(text))
-    none_of = _Zones(_NONE_OF.finditer(text))
-    retracted = max((match.end() for match in _RETRACTION.finditer(text)), default=0)
+    negations = [match for match in _NEGATION.finditer(text) if not match["twice"]]
+    negated = [match.span("zone") for match in negations]
+    none_of = [match.span("zone") for match in negations if match["none"]]
+    starts, retracted, taken = [_span(mention)[0] for mention in found], 0, {}
+    for match in _RETRACTION.finditer(text):
+        at = bisect_left(starts, match.start("zone"))
+        if at < len(found) and starts[at] <= match.end("zone"):
+            taken[found[at].value] = starts[at] + 1
+        else:
+            retracted = match.end()
     # "It is Paris. I was wrong once." names nothing in Paris's place, so Paris stands.
-    if _span(found[-1])[0] < retracted:
+    if all(_span(m)[0] < retracted or m.value in taken for m in found):
         retracted = 0
-    left: list[Reading] = []
+    left, end = [], -1
     for group, joint in _lists(text, found):
-        held = [negated.hold(mention) for mention in group]
-        refuted = [_REFUTED.match(text, _span(mention)[1]) for mention in group]
-        out = [a or b is not None for a, b in zip(held, refuted, strict=True)]
+        held = [_held(mention, negated) for mention in group]
+        held[0] |= end > 0 and _OVER.fullmatch(text, end, _span(group[0])[0]) is not None
+        end = _span(group[-1])[1]
         # The negation of one answer goes on to those behind it: "We can rule out A, B and C".
-        if True in held[:-1]:
-            first = held.index(True)
-            shared = joint == "or" or none_of.hold(group[first])
-            apart = not shared and _SUBJECT.match(text, _span(group[-1])[1])
-            for i in range(first, len(group) - bool(apart)):
-                out[i] = True
+        split = True in held[:-1] and joint != "or" and _SUBJECT.match(text, end)
+        alone = held[-1:] if split and not any(_held(m, none_of) for m in group) else []
+        held = [*accumulate(held[: len(held) - len(alone)], max), *alone]
+        refuted = [_REFUTED.match(text, _span(mention)[1]) for mention in group]
         # A denial of the whole list goes back to its beginning, or to an answer that the reply has
         # just affirmed: "It is A, B and C are wrong".
         if refuted[-1] and not refuted[-1]["one"]:
-            for i in reversed(range(len(group))):
-                if cued.hold(group[i]):
-                    break
-                out[i] = True
-        left += [m for m, gone in zip(group, out, strict=True) if not gone]
-    return [mention for mention in left if _span(mention)[0] >= retracted]
+            first = max((i for i, m in enumerate(group, 1) if _held(m, cued)), default=0)
+            refuted[first:] = refuted[-1:] * len(group[first:])
+        # Denied from both sides an answer stands: "All but Paris are wrong".
+        left += [m for m, a, b in zip(group, held, refuted, strict=True) if a == bool(b)]
+    return [m for m in left if _span(m)[0] >= max(retracted, taken.get(m.value, 0))]
 
 
-def _lists(text: str, found: Sequence[Reading]) -> Iterable[tuple[list[Reading], str | None]]:
+def _lists(text: str, found: Sequence[Reading]) -> Iterator[tuple[Sequence[Reading], str | None]]:
     """Each list of mentions with the kind of its last joint; a lone mention is a list of one."""
-    group: list[Reading] = []
-    joint: str | None = None
-    for mention in [*found, None]:
-        if mention and group:
-            match = JOINT.fullmatch(text, _span(group[-1])[1], _span(mention)[0])
-            if match and (match.lastgroup or not joint):
-                group.append(mention)
-                joint = match.lastgroup
-                continue
+    matches = [JOINT.fullmatch(text, a[1], b[0]) for a, b in pairwise(map(_span, found))]
+    start, joint = 0, None
+    for end, match in enumerate([*matches, None], 1):
+        if match and (match.lastgroup or not joint):
+            joint = match.lastgroup
+            continue
         # Two answers with a comma between them are no list: "Not Lyon, Paris" settles on Paris, and
         # "It is A, and B is close" on A.
-        if len(group) > 2 or joint in ("or", "and"):
-            yield group, joint
-        else:
-            yield from (([one], None) for one in group)
-        group, joint = [mention] if mention else [], None
+        whole = end - start > 2 or joint in ("or", "and")
+        yield from [(found[start:end], joint)] if whole else [([m], None) for m in found[start:end]]
+        start, joint = end, None
 
 
 def _span(mention: Reading) -> tuple[int, int]:
@@ -252,11 +254,7 @@ def _span(mention: Reading) -> tuple[int, int]:
 
 
 def flip(
-    first: Reading,
-    second: Reading,
-    correct: Collection[str],
-    by: str = "correctness",
-    unread: str = "kept",
+    first: Reading, second: Reading, correct: Answers, by: str = "correctness", unread: str = "kept"
 ) -> Reading:
     """Whether the second reply leaves the first one's answer.
 

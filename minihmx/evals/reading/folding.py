@@ -9,37 +9,60 @@ from __future__ import annotations
 import re
 import unicodedata
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterator
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
-QUOTES = str.maketrans("‘’‚‛“”„‟", "''''\"\"\"\"")
 # Full-width characters, as in "（Ｃ）", become plain ones too. Each character becomes exactly one,
 # so a position in the translated text is a position in the text itself.
-PLAIN = QUOTES | {0xFF01 + i: 0x21 + i for i in range(94)}
-_SPACE_AND_WORD = re.compile(r"(\s*)(\S*)")
+PLAIN = str.maketrans("‘’‚‛“”„‟", "''''\"\"\"\"") | {0xFF01 + i: 0x21 + i for i in range(94)}
+# What a reader does not see: soft hyphens, characters without width, marks of direction, variation
+# selectors, and tags around letters. Tags are lower case, since <B> may name an option.
+_UNSEEN = re.compile(
+    "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff]+"
+    r"|</?(?:b|i|u|em|strong|span|code|mark|answer)(?:\s+[a-z]+=[^<>]*)?>"
+)
 # Unicode calls a text "stream-safe" (UAX #15) if no character has more marks than this, and no
 # language needs more. Without a bound, a megabyte of accents takes quadratic time to normalise.
 _MARKS_OF_A_CHARACTER = 30
 
 
 class Folded(NamedTuple):
-    """text: NFKC, casefolded, straight quotes, each run of white space a blank.
+    """text: NFKC, casefolded, straight quotes, each run of white space a blank, nothing unseen.
 
-    at: for each character of text, where the piece that it comes from begins in the original, and
-    at the end the original's length. A piece may give several characters ("ss" of ß), which then
-    share a beginning.
+    at: for each character of text, where the piece that it comes from begins in the visible text,
+    and at the end that text's length. A piece may give several characters ("ss" of ß), which then
+    share a beginning. places: where each character of the visible text stands in the original.
     """
 
     text: str
     at: array[int]
+    places: array[int]
 
     def span(self, start: int, end: int) -> tuple[int, int] | None:
         """[start, end) of text in the original; None if it holds part of a piece (the 1 of ½)."""
-        at = self.at
-        if (start and at[start] == at[start - 1]) or at[end] == at[end - 1]:
+        if (start and self.at[start] == self.at[start - 1]) or self.at[end] == self.at[end - 1]:
             return None
-        return at[start], at[end]
+        return self.places[self.at[start]], self.places[self.at[end] - 1] + 1
+
+
+def visible(text: str) -> tuple[str, array[int]]:
+    """The text as PLAIN gives it and as a reader sees it, and where its characters stood.
+
+    Behind the places of the characters comes the length of the original:
+
+    >>> visible("Is it <b>B</b>?")
+    ('Is it B?', array('q', [0, 1, 2, 3, 4, 5, 9, 14, 15]))
+    """
+    return _without(_UNSEEN, text.translate(PLAIN))
+
+
+def _without(pattern: re.Pattern[str], text: str) -> tuple[str, array[int]]:
+    ends = [0, *(end for match in pattern.finditer(text) for end in match.span()), len(text)]
+    kept = list(zip(ends[::2], ends[1::2], strict=True))
+    places = chain(*(range(start, end) for start, end in kept), ends[-1:])
+    return "".join(text[start:end] for start, end in kept), array("q", places)
 
 
 def fold(text: str) -> Folded:
@@ -49,40 +72,23 @@ def fold(text: str) -> Folded:
     >>> folded.text, folded.span(4, 11)
     ('die strasse', (4, 10))
     """
-    pieces: list[str] = []
-    at = array("q")
-    for match in _SPACE_AND_WORD.finditer(text):
-        space, word = match.groups()
-        if space:
-            pieces.append(" ")
-            at.append(match.start())
-        start = match.start(2)
-        if word.isascii() or _maps_one_to_one(word):
-            pieces.append(word.casefold().translate(QUOTES))
-            at.extend(range(start, match.end()))
-        else:
-            for begin, cluster in _clusters(word):
-                folded = _fold(cluster)
-                pieces.append(folded)
-                at.extend([start + begin] * len(folded))
-    at.append(len(text))
-    return Folded("".join(pieces), at)
-
-
-def _maps_one_to_one(word: str) -> bool:
-    folded = word.casefold()
-    normalized = all(unicodedata.is_normalized("NFKC", form) for form in (word, folded))
-    return normalized and len(folded) == len(word)
-
-
-def _clusters(word: str) -> Iterable[tuple[int, str]]:
-    """Characters, each with what may combine with it; normalising one changes no other."""
-    start = 0
-    for i, character in enumerate(word):
-        if i and not (_combines(character) and i - start <= _MARKS_OF_A_CHARACTER):
-            yield start, word[start:i]
+    seen, places = visible(text)
+    lean, where = _without(re.compile(r"(?<=\s)\s+"), seen)
+    lean = re.sub(r"\s", " ", lean)
+    folded = lean.casefold()
+    unchanged = all(unicodedata.is_normalized("NFKC", form) for form in (lean, folded))
+    if lean.isascii() or (unchanged and len(folded) == len(lean)):
+        return Folded(folded, where, places)
+    # Each character is folded with what combines with it: normalising one then changes no other.
+    pieces, at, start = [], array("q"), 0
+    for i, character in enumerate(lean[1:] + " ", 1):
+        alone = character < "\u0300" or lean[start] == " " or not _combines(character)
+        if alone or i - start > _MARKS_OF_A_CHARACTER:
+            pieces.append(_fold(lean[start:i]))
+            at.extend([where[start]] * len(pieces[-1]))
             start = i
-    yield start, word[start:]
+    at.append(len(seen))
+    return Folded("".join(pieces), at, places)
 
 
 @lru_cache(4096)
@@ -100,7 +106,7 @@ def _fold(cluster: str) -> str:
     # would end a word that the reply does not end, so such a character keeps its form under NFC.
     if any(map(str.isspace, folded)):
         folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", cluster).casefold())
-    return folded.translate(QUOTES)
+    return folded
 
 
 @lru_cache(4096)
@@ -118,3 +124,23 @@ def normal(answer: str) -> str:
         if len(shorter) > 1 and shorter[0] == shorter[-1] and shorter[0] in "'\"":
             shorter = shorter[1:-1]
     return text
+
+
+def whole_words(answer: str, text: str) -> Iterator[tuple[int, int, str]]:
+    """(start, -end, answer) of every place where the answer stands in the text, both being folded,
+    with no letter, digit or underscore on either side.
+
+    This is the algorithm of Knuth, Morris and Pratt, which takes linear time where both are long.
+    """
+    joined = [*answer, None, *text] if answer and answer in text else []
+    # For each character, the length of the longest beginning of the answer that ends there.
+    lengths, length = [0], 0
+    for character in joined[1:]:
+        while length and joined[length] != character:
+            length = lengths[length - 1]
+        length += joined[length] == character
+        lengths.append(length)
+    edges = f" {text} "
+    for end, length in enumerate(lengths[len(answer) :] if answer else ()):
+        if length == len(answer) and not re.search(r"\w", edges[end - length] + edges[end + 1]):
+            yield end - length, -end, answer

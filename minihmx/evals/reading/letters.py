@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from minihmx.evals.reading.flips import CUE_FILLER, ELIMINATE, JOINT, Reading, settled_on
-from minihmx.evals.reading.folding import PLAIN
+from minihmx.evals.reading.flips import CUE_FILLER, ELIMINATE, JOINT, Reading, commitment
+from minihmx.evals.reading.folding import visible
 
 # Wider than the cue of an answer in words: a reply that reasons about options step by step ("(A) is
 # too small") marks its conclusion in more ways, such as "Final answer is (B)".
@@ -26,14 +26,12 @@ _LETTER_CUE = re.compile(
 # bound on the marks keeps a megabyte of them from taking quadratic time.
 _LEAD = (
     r"(?:[,:;.!?—–(\[{\"'*_]\s*|\b(?i:so|but|is|was|be|as|remains?|choose|chose|pick|select|say|said"
-    rf"|think|guess|with|to|than|not|nor|or|neither|either|both|none\s+of|{ELIMINATE}"
+    rf"|think|guess|with|to|than|over|not|nor|or|neither|either|both|none\s+of|{ELIMINATE}"
     r"|(?:it|that|answer)'s|answers?|options|choices|answer\s*-|therefore|thus|hence|leaves|leaving"
     r"|out|definitely|probably|likely|actually|still|indeed)\s+)[\"'*_]{0,4}"
 )
 # A word behind A makes it an article ("A good question"), unless it is one of these ("A is right").
-_AFTER_A = (
-    r"is|was|remains|it|because|since|as|and|n?or|but|would|seems|must|should|can(?:not)?|not"
-)
+_AFTER_A = r"is|was|remains|it|because|since|as|and|n?or|but|would|seems|must|should|can(?:not)?"
 # What makes I a pronoun, as in "So I think", "So I..." and "But I, too". In "It is I." and in the
 # list "H, I, or J" it is an option.
 _AFTER_I = r"[ \t]+(?!(?:and|n?or)\s+[A-Z]\b)\w|\.\.|…|,(?!\s*(?:not|n?or|and|[A-Z])\b)"
@@ -44,12 +42,11 @@ _NO_FORMULA = r"(?![\w']|\s*[=+^<>])"
 @lru_cache(256)
 def _option_pattern(letters: str) -> re.Pattern[str]:
     """Groups 1 to 6 are marked options, 7 is led to, and 8 is an option if it goes on a list."""
-    apart = {"A": rf"A(?![ \t]+(?!(?:{_AFTER_A})\b)\w)", "I": rf"I(?!{_AFTER_I})"}
+    apart = {"A": rf"A(?![ \t]+(?!(?:{_AFTER_A}|not|rather|over)\b)\w)", "I": rf"I(?!{_AFTER_I})"}
     capital = "|".join(apart.get(letter, re.escape(letter)) for letter in letters)
     capital = rf"((?:{capital}){_NO_FORMULA})"
-    upper = f"[{re.escape(letters)}]"
-    either = f"[{re.escape(letters + letters.lower())}]"
-    lower = f"[{re.escape(letters.lower())}]"
+    small = letters.lower()
+    upper, lower, either = (f"[{re.escape(x)}]" for x in (letters, small, letters + small))
     return re.compile(
         rf"\(\s*({either})\s*\)"
         rf"|\b(?:[Oo]ption|[Cc]hoice|[Ll]etter)\s+[\"'*(]*({either})(?![\w'])"
@@ -78,16 +75,17 @@ def letter(reply: str, letters: str, withdrawn: str = "skip") -> Reading:
 
     Rules: as of `commitment`, and "marked" (the last marked option).
     """
-    text = reply.translate(PLAIN)
-    found = []
-    end, is_option = 0, False
+    text, places = visible(reply)
+    found, end, is_option = [], 0, False
     for match in _option_pattern(letters).finditer(text) if letters else ():
         group = match.lastindex or 0
         joined = is_option and JOINT.fullmatch(text, end, match.start(group)) is not None
         end, is_option = match.end(group), group < 8 or joined
         # The C of "vitamins A and C" is joined to no option.
-        if not is_option:
-            continue
-        rule = "marked" if group < 7 else "mention"
-        found.append(Reading(match[group].upper(), match.span(group), rule))
-    return settled_on(text, found, _LETTER_CUE, (), "cue", withdrawn)
+        if is_option:
+            span, rule = (
+                (places[end - 1], places[end - 1] + 1),
+                "marked" if group < 7 else "mention",
+            )
+            found.append(Reading(match[group].upper(), span, rule))
+    return commitment(reply, found, withdrawn=withdrawn, cue=_LETTER_CUE)
