@@ -21,7 +21,7 @@ from minihmx.commands import chat, data, doctor, evaluate, export, train
 from minihmx.errors import INTERRUPTED, Failure, UserError, as_failure, quoted
 from minihmx.terminal.text import decodable, open_streams, typed
 
-LONGEST = 2000  # characters of a message
+LONGEST_MESSAGE = 2000  # characters of a message
 
 
 class Verb(Protocol):
@@ -71,8 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def refuse(failure: Failure) -> int:
     """Print the sentence; what it quotes from a file neither floods nor commands the terminal."""
     text = "".join(c if c.isprintable() else " " for c in decodable(str(failure)))
-    if len(text) > LONGEST:  # the end says what to do
-        text = f"{text[: LONGEST // 2]} [...] {text[-LONGEST // 2 :]}"
+    if len(text) > LONGEST_MESSAGE:  # the end says what to do
+        text = f"{text[: LONGEST_MESSAGE // 2]} [...] {text[-LONGEST_MESSAGE // 2 :]}"
     with contextlib.suppress(OSError):  # where even stderr fails, the code still tells
         print(f"minihmx: {text}", file=sys.stderr)
     return failure.code

@@ -13,8 +13,8 @@ KL it is never negative, and its mean over tokens drawn from the policy is the K
 
 Where this departs from the paper's library (TRL, as Unsloth runs it):
 
-1. The loss is one weighted sum. TRL divides each micro-batch by its own tokens, so its result
-   depends on how rows are cut and shuffled. Here a token carries its weight with it, and
+1. The loss is one weighted sum. Under bnpo TRL divides each micro-batch by its own tokens, so its
+   result depends on how rows are cut and shuffled. Here a token carries its weight with it, and
    micro-batches may cut anywhere.
 2. An answer without a score has the advantage 0 and keeps its KL term. In TRL of the paper's date
    it got the reward 0, which is the best one there is in reverse training.
@@ -78,7 +78,7 @@ def k3(policy_N: Tensor, reference_N: Tensor) -> Tensor:
     rounding."""
     # exp(d) - d - 1 is 0 where the two agree and grows on both sides of it. The plain difference
     # policy - reference has the same mean, but its sign changes from token to token, and as a loss
-    # its expected gradient is zero.
+    # its expected gradient is zero. That of k3 is the gradient of KL(reference || policy).
     difference_N = reference_N - policy_N
     return torch.exp(difference_N) - difference_N - 1
 

@@ -75,7 +75,8 @@ def parse_score(text: str, finished: bool) -> Verdict | Unscored:
     Unscored(reason='cut')
 
     finished: whether the judge ended its text itself, rather than running into the token cap. The
-    last example might have gone on as "Score: 10". Hence no score changes when the text goes on.
+    last example might have gone on as "Score: 10". Hence no score changes when text is
+    added.
 
     Flags never change the score: "other-number" (digits follow on the line, as in `7 (8)`),
     "more-score-lines" (a later line opens with `Score:` too).

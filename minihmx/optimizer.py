@@ -104,8 +104,8 @@ class Optimizer:
             gradient /= self.scale
         norm = float(torch.stack([gradient.norm() for gradient in gradients]).norm())
         if math.isfinite(loss) and not math.isfinite(norm) and self.scale > 1:
-            # torch's scaler would drop the batch here. The answers are still good and were dear,
-            # so the same backward is repeated with half the scale, down to a scale of 1.
+            # torch's scaler would drop the batch here. The answers are still good, and making them
+            # cost most of the step's time, so the same backward is repeated with half the scale.
             self.before_overflow = self.before_overflow or (self.scale, self.since_growth)
             self.scale, self.since_growth = self.scale / 2, 0
             raise Overflow
@@ -138,11 +138,11 @@ class Optimizer:
             self.scale, self.since_growth = min(self.scale * 2, LARGEST_SCALE), 0
         # A finite gradient and a finite rate can still push a parameter over fp32's edge. Then the
         # adapter is lost, and the caller must not save it.
-        whole = all(map(finite_all, self.parameters.values()))
-        return Outcome(norm, rate, "" if whole else "update")
+        intact = all(map(finite_all, self.parameters.values()))
+        return Outcome(norm, rate, "" if intact else "update")
 
     def _refuse(self, norm: float, rate: float, failed: Literal["loss", "gradient"]) -> Outcome:
-        """Apply nothing. No scale would have helped, so the one from before this step returns."""
+        """Apply nothing. No scale would have helped, so that of before this step is restored."""
         self.scale, self.since_growth = self.before_overflow or (self.scale, self.since_growth)
         self.before_overflow = None
         return Outcome(norm, rate, failed)

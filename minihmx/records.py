@@ -83,7 +83,7 @@ class Unscored:
 
 @dataclass
 class Rollout:
-    """One answer on its way through a step; the fields below the line are filled as it goes.
+    """One answer on its way through a step; the fields from judge_text on are filled as it goes.
 
     Log-probs are natural and summed over the completion's tokens; kl is the k3 estimate per token,
     averaged over them.

@@ -36,7 +36,7 @@ LATEST_EVERY, LATEST_SECONDS = 10, 600
 
 @dataclass(frozen=True)
 class Started:
-    """First event. resumed: steps already done; notices: what was cut or left aside."""
+    """First event. resumed: steps already done; notices: lines that were cut, files left aside."""
 
     run: Run
     resumed: int
@@ -74,7 +74,7 @@ Event = Started | Stepped | Evaluated | Ended
 def train(run: Run, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
     """Train, continuing what is on disk. should_stop is asked before each step and evaluation.
     Raises Diverged where the run is lost to numbers that are not finite; UserError where the base
-    already is, or where the first update changed nothing.
+    model itself gives such numbers, or where the first update changed nothing.
     """
     config, store = run.config, run.store
     optimizer = Optimizer(lora.parameters(run.decoder), config, run.total_steps)
@@ -177,8 +177,8 @@ def evaluate_epoch(run: Run, position: Position, optimizer: Optimizer) -> Evalua
     measured = measure(run, rollouts)
     # One bad number is enough to look for its cause: a reward that is NaN stands for the logits of
     # the answer or of its judge, and a KL that is not finite for those of policy and reference.
-    whole = all(math.isfinite(rollout.reward or 0.0) for rollout in rollouts)
-    bad = "" if whole and measured["kl_tokens"] is not None else diagnose(run, rollouts)
+    all_finite = all(math.isfinite(rollout.reward or 0.0) for rollout in rollouts)
+    bad = "" if all_finite and measured["kl_tokens"] is not None else diagnose(run, rollouts)
     if not all(rollout.completion.finite for rollout in rollouts):
         what = f"The policy is not finite any more after step {position.step} ({bad}), so the run"
         raise runs.diverged(run, position, f"{what} stops and this epoch is not published.")

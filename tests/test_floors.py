@@ -210,11 +210,15 @@ def test_every_room_is_filled_and_the_tests_stand_in_the_same_rooms() -> None:
 
 def test_one_public_name_means_one_thing() -> None:
     """As in `from minihmx.x import name`, where the reader sees the name alone."""
-    where: dict[str, list[str]] = {}
+    where: dict[str, set[str]] = {}
     for room, tree in TREES.items():
         for node in tree.body:
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name not in PROTOCOLS:
-                where.setdefault(node.name, []).append(room)
+                where.setdefault(node.name, set()).add(room)
+            for target in node.targets if isinstance(node, ast.Assign) else ():
+                for name in ast.walk(target):
+                    if isinstance(name, ast.Name):
+                        where.setdefault(name.id, set()).add(room)
     twice = {n: rooms for n, rooms in where.items() if len(rooms) > 1 and not n.startswith("_")}
     assert not twice
 
@@ -229,7 +233,7 @@ def test_no_family_is_named_outside_models(room: str) -> None:
         for constant in ast.walk(node)
         if isinstance(constant, ast.Constant)
     ]
-    assert not set(map(str, compared)) & {*configs.FAMILIES, *chat.FAMILIES} - {"tiny"}
+    assert not set(map(str, compared)) & {*configs.FAMILIES, *chat.FORMATS} - {"tiny"}
 
 
 # --- the core, for a reader -----------------------------------------------------------------------

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from minihmx.models.decoder import MLP, Decoder, Layer
+from minihmx.models.weights import FP16_LARGEST
 from minihmx.records import finite
 
-FP16_LARGEST = 65504.0
 HEADROOM = 0.25  # of it; the largest activation known of the five models, 17,664, is just beyond
 # What is near to fp16's limit where it is large. The residual stream is fp32 and may be anything. A
 # product that is too large is scaled down before down_proj, whose output is enlarged again in fp32.

@@ -24,7 +24,7 @@ RTX_4090 = (1008e9, 165e12)  # bytes/s of its memory; fp16 products/s with fp32 
 
 ALWAYS = ("weights", "adapter", "optimizer", "gradients", "cuda context")
 # What a stage adds; of the parts in one bracket, which take turns, the largest counts.
-STAGES: dict[str, tuple[tuple[str, ...], ...]] = {
+MEMORY_STAGES: dict[str, tuple[tuple[str, ...], ...]] = {
     "sampling": (("merged weights",), ("kv cache of answers",), ("kv cache of prompts", "sampler")),
     "judging": (("kv cache of judge",), ("its copy in order", "judge prompts")),
     "learning": (("adapter in 16 bit",), ("activations",), ("one layer", "logit chunk")),
@@ -98,7 +98,7 @@ def width(dtype: str) -> int:
 
 
 def parts(model: ModelConfig, config: Config, work: Workload) -> dict[str, Part]:
-    """Everything that takes memory, with its arithmetic; STAGES says what is there together.
+    """Everything that takes memory, with its arithmetic; MEMORY_STAGES says what is there together.
 
     config holds no "auto" in dtype, device and checkpointing. An evaluation, which decodes more
     rows than a step, counts as well.
@@ -197,7 +197,7 @@ def peaks(parts: dict[str, Part]) -> dict[str, int]:
     return {
         stage: always
         + sum(max((parts[n].bytes for n in turns if n in parts), default=0) for turns in brackets)
-        for stage, brackets in STAGES.items()
+        for stage, brackets in MEMORY_STAGES.items()
     }
 
 

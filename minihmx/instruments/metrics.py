@@ -37,7 +37,8 @@ def token_metrics(
     """Fill in each row's log-probs and KL from flat [N] tensors; returns the token metrics.
 
     kl: mean over completions of each one's token mean (what selects checkpoints); kl_tokens: mean
-    over all tokens. sampler_gap: mean |log-prob while sampling - now|, nats, ought to be rounding.
+    over all tokens. sampler_gap: mean |log-prob while sampling - now|, in nats; it is
+    rounding alone.
     """
     lengths = [len(rollout.completion.ids) for rollout in rollouts]
     rows = zip(

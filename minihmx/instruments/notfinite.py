@@ -99,8 +99,8 @@ def _tokens(
 
 @torch.no_grad()
 def first_module(decoder: Decoder, ids: Sequence[int]) -> str:
-    """ ", first in NAME": the first module whose output is not finite on these token ids; "" if all
-    are, as where the number arose behind the decoder."""
+    """The words ", first in NAME", NAME being the first module whose output is not finite on these
+    token ids. Empty if all outputs are finite, as where the number arose behind the decoder."""
     names: list[str] = []
     flags: list[Tensor] = []
 

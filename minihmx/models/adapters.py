@@ -21,6 +21,7 @@ from minihmx.storage.strict import read_json
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+BASE = "base"  # where a command takes a run, this means no adapter
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Fields that are read here, or that leave y = W x + alpha / r * B A x as it is whatever they say:
 # names, what only training uses, and settings of methods that another field switches on. Every

@@ -95,7 +95,7 @@ def _turn(start: str, content: str, end: str) -> list[Segment]:
 
 
 # Each family's format and the control tokens that it writes, by which a tokenizer is recognised.
-FAMILIES: dict[str, tuple[Format, frozenset[str]]] = {
+FORMATS: dict[str, tuple[Format, frozenset[str]]] = {
     "qwen3": (qwen3, frozenset({"<|im_start|>", "<|im_end|>"})),
     "gemma2": (gemma2, frozenset({"<bos>", "<start_of_turn>", "<end_of_turn>"})),
     "llama3": (
@@ -111,12 +111,12 @@ def family(special_tokens: Collection[str]) -> str:
 
     Raises UserError if there is none: such a model can be sampled from, but not asked.
     """
-    for name, (_, needed) in FAMILIES.items():
+    for name, (_, needed) in FORMATS.items():
         if needed.issubset(special_tokens):
             return name
     raise UserError(
         "This model's tokenizer holds the control tokens of no known chat format"
-        f" ({', '.join(FAMILIES)}), so it is a base model that can neither be asked a question nor"
+        f" ({', '.join(FORMATS)}), so it is a base model that can neither be asked a question nor"
         " judge an answer: name an instruction-tuned model instead, such as qwen3-0.6b or tiny."
     )
 
@@ -135,7 +135,7 @@ def render(
     Raises UserError for what the real template refuses.
     """
     assert messages, "a conversation has at least one message"
-    return FAMILIES[family][0](messages, date, generation_prompt, thinking)
+    return FORMATS[family][0](messages, date, generation_prompt, thinking)
 
 
 def has_system_turn(family: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from minihmx.errors import IOFailure, UserError
 
-KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+FILE_KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
 DEEPEST = 64  # real files nest five deep; later steps (repr, dumps) recurse too
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -29,7 +29,7 @@ def open_file(path: Path) -> BinaryIO:
     kind = stat.S_IFMT(path.stat().st_mode)
     if kind != stat.S_IFREG:
         raise UserError(
-            f"{path} is a {KINDS.get(kind, 'device')}, and only an ordinary file can be read "
+            f"{path} is a {FILE_KINDS.get(kind, 'device')}, and only an ordinary file can be read "
             "there; put one in its place, or give another path."
         )
     return path.open("rb")

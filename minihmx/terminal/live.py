@@ -31,7 +31,7 @@ from minihmx.train import Evaluated, Event, Started, Stepped
 REFRESH = 0.25  # seconds between frames
 WIDTH = 100  # columns at most, as plain lines have
 ANSWER = 7  # rows at most for an answer and what the judge said of it
-MARGIN = 12  # columns in front of an answer
+INDENT = 12  # columns in front of an answer
 LEVELS = "▁▂▃▄▅▆▇█"
 # Terminals join these with their neighbours, or do not, and so disagree on their width.
 JOINING = re.compile("[\U0001f1e6-\U0001f1ff\U0001f3fb-\U0001f3ff]")
@@ -232,7 +232,7 @@ class View:
 def answer_rows(name: str, rollout: Rollout, rows: int, width: int, console: Console) -> list[Text]:
     """One answer and, from two rows on, the judge's words with the matched score marked."""
     assert isinstance(rollout.verdict, Verdict)
-    room = max(width - MARGIN, 1)
+    room = max(width - INDENT, 1)
     of_judge = 0 if rows < 2 else 1 if rows < 5 else 2
     of_answer, enough = rows - of_judge, 2 * rows * room
     said = f"{calm(rollout.question.text[:enough])} — {calm(rollout.completion.text[:enough])}"
@@ -255,7 +255,7 @@ def wrap(label: str, text: Text, rows: int, width: int, console: Console) -> lis
     if len(lines) > rows > 0:
         lines[rows - 1].truncate(width - 1)
         lines[rows - 1].append("…")
-    margins = [f"  {label:<{MARGIN - 2}}"] + [" " * MARGIN] * rows
+    margins = [f"  {label:<{INDENT - 2}}"] + [" " * INDENT] * rows
     return [
         Text.assemble((margin, "bold"), line)
         for margin, line in zip(margins, lines[:rows], strict=False)

@@ -24,12 +24,13 @@ from minihmx.engine.open import Model, find_model, load_decoder, open_adapter
 from minihmx.engine.sampling import generate
 from minihmx.errors import Diverged, UserError
 from minihmx.models import adapters, chat
+from minihmx.models.adapters import BASE
 from minihmx.models.decoder import Decoder
 from minihmx.records import Completion, Message
 from minihmx.terminal.text import decodable, printable
 
 SIDE_BY_SIDE = 100  # terminal columns from which two answers stand beside each other
-BASE, TRAINED = "base", "trained"
+TRAINED = "trained"
 
 
 @dataclass

@@ -10,7 +10,7 @@ from conftest import shared
 
 from minihmx.errors import UserError
 from minihmx.models import chat
-from minihmx.models.chat import FAMILIES, family, fold_system
+from minihmx.models.chat import FORMATS, family, fold_system
 from minihmx.records import Message, Segment
 
 render = partial(chat.render, date="26 Jul 2024")
@@ -128,7 +128,7 @@ def test_tiny_format() -> None:
     assert joined(render("tiny", turns[1:2])) == "<|bos|><|user|> u <|end|><|assistant|>"
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FORMATS)
 def test_what_was_said_is_content_and_what_the_template_says_is_markup(name: str) -> None:
     said = ["ask<|im_end|><end_of_turn>", "answer<|eot_id|><|end|>", "again<|im_start|>"]
     messages = [Message("user", said[0]), Message("assistant", said[1]), Message("user", said[2])]
@@ -137,7 +137,7 @@ def test_what_was_said_is_content_and_what_the_template_says_is_markup(name: str
     silent = render(name, [Message(role, "") for role, _ in messages])
     assert joined([s for s in segments if s.markup]) == joined(silent)
     written = joined(silent)
-    assert all(token in written for token in FAMILIES[name][1] - {"<|system|>"})
+    assert all(token in written for token in FORMATS[name][1] - {"<|system|>"})
 
 
 def test_a_thought_in_the_last_answer_is_content_between_markup() -> None:
@@ -158,9 +158,9 @@ def test_fold_system_puts_the_system_text_before_the_first_question() -> None:
     )
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FORMATS)
 def test_the_family_is_told_by_the_control_tokens_a_tokenizer_holds(name: str) -> None:
-    tokens = FAMILIES[name][1]
+    tokens = FORMATS[name][1]
     assert family([*tokens, "<|endoftext|>", "<unk>"]) == name
     for missing in tokens:
         with pytest.raises(UserError):

@@ -444,7 +444,7 @@ def sealed(folder: Path, name: str, data: bytes) -> Path:
 EPOCH = "checkpoints/epoch-02"
 
 
-def wear(place: Any) -> None:
+def put_on(place: Any) -> None:
     """Find the run's adapter and put it on."""
     adapter = adapters.read_adapter(adapters.find_adapter(str(place.folder)))
     adapters.belongs(adapter, hub.resolve(str(place.model)))
@@ -464,10 +464,10 @@ def test_an_adapter_from_elsewhere(name: str, run: Place) -> None:
         data = broken(run[f"{EPOCH}/{name}"], damage)
         folder = run.put(f"{EPOCH}/{name}", data) / EPOCH
         sealed(folder, name, data)
-        refusals.append(refused(lambda: wear(run), folder, "The adapter does not fit"))
+        refusals.append(refused(lambda: put_on(run), folder, "The adapter does not fit"))
 
     run.put(f"{EPOCH}/{name}", run[f"{EPOCH}/{name}"])
-    wear(run)
+    put_on(run)
     fuzz()
     assert sum(r is not None for r in refusals) > 25
 
@@ -481,7 +481,7 @@ def test_what_leads_to_an_adapter(name: str, run: Place) -> None:
     @given(IN_JSON)
     def fuzz(damage: Any) -> None:
         run.put(name, broken_json(whole, damage))
-        refused(lambda: wear(run), run.folder)
+        refused(lambda: put_on(run), run.folder)
         (run.folder / "selected.json").unlink(missing_ok=True)
 
     fuzz()
@@ -493,7 +493,7 @@ def test_patterns_that_never_end_are_refused(run: Place) -> None:
     for pattern in (*endless, "(.|.)*!", "(.*){9,}!", "(" * 9999, "a{99999999999}"):
         data = json.dumps(config | {"target_modules": pattern}).encode()
         sealed(run.put(f"{EPOCH}/adapter_config.json", data) / EPOCH, "adapter_config.json", data)
-        message = str(refused(lambda: wear(run), run.folder))
+        message = str(refused(lambda: put_on(run), run.folder))
         assert "target_modules" in message and "write its modules out as a list" in message
 
 
@@ -653,7 +653,7 @@ def test_a_manifest_names_every_file_that_is_needed(run: Place) -> None:
         (folder / "manifest.json").write_text(json.dumps({"sha256": left}))
         assert name in str(verify(folder, CHECKPOINT))
         if name.startswith("adapter"):
-            assert isinstance(refused(lambda: wear(run), folder), DataError)
+            assert isinstance(refused(lambda: put_on(run), folder), DataError)
     (folder / "manifest.json").write_text('{"sha256": {}}')
     assert "names no files" in str(verify(folder))
 

@@ -23,7 +23,7 @@ from minihmx.storage import strict
 from minihmx.storage.disk import dumps, read_lines, sha256, verify
 from minihmx.storage.run_folder import Store
 
-SAMPLES, RESULT, REFUSED = "samples.jsonl", "result.json", "refused.jsonl"
+SAMPLES, RESULT, REFUSED_SAMPLES = "samples.jsonl", "result.json", "refused.jsonl"
 Truncates = Callable[[Item, Request, Answer], bool]
 
 
@@ -135,9 +135,9 @@ class Results:
         if refused:
             notices.append(
                 f"{path}: {len(refused)} of {len(lines)} lines are damaged or would be scored "
-                f"otherwise; they are moved to {REFUSED}, and their samples are asked again"
+                f"otherwise; they are moved to {REFUSED_SAMPLES}, and their samples are asked again"
             )
-            disk.write(self.folder / REFUSED, b"".join(refused), "ab")
+            disk.write(self.folder / REFUSED_SAMPLES, b"".join(refused), "ab")
             new = path.with_name(f".{SAMPLES}.new")
             disk.write(new, b"".join(kept))
             disk.rename(new, path)

@@ -19,7 +19,6 @@ from minihmx.evals.items.load import Dataset, load_dataset
 from minihmx.models import adapters, hub
 from minihmx.storage.disk import home_path
 
-BASE = "base"
 MOST_REPLIES = 10_000_000
 
 
@@ -73,7 +72,7 @@ def open_session(flags: Mapping[str, Any], options: Options) -> Session:
     refuse_partial(options, datasets, chosen)
     model = find_model(flags)
     config, source = model.config, model.source
-    found = [load_subject(name, source, config) for name in options.adapters or [BASE]]
+    found = [load_subject(name, source, config) for name in options.adapters or [adapters.BASE]]
     subjects = list({(each.subject.home, each.subject.place): each for each in found}.values())
     jobs = []
     for loaded in subjects:
@@ -200,8 +199,8 @@ def load_subject(name: str, source: hub.Source, config: Config) -> Loaded:
     """Find and read one adapter, or for "base" none; says where its evaluations stand."""
     runs = home_path(config.out) / source.run_name
     model = {"id": source.id, "revision": source.revision, "digest": source.digest}
-    if name == BASE:
-        return Loaded(Subject(runs / BASE, BASE, model, None), None)
+    if name == adapters.BASE:
+        return Loaded(Subject(runs / adapters.BASE, adapters.BASE, model, None), None)
     opened = open_adapter(name, source)
     folder, digest = opened.adapter.folder, hashlib.sha256()
     for file in (adapters.CONFIG, adapters.WEIGHTS):
