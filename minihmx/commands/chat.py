@@ -20,14 +20,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--system", type=decodable, metavar="TEXT", default="", help="system prompt (none)"
     )
-    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (1.0)")
-    parser.add_argument("--seed", type=int, default=1, help="names the noise of both sides (1)")
-    parser.add_argument(
-        "--max-completion-length", type=int, default=256, metavar="N", help="tokens (256)"
-    )
-    for name in ("device", "dtype"):
-        choices = FIELDS[name].metadata["choices"]
-        parser.add_argument(f"--{name}", default="auto", choices=choices)
+    # The defaults are those of training, except that no model's row is asked for its own.
+    for name, text in {
+        "temperature": "0 is greedy",
+        "seed": "names the noise of both sides",
+        "max_completion_length": "tokens",
+        "device": "where",
+        "dtype": "what to compute in",
+    }.items():
+        default, choices = FIELDS[name].default, FIELDS[name].metadata["choices"]
+        flag, text = f"--{name.replace('_', '-')}", f"{text} (%(default)s)"
+        parser.add_argument(flag, type=type(default), default=default, choices=choices, help=text)
 
 
 def run(options: argparse.Namespace) -> int:

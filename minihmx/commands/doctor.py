@@ -50,8 +50,8 @@ def run(options: argparse.Namespace) -> int:
             raise UserError(f"Two models, {flags['model']} and --judge {options.judge}; give one.")
         if options.gpu is not None:
             raise UserError("--gpu plans a run, and --judge judges on this machine; give one.")
-        samples = 5 if options.samples is None else options.samples
-        report = probe.probe(flags | {"model": options.judge}, samples)
+        samples = [] if options.samples is None else [options.samples]
+        report = probe.probe(flags | {"model": options.judge}, *samples)
         lines = probe.judge_lines(report)
     else:
         if options.samples is not None:

@@ -43,7 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--partial", action="store_true", help="let --tasks paper take parts")
     parser.add_argument(
-        "--batch-tokens", type=int, default=8192, metavar="N", help="tokens together (8192)"
+        "--batch-tokens", type=int, default=8192, metavar="N", help="tokens together (%(default)s)"
     )
     for name in ("seed", "out", "revision", "device", "dtype", "threads", "decode_rows", "date"):
         field, flag = FIELDS[name], f"--{name.replace('_', '-')}"
