@@ -20,7 +20,7 @@ import toy
 from conftest import ROOT
 from safetensors.torch import load_file, save_file
 
-from minihmx.cli import LONGEST, main
+from minihmx.cli import LONGEST_MESSAGE, main
 from minihmx.errors import as_failure
 from minihmx.judge import RUBRIC, doubts
 from minihmx.models.folder import INDEX
@@ -267,7 +267,11 @@ def test_a_name_longer_than_any_file_s(
     before = snapshot(place)
     assert main(command.format("x" * 9000).split()) == 2
     message = capsys.readouterr().err
-    assert "[...]" in message and len(message) < LONGEST + 50 and message.rstrip().endswith(".")
+    assert (
+        "[...]" in message
+        and len(message) < LONGEST_MESSAGE + 50
+        and message.rstrip().endswith(".")
+    )
     assert snapshot(place) == before
 
 
