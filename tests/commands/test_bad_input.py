@@ -223,6 +223,7 @@ def test_a_model_at_a_path_that_is_not_utf_8(
     refused(place, capsys, "train toy --questions ../questions.jsonl", "not UTF-8", "rename")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize(
     ("words", "code"),

@@ -268,6 +268,7 @@ def test_folding_is_nfkc_and_casefold_and_done_once(text: str) -> None:
         assert folded.text.split() == nfkc.translate(PLAIN).split()
 
 
+@pytest.mark.slow
 def test_every_character_folds_to_what_folds_to_itself() -> None:
     changed = [c for c in map(chr, range(0x20000)) if fold(once := fold(c).text).text != once]
     assert not changed
@@ -347,6 +348,7 @@ def test_an_answer_as_long_as_the_reply_takes_linear_work(unit: str) -> None:
     assert 0 < long < 2.2 * short < 12 * (64 << 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["a ", "a-", "aa", "so A. "])
 def test_a_reply_twice_as_long_takes_twice_the_time(unit: str) -> None:
     """The bound is generous, since the machine may be busy; what is quadratic takes four times."""

@@ -168,7 +168,9 @@ def test_samples_of_an_evaluation_that_are_no_file(kind: str, tmp_path: Path) ->
     how = Settings(False, 1, 0.0, 1, 0, {}, "float32", "26 Jul 2024")
     results = Results(BENCHMARKS["bbq"], dataset, Subject(tmp_path, "base", {}, None), how)
     path = oddity(kind, results.folder / "samples.jsonl")
-    with pytest.raises(UserError, match=f"{path} is a {kind}, and only an ordinary file"):
+    # a folder is a failure of the disk, as wherever a file is to be opened
+    refusal = IsADirectoryError if kind == "folder" else DataError
+    with pytest.raises(refusal, match=f"{path} is (no ordinary file|a link)|Is a directory.*{path}"):
         results.begin(lambda *_: False)
 
 
@@ -194,6 +196,7 @@ def bombs(size: int) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", bombs(0))
 def test_a_gzip_bomb_is_left_where_it_grows_too_large(file: str, tmp_path: Path) -> None:
     path = put(tmp_path / file, bombs(published.LARGEST_FILE)[file])
