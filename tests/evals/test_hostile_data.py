@@ -170,7 +170,8 @@ def test_samples_of_an_evaluation_that_are_no_file(kind: str, tmp_path: Path) ->
     path = oddity(kind, results.folder / "samples.jsonl")
     # a folder is a failure of the disk, as wherever a file is to be opened
     refusal = IsADirectoryError if kind == "folder" else DataError
-    with pytest.raises(refusal, match=f"{path} is (no ordinary file|a link)|Is a directory.*{path}"):
+    said = f"{path} is (no ordinary file|a link)|Is a directory.*{path}"
+    with pytest.raises(refusal, match=said):
         results.begin(lambda *_: False)
 
 
