@@ -101,20 +101,18 @@ def _tokens(
 def first_module(decoder: Decoder, ids: Sequence[int]) -> str:
     """The words ", first in NAME", NAME being the first module whose output is not finite on these
     token ids. Empty if all outputs are finite, as where the number arose behind the decoder."""
-    names: list[str] = []
-    flags: list[Tensor] = []
+    found: list[str] = []
 
-    def note(name: str) -> Callable[[Tensor], None]:
+    def look(name: str) -> Callable[[Tensor], None]:
         def see(out: Tensor) -> None:
-            names.append(name)
-            flags.append(torch.isfinite(out).all())
+            if not finite_all(out):
+                found.append(name)
 
         return see
 
-    with looking([(part, note(name)) for name, part in decoder.named_modules() if name]):
+    with looking([(part, look(name)) for name, part in decoder.named_modules() if name]):
         decoder.logits(decoder(torch.tensor([list(ids)], device=decoder.device)))
-    whole = torch.stack(flags).tolist()
-    return "" if all(whole) else f", first in {names[whole.index(False)]}"
+    return f", first in {found[0]}" if found else ""
 
 
 def _row(rollout: Rollout) -> str:
