@@ -172,7 +172,7 @@ class Optimizer:
         update, scale, growth = (counters.get(name) for name in self.counters())
         wanted = own if update else {}  # there are no moments before the first update
         if {name: tensor.shape for name, tensor in tensors.items()} != wanted or not (
-            self._can_reach(update, scale, growth)
+            self._can_reach(update, scale, growth) and all(map(finite_all, tensors.values()))
         ):
             raise DataError(
                 f"The optimizer's state in {where} is not this run's, so the run cannot go on from "

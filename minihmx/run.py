@@ -258,8 +258,10 @@ def resume(run: Run, optimizer: Optimizer) -> tuple[Position, list[str]]:
     position = Position(state["step"], state["epoch"], state.get("bad_steps", 0))
     # The last step of an epoch is saved before its evaluation as well as after it.
     epochs = {step // run.steps_per_epoch for step in (position.step - 1, position.step)}
+    # Each step and each evaluation wrote one line, so another number would cut records of theirs.
     if not (
-        optimizer.update <= position.step * run.config.iterations
+        state["lines"]["metrics.jsonl"] == position.step + position.epoch + 1
+        and optimizer.update <= position.step * run.config.iterations
         and position.epoch in epochs
         and position.bad_steps <= min(position.step, 2)  # the third ends the run unsaved
     ):

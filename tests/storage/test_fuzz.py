@@ -10,6 +10,7 @@ import copy
 import gc
 import hashlib
 import json
+import math
 import os
 import random
 import resource
@@ -559,8 +560,10 @@ def test_counters_that_no_step_leaves_behind(dtype: str) -> None:
     for odd in (None, [], {}, "x", {"update": 4}):
         with pytest.raises(DataError, match="The optimizer's state"):
             good.load(moments, odd)
-    with pytest.raises(DataError, match="The optimizer's state"):
-        good.load({}, counters)  # four updates, and no moments
+    spoilt = {name: tensor * math.nan for name, tensor in moments.items()}
+    for odd in ({}, spoilt):  # four updates, and no moments, or none that is a number
+        with pytest.raises(DataError, match="The optimizer's state"):
+            good.load(odd, counters)
 
 
 @pytest.mark.parametrize(
@@ -569,6 +572,7 @@ def test_counters_that_no_step_leaves_behind(dtype: str) -> None:
         *({"optimizer": odd} for odd in ({}, None, {"update": 999_999_999})),
         *({"optimizer": {"update": n, "scale": 1.0, "since_growth": n}} for n in (3, 4)),
         *({"bad_steps": 3}, {"bad_steps": 999}, {"epoch": 2}),
+        {"lines": {"metrics.jsonl": 3, "timings.jsonl": 3, "amax.jsonl": 0}},
     ],
 )
 def test_a_checkpoint_with_impossible_counts_is_refused_and_nothing_is_cut(
