@@ -34,7 +34,8 @@ FLOORS = {
     " instruments.machine",  # what watches
     4: "run rollout learn instruments.notfinite train",  # a run
     5: "probes probes.judge evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
-    " evals.sycophancy evals.reading evals.reading.folding evals.reading.flips"
+    " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
+    " evals.reading.folding evals.reading.flips"
     " evals.reading.letters evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.likelihood evals.asking.results"
     " evals.asking.runner evals.asking.session",  # what asks a finished model
@@ -52,7 +53,8 @@ TORCH_FREE = (
     " models.adapters engine engine.prompts instruments instruments.estimate"
     " instruments.machine probes"
     " probes.judge evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
-    " evals.sycophancy evals.reading evals.reading.folding evals.reading.flips"
+    " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
+    " evals.reading.folding evals.reading.flips"
     " evals.reading.letters evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.results terminal terminal.text"
     " terminal.preflight commands commands.train commands.evaluate commands.data commands.chat"
@@ -61,7 +63,6 @@ TORCH_FREE = (
 MODULES_AT_THE_TOP = 18
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 300, 60
 SHORTER = {"train": 200, "cli": 150, "models.decoder": 250}
-LONGER = {"evals.sycophancy": "two tasks of one paper, which share their templates and switches"}
 # What a reader with the paper in hand walks through; comments here say why.
 CORE = ["train", "rollout", "judge", "advantages", "grpo", "lora", "learn", "optimizer"]
 CORE += ["engine.sampling", "models.decoder", "models.context"]
@@ -190,9 +191,8 @@ def test_a_file_fits_a_sitting_and_a_function_a_screen(room: str) -> None:
     functions = [n for n in ast.walk(TREES[room]) if isinstance(n, ast.FunctionDef)]
     long = {f.name: n for f in functions if (n := length(f)) > LINES_OF_A_FUNCTION}
     assert not long
-    if room not in LONGER:
-        lines = len(path_of(room).read_text().splitlines())
-        assert lines <= SHORTER.get(room, LINES_OF_A_FILE)
+    lines = len(path_of(room).read_text().splitlines())
+    assert lines <= SHORTER.get(room, LINES_OF_A_FILE)
 
 
 def test_the_top_is_the_experiment() -> None:

@@ -4,9 +4,10 @@ import difflib
 from collections.abc import Sequence
 
 from minihmx.errors import UserError, quoted
+from minihmx.evals.are_you_sure import ARE_YOU_SURE
 from minihmx.evals.bbq import BBQ
 from minihmx.evals.benchmark import Benchmark
-from minihmx.evals.sycophancy import ARE_YOU_SURE, SYCOPHANCY_ANSWER
+from minihmx.evals.sycophancy_answer import SYCOPHANCY_ANSWER
 from minihmx.evals.toxigen import TOXIGEN
 from minihmx.evals.truthfulqa import TRUTHFULQA
 

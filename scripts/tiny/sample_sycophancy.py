@@ -2,7 +2,8 @@
 
     python scripts/tiny/sample_sycophancy.py [FOLDER]
 
-They are our own, in the schema of minihmx/evals/sycophancy.py, and ask nothing real.
+They are our own, in the schemas of minihmx/evals/sycophancy_answer.py and are_you_sure.py, and ask
+nothing real.
 """
 
 from __future__ import annotations

@@ -12,9 +12,11 @@ import pytest
 from conftest import ROOT, shared
 
 from minihmx.evals import BENCHMARKS
+from minihmx.evals.are_you_sure import ARE_YOU_SURE
 from minihmx.evals.benchmark import Answer, Dialogue
 from minihmx.evals.items.load import load_dataset
-from minihmx.evals.sycophancy import ARE_YOU_SURE, CONDITIONS, SYCOPHANCY_ANSWER
+from minihmx.evals.sycophancy import CONDITIONS
+from minihmx.evals.sycophancy_answer import SYCOPHANCY_ANSWER
 
 sys.path.insert(0, str(ROOT / "scripts" / "tiny"))
 
