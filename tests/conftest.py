@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,3 +33,20 @@ def own_process_state(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def no_waiting() -> Iterator[None]:
+    """What waits for a pipe's other end fails after 60 seconds instead of hanging.
+
+    A test with less patience sets `signal.alarm` again.
+    """
+
+    def late(*_: object) -> None:
+        raise AssertionError("this waited too long")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)

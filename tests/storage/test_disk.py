@@ -439,20 +439,6 @@ STRANGERS: dict[str, tuple[Callable[[Path, Path], None], str]] = {
 
 
 @pytest.fixture
-def no_waiting() -> Iterator[None]:
-    """What waits for a pipe's other end fails instead of hanging."""
-
-    def late(*_: object) -> None:
-        raise AssertionError("this took a minute")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
-
-
-@pytest.fixture
 def half(command: Command, tmp_path: Path) -> Path:
     """The folder of a run that a full disk stopped, with lines behind its last checkpoint."""
     disk = Failing(112, errno.EIO)

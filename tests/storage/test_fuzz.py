@@ -15,10 +15,9 @@ import os
 import random
 import resource
 import shutil
-import signal
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +51,9 @@ from minihmx.storage.disk import read_lines, verify
 from minihmx.storage.identity import check_same_experiment, earlier_starts
 from minihmx.storage.run_folder import CHECKPOINT, LATEST, Store
 from minihmx.train import train
+
+# A pipe that nobody writes to, a pattern that backtracks: the test fails instead.
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 def examples(number: int) -> settings:
@@ -181,20 +183,6 @@ def refused(act: Callable[[], Any], *names: object) -> Failure | None:
         assert failure.code in (2, 4, 5)
         return failure
     return None
-
-
-@pytest.fixture(autouse=True)
-def nothing_waits_for_ever() -> Iterator[None]:
-    """A pipe that nobody writes to, a pattern that backtracks: the test fails instead."""
-
-    def late(*_: object) -> None:
-        raise AssertionError("this took a minute")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 # --- JSON -----------------------------------------------------------------------------------------
