@@ -39,7 +39,8 @@ FLOORS = {
     " evals.reading.letters evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.likelihood evals.asking.results"
     " evals.asking.runner evals.asking.session",  # what asks a finished model
-    6: "terminal.lines terminal.live terminal.scoreboard terminal.preflight"
+    6: "results results.cells"
+    " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
     " terminal.talk",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
     " commands.doctor",  # verbs
@@ -57,6 +58,7 @@ TORCH_FREE = (
     " evals.reading.folding evals.reading.flips"
     " evals.reading.letters evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.results terminal terminal.text"
+    " results results.cells"
     " terminal.preflight commands commands.train commands.evaluate commands.data commands.chat"
     " commands.export commands.doctor"
 )
@@ -302,6 +304,7 @@ def test_comments_and_code_are_told_apart() -> None:
         ("engine.sampling", "common_prefix"),
         ("evals.reading.flips", "commitment"),
         ("evals.reading.flips", "flip"),
+        ("results.cells", "over_seeds"),
     ],
 )
 def test_a_worked_example_works(room: str, name: str) -> None:

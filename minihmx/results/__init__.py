@@ -1,0 +1,1 @@
+"""Everything that only reads what is on disk: tables, statistics, audit, explanations. No torch."""
