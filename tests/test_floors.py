@@ -51,7 +51,7 @@ TORCH_FREE = (
     "minihmx config records seeding errors stats advantages judge questions cli storage"
     " storage.strict storage.disk storage.run_folder storage.identity models models.configs"
     " models.tokenizer models.chat models.hub models.folder models.hub_errors models.targets"
-    " models.adapters engine engine.prompts instruments instruments.estimate"
+    " models.adapters engine engine.prompts instruments instruments.estimate instruments.metrics"
     " instruments.machine probes"
     " probes.judge evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
@@ -299,7 +299,7 @@ def test_comments_and_code_are_told_apart() -> None:
         ("advantages", "group_advantages"),
         ("judge", "parse_score"),
         ("grpo", "row_weights"),
-        ("optimizer", "learning_rate"),
+        ("config", "learning_rate"),
         ("engine.sampling", "prefill"),
         ("engine.sampling", "common_prefix"),
         ("evals.reading.flips", "commitment"),
