@@ -39,11 +39,12 @@ FLOORS = {
     " evals.reading.letters evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.likelihood evals.asking.results"
     " evals.asking.runner evals.asking.session",  # what asks a finished model
-    6: "results results.cells"
+    6: "results results.cells results.findings results.audit results.audit_run"
+    " results.audit_rows results.audit_steps results.audit_evals"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
     " terminal.talk",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
-    " commands.doctor",  # verbs
+    " commands.doctor commands.audit",  # verbs
     8: "cli __main__",  # door
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
@@ -58,7 +59,8 @@ TORCH_FREE = (
     " evals.reading.folding evals.reading.flips"
     " evals.reading.letters evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.results terminal terminal.text"
-    " results results.cells"
+    " results results.cells results.findings results.audit results.audit_run"
+    " results.audit_rows results.audit_steps results.audit_evals commands.audit"
     " terminal.preflight commands commands.train commands.evaluate commands.data commands.chat"
     " commands.export commands.doctor"
 )
