@@ -15,8 +15,9 @@ from minihmx.results.audit_run import Facts
 from minihmx.results.findings import ABSENT, Audit, Line, Place, Rule
 
 # What `rebuilt` and the assigning functions make again of a row, and the check that counts it.
+ASKED = ("question", "category", "prompt")
 REMADE = {
-    **dict.fromkeys(("question", "category", "prompt", "sample"), "order"),
+    **dict.fromkeys((*ASKED, "sample"), "order"),
     **dict.fromkeys(("score", "span", "flags", "unscored"), "scores"),
     "reward": "rewards",
     **dict.fromkeys(("group_mean", "group_std", "advantage"), "groups"),
@@ -111,7 +112,7 @@ def check_rows(
         for name, check in REMADE.items():
             if name == "weight" not in row.record and not facts.sealed:
                 facts.lacking.add("weight")
-            elif wanted is not None or check != "order" or name == "sample":
+            elif wanted is not None or name not in ASKED:
                 logged = row.record.get(name, ABSENT)
                 audit.compare(check, row.place, name, logged, again[name])
     return rollouts

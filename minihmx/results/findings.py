@@ -204,7 +204,7 @@ class Audit:
             self.find("manifests", Place(path, 1), "sha256", digests, Rule("a digest of each file"))
             return
         for name, digest in digests.items():
-            own = all(map(strict.is_own_name, name.split("/")))
+            own = strict.is_own_path(name)
             there = own and (folder / name).is_file()
             again = sha256(folder / name) if there else ABSENT
             place = Place(folder / name) if own else Place(path, line_of(text, "sha256", name))
