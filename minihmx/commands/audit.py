@@ -9,7 +9,7 @@ from minihmx.errors import DataError
 from minihmx.storage.disk import home_path
 from minihmx.terminal.text import printable, show
 
-SHOWN = 10  # findings of each check
+FIRST = 10  # findings of each check
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,10 +40,10 @@ def run(options: argparse.Namespace) -> int:
     for note in audit.notes:
         show(f"  not checked: {printable(note)}")
     for name in counts:
-        for finding in audit.of(name)[:SHOWN]:
+        for finding in audit.of(name)[:FIRST]:
             show(printable(finding.text))
-        if len(audit.of(name)) > SHOWN:
-            show(f"  and {len(audit.of(name)) - SHOWN:,} more of these; --json lists all")
+        if len(audit.of(name)) > FIRST:
+            show(f"  and {len(audit.of(name)) - FIRST:,} more of these; --json lists all")
     if audit.findings:
         show("What differs does not follow from the rest, so it was changed or is damaged.")
         return DataError.code

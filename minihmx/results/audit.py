@@ -59,6 +59,7 @@ def folders(path: Path) -> Iterator[Path]:
 
 
 def is_run(folder: Path) -> bool:
+    """Whether training wrote here, even if its config.json is gone."""
     names = ("metrics.jsonl", "status.json", "rollouts", "evaluations")
     return any((folder / name).exists() for name in names)
 

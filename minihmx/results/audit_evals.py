@@ -25,7 +25,7 @@ from minihmx.evals.items.load import Dataset, locate, read_items
 from minihmx.models.adapters import adapter_digest
 from minihmx.results.findings import ABSENT, Audit, Line, Place, Rule
 
-KINDS = [bool, int, float, int, int, dict, str, str]  # of the settings, in their order
+SETTING_TYPES = [bool, int, float, int, int, dict, str, str]  # of the settings, in their order
 SAYS = ("origin", "total", "note")  # of the data, which its digest does not cover
 
 
@@ -68,7 +68,7 @@ def results_again(
     try:
         benchmark = BENCHMARKS[stored["benchmark"]]
         settings = Settings(**stored["settings"])
-        if [*map(type, vars(settings).values())] != KINDS:
+        if [*map(type, vars(settings).values())] != SETTING_TYPES:
             raise ValueError(f"its settings are {settings}")
         data = {name: stored["data"][name] for name in SAYS}
         if [type(value) for value in data.values()] != [str, int, str]:
@@ -109,7 +109,7 @@ def dataset_again(
         f"{benchmark.name}: no set of items with the digest {str(digest)[:8]} is here, so that the "
         "items in its samples are the published ones is not checked"
     )
-    items = {line.record["id"]: line.record["item"] for line in lines}
+    items = {line.record["id"]: line.record["item"] for line in lines if line.record}
     return Dataset(list(items.values()), digest, **data)
 
 
@@ -144,6 +144,9 @@ def check_samples(audit: Audit, folder: Path, results: Results, lines: list[Line
     items: dict[str, Item] = {item["id"]: item for item in results.items}
     done, sound = Counter[str](), True
     for line in lines:
+        if not line.record:
+            sound = False
+            continue
         try:
             name = line.record["id"]
             again = sample_again(results, items[name], done[name], line.record)

@@ -15,9 +15,9 @@ from minihmx.results.audit_run import Facts
 from minihmx.results.findings import ABSENT, Audit, Line, Place, Rule
 
 # What `rebuilt` and the assigning functions make again of a row, and the check that counts it.
-ASKED = ("question", "category", "prompt")
+QUESTION_PARTS = ("question", "category", "prompt")
 REMADE = {
-    **dict.fromkeys((*ASKED, "sample"), "order"),
+    **dict.fromkeys((*QUESTION_PARTS, "sample"), "order"),
     **dict.fromkeys(("score", "span", "flags", "unscored"), "scores"),
     "reward": "rewards",
     **dict.fromkeys(("group_mean", "group_std", "advantage"), "groups"),
@@ -88,8 +88,9 @@ def check_rows(
         "order", Place(path), "number of lines", len(rows), len(wanted)
     ):
         return []
+    cap = config.max_completion_length
     # every row is looked at, also behind a damaged one
-    if not all([check_raw(audit, row, config.max_completion_length) for row in rows]):
+    if not all([bool(row.record) and check_raw(audit, row, cap) for row in rows]):
         return []
     samples = config.generations if turn.kind == "step" else config.eval_samples
     rollouts = []
@@ -105,14 +106,13 @@ def check_rows(
         rollouts.append(rebuilt(row.record, *asked, config.direction, bad))
     if turn.kind == "step":
         assign_advantages(rollouts, config.generations, config.advantage_epsilon)
-        cap = config.max_completion_length
         assign_weights(rollouts, config.generations, config.loss_type, cap)
     for row, rollout in zip(rows, rollouts, strict=True):
         again = rollout.line()
         for name, check in REMADE.items():
             if name == "weight" not in row.record and not facts.sealed:
                 facts.lacking.add("weight")
-            elif wanted is not None or name not in ASKED:
+            elif wanted is not None or name not in QUESTION_PARTS:
                 logged = row.record.get(name, ABSENT)
                 audit.compare(check, row.place, name, logged, again[name])
     return rollouts

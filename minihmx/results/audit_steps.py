@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from minihmx.config import learning_rate
@@ -35,34 +36,47 @@ def check_steps(audit: Audit, facts: Facts) -> list[Line]:
     """
     folder, growing, endings = facts.folder, not facts.complete, Endings()
     lines = audit.lines(folder / "metrics.jsonl", growing)
-    timings = {line.place.line: line for line in audit.lines(folder / "timings.jsonl", growing)}
+    timings = audit.lines(folder / "timings.jsonl", growing)
     expected, update = list(turns(facts)), 0
+    done, to_come = (
+        {t.file for t in part} for part in (expected[: len(lines)], expected[len(lines) :])
+    )
     if facts.complete:
-        place = Place(folder / "metrics.jsonl")
-        audit.compare("metrics", place, "number of lines", len(lines), len(expected))
-    for turn, line in zip(expected, lines, strict=False):
+        for file, found in (("metrics.jsonl", lines), ("timings.jsonl", timings)):
+            place = Place(folder / file)
+            audit.compare("metrics", place, "number of lines", len(found), len(expected))
+    for turn, line, timing in zip_longest(expected[: len(lines)], lines, timings[: len(lines)]):
+        if turn is None:
+            break  # more lines than there are steps, which was found above
         rows = audit.lines(folder / turn.file)
-        bad = line.record.get("not_finite") != ""
+        bad = line.record.get("not_finite") not in ("", None)
         rollouts = check_rows(audit, facts, turn, rows, bad, endings)
-        check_numbers(audit, facts, turn, line, rollouts)
+        if line.record:
+            check_numbers(audit, facts, turn, line, rollouts)
+            check_not_finite(audit, facts, line, rollouts, last=line is lines[-1])
         if turn.kind == "step":
             update = check_update(audit, facts, line, update)
-        timing = timings.get(line.place.line, Line(Place(folder / "timings.jsonl"), {}))
-        told: dict[str, Any] = {"kind": turn.kind}
-        told |= {"step": turn.step} if turn.kind == "step" else {"epoch": turn.epoch}
-        if rollouts and turn.kind == "step":
-            told["tokens"] = sum(len(rollout.completion.ids) for rollout in rollouts)
-        for name, value in told.items():
-            audit.compare("metrics", timing.place, name, timing.record.get(name, ABSENT), value)
+        if timing and timing.record:
+            check_timing(audit, turn, timing, rollouts)
     endings.check(audit)
-    behind = {turn.file for turn in expected[len(lines) :]}
     for path in sorted([*folder.glob("rollouts/*"), *folder.glob("evaluations/*")]):
         name = path.relative_to(folder).as_posix()
-        if name in behind and not facts.complete:
+        if name in to_come and not facts.complete:
             audit.note(f"{path} has no line in metrics.jsonl yet, so it is left out")
-        elif name not in {turn.file for turn in expected[: len(lines)]}:
+        elif name not in done:
             audit.find("records", Place(path), "file", Rule("there"), ABSENT)
     return lines
+
+
+def check_timing(audit: Audit, turn: Turn, timing: Line, rollouts: Sequence[Rollout]) -> None:
+    """What a line of timings.jsonl says beside seconds and memory."""
+    told: dict[str, Any] = {"kind": turn.kind, "epoch": turn.epoch}
+    if turn.kind == "step":
+        told = {"kind": turn.kind, "step": turn.step}
+        if rollouts:
+            told["tokens"] = sum(len(rollout.completion.ids) for rollout in rollouts)
+    for name, value in told.items():
+        audit.compare("metrics", timing.place, name, timing.record.get(name, ABSENT), value)
 
 
 def check_numbers(
@@ -89,6 +103,24 @@ def check_numbers(
         holds = type(value) is float and value >= -1e-4
         holds |= value is None and record.get("not_finite") != ""
         audit.require("bounds", place, name, value, holds, "0 or more")
+
+
+def check_not_finite(
+    audit: Audit, facts: Facts, line: Line, rollouts: Sequence[Rollout], last: bool
+) -> None:
+    """Whether `not_finite` names a number exactly where some number is null for that reason.
+
+    A step whose update itself made the adapter infinite has all numbers, and is a run's last. More
+    iterations on one batch may fail behind the first, whose loss is logged.
+    """
+    record, bad = line.record, line.record.get("not_finite", ABSENT)
+    holds = isinstance(bad, str) and bad is not ABSENT
+    null = any(record.get(name, ABSENT) is None for name in ("loss", "grad_norm", "kl_tokens"))
+    null |= any(r.reward is not None and math.isnan(r.reward) for r in rollouts)
+    if bad and not null:
+        holds &= facts.config.iterations > 1 or (last and not facts.complete)
+    rule = "text that names one" if null else "empty"
+    audit.require("bounds", line.place, "not_finite", bad, holds and (bool(bad) or not null), rule)
 
 
 def kl_of(rollout: Rollout) -> float:
@@ -119,8 +151,9 @@ def check_update(audit: Audit, facts: Facts, line: Line, before: int) -> int:
     A refused step leaves the count, and the rate is that of the update it would have been.
     """
     record, place, config = line.record, line.place, facts.config
+    if not record:
+        return before + config.iterations
     update, bad = record.get("update", ABSENT), record.get("not_finite", ABSENT)
-    audit.require("bounds", place, "not_finite", bad, isinstance(bad, str), "text")
     least = before if bad else before + config.iterations
     holds = type(update) is int and least <= update <= before + config.iterations
     audit.require("metrics", place, "update", update, holds, str(before + config.iterations))

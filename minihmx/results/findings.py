@@ -67,7 +67,7 @@ class Place(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A record of a JSONL file and where it stands."""
+    """A record of a JSONL file and where it stands; the record of a damaged line is empty."""
 
     place: Place
     record: dict[str, Any]
@@ -153,7 +153,7 @@ class Audit:
         try:
             return strict.parse(data), data.decode()
         except ValueError as error:
-            self.find("records", Place(path, 1), "text", shown(data), Rule(f"JSON ({error})"))
+            self.find("records", Place(path, 1), "text", Rule("damaged"), Rule(f"JSON ({error})"))
         return None
 
     def json(self, path: Path) -> tuple[dict[str, Any], str] | None:
@@ -165,7 +165,7 @@ class Audit:
         return found
 
     def lines(self, path: Path, growing: bool = False) -> list[Line]:
-        """The whole records of a JSONL file; what is none is a finding.
+        """Every line of a JSONL file with its end; what is no record is a finding.
 
         growing: the file is still being written to, so that a torn last line is only noted.
         """
@@ -174,20 +174,24 @@ class Audit:
         if torn and growing:
             self.note(f"{path}: its last line is not whole yet, so it is left out")
         elif torn:
-            self.find("records", Place(path, len(whole) + 1), "line", shown(torn), Rule("whole"))
+            place = Place(path, len(whole) + 1)
+            text = Rule(torn[:200].decode(errors="replace"))
+            self.find("records", place, "line", text, Rule("a whole line, and it has no end"))
         found = []
         for number, line in enumerate(whole, start=1):
-            place = Place(path, number)
+            place, record = Place(path, number), None
             self.looked_at["records"].add(place)
             try:
                 record = strict.parse(line)
-                if not isinstance(record, dict):
-                    raise ValueError("it is no JSON object")
-                if dumps(record).encode() != line:  # so a mark in front or a changed order shows
-                    self.find("records", place, "line", shown(line), Rule(dumps(record)))
-                found.append(Line(place, record))
+                problem = "" if isinstance(record, dict) else "it is no JSON object"
+                if isinstance(record, dict) and dumps(record).encode() != line:
+                    problem = "its bytes are not those that minihmx writes"
             except ValueError as error:
-                self.find("records", place, "line", shown(line), Rule(f"a record ({error})"))
+                problem = str(error)
+            if problem:
+                text = Rule(line[:200].decode(errors="replace"))
+                self.find("records", place, "line", text, Rule(f"a record ({problem})"))
+            found.append(Line(place, record if isinstance(record, dict) else {}))
         return found
 
     def manifest(self, folder: Path, needed: Iterable[str], part: bool = False) -> None:
@@ -211,11 +215,6 @@ class Audit:
             self.compare("manifests", place, "sha256", digest, again)
         for name in sorted(set(needed) - digests.keys()):
             self.find("manifests", Place(path, 1), name, ABSENT, Rule("named"))
-
-
-def shown(line: bytes) -> str:
-    """The beginning of a damaged line."""
-    return line[:200].decode(errors="replace")
 
 
 def line_of(text: str, *keys: str) -> int:
