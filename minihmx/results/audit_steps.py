@@ -12,7 +12,7 @@ from minihmx.instruments.metrics import describe, score_error, zero_variance_gro
 from minihmx.records import Rollout
 from minihmx.results.audit_rows import Endings, Turn, check_rows
 from minihmx.results.audit_run import Facts
-from minihmx.results.findings import ABSENT, Audit, Line, Place, Rule
+from minihmx.results.findings import ABSENT, Audit, Line, Place, Words
 from minihmx.stats import mean
 
 # Sums of fp32 numbers: the loss is one over micro-batches, and kl_tokens one over tokens in fp64.
@@ -64,7 +64,7 @@ def check_steps(audit: Audit, facts: Facts) -> list[Line]:
         if name in to_come and not facts.complete:
             audit.note(f"{path} has no line in metrics.jsonl yet, so it is left out")
         elif name not in done:
-            audit.find("records", Place(path), "file", Rule("there"), ABSENT)
+            audit.find("records", Place(path), "file", Words("there"), ABSENT)
     return lines
 
 
@@ -183,7 +183,7 @@ def check_checkpoints(audit: Audit, facts: Facts, lines: Sequence[Line]) -> None
     names = {f"epoch-{epoch:02d}": epoch for epoch in range(len(epochs))}
     for path in sorted(folder.glob("[!.]*")):
         if path.name not in names and path.name != "latest-step":
-            audit.find("checkpoints", Place(path), "folder", Rule("there"), ABSENT)
+            audit.find("checkpoints", Place(path), "folder", Words("there"), ABSENT)
             continue
         state, adapter = path / "state.json", path / "adapter_config.json"
         if found := audit.json(state):
@@ -202,13 +202,13 @@ def check_checkpoints(audit: Audit, facts: Facts, lines: Sequence[Line]) -> None
     for name in names:
         # an evaluation is written before its checkpoint is published
         if not (folder / name).is_dir() and (facts.complete or name != max(names)):
-            audit.find("checkpoints", Place(folder / name), "folder", ABSENT, Rule("there"))
+            audit.find("checkpoints", Place(folder / name), "folder", ABSENT, Words("there"))
 
 
 def state_again(steps: Sequence[dict[str, Any]], step: Any, epoch: Any) -> dict[str, Any]:
     """What a checkpoint behind this step and epoch counts, as far as the metrics tell."""
     if type(step) is not int or type(epoch) is not int or not 0 <= step <= len(steps):
-        return {"step": Rule(f"0 to {len(steps)}")}
+        return {"step": Words(f"0 to {len(steps)}")}
     done = steps[:step]
     bad = next((n for n, line in enumerate(reversed(done)) if not line.get("not_finite")), step)
     last = done[-1] if done else {"update": 0, "loss_scale": None}
