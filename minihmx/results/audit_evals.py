@@ -57,8 +57,10 @@ def audit_evaluation(audit: Audit, folder: Path, model: str | None = None) -> No
     if check_samples(audit, folder, results, lines):
         again = results.result([line.record for line in lines], results.dataset)
         audit.compare_tree("results", (folder / RESULT, text), stored, again)
-        extra = {name: ABSENT for name in stored["metrics"].keys() - again["metrics"].keys()}
-        audit.compare_tree("results", (folder / RESULT, text), stored, {"metrics": extra})
+        names = stored.get("metrics")
+        extra = names.keys() - again["metrics"].keys() if isinstance(names, dict) else ()
+        none = {"metrics": dict.fromkeys(sorted(extra), ABSENT)}
+        audit.compare_tree("results", (folder / RESULT, text), stored, none)
 
 
 def results_again(
@@ -160,7 +162,7 @@ def check_samples(audit: Audit, folder: Path, results: Results, lines: list[Line
             if key == "sample" and done[name] > results.settings.samples:
                 value = Words(f"below {results.settings.samples}")
             same = audit.compare("verdicts", line.place, key, logged, value)
-            sound &= same or key not in ("values", "cluster", "unparsed")
+            sound &= same or key not in ("values", "cluster", "unparsed", "truncated")
     counts = len(lines), len(results.wanted)
     return audit.compare("verdicts", Place(folder / SAMPLES), "number of lines", *counts) and sound
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from itertools import chain, islice, repeat
 from typing import Any
 
 from minihmx.config import learning_rate
@@ -37,17 +37,13 @@ def check_steps(audit: Audit, facts: Facts) -> list[Line]:
     folder, growing, endings = facts.folder, not facts.complete, Endings()
     lines = audit.lines(folder / "metrics.jsonl", growing)
     timings = audit.lines(folder / "timings.jsonl", growing)
-    expected, update = list(turns(facts)), 0
-    done, to_come = (
-        {t.file for t in part} for part in (expected[: len(lines)], expected[len(lines) :])
-    )
+    expected, update = list(islice(turns(facts), len(lines) + 1)), 0
     if facts.complete:
+        total = (facts.steps_per_epoch + 1) * facts.config.epochs + 1
         for file, found in (("metrics.jsonl", lines), ("timings.jsonl", timings)):
-            place = Place(folder / file)
-            audit.compare("metrics", place, "number of lines", len(found), len(expected))
-    for turn, line, timing in zip_longest(expected[: len(lines)], lines, timings[: len(lines)]):
-        if turn is None:
-            break  # more lines than there are steps, which was found above
+            audit.compare("metrics", Place(folder / file), "number of lines", len(found), total)
+    timed = chain(timings, repeat(None))
+    for turn, line, timing in zip(expected, lines, timed, strict=False):
         rows = audit.lines(folder / turn.file)
         bad = line.record.get("not_finite") not in ("", None)
         rollouts = check_rows(audit, facts, turn, rows, bad, endings)
@@ -59,11 +55,12 @@ def check_steps(audit: Audit, facts: Facts) -> list[Line]:
         if timing and timing.record:
             check_timing(audit, turn, timing, rollouts)
     endings.check(audit)
+    known = [turn.file for turn in expected]
     for path in sorted([*folder.glob("rollouts/*"), *folder.glob("evaluations/*")]):
         name = path.relative_to(folder).as_posix()
-        if name in to_come and not facts.complete:
+        if name in known[len(lines) :] and not facts.complete:
             audit.note(f"{path} has no line in metrics.jsonl yet, so it is left out")
-        elif name not in done:
+        elif name not in known[: len(lines)]:
             audit.find("records", Place(path), "file", Words("there"), ABSENT)
     return lines
 
