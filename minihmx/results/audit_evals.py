@@ -51,8 +51,8 @@ def audit_evaluation(audit: Audit, folder: Path, model: str | None = None) -> No
         return
     audit.compare("identity", Place(folder / RESULT), "folder", folder.name, results.folder.name)
     if model is not None:
-        pair = {"model": {"digest": stored["model"].get("digest")}}, {"model": {"digest": model}}
-        audit.compare_tree("identity", (folder / RESULT, text), *pair)
+        of_run = {"model": {"digest": model}}
+        audit.compare_tree("identity", (folder / RESULT, text), stored, of_run)
     check_adapter(audit, folder, stored, text)
     if check_samples(audit, folder, results, lines):
         again = results.result([line.record for line in lines], results.dataset)
