@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from minihmx.errors import Failure, UserError, quoted
+from minihmx.experiment import EXPERIMENT
 from minihmx.judge import SIGN
 from minihmx.results.audit_evals import audit_evaluation, is_evaluation
 from minihmx.results.audit_run import check_files, read_facts
@@ -19,8 +20,6 @@ from minihmx.results.findings import Audit, Place, Words
 from minihmx.selection import Candidate, Rule, candidates, selected
 from minihmx.storage.history import history
 from minihmx.storage.identity import science_digest
-
-EXPERIMENT, SELECTED = "experiment.json", "selected.json"
 
 
 def audit_path(path: Path) -> Audit:
@@ -83,7 +82,7 @@ def audit_run(audit: Audit, folder: Path) -> None:
         return
     check_files(audit, facts)
     check_checkpoints(audit, facts, check_steps(audit, facts))
-    if (folder / SELECTED).exists():
+    if (folder / "selected.json").exists():
         audit_selection(audit, folder)
     if facts.lacking:
         older = ", ".join(sorted(facts.lacking))
@@ -92,7 +91,7 @@ def audit_run(audit: Audit, folder: Path) -> None:
 
 def audit_selection(audit: Audit, folder: Path) -> None:
     """Whether selected.json follows by its own rule from the histories of the pair it names."""
-    path = folder / SELECTED
+    path = folder / "selected.json"
     found = audit.json(path)
     if found is None:
         return
@@ -134,9 +133,14 @@ def audit_experiment(audit: Audit, folder: Path) -> None:
         pieces = model.get("pieces") if isinstance(model, dict) else None
         for piece in pieces if isinstance(pieces, list) else ():
             if isinstance(piece, dict) and piece.get("state") == "done":
-                where = str(piece.get("path"))
-                place, there = Place(path, text.partition(where)[0].count("\n") + 1), folder / where
-                audit.require("experiment", place, "path", where, there.exists(), "there")
-                if is_run(there):
-                    sealed = (there / "manifest.json").exists()
-                    audit.require("experiment", place, "state", "done", sealed, "true of that run")
+                where, kind = str(piece.get("path")), str(piece.get("name")).partition(" ")[0]
+                place = Place(path, text.partition(where)[0].count("\n") + 1)
+                made: Any = [where]
+                mark = "manifest.json"
+                if kind == "select":
+                    mark = "selected.json"
+                elif kind == "eval":
+                    made = piece.get("results")
+                for name in made if isinstance(made, list) else ():
+                    there = (folder / str(name) / mark).is_file()
+                    audit.require("experiment", place, "state", "done", there, f"true of {name}")

@@ -441,19 +441,33 @@ def test_an_unfinished_evaluation_is_said(run: Path) -> None:
 
 
 def test_an_experiment_names_what_is_done(runs: Path) -> None:
+    forward = runs / "tiny" / "forward" / "seed-1"
+    results = [path.parent.relative_to(runs).as_posix() for path in runs.rglob("samples.jsonl")]
+    places = {
+        "train forward seed 1": "forward",
+        "select seed 1": "forward",
+        "eval seed 1": "forward",
+    }
     pieces = [
-        {"name": "train forward seed 1", "state": "done", "path": "tiny/forward/seed-1"},
-        {"name": "train reverse seed 1", "state": "waiting", "path": "tiny/reverse/seed-1"},
-        {"name": "train forward seed 2", "state": "done", "path": "tiny/forward/seed-2"},
+        {"name": name, "state": "done", "path": f"tiny/{where}/seed-1", "results": []}
+        for name, where in [*places.items(), ("train reverse seed 1", "reverse")]
     ]
-    record = {"models": {"tiny": {"model": "tiny", "seeds": [1, 2], "pieces": pieces}}}
-    (runs / "experiment.json").write_text(json.dumps(record, sort_keys=True, indent=1) + "\n")
-    audit = audit_path(runs)
-    assert [finding.logged for finding in audit.findings] == ["tiny/forward/seed-2"]
-    lines = (runs / "experiment.json").read_text().splitlines()
-    assert "tiny/forward/seed-2" in lines[(audit.findings[0].line or 0) - 1]
-    (runs / "tiny" / "forward" / "seed-1" / "manifest.json").unlink()
-    assert "state" in [finding.field for finding in audit_path(runs).findings]
+    pieces[2]["results"] = results
+    pieces[3] |= {"state": "waiting", "path": "tiny/reverse/seed-9"}
+    record = {"models": {"tiny": {"model": "tiny", "seeds": [1], "pieces": pieces}}}
+    text = json.dumps(record, sort_keys=True, indent=1) + "\n"
+    (runs / "experiment.json").write_text(text)
+    assert not audit_path(runs).findings
+    (runs / "experiment.json").write_text(text.replace('"waiting"', '"done"'))
+    (finding,) = audit_path(runs).findings
+    assert "tiny/reverse/seed-9" in text.splitlines()[(finding.line or 0) - 1]
+    (runs / "experiment.json").write_text(text)
+    for gone in (forward / "manifest.json", forward / "selected.json"):
+        gone.rename(gone.with_suffix(".away"))
+        assert "experiment" in {finding.check for finding in audit_path(runs).findings}
+        gone.with_suffix(".away").rename(gone)
+    shutil.rmtree(runs / results[0])
+    assert [f.recomputed for f in audit_path(runs).findings] == [f"true of {results[0]}"]
 
 
 # --- the command ----------------------------------------------------------------------------------
