@@ -390,7 +390,7 @@ def test_values_of_no_kind_at_all_are_findings_and_no_traceback(run: Path) -> No
         assert reported(audit_path(folder), folder / "result.json")
 
 
-# --- other configs, unfinished and older runs ------------------------------------------------------
+# --- other configs, unfinished and older runs -----------------------------------------------------
 
 
 CONFIGS: list[dict[str, Any]] = [
