@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn, Protocol
 
 from minihmx import __version__
-from minihmx.commands import chat, data, doctor, evaluate, export, train
+from minihmx.commands import chat, compare, data, doctor, evaluate, export, train
 from minihmx.errors import INTERRUPTED, Failure, UserError, as_failure, quoted
 from minihmx.terminal.text import decodable, open_streams, typed
 
@@ -35,6 +35,7 @@ class Verb(Protocol):
 COMMANDS: dict[str, tuple[str, Verb]] = {
     "train": ("train a LoRA on the model's own judgement of its answers", train),
     "eval": ("run benchmarks on a model and on what training made of it", evaluate),
+    "compare": ("forward against reverse: tables, intervals, plots, beside the paper's", compare),
     "data": ("get, list or check the benchmarks' published items", data),
     "chat": ("talk with a model, and with what training made of it beside it", chat),
     "export": ("write base and adapter as one Hugging Face checkpoint", export),
