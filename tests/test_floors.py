@@ -40,8 +40,8 @@ FLOORS = {
     " evals.items.load evals.asking evals.asking.likelihood evals.asking.results"
     " evals.asking.runner evals.asking.session",  # what asks a finished model
     6: "results results.cells"
-    " results.paper results.statistics results.runs results.collect results.tables"
-    " results.layout results.plots"
+    " results.paper results.statistics results.runs results.evaluations results.collect"
+    " results.conclusions results.tables results.layout results.plots"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
     " terminal.talk",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
@@ -62,8 +62,8 @@ TORCH_FREE = (
     " evals.reading.letters evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.results terminal terminal.text"
     " results results.cells"
-    " results.paper results.statistics results.runs results.collect results.tables"
-    " results.layout results.plots commands.compare"
+    " results.paper results.statistics results.runs results.evaluations results.collect"
+    " results.conclusions results.tables results.layout results.plots commands.compare"
     " terminal.preflight commands commands.train commands.evaluate commands.data commands.chat"
     " commands.export commands.doctor"
 )

@@ -46,7 +46,8 @@ def paper_cells() -> list[Cell]:
             row["metric"],
             row["model"],
             (),
-            *(_spread(row, n) for n in ("forward", "reverse")),
+            _spread(row, "forward"),
+            _spread(row, "reverse"),
             _spread(row, "difference"),
         )
         for row in csv.DictReader(lines)

@@ -29,20 +29,20 @@ def p_value(difference: Spread) -> float | None:
     A constant cell (std 0) has p = 1: with no spread to compare with, nothing is shown. None for
     fewer than two seeds.
     """
-    from scipy import stats
+    from scipy import special
 
     if difference.std is None:
         return None
     if difference.std == 0:
         return 1.0
     t = difference.mean / difference.std * math.sqrt(difference.n)
-    return float(2 * stats.t.sf(abs(t), difference.n - 1))
+    return float(2 * special.stdtr(difference.n - 1, -abs(t)))
 
 
 def _t_quantile(n: int) -> float:
-    from scipy import stats
+    from scipy import special
 
-    return float(stats.t.ppf(1 - LEVEL / 2, n - 1))
+    return float(special.stdtrit(n - 1, 1 - LEVEL / 2))
 
 
 def seeds_interval(difference: Spread) -> float | None:
