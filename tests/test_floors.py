@@ -40,7 +40,7 @@ FLOORS = {
     " evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.likelihood evals.asking.results"
     " evals.asking.runner evals.asking.session",  # what asks a finished model
-    6: "results results.cells"
+    6: "results results.cells results.sycophancy"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
     " terminal.talk",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
@@ -60,7 +60,7 @@ TORCH_FREE = (
     " evals.reading.letters evals.reading.literal"
     " evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.results terminal terminal.text"
-    " results results.cells"
+    " results results.cells results.sycophancy"
     " terminal.preflight commands commands.train commands.evaluate commands.data commands.chat"
     " commands.export commands.doctor"
 )
