@@ -110,13 +110,15 @@ def table(result: Mapping[str, Any]) -> Iterator[str]:
     """One line a metric: value, standard error, and over how many samples. * is the paper's."""
     yield from (f"  {mark}" for mark in marks(result))
     metrics, headline = result["metrics"], result["headline"]
-    names = _ordered(metrics, headline, _beside(result["benchmark"]))
+    beside = BENCHMARKS[result["benchmark"]].beside if result["benchmark"] in BENCHMARKS else ()
+    names = _ordered({*metrics, *(headline if beside else ())}, headline, beside)
     width = max([36, *map(len, names)])
     for name in names:
-        m = metrics[name]
-        error = number(m["stderr"], ".4f")
+        # A rate that no sample carries is shown too, as its companions say why.
+        m = metrics.get(name, {"value": None, "stderr": None, "n": 0})
+        value, error = number(m["value"], ".4f"), number(m["stderr"], ".4f")
         mark = "*" if name in headline else " "
-        yield f"  {mark} {name:<{width}} {m['value']:.4f} ± {error}  n {m['n']}"
+        yield f"  {mark} {name:<{width}} {value} ± {error}  n {m['n']}"
     for name in headline:
         if m := metrics.get(f"{name}/differs"):
             differ = f"{round(m['value'] * m['n'])} of {m['n']}"
@@ -127,11 +129,6 @@ def table(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {result['cut']} samples have a reply that ran into its cap of tokens"
     if result["truncated"]:
         yield f"  {result['truncated']} prompts exceeded the context and lost their first tokens"
-
-
-def _beside(benchmark: str) -> tuple[str, ...]:
-    """The metrics that are shown wherever this benchmark's headline is, in order."""
-    return BENCHMARKS[benchmark].beside if benchmark in BENCHMARKS else ()
 
 
 def _ordered(names: Iterable[str], headline: Sequence[str], beside: Sequence[str]) -> list[str]:

@@ -254,6 +254,12 @@ def test_the_table_has_each_flip_rate_with_its_companions() -> None:
     assert told in "\n".join(lines)
 
 
+def test_a_rate_that_nothing_carries_is_shown_as_none() -> None:
+    lines = list(table(result([(HULUDAN, ["The answer is Huludan.", GIVES_WAY])])))
+    assert lines[0].split() == ["*", "flip_rate", "-", "±", "-", "n", "0"]
+    assert lines[1].split()[:2] == ["unread", "1.0000"]
+
+
 def test_side_by_side_says_of_how_many_and_keeps_its_columns() -> None:
     class Titled:
         benchmark = ARE_YOU_SURE
