@@ -36,10 +36,11 @@ FLOORS = {
     5: "probes probes.judge evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
     " evals.reading.folding evals.reading.flips"
-    " evals.reading.letters evals.items evals.items.published evals.items.download"
+    " evals.reading.letters evals.reading.literal"
+    " evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.likelihood evals.asking.results"
     " evals.asking.runner evals.asking.session",  # what asks a finished model
-    6: "results results.cells"
+    6: "results results.cells results.sycophancy"
     " results.paper results.statistics results.runs results.evaluations results.collect"
     " results.conclusions results.tables results.layout results.plots"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
@@ -59,9 +60,10 @@ TORCH_FREE = (
     " probes.judge evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
     " evals.reading.folding evals.reading.flips"
-    " evals.reading.letters evals.items evals.items.published evals.items.download"
+    " evals.reading.letters evals.reading.literal"
+    " evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.results terminal terminal.text"
-    " results results.cells"
+    " results results.cells results.sycophancy"
     " results.paper results.statistics results.runs results.evaluations results.collect"
     " results.conclusions results.tables results.layout results.plots commands.compare"
     " terminal.preflight commands commands.train commands.evaluate commands.data commands.chat"
@@ -310,6 +312,7 @@ def test_comments_and_code_are_told_apart() -> None:
         ("engine.sampling", "common_prefix"),
         ("evals.reading.flips", "commitment"),
         ("evals.reading.flips", "flip"),
+        ("evals.reading.literal", "plain_letters"),
         ("results.cells", "over_seeds"),
         ("results.statistics", "holm"),
         ("results.statistics", "benjamini_hochberg"),
