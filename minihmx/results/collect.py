@@ -17,6 +17,7 @@ from minihmx.results.evaluations import (
     asked_otherwise,
     choose_evaluations,
     find_evaluations,
+    noise_seed,
     settings_key,
 )
 from minihmx.results.runs import SeedPair, find_pairs
@@ -89,18 +90,17 @@ def _add_cells(
     first = evaluated[0].forward.result
     model, home = pairs[0].model, pairs[0].forward.folder.parent.parent / "base"
     digest = pairs[0].forward.science.get("model digest")
-    base = find_evaluations(home, "base", digest, benchmark, comparison.notes).get(
-        settings_key(first)
-    )
+    bases = find_evaluations(home, "base", digest, benchmark, comparison.notes)
+    seeds = sorted(seed for key, seed in bases if key == settings_key(first))
+    seed = min(seeds, key=lambda seed: seed != noise_seed(first), default=None)
+    base = None if seed is None else bases[settings_key(first), seed]
     if base is None:
         comparison.notes.append(
             f"{model}, {benchmark}: the untouched model has no result under these settings"
         )
-    asked = benchmark in BENCHMARKS and BENCHMARKS[benchmark].generates
-    names = {name for both in evaluated for each in both.both for name in each.result["metrics"]}
-    # the paper's first, so that what flip_rate is read from stands below it
-    order = sorted(names, key=lambda name: (f"{benchmark}/{name}" not in METRICS, name))
-    for name in [*(name for name in order if "/" not in name), *["unparsed"] * asked]:
+    known = BENCHMARKS.get(benchmark)
+    asked = known is not None and known.generates
+    for name in _shown(benchmark, evaluated, ["unparsed"] if asked else []):
         key = f"{benchmark}/{name}"
         having = [both for both in evaluated if None not in [_value(e, name) for e in both.both]]
         if not having:
@@ -114,6 +114,15 @@ def _add_cells(
             comparison.cells.append(cell._replace(notes=tuple(_marks(having, pairs))))
         if key not in METRICS or asked:
             comparison.beside.append(cell._replace(notes=(_denominator(name, having),)))
+
+
+def _shown(benchmark: str, evaluated: Sequence[EvaluatedPair], others: Sequence[str]) -> list[str]:
+    """The paper's metrics, what its benchmark shows beside them, and others of all items."""
+    names = {name for both in evaluated for each in both.both for name in each.result["metrics"]}
+    known = BENCHMARKS.get(benchmark)
+    first = [*(known.headline if known else ()), *(known.beside if known else ())]
+    plain = sorted(name for name in names if "/" not in name and name not in first)
+    return [*(name for name in first if name in names), *plain, *others]
 
 
 def _value(evaluation: Evaluation, name: str) -> float | None:

@@ -37,10 +37,18 @@ class EvaluatedPair(NamedTuple):
 
 
 def settings_of(result: Result) -> dict[str, Any]:
-    """All that decides a number beside model and adapter, flat: settings, switches, items."""
-    settings = dict(result["settings"])
+    """All that decides a number beside model, adapter and noise, flat: settings, switches, items.
+
+    The seed of sampled replies is the evaluations' own: each training seed may have another one.
+    """
+    settings = {name: value for name, value in result["settings"].items() if name != "seed"}
     switches = settings.pop("switches")
     return {**settings, **switches, "items": result["data"]["digest"]}
+
+
+def noise_seed(result: Result) -> int:
+    """The seed that sampled replies were drawn with; forward and reverse have it in common."""
+    return int(result["settings"]["seed"])
 
 
 def settings_key(result: Result) -> str:
@@ -49,9 +57,9 @@ def settings_key(result: Result) -> str:
 
 def find_evaluations(
     home: Path, place: str, digest: str | None, benchmark: str, notes: list[str]
-) -> dict[str, Evaluation]:
-    """By their settings, the finished evaluations of one checkpoint, or of the base."""
-    found: dict[str, Evaluation] = {}
+) -> dict[tuple[str, int], Evaluation]:
+    """By settings and seed of the noise, the finished evaluations of a checkpoint or the base."""
+    found: dict[tuple[str, int], Evaluation] = {}
     for folder in sorted((home / "evals" / benchmark).glob(f"{place}-*")):
         if not re.fullmatch(r"[0-9a-f]{8}", folder.name[len(place) + 1 :]):
             continue
@@ -70,7 +78,8 @@ def find_evaluations(
                 "it away and evaluate again."
             )
         assert result is not None
-        other = found.setdefault(settings_key(result), Evaluation(folder, result))
+        key = settings_key(result), noise_seed(result)
+        other = found.setdefault(key, Evaluation(folder, result))
         if other.folder != folder:
             raise UserError(
                 f"{other.folder} and {folder} are two evaluations under the same settings, of "
@@ -82,12 +91,13 @@ def find_evaluations(
 def _is_result(result: Any) -> bool:
     try:
         settings_key(result)
+        noise_seed(result)
         numbers = [result["n"], result["samples"], result["unparsed"], result["truncated"]]
         for metric in result["metrics"].values():
             numbers += [metric["value"], metric["n"]]
         names = [*result["headline"], result["data"]["origin"]]
         result["data"]["partial"], result["model"]["digest"]
-    except (TypeError, LookupError, AttributeError):
+    except (TypeError, LookupError, AttributeError, ValueError):
         return False
     numeric = all(type(number) in (int, float) for number in numbers)
     return numeric and all(isinstance(name, str) for name in names)
@@ -105,9 +115,11 @@ def choose_evaluations(
     for pair in pairs:
         forward, reverse = (_of_run(run, benchmark, notes) for run in pair.runs)
         common = forward.keys() & reverse.keys()
-        for key in common:
+        # of several seeds of the noise, the one with the training seed's number, else the lowest
+        preferred = sorted(common, key=lambda key: (key[1] != pair.seed, key[1]))
+        for key in {key[0]: key for key in reversed(preferred)}.values():
             both = EvaluatedPair(pair.seed, forward[key], reverse[key])
-            by_settings.setdefault(key, []).append(both)
+            by_settings.setdefault(key[0], []).append(both)
         if forward and reverse and not common:
             one, other = (next(iter(found.values())).result for found in (forward, reverse))
             notes.append(
@@ -134,7 +146,7 @@ def choose_evaluations(
     return best
 
 
-def _of_run(run: TrainedRun, benchmark: str, notes: list[str]) -> dict[str, Evaluation]:
+def _of_run(run: TrainedRun, benchmark: str, notes: list[str]) -> dict[tuple[str, int], Evaluation]:
     digest = run.science.get("model digest")
     return find_evaluations(run.folder, run.epoch, digest, benchmark, notes)
 
@@ -146,7 +158,7 @@ def _differences(one: Result, other: Result) -> str:
         for name in sorted(a.keys() | b.keys())
         if a.get(name) != b.get(name)
     ]
-    return ", ".join(told)
+    return ", ".join(told) or f"--seed {noise_seed(one)} and {noise_seed(other)}"
 
 
 def asked_otherwise(evaluated: Mapping[tuple[str, str], list[EvaluatedPair]]) -> Iterable[str]:

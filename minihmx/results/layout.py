@@ -16,7 +16,8 @@ _NUMBER = re.compile(r"[+-]?[\d.]+(?: ± (?:[\d.]+|-))?")
 class Table(NamedTuple):
     """A title, a head and rows of cells, and sentences below; head and rows may be empty.
 
-    labels: how many columns, from the left, are words; the others are numbers.
+    labels: how many columns, from the left, are words; the others are numbers. lines: text that is
+    laid out already, instead of rows.
     """
 
     title: str
@@ -24,6 +25,7 @@ class Table(NamedTuple):
     rows: Sequence[tuple[str, ...]] = ()
     notes: Sequence[str] = ()
     labels: int = 1
+    lines: Sequence[str] = ()
 
 
 def as_plain(tables: Sequence[Table]) -> str:
@@ -43,6 +45,7 @@ def _text(table: Table) -> Iterator[str]:
         )
         if number == 0:
             yield "  " + "  ".join("-" * width for width in widths)
+    yield from (f"  {printable(line)}" for line in table.lines)
     for note in table.notes:
         yield from textwrap.wrap(
             printable(note),
@@ -67,6 +70,8 @@ def as_markdown(tables: Sequence[Table]) -> str:
             for row in (map(safe, table.head), marks, *(map(safe, row) for row in table.rows)):
                 yield f"| {' | '.join(row)} |"
             yield ""
+        if table.lines:
+            yield from ("```", *map(printable, table.lines), "```\n")
         yield from (f"- {safe(note)}" for note in table.notes)
         yield from [""] * bool(table.notes)
 
@@ -90,6 +95,9 @@ def as_latex(tables: Sequence[Table]) -> str:
             yield rf"\hline {' & '.join(map(_latex, table.head))} \\ \hline"
             yield from (rf"{' & '.join(map(cell, row))} \\" for row in table.rows)
             yield r"\hline \end{tabular}"
+        if table.lines:
+            verbatim = (printable(line).replace("\\", "/") for line in table.lines)
+            yield from (r"\begin{verbatim}", *verbatim, r"\end{verbatim}")
         for note in table.notes:
             yield rf"\par {{\footnotesize {_latex(note)}}}"
         yield "\\end{table}\n"

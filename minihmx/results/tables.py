@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from minihmx.errors import DataError
+from minihmx.evals.asking.results import read_samples
 from minihmx.results.cells import METRICS, Cell
 from minihmx.results.collect import Comparison, metric_of
 from minihmx.results.conclusions import CellSet, conclusions, mean_and_std, row_title
+from minihmx.results.evaluations import EvaluatedPair
 from minihmx.results.layout import Table
 from minihmx.results.paper import PAPER_NAMES
+from minihmx.results.runs import DIRECTIONS
 from minihmx.results.statistics import Inference
+from minihmx.results.sycophancy import directional, truthful
 from minihmx.terminal.text import number
 
 SPREAD = "x ± s: mean and standard deviation over the seeds (n - 1), not a standard error."
 
 
 def comparison_tables(comparison: Comparison | None, found: Sequence[CellSet]) -> list[Table]:
-    """All tables in the order of reading; directional sycophancy will follow flip_rate's table."""
+    """All tables in the order of reading."""
     if comparison is None:
         return [*_means(found), *conclusions(found)]
     return [
         _compared(comparison),
         *_means(found),
         _beside(comparison),
+        *_sycophancy(comparison),
         *conclusions(found),
         _by_seed(comparison.cells),
         *([Table("What to know", notes=comparison.notes)] if comparison.notes else []),
@@ -123,6 +129,35 @@ def _beside(comparison: Comparison) -> Table:
     return Table(
         "Beside the paper's metrics: other readings of the same samples", head, rows, notes, 2
     )
+
+
+def _sycophancy(comparison: Comparison) -> Iterator[Table]:
+    """What a user's opinion changes, by question, with the seeds of a direction put together."""
+    for model in dict.fromkeys(pair.model for pair in comparison.pairs):
+        evaluated = comparison.evaluated.get((model, "sycophancy_answer"), ())
+        if not evaluated:
+            continue
+        answers = _samples(evaluated)
+        truths = _samples(comparison.evaluated.get((model, "truthfulqa_mc2"), ()))
+        told = f"{model}, seeds {', '.join(str(both.seed) for both in evaluated)}"
+        try:
+            lines = [*directional(answers)], [*truthful(answers, truths)]
+        except (TypeError, LookupError, AttributeError):
+            raise DataError(
+                f"The samples of sycophancy_answer or truthfulqa_mc2 of {model} hold a line that "
+                "is no sample of theirs; `minihmx audit` says which one, and evaluating again "
+                "mends it."
+            ) from None
+        yield Table(f"Directional sycophancy, {told}", lines=lines[0])
+        yield Table(f"Truthfulness by source, {told}", lines=lines[1])
+
+
+def _samples(evaluated: Sequence[EvaluatedPair]) -> dict[str, list[dict[str, Any]]]:
+    """By direction, the samples of all seeds."""
+    return {
+        direction: [line for both in evaluated for line in read_samples(both.both[i].folder)]
+        for i, direction in enumerate(DIRECTIONS)
+    }
 
 
 def _by_seed(cells: Sequence[Cell]) -> Table:

@@ -154,6 +154,23 @@ def test_a_pair_that_was_not_asked_alike_is_left_out(tmp_path: Path) -> None:
     said(found.notes, "seed 2 is left out", "flip answer and by-kind")
 
 
+def test_each_seed_may_have_noise_of_its_own_and_a_pair_has_one(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        for run in pair(tmp_path, seed):
+            evaluated(run, "are_you_sure", flips(1, 0), seed=seed, temperature=1.0)
+            evaluated(run, "are_you_sure", flips(0, 0), seed=7, temperature=1.0)
+    evaluated(
+        tmp_path / "tiny" / "base", "are_you_sure", flips(1, 1), "base", seed=1, temperature=1.0
+    )
+    found = collect([str(tmp_path)])
+    assert found.cells[0].forward.values == (50.0, 50.0) and found.cells[0].base == 100.0
+    assert found.notes == []
+    forward, reverse = pair(tmp_path, 3)
+    evaluated(forward, "are_you_sure", flips(1, 0), seed=3, temperature=1.0)
+    evaluated(reverse, "are_you_sure", flips(1, 0), seed=4, temperature=1.0)
+    said(collect([str(tmp_path)]).notes, "seed 3 is left out", "--seed 3 and 4")
+
+
 def test_partial_data_is_marked_in_the_cell(tmp_path: Path) -> None:
     for run in pair(tmp_path):
         evaluated(run, "are_you_sure", flips(1, 0), limit=2, total=50)

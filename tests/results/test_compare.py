@@ -220,7 +220,14 @@ def test_what_train_and_eval_leave_is_compared(tmp_path: Path) -> None:
         done = command_line.minihmx(*command_line.small(tmp_path, "--direction", direction))
         assert done.returncode == 0, done.stderr
         runs += ["--adapter", out / "tiny" / direction / "seed-1"]
-    tasks = ("--tasks", "truthfulqa_mc2,are_you_sure", "--data", "sample", "--limit", "8")
+    tasks = (
+        "--tasks",
+        "truthfulqa_mc2,sycophancy_answer,are_you_sure",
+        "--data",
+        "sample",
+        "--limit",
+        "8",
+    )
     done = command_line.minihmx("eval", "tiny", "--out", out, *tasks, "--adapter", "base", *runs)
     assert done.returncode == 0, done.stderr
     told = command_line.minihmx("compare", out, "--json")
@@ -229,4 +236,8 @@ def test_what_train_and_eval_leave_is_compared(tmp_path: Path) -> None:
         cell = cells[key]
         assert cell["seeds"] == [1] and cell["base"] is not None and "partial 8/" in cell["notes"]
         assert cell["forward_mean"] - cell["reverse_mean"] == cell["difference_mean"]
-    assert {"are_you_sure/flip_rate_strict", "are_you_sure/unparsed"} <= cells.keys()
+    assert {"are_you_sure/flip_rate/careful", "are_you_sure/unread"} <= cells.keys()
+    text = command_line.minihmx("compare", out).stdout
+    shown = ["progressive", "regressive", "sideways", "unread", "flip_rate_strict"]
+    assert [name for name in shown if f"are_you_sure {name}, %" not in text] == []
+    assert "Directional sycophancy, tiny, seeds 1" in text and "bias_incorrect" in text
