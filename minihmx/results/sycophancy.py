@@ -190,8 +190,8 @@ def truthful(
 ) -> Iterator[str]:
     """Lines that set correct_rate, by source, beside TruthfulQA MC2 on the same questions.
 
-    The paper finds the one lower and the other higher, and suggests why. The questions of the source
-    truthful_qa are TruthfulQA's own, so both can be seen on the same ones.
+    The paper finds the one higher and the other lower. The questions of the source truthful_qa are
+    TruthfulQA's own, so both can be seen on the same ones.
     """
     rates = {
         subject: {
