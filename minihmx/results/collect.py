@@ -100,7 +100,7 @@ def _add_cells(
         )
     known = BENCHMARKS.get(benchmark)
     asked = known is not None and known.generates
-    for name in _shown(benchmark, evaluated, ["unparsed"] if asked else []):
+    for name in _shown(benchmark, evaluated, asked):
         key = f"{benchmark}/{name}"
         having = [both for both in evaluated if None not in [_value(e, name) for e in both.both]]
         if not having:
@@ -116,13 +116,14 @@ def _add_cells(
             comparison.beside.append(cell._replace(notes=(_denominator(name, having),)))
 
 
-def _shown(benchmark: str, evaluated: Sequence[EvaluatedPair], others: Sequence[str]) -> list[str]:
+def _shown(benchmark: str, evaluated: Sequence[EvaluatedPair], asked: bool) -> list[str]:
     """The paper's metrics, what its benchmark shows beside them, and others of all items."""
     names = {name for both in evaluated for each in both.both for name in each.result["metrics"]}
     known = BENCHMARKS.get(benchmark)
     first = [*(known.headline if known else ()), *(known.beside if known else ())]
     plain = sorted(name for name in names if "/" not in name and name not in first)
-    return [*(name for name in first if name in names), *plain, *others]
+    unparsed = ["unparsed"] if asked and "unread" not in names else []
+    return [*(name for name in first if name in names), *plain, *unparsed]
 
 
 def _value(evaluation: Evaluation, name: str) -> float | None:
