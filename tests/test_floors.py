@@ -37,14 +37,18 @@ FLOORS = {
     5: "probes probes.judge evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
     " evals.reading.folding evals.reading.flips"
-    " evals.reading.letters evals.items evals.items.published evals.items.download"
+    " evals.reading.letters evals.reading.literal"
+    " evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.likelihood evals.asking.results"
     " evals.asking.runner evals.asking.session",  # what asks a finished model
-    6: "experiment results results.cells"
+    6: "experiment results results.cells results.sycophancy"
+    " results.paper results.statistics results.runs results.evaluations results.collect"
+    " results.conclusions results.tables results.layout results.plots"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
     " terminal.talk",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
-    " commands.doctor commands.select commands.experiment",  # verbs
+    " commands.doctor commands.select commands.experiment"
+    " commands.compare",  # verbs
     8: "cli __main__",  # door
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
@@ -58,9 +62,12 @@ TORCH_FREE = (
     " probes.judge evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
     " evals.reading.folding evals.reading.flips"
-    " evals.reading.letters evals.items evals.items.published evals.items.download"
+    " evals.reading.letters evals.reading.literal"
+    " evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.results terminal terminal.text"
-    " results results.cells"
+    " results results.cells results.sycophancy"
+    " results.paper results.statistics results.runs results.evaluations results.collect"
+    " results.conclusions results.tables results.layout results.plots commands.compare"
     " terminal.preflight commands commands.train commands.evaluate commands.data commands.chat"
     " commands.export commands.doctor"
 )
@@ -142,6 +149,7 @@ def test_third_party_imports_are_the_declared_ones() -> None:
     required = importlib.metadata.requires("minihmx") or []
     declared = {re.split(r"[^\w-]", line)[0] for line in required if "extra ==" not in line}
     declared = {name.replace("-", "_") for name in declared} | {"pyarrow"}  # see published.py
+    declared |= {"scipy", "matplotlib"}  # see statistics.py and plots.py
     found = {name.split(".")[0] for tree in TREES.values() for name in imports(tree)}
     foreign = found - sys.stdlib_module_names - {"minihmx"}
     assert foreign <= declared, foreign - declared
@@ -306,8 +314,11 @@ def test_comments_and_code_are_told_apart() -> None:
         ("engine.sampling", "common_prefix"),
         ("evals.reading.flips", "commitment"),
         ("evals.reading.flips", "flip"),
+        ("evals.reading.literal", "plain_letters"),
         ("results.cells", "over_seeds"),
         ("selection", "select"),
+        ("results.statistics", "holm"),
+        ("results.statistics", "benjamini_hochberg"),
     ],
 )
 def test_a_worked_example_works(room: str, name: str) -> None:
