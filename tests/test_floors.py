@@ -33,7 +33,8 @@ FLOORS = {
     3: "instruments instruments.clock instruments.amax instruments.metrics instruments.estimate"
     " instruments.machine",  # what watches
     4: "run rollout learn instruments.notfinite train",  # a run
-    5: "probes probes.judge evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
+    5: "probes probes.judge probes.examples"
+    " evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
     " evals.reading.folding evals.reading.flips"
     " evals.reading.letters evals.items evals.items.published evals.items.download"
@@ -41,9 +42,11 @@ FLOORS = {
     " evals.asking.runner evals.asking.session",  # what asks a finished model
     6: "results results.cells"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
-    " terminal.talk",  # what people see
+    " terminal.talk"
+    " terminal.examples",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
-    " commands.doctor",  # verbs
+    " commands.doctor"
+    " commands.examples",  # verbs
     8: "cli __main__",  # door
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
@@ -61,6 +64,7 @@ TORCH_FREE = (
     " results results.cells"
     " terminal.preflight commands commands.train commands.evaluate commands.data commands.chat"
     " commands.export commands.doctor"
+    " probes.examples terminal.examples commands.examples"
 )
 MODULES_AT_THE_TOP = 18
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 300, 60
