@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn, Protocol
 
 from minihmx import __version__
-from minihmx.commands import chat, data, doctor, evaluate, examples, export, train
+from minihmx.commands import chat, claims, data, doctor, evaluate, examples, export, train
 from minihmx.errors import INTERRUPTED, Failure, UserError, as_failure, quoted
 from minihmx.terminal.text import decodable, open_streams, typed
 
@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, Verb]] = {
     "chat": ("talk with a model, and with what training made of it beside it", chat),
     "export": ("write base and adapter as one Hugging Face checkpoint", export),
     "examples": ("ask base, forward and reverse the same, with the judge's scores", examples),
+    "claims": ("check the paper's statements on its own tables, or on an experiment", claims),
     "doctor": ("say what a run needs, before anything is downloaded", doctor),
 }
 

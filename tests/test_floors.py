@@ -41,12 +41,13 @@ FLOORS = {
     " evals.items.load evals.asking evals.asking.likelihood evals.asking.results"
     " evals.asking.runner evals.asking.session",  # what asks a finished model
     6: "results results.cells"
+    " results.claims results.selections"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
     " terminal.talk"
     " terminal.examples",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
     " commands.doctor"
-    " commands.examples",  # verbs
+    " commands.examples commands.claims",  # verbs
     8: "cli __main__",  # door
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
@@ -65,6 +66,7 @@ TORCH_FREE = (
     " terminal.preflight commands commands.train commands.evaluate commands.data commands.chat"
     " commands.export commands.doctor"
     " probes.examples terminal.examples commands.examples"
+    " results.claims results.selections commands.claims"
 )
 MODULES_AT_THE_TOP = 18
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 300, 60
