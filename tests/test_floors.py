@@ -43,12 +43,15 @@ FLOORS = {
     " evals.asking.runner evals.asking.session",  # what asks a finished model
     6: "results results.cells"
     " results.claims results.selections"
+    " results.paper results.statistics results.runs results.evaluations results.collect"
+    " results.conclusions results.tables results.layout results.plots"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
     " terminal.talk"
     " terminal.examples",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
     " commands.doctor commands.select"
-    " commands.examples commands.claims",  # verbs
+    " commands.examples commands.claims"
+    " commands.compare",  # verbs
     8: "cli __main__",  # door
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
@@ -65,6 +68,8 @@ TORCH_FREE = (
     " evals.reading.letters evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.results terminal terminal.text"
     " results results.cells"
+    " results.paper results.statistics results.runs results.evaluations results.collect"
+    " results.conclusions results.tables results.layout results.plots commands.compare"
     " terminal.preflight commands commands.train commands.evaluate commands.data commands.chat"
     " commands.export commands.doctor"
     " probes.examples terminal.examples commands.examples"
@@ -148,6 +153,7 @@ def test_third_party_imports_are_the_declared_ones() -> None:
     required = importlib.metadata.requires("minihmx") or []
     declared = {re.split(r"[^\w-]", line)[0] for line in required if "extra ==" not in line}
     declared = {name.replace("-", "_") for name in declared} | {"pyarrow"}  # see published.py
+    declared |= {"scipy", "matplotlib"}  # see statistics.py and plots.py
     found = {name.split(".")[0] for tree in TREES.values() for name in imports(tree)}
     foreign = found - sys.stdlib_module_names - {"minihmx"}
     assert foreign <= declared, foreign - declared
@@ -314,6 +320,8 @@ def test_comments_and_code_are_told_apart() -> None:
         ("evals.reading.flips", "flip"),
         ("results.cells", "over_seeds"),
         ("selection", "select"),
+        ("results.statistics", "holm"),
+        ("results.statistics", "benjamini_hochberg"),
     ],
 )
 def test_a_worked_example_works(room: str, name: str) -> None:
