@@ -56,20 +56,22 @@ def claim_lines(report: Mapping[str, Any], width: int) -> Iterator[str]:
         yield from wrapped(each["reading"], "    ")
         for text in (each["numbers"], *cells_by_metric(each["cells"])):
             yield from wrapped(text, "    ") if text else ()
-    counts = ", ".join(f"{n} {verdict}" for verdict, n in report["verdicts"].items())
+    counts = ", ".join(f"{verdict} {n}" for verdict, n in report["verdicts"].items())
     yield ""
     yield from wrapped(f"{len(report['statements'])} statements: {counts}")
 
 
 def cells_by_metric(records: list[dict[str, Any]]) -> Iterator[str]:
-    """A sentence for each metric and what was expected of it, with the verdict on each model."""
+    """Each metric and what was expected of it: every model's difference, and what does not hold."""
     from minihmx.results.cells import METRICS, Spread
     from minihmx.results.claims import written
+    from minihmx.results.selections import HOLDS
 
     for metric, expected in dict.fromkeys((r["metric"], r["expected"]) for r in records):
         told = []
         for r in records:
             if (r["metric"], r["expected"]) == (metric, expected):
+                holds = r["verdict"] == HOLDS
                 number = written(Spread(r["mean"], r["std"], r["n"]), r["p"])
-                told.append(f"{r['model']} {number} {r['verdict']}")
+                told.append(f"{r['model']} {number}{'' if holds else ' ' + r['verdict']}")
         yield f"{METRICS[metric].title}, {expected}: {'; '.join(told)}"

@@ -24,6 +24,7 @@ from minihmx.results.selections import (
     PAIR_CHECKS,
     SHOWN,
     UNKNOWN,
+    VERDICTS,
     Claim,
     Finding,
     SelectedPair,
@@ -40,6 +41,9 @@ RULE = (
     "A difference is forward - reverse, mean ± standard deviation over the seeds. It is within "
     "noise where Student's two-sided t test on the paired differences gives p >= .05, alone, "
     "without regard to how many statements there are."
+)
+ROUNDED = (
+    "The tables' figures are rounded to two decimals, so a p near .05 might be on its other side."
 )
 NO_SCIPY = (
     "scipy is not installed, so no difference can be told from noise: install the extra `report` "
@@ -66,7 +70,9 @@ def check_claims(path: str | None = None) -> dict[str, Any]:
     claims = read_lines(CLAIMS)
     on_tables = [check_claim(claim, Evidence(paper_cells())) for claim in claims]
     findings, notes = on_tables, [] if has_scipy() else [NO_SCIPY]
-    if path is not None:
+    if path is None:
+        notes.append(ROUNDED)
+    else:
         comparison = collect([path], items=False)
         pairs = read_selections(comparison.pairs)
         evidence = Evidence(comparison.cells, pairs, planned_runs(path))
@@ -84,7 +90,7 @@ def check_claims(path: str | None = None) -> dict[str, Any]:
             | ({} if path is None else {"paper": of_paper.verdict})
             for claim, found, of_paper in zip(claims, findings, on_tables, strict=True)
         ],
-        "verdicts": {v: sum(f.verdict == v for f in findings) for v in reversed(WORST_FIRST)},
+        "verdicts": {v: sum(f.verdict == v for f in findings) for v in VERDICTS},
     }
 
 

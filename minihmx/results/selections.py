@@ -11,6 +11,7 @@ from minihmx.selection import Candidate
 from minihmx.storage.strict import read_json
 
 HOLDS, FAILS, NOISE, UNKNOWN = "holds", "fails", "within noise", "cannot be told from this"
+VERDICTS = (HOLDS, FAILS, NOISE, UNKNOWN)
 SHOWN = 5  # pairs that a note names
 Claim = Mapping[str, Any]  # a line of data/claims.jsonl
 
