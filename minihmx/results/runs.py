@@ -64,8 +64,9 @@ def find_pairs(paths: Sequence[str]) -> tuple[list[SeedPair], list[str]]:
         if (path / "config.json").is_file():
             found[path.resolve()] = epoch
         else:
-            notes += _unfinished_pieces(path)
-            found |= {folder.resolve(): "" for folder in _runs_in(path)}
+            listed = _experiment(path, notes) if (path / "experiment.json").exists() else None
+            inside = _runs_in(path) if listed is None else listed
+            found |= {folder.resolve(): "" for folder in inside}
     runs: dict[tuple[str, str, int], TrainedRun] = {}
     for folder, epoch in found.items():
         if why := _not_ended(folder):
@@ -120,26 +121,32 @@ def _runs_in(folder: Path) -> Iterator[Path]:
                     yield path
 
 
-def _unfinished_pieces(folder: Path) -> Iterator[str]:
-    """What an experiment's own list says is not done yet, a sentence for each model."""
-    path = folder / "experiment.json"
-    if not path.exists():
-        return
+def _experiment(folder: Path, notes: list[str]) -> list[Path]:
+    """The runs that an experiment consists of; what of it is not done or not there is noted."""
+    path, runs = folder / "experiment.json", list[Path]()
     experiment = read_json(path)
     try:
         for model, plan in sorted(experiment["models"].items()):
-            left = [p for p in plan["pieces"] if p["state"] != "done"]
+            left = [f"{p['name']} is {p['state']}" for p in plan["pieces"] if p["state"] != "done"]
             if left:
-                some = "; ".join(f"{p['name']} is {p['state']}" for p in left[:3])
-                yield (
+                notes.append(
                     f"{model}: {len(left)} of {len(plan['pieces'])} pieces of the experiment are "
-                    f"not done ({some}{'; ...' if left[3:] else ''}), so the tables are not final"
+                    f"not done ({'; '.join(left[:3] + ['...'] * (len(left) > 3))}), so the tables "
+                    "are not final"
                 )
+            for run in (
+                folder / model / d / f"seed-{s}" for d in DIRECTIONS for s in plan["seeds"]
+            ):
+                if (run / "config.json").is_file():
+                    runs.append(run)
+                else:
+                    notes.append(f"{run} is left out: the experiment lists it, and no run is there")
     except (TypeError, LookupError, AttributeError):
         raise UserError(
             f"{path} is no list of an experiment's pieces, so it is not known what there should "
             "be; restore it, or move it away and the folders beside it are compared."
         ) from None
+    return runs
 
 
 def _not_ended(folder: Path) -> str:
@@ -150,31 +157,24 @@ def _not_ended(folder: Path) -> str:
     state = status.get("state", "unknown")
     if state == "complete":
         return ""
-    step = (
-        f" at step {status['step']} of {status['steps']}" if {"step", "steps"} <= {*status} else ""
-    )
-    what = "is still being written" if state == "running" else "has not ended as it should"
-    return f"{folder} is left out: it {what} (its status is {quoted(state)}{step})"
+    place = f"step {status.get('step', '?')} of {status.get('steps', '?')}"
+    what = "is still being written, or was killed" if state == "running" else "is not complete"
+    return f"{folder} is left out: it {what} (its status is {quoted(state)}, {place})"
 
 
 def _read_run(folder: Path, epoch: str) -> TrainedRun:
     path = folder / "config.json"
     config = read_json(path)
-    config = config if isinstance(config, dict) else {}
-    science = config.get("science")
-    direction, seed = (
-        (science.get("direction"), science.get("seed")) if isinstance(science, dict) else (0, 0)
-    )
+    science = config.get("science") if isinstance(config, dict) else None
+    science = science if isinstance(science, dict) else {}
+    direction, seed = science.get("direction"), science.get("seed")
     if direction not in DIRECTIONS or type(seed) is not int:
         raise UserError(
             f"{path} is no config of a run, so its direction and seed are not known; restore it, "
             "or leave this folder out."
         )
-    how = "named"
-    if not epoch:
-        epoch, how = _selected(folder)
     name, fingerprint = folder.parent.parent.name, str(config.get("fingerprint"))
-    assert isinstance(science, dict) and isinstance(direction, str)
+    epoch, how = (epoch, "named") if epoch else _selected(folder)
     return TrainedRun(folder, name, direction, seed, science, fingerprint, epoch, how)
 
 
@@ -207,8 +207,8 @@ def _check_alike(one: TrainedRun, other: TrainedRun, may_differ: set[str]) -> No
     if differences:
         raise UserError(
             f"{one.folder} and {other.folder} are of other configs ({'; '.join(differences)}), so "
-            "what differs between them is not the direction alone; give the runs that belong "
-            "together, or train one of them again."
+            "they are not of one experiment, and a difference would not be one of direction; give "
+            "the runs that belong together, or train one of them again."
         )
 
 
