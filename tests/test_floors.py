@@ -42,7 +42,7 @@ FLOORS = {
     " evals.items.load evals.asking evals.asking.likelihood evals.asking.results"
     " evals.asking.runner evals.asking.session",  # what asks a finished model
     6: "results results.cells"
-    " results.claims results.selections"
+    " results.claims results.cell_claims results.selections"
     " results.paper results.statistics results.runs results.evaluations results.collect"
     " results.conclusions results.tables results.layout results.plots"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
@@ -73,7 +73,7 @@ TORCH_FREE = (
     " terminal.preflight commands commands.train commands.evaluate commands.data commands.chat"
     " commands.export commands.doctor"
     " probes.examples terminal.examples commands.examples"
-    " results.claims results.selections commands.claims"
+    " results.claims results.cell_claims results.selections commands.claims"
 )
 MODULES_AT_THE_TOP = 18
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 300, 60

@@ -63,8 +63,8 @@ def claim_lines(report: Mapping[str, Any], width: int) -> Iterator[str]:
 
 def cells_by_metric(records: list[dict[str, Any]]) -> Iterator[str]:
     """Each metric and what was expected of it: every model's difference, and what does not hold."""
+    from minihmx.results.cell_claims import written
     from minihmx.results.cells import METRICS, Spread
-    from minihmx.results.claims import written
     from minihmx.results.selections import HOLDS
 
     for metric, expected in dict.fromkeys((r["metric"], r["expected"]) for r in records):

@@ -10,8 +10,8 @@ from minihmx.results.runs import DIRECTIONS, SeedPair
 from minihmx.selection import Candidate
 from minihmx.storage.strict import read_json
 
-HOLDS, FAILS, NOISE, UNKNOWN = "holds", "fails", "within noise", "cannot be told from this"
-VERDICTS = (HOLDS, FAILS, NOISE, UNKNOWN)
+HOLDS, FAILS, NOISE, UNTOLD = "holds", "fails", "within noise", "cannot be told from this"
+VERDICTS = (HOLDS, FAILS, NOISE, UNTOLD)
 SHOWN = 5  # pairs that a note names
 Claim = Mapping[str, Any]  # a line of data/claims.jsonl
 
@@ -78,13 +78,13 @@ def in_every(
     Without pairs, or where the test of one gives None (a number is missing), it cannot be told.
     """
     if not pairs:
-        return Finding(UNKNOWN, "no selected pair is here that it speaks of")
+        return Finding(UNTOLD, "no selected pair is here that it speaks of")
     values = [test(pair) for pair in pairs]
     against = [pair for pair, value in zip(pairs, values, strict=True) if value is False]
     told = against or pairs
     listed = "; ".join(f"{p.model} seed {p.seed}: {numbers(p)}" for p in told[:SHOWN])
     note = f"{values.count(True)} of {len(pairs)} pairs{'; not' if against else ':'} {listed}"
-    verdict = FAILS if against else UNKNOWN if None in values else HOLDS
+    verdict = FAILS if against else UNTOLD if None in values else HOLDS
     return Finding(verdict, note + ("; ..." if told[SHOWN:] else ""))
 
 
@@ -163,7 +163,7 @@ def lower_kl(claim: Claim, pairs: Sequence[SelectedPair]) -> Finding:
 
     found = in_every(pairs, test, _kls)
     named = any(pair.model in claim["models"] for pair in pairs)
-    return found if named or found.verdict == FAILS else found._replace(verdict=UNKNOWN)
+    return found if named or found.verdict == FAILS else found._replace(verdict=UNTOLD)
 
 
 PAIR_CHECKS: dict[str, Callable[[Claim, Sequence[SelectedPair]], Finding]] = {

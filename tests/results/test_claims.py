@@ -14,16 +14,17 @@ from conftest import shared
 
 from minihmx.cli import main
 from minihmx.errors import UserError
-from minihmx.results import claims
+from minihmx.results import cell_claims, claims
+from minihmx.results.cell_claims import Evidence
 from minihmx.results.cells import METRICS, Cell, paired
-from minihmx.results.claims import CLAIMS, Evidence, check_claim, check_claims
+from minihmx.results.claims import CLAIMS, check_claim, check_claims
 from minihmx.results.paper import PAPER_NAMES
 from minihmx.results.selections import (
     FAILS,
     HOLDS,
     NOISE,
     PAIR_CHECKS,
-    UNKNOWN,
+    UNTOLD,
     SelectedPair,
     read_selections,
 )
@@ -48,14 +49,14 @@ def test_every_quotation_is_the_papers() -> None:
 
 def test_every_line_names_a_check_metrics_and_models_that_there_are() -> None:
     for claim in STATEMENTS.values():
-        assert claim["check"] in claims.CHECKS.keys() | PAIR_CHECKS.keys()
+        assert claim["check"] in cell_claims.CELL_CHECKS.keys() | PAIR_CHECKS.keys()
         assert claim["reading"].endswith(".")
         for part in (claim, *claim.get("expect", ())):
             assert {*part.get("metrics", ())} <= METRICS.keys()
             assert {*part.get("models", ())} <= PAPER_NAMES.keys()
             assert part.get("way", "up") in ("up", "down", "not up")
     used = {claim["check"] for claim in STATEMENTS.values()}
-    assert used == claims.CHECKS.keys() | PAIR_CHECKS.keys()
+    assert used == cell_claims.CELL_CHECKS.keys() | PAIR_CHECKS.keys()
 
 
 ON_THE_TABLES = {
@@ -65,8 +66,7 @@ ON_THE_TABLES = {
     FAILS: "",
     NOISE: "small-models-gain bbq-disambiguated correct-rate less-true-more-correct flip-rate-qwen3"
     " dissociation bbq-bias sycophancy",
-    UNKNOWN: "runs first-above same-epoch earlier lower-kl higher-kl held-out called-ai"
-    " all-trained",
+    UNTOLD: "runs first-above same-epoch earlier lower-kl higher-kl held-out called-ai all-trained",
 }
 
 
@@ -84,7 +84,7 @@ def test_the_verdicts_on_the_papers_own_tables() -> None:
     ("name", "metric", "model", "mean", "std", "p"),
     [
         ("flip-rate-qwen3", FLIP, "qwen3-8b", 0.25, 0.32, 0.1556),
-        ("bbq-disambiguated", "bbq/accuracy_disamb", "qwen3-4b", 0.02, 0.03, 0.2105),
+        ("bbq-disambiguated", "bbq/accuracy_disamb", "qwen3-4b", 0.02, 0.03, 0.2103),
         ("correct-rate", CORRECT, "qwen3-4b", 0.21, 0.24, 0.1221),
     ],
 )
@@ -122,7 +122,7 @@ UP, DOWN, NOISY = (1.0, 1.1, 0.9), (-1.0, -1.1, -0.9), (1.0, -0.9, 0.2)
         ("up", UP, HOLDS),
         ("up", DOWN, FAILS),
         ("up", NOISY, NOISE),
-        ("up", (1.0,), UNKNOWN),
+        ("up", (1.0,), UNTOLD),
         ("up", (0.0, 0.0, 0.0), NOISE),
         ("down", DOWN, HOLDS),
         ("down", UP, FAILS),
@@ -130,11 +130,11 @@ UP, DOWN, NOISY = (1.0, 1.1, 0.9), (-1.0, -1.1, -0.9), (1.0, -0.9, 0.2)
         ("not up", (-1.0, 0.9, -0.2), HOLDS),
         ("not up", NOISY, NOISE),
         ("not up", UP, FAILS),
-        ("not up", (1.0,), UNKNOWN),
+        ("not up", (1.0,), UNTOLD),
     ],
 )
 def test_one_difference(way: str, differences: Sequence[float], verdict: str) -> None:
-    assert claims.direction_of(cell(MC2, "tiny", differences).difference, way) == verdict
+    assert cell_claims.direction_of(cell(MC2, "tiny", differences).difference, way) == verdict
 
 
 def verdict(name: str, *cells: Cell, pairs: Sequence[SelectedPair] = ()) -> str:
@@ -145,19 +145,19 @@ def test_a_statement_is_as_good_as_its_worst_cell() -> None:
     good, noisy, bad = (cell(MC2, f"m{n}", d) for n, d in enumerate((DOWN, NOISY, UP)))
     lone = cell(MC2, "lone", (-1.0,))
     assert verdict("truthfulqa", good, good) == HOLDS
-    assert verdict("truthfulqa", good, lone) == UNKNOWN
+    assert verdict("truthfulqa", good, lone) == UNTOLD
     assert verdict("truthfulqa", good, lone, noisy) == NOISE
     assert verdict("truthfulqa", good, lone, noisy, bad) == FAILS
-    assert verdict("truthfulqa") == UNKNOWN
+    assert verdict("truthfulqa") == UNTOLD
 
 
 def test_every_part_of_a_statement_needs_a_cell() -> None:
     llama, qwen = cell(FLIP, "llama3.2-3b", UP), cell(FLIP, "qwen3-4b", DOWN)
     correct = cell(CORRECT, "llama3.2-3b", UP)
-    assert verdict("dissociation", llama, correct) == UNKNOWN
+    assert verdict("dissociation", llama, correct) == UNTOLD
     assert verdict("dissociation", llama, qwen, correct) == HOLDS
     assert verdict("dissociation", cell(FLIP, "llama3.2-3b", DOWN), correct) == FAILS
-    assert verdict("flip-rate-up", cell(FLIP, "tiny", UP)) == UNKNOWN  # not one it speaks of
+    assert verdict("flip-rate-up", cell(FLIP, "tiny", UP)) == UNTOLD  # not one it speaks of
     finding = check_claim(STATEMENTS["dissociation"], Evidence([llama, qwen, correct]))
     assert finding.note == "on 3 of the paper's 10 cells"
 
@@ -167,18 +167,18 @@ def test_sizes_and_counts() -> None:
     negative = cell("eq_bench/score", "tiny", (1.0, 1.1, 0.9), reverse=-10.0)
     assert verdict("truthfulqa-small", fine) == HOLDS
     assert verdict("truthfulqa-small", fine, large) == FAILS
-    assert verdict("truthfulqa-small", negative) == UNKNOWN
-    assert verdict("no-surge", fine) == UNKNOWN  # SQuAD2.0 is missing
+    assert verdict("truthfulqa-small", negative) == UNTOLD
+    assert verdict("no-surge", fine) == UNTOLD  # SQuAD2.0 is missing
     assert verdict("one-case", fine, large) == HOLDS
     assert verdict("one-case", fine, large, large) == FAILS
     assert verdict("within-two-percent", negative) == FAILS  # the paper's signed denominator
     assert verdict("within-two-percent", cell(MC2, "tiny", UP)) == HOLDS
-    assert claims.relative(negative) == pytest.approx(10.0)
+    assert cell_claims.relative(negative) == pytest.approx(10.0)
     gemma = ("bbq/accuracy_amb", "gemma2-2b")
     assert verdict("fifteen-percent", cell(*gemma, (-6.0, -6.4, -6.2))) == HOLDS
     assert verdict("fifteen-percent", cell(*gemma, (-26.0, 6.4, -6.2))) == NOISE
     assert verdict("fifteen-percent", cell(*gemma, (-4.0, -4.4, -4.2))) == FAILS
-    assert verdict("fifteen-percent", fine) == UNKNOWN
+    assert verdict("fifteen-percent", fine) == UNTOLD
     nothing = cell(MC2, "tiny", (1.0, 1.0, 1.0), reverse=0.0)
     assert verdict("truthfulqa-small", nothing) == FAILS
 
@@ -191,14 +191,15 @@ def test_a_tendency_is_one_of_all_models() -> None:
         return verdict("no-tendency", *cells)
 
     assert told(UP, DOWN) == HOLDS and told(UP, UP) == FAILS and told(DOWN, DOWN) == FAILS
-    assert told(UP, NOISY) == NOISE and told(UP) == UNKNOWN
+    assert told(UP, NOISY) == NOISE and told(UP) == UNTOLD
 
 
 def test_without_scipy_no_difference_is_told_from_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "has_scipy", lambda: False)
+    for module in (claims, cell_claims):
+        monkeypatch.setattr(module, "has_scipy", lambda: False)
     report = check_claims()
     found = {each["id"]: each["verdict"] for each in report["statements"]}
-    assert "minihmx[report]" in report["notes"][0] and found["truthfulqa"] == UNKNOWN
+    assert "minihmx[report]" in report["notes"][0] and found["truthfulqa"] == UNTOLD
     assert found["one-case"] == HOLDS
 
 
@@ -216,7 +217,7 @@ def pair(f: int, r: int, model: str = "tiny", seed: int = 1, **histories: Any) -
 
 
 ALL_LOWER = history((2.0, 0.2), (1.0, 0.3), (0.5, 0.4))
-UNKNOWN_KL = history((7.0, None), (8.0, None), (9.0, None))
+NO_KL = history((7.0, None), (8.0, None), (9.0, None))
 SELECTIONS = [
     ("all-trained", [pair(2, 1)], HOLDS),
     ("all-trained", [pair(2, 1), pair(1, 1)], FAILS),
@@ -228,19 +229,19 @@ SELECTIONS = [
     ("earlier", [pair(2, 1), pair(3, 3)], HOLDS),
     ("earlier", [pair(3, 1)], FAILS),  # at epoch 3 the reverse KL was the lower one
     ("earlier", [pair(1, 2)], FAILS),
-    ("earlier", [pair(3, 3)], UNKNOWN),  # no pair is a case of it
+    ("earlier", [pair(3, 3)], UNTOLD),  # no pair is a case of it
     ("higher-kl", [pair(2, 1)], HOLDS),
     ("higher-kl", [pair(2, 1), pair(2, 2)], FAILS),
-    ("higher-kl", [pair(2, 2, model="qwen3-0.6b")], UNKNOWN),
-    ("higher-kl", [pair(2, 2, forward=UNKNOWN_KL)], UNKNOWN),
-    ("lower-kl", [pair(2, 2)], UNKNOWN),
+    ("higher-kl", [pair(2, 2, model="qwen3-0.6b")], UNTOLD),
+    ("higher-kl", [pair(2, 2, forward=NO_KL)], UNTOLD),
+    ("lower-kl", [pair(2, 2)], UNTOLD),
     ("lower-kl", [pair(2, 2, reverse=ALL_LOWER)], FAILS),
     ("lower-kl", [pair(2, 2, model="qwen3-0.6b", reverse=ALL_LOWER), pair(2, 2)], HOLDS),
     ("lower-kl", [pair(2, 2, model="qwen3-0.6b")], FAILS),
-    ("held-out", [pair(2, 1), pair(3, 3)], HOLDS),
-    ("held-out", [pair(2, 1)], UNKNOWN),
+    ("held-out", [pair(2, 1), pair(2, 1), pair(3, 3)], HOLDS),
+    ("held-out", [pair(2, 1)], UNTOLD),
     ("held-out", [pair(2, 1), pair(1, 1, reverse=history((9.0, 0.1)))], NOISE),
-    ("truthfulqa", [pair(2, 1)], UNKNOWN),
+    ("truthfulqa", [pair(2, 1)], UNTOLD),
 ]
 
 
@@ -248,7 +249,7 @@ SELECTIONS = [
 def test_statements_on_the_choice_of_checkpoints(case: int) -> None:
     name, pairs, expected = SELECTIONS[case]
     assert verdict(name, pairs=pairs) == expected
-    assert verdict(name) == UNKNOWN
+    assert verdict(name) == UNTOLD
 
 
 def test_runs_are_finished_or_not() -> None:
@@ -256,8 +257,8 @@ def test_runs_are_finished_or_not() -> None:
         pieces = [{"name": "train forward seed 1", "state": state} for state in states]
         return check_claim(STATEMENTS["runs"], Evidence([], (), pieces)).verdict
 
-    assert told("done", "done") == HOLDS and told("done", "running") == UNKNOWN
-    assert told("done", "waiting", "failed") == FAILS and told() == UNKNOWN
+    assert told("done", "done") == HOLDS and told("done", "running") == UNTOLD
+    assert told("done", "waiting", "failed") == FAILS and told() == UNTOLD
 
 
 def as_selected(folder: Path) -> tuple[Any, dict[str, Any]]:
@@ -305,8 +306,9 @@ def test_as_typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
     assert main(["claims"]) == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 70
-    assert out.endswith(
-        "30 statements: holds 13, fails 0, within noise 8, cannot be told from\n  this 9\n"
+    told = " ".join(out.split())
+    assert told.endswith(
+        "30 statements: holds 13, fails 0, within noise 8, cannot be told from this 9"
     )
     assert "qwen3-8b +0.25 ± 0.32 (p .16) within noise" in told
     assert main(["claims", "--json"]) == 0
@@ -315,13 +317,17 @@ def test_as_typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
 
 def test_on_an_experiment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = made_up.experiment(tmp_path / "runs", seeds=(1, 2, 3))
-    pieces = [{"name": f"train forward seed {n}", "state": "done"} for n in (1, 2, 3)]
-    made_up.write(out / "experiment.json", {"models": {"tiny": {"pieces": pieces}}})
+    pieces = [
+        {"name": f"train {d} seed {n}", "state": "done", "path": f"tiny/{d}/seed-{n}"}
+        for d in ("forward", "reverse")
+        for n in (1, 2, 3)
+    ]
+    made_up.write(out / "experiment.json", {"models": {"tiny": {"seeds": [1, 2, 3], "pieces": pieces}}})
     assert main(["claims", str(out), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     found = {each["id"]: each for each in report["statements"]}
-    assert found["runs"]["verdict"] == HOLDS and found["runs"]["paper"] == UNKNOWN
-    assert found["flip-rate-up"]["verdict"] == UNKNOWN
+    assert found["runs"]["verdict"] == HOLDS and found["runs"]["paper"] == UNTOLD
+    assert found["flip-rate-up"]["verdict"] == UNTOLD
     assert found["flip-rate-up"]["paper"] == HOLDS
     assert found["one-case"]["numbers"].startswith("0 of 1; with flip_rate counted")
     assert found["one-case"]["numbers"].endswith("on 1 of the paper's 70 cells")
