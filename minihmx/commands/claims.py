@@ -63,7 +63,7 @@ def claim_lines(report: Mapping[str, Any], width: int) -> Iterator[str]:
 
 def cells_by_metric(records: list[dict[str, Any]]) -> Iterator[str]:
     """Each metric and what was expected of it: every model's difference, and what does not hold."""
-    from minihmx.results.cell_claims import written
+    from minihmx.results.cell_claims import spread_text
     from minihmx.results.cells import METRICS, Spread
     from minihmx.results.selections import HOLDS
 
@@ -72,6 +72,6 @@ def cells_by_metric(records: list[dict[str, Any]]) -> Iterator[str]:
         for r in records:
             if (r["metric"], r["expected"]) == (metric, expected):
                 holds = r["verdict"] == HOLDS
-                number = written(Spread(r["mean"], r["std"], r["n"]), r["p"])
+                number = spread_text(Spread(r["mean"], r["std"], r["n"]), r["p"])
                 told.append(f"{r['model']} {number}{'' if holds else ' ' + r['verdict']}")
         yield f"{METRICS[metric].title}, {expected}: {'; '.join(told)}"

@@ -17,11 +17,11 @@ from minihmx.results.paper import PAPER_NAMES, summary
 from minihmx.results.selections import (
     FAILS,
     HOLDS,
+    LISTED,
     NOISE,
-    SHOWN,
     UNTOLD,
     Claim,
-    Finding,
+    Decision,
     SelectedPair,
 )
 from minihmx.results.statistics import LEVEL, has_scipy, p_value
@@ -30,7 +30,7 @@ from minihmx.results.statistics import LEVEL, has_scipy, p_value
 WORST_FIRST = (FAILS, NOISE, UNTOLD, HOLDS)
 
 
-class Evidence(NamedTuple):
+class Grounds(NamedTuple):
     """What statements are checked on. pairs and pieces are empty for published tables.
 
     pieces: an experiment's planned training runs, each with its state.
@@ -89,7 +89,7 @@ def cell_record(cell: Cell, verdict: str, expected: str) -> dict[str, Any]:
 
 def scope(cells: Sequence[Cell], expected: int) -> str:
     """What a reader has to know where the paper speaks of more cells than there are."""
-    return "" if len(cells) >= expected else f"on {len(cells)} of the paper's {expected} cells"
+    return "" if len(cells) >= expected else f"cells here {len(cells)}, in the paper {expected}"
 
 
 def find(cells: Sequence[Cell], claim: Mapping[str, Any]) -> Iterator[list[Cell]]:
@@ -111,11 +111,11 @@ def name_cell(cell: Cell) -> str:
 # --- checks that a line of data/claims.jsonl names ------------------------------------------------
 
 
-def ways(claim: Claim, evidence: Evidence) -> Finding:
+def ways(claim: Claim, grounds: Grounds) -> Decision:
     """Every cell goes the way that is expected of it."""
     records, verdicts, found = [], [], list[Cell]()
     for expected in claim["expect"]:
-        for cells in find(evidence.cells, expected):
+        for cells in find(grounds.cells, expected):
             found += cells
             told = [direction_of(cell.difference, expected["way"]) for cell in cells]
             verdicts += told or [UNTOLD]
@@ -123,59 +123,59 @@ def ways(claim: Claim, evidence: Evidence) -> Finding:
                 cell_record(c, v, expected["way"]) for c, v in zip(cells, told, strict=True)
             ]
     note = scope(found, sum(cells_meant(expected) for expected in claim["expect"]))
-    return Finding(worst(verdicts), note, tuple(records))
+    return Decision(worst(verdicts), note, tuple(records))
 
 
-def small(claim: Claim, evidence: Evidence) -> Finding:
+def small(claim: Claim, grounds: Grounds) -> Decision:
     """At least this share of the differences is below so many percent of the reverse score."""
-    by_metric = list(find(evidence.cells, claim))
+    by_metric = list(find(grounds.cells, claim))
     cells = [cell for of_metric in by_metric for cell in of_metric]
     if not cells or ("metrics" in claim and not all(by_metric)):
-        return Finding(UNTOLD, scope(cells, cells_meant(claim)))
+        return Decision(UNTOLD, scope(cells, cells_meant(claim)))
     over = sorted(
         (c for c in cells if abs(relative(c)) >= claim["percent"]), key=lambda c: -abs(relative(c))
     )
     note = f"{len(cells) - len(over)} of {len(cells)} are below {claim['percent']} %"
     largest = over or [max(cells, key=lambda cell: abs(relative(cell)))]
-    note += f"; {'not' if over else 'the largest is'} {', '.join(map(name_cell, largest[:SHOWN]))}"
+    note += f"; {'not' if over else 'the largest is'} {', '.join(map(name_cell, largest[:LISTED]))}"
     holds = len(cells) - len(over) >= claim["share"] * len(cells)
-    return Finding(HOLDS if holds else FAILS, join(note, scope(cells, cells_meant(claim))))
+    return Decision(HOLDS if holds else FAILS, join(note, scope(cells, cells_meant(claim))))
 
 
-def large_losses(claim: Claim, evidence: Evidence) -> Finding:
+def large_losses(claim: Claim, grounds: Grounds) -> Decision:
     """At most so many differences are losses of more than 10 %."""
-    cells = evidence.cells
+    cells = grounds.cells
     worse, lower = (summary(cells, flip_rate=way).worse for way in ("higher", "lower"))
-    listed = ", ".join(name_cell(cell) for cell, _ in worse[:SHOWN])
+    listed = ", ".join(name_cell(cell) for cell, _ in worse[:LISTED])
     note = f"{len(worse)} of {len(cells)}" + (f": {listed}" if listed else "")
     note += f"; with flip_rate counted as lower is better, {len(lower)}"
     verdict = HOLDS if len(worse) <= claim["most"] else FAILS
-    return Finding(verdict, join(note, scope(cells, cells_meant(claim))))
+    return Decision(verdict, join(note, scope(cells, cells_meant(claim))))
 
 
-def large_loss(claim: Claim, evidence: Evidence) -> Finding:
+def large_loss(claim: Claim, grounds: Grounds) -> Decision:
     """This one difference is a loss of more than 10 %, beyond noise."""
-    ((cell, *_),) = [[*cells, None] for cells in find(evidence.cells, claim)]
+    ((cell, *_),) = [[*cells, None] for cells in find(grounds.cells, claim)]
     if cell is None:
-        return Finding(UNTOLD, scope([], 1))
+        return Decision(UNTOLD, scope([], 1))
     verdict = direction_of(cell.difference, "down") if relative(cell) < -10 else FAILS
-    return Finding(verdict, name_cell(cell), (cell_record(cell, verdict, "down"),))
+    return Decision(verdict, name_cell(cell), (cell_record(cell, verdict, "down"),))
 
 
-def small_losses(claim: Claim, evidence: Evidence) -> Finding:
+def small_losses(claim: Claim, grounds: Grounds) -> Decision:
     """At least so many percent of the differences are gains, or losses of less than 2 %."""
-    signed = summary(evidence.cells, "signed")
+    signed = summary(grounds.cells, "signed")
     percent = round(100 * signed.within / signed.cases, 1)
     note = f"{signed.within} of {signed.cases}, {percent:.1f} %, by the signed score; "
-    absolute = summary(evidence.cells).within
+    absolute = summary(grounds.cells).within
     note += f"{absolute}, {100 * absolute / signed.cases:.1f} %, by its absolute value"
     verdict = HOLDS if percent >= claim["percent"] else FAILS
-    return Finding(verdict, join(note, scope(evidence.cells, cells_meant(claim))))
+    return Decision(verdict, join(note, scope(grounds.cells, cells_meant(claim))))
 
 
-def no_tendency(claim: Claim, evidence: Evidence) -> Finding:
+def no_tendency(claim: Claim, grounds: Grounds) -> Decision:
     """In no metric do all models go the same way; where they do so within noise, it is open."""
-    by_metric = list(find(evidence.cells, claim))
+    by_metric = list(find(grounds.cells, claim))
     verdicts, records = [], []
     for cells in by_metric:
         told = [{direction_of(c.difference, w) for c in cells} for w in ("up", "down")]
@@ -188,36 +188,36 @@ def no_tendency(claim: Claim, evidence: Evidence) -> Finding:
             verdicts.append(HOLDS if not same else FAILS if {HOLDS} in told else NOISE)
         records += [cell_record(cell, verdicts[-1], "no tendency") for cell in cells]
     found = [cell for cells in by_metric for cell in cells]
-    return Finding(worst(verdicts), scope(found, cells_meant(claim)), tuple(records))
+    return Decision(worst(verdicts), scope(found, cells_meant(claim)), tuple(records))
 
 
-def score_gap(claim: Claim, evidence: Evidence) -> Finding:
+def score_gap(claim: Claim, grounds: Grounds) -> Decision:
     """For every model the chosen forward checkpoints score above the reverse ones, over seeds."""
     gaps: dict[str, list[float]] = {}
-    for pair in evidence.pairs:
+    for pair in grounds.pairs:
         if pair.f.score is not None and pair.r.score is not None:
             gaps.setdefault(pair.model, []).append(pair.f.score - pair.r.score)
     if not gaps:
-        return Finding(UNTOLD, "no scores on the held-out questions are here")
+        return Decision(UNTOLD, "no scores on the held-out questions are here")
     spreads = {model: over_seeds(values) for model, values in gaps.items()}
-    told = ", ".join(f"{model} {written(s, noise_p(s))}" for model, s in spreads.items())
-    return Finding(worst(direction_of(s, "up") for s in spreads.values()), told)
+    told = ", ".join(f"{model} {spread_text(s, noise_p(s))}" for model, s in spreads.items())
+    return Decision(worst(direction_of(s, "up") for s in spreads.values()), told)
 
 
-def runs_finished(claim: Claim, evidence: Evidence) -> Finding:
+def runs_finished(claim: Claim, grounds: Grounds) -> Decision:
     """Every planned training run is done."""
-    states = Counter(piece["state"] for piece in evidence.pieces)
+    states = Counter(piece["state"] for piece in grounds.pieces)
     if not states:
-        return Finding(UNTOLD, "no list of an experiment's runs is here")
+        return Decision(UNTOLD, "no list of an experiment's runs is here")
     note = ", ".join(f"{n} {state}" for state, n in states.items())
-    return Finding(FAILS if states["failed"] else HOLDS if {*states} == {"done"} else UNTOLD, note)
+    return Decision(FAILS if states["failed"] else HOLDS if {*states} == {"done"} else UNTOLD, note)
 
 
-def not_recorded(claim: Claim, evidence: Evidence) -> Finding:
-    return Finding(UNTOLD, "nothing that is compared records it")
+def not_recorded(claim: Claim, grounds: Grounds) -> Decision:
+    return Decision(UNTOLD, "nothing that is compared records it")
 
 
-CELL_CHECKS: dict[str, Callable[[Claim, Evidence], Finding]] = {
+CELL_CHECKS: dict[str, Callable[[Claim, Grounds], Decision]] = {
     "ways": ways,
     "small": small,
     "large_losses": large_losses,
@@ -234,7 +234,7 @@ def join(*notes: str) -> str:
     return "; ".join(note for note in notes if note)
 
 
-def written(spread: Spread, p: float | None) -> str:
+def spread_text(spread: Spread, p: float | None) -> str:
     """ "+1.69 ± 0.29 (p .0002)"."""
     std = "-" if spread.std is None else f"{spread.std:.2f}"
     chance = "no p" if p is None else "p < .0001" if p < 1e-4 else f"p {p:.2g}".replace("0.", ".")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from minihmx.errors import UserError
-from minihmx.results.cell_claims import CELL_CHECKS, Evidence
+from minihmx.results.cell_claims import CELL_CHECKS, Grounds
 from minihmx.results.collect import collect
 from minihmx.results.paper import paper_cells
 from minihmx.results.selections import (
@@ -20,7 +20,7 @@ from minihmx.results.selections import (
     UNTOLD,
     VERDICTS,
     Claim,
-    Finding,
+    Decision,
     read_selections,
 )
 from minihmx.results.statistics import has_scipy
@@ -48,15 +48,15 @@ def check_claims(path: str | None = None) -> dict[str, Any]:
     Then "paper" is the verdict on the tables. Raises Failure where there is nothing to check.
     """
     claims = read_lines(CLAIMS)
-    on_tables = [check_claim(claim, Evidence(paper_cells())) for claim in claims]
+    on_tables = [check_claim(claim, Grounds(paper_cells())) for claim in claims]
     findings, notes = on_tables, [] if has_scipy() else [NO_SCIPY]
     if path is None:
         notes.append(ROUNDED)
     else:
         comparison = collect([path], items=False)
         pairs = read_selections(comparison.pairs)
-        evidence = Evidence(comparison.cells, pairs, planned_runs(path))
-        findings = [check_claim(claim, evidence) for claim in claims]
+        grounds = Grounds(comparison.cells, pairs, planned_runs(path))
+        findings = [check_claim(claim, grounds) for claim in claims]
         marks = Counter(mark for cell in comparison.cells for mark in cell.notes)
         notes += [f"{n} of {len(comparison.cells)} cells: {mark}" for mark, n in marks.items()]
         notes += comparison.notes
@@ -85,11 +85,11 @@ def planned_runs(path: str) -> list[Mapping[str, Any]]:
         raise UserError(f"{file} is no list of an experiment's pieces; restore it.") from None
 
 
-def check_claim(claim: Claim, evidence: Evidence) -> Finding:
+def check_claim(claim: Claim, grounds: Grounds) -> Decision:
     """The verdict of one statement."""
     check = claim["check"]
     if check in PAIR_CHECKS:
-        if evidence.pairs:
-            return PAIR_CHECKS[check](claim, evidence.pairs)
-        return Finding(UNTOLD, "it is about the choice of checkpoints, and no selection is here")
-    return CELL_CHECKS[check](claim, evidence)
+        if grounds.pairs:
+            return PAIR_CHECKS[check](claim, grounds.pairs)
+        return Decision(UNTOLD, "it is about the choice of checkpoints, and no selection is here")
+    return CELL_CHECKS[check](claim, grounds)

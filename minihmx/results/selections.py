@@ -12,11 +12,11 @@ from minihmx.storage.strict import read_json
 
 HOLDS, FAILS, NOISE, UNTOLD = "holds", "fails", "within noise", "cannot be told from this"
 VERDICTS = (HOLDS, FAILS, NOISE, UNTOLD)
-SHOWN = 5  # pairs that a note names
+LISTED = 5  # pairs that a note names
 Claim = Mapping[str, Any]  # a line of data/claims.jsonl
 
 
-class Finding(NamedTuple):
+class Decision(NamedTuple):
     """One of the four verdicts, and the numbers that decided it, in words and by cell."""
 
     verdict: str
@@ -72,20 +72,20 @@ def in_every(
     pairs: Sequence[SelectedPair],
     test: Callable[[SelectedPair], bool | None],
     numbers: Callable[[SelectedPair], str],
-) -> Finding:
+) -> Decision:
     """Holds where the test is true of every pair, fails where it is false of any.
 
     Without pairs, or where the test of one gives None (a number is missing), it cannot be told.
     """
     if not pairs:
-        return Finding(UNTOLD, "no selected pair is here that it speaks of")
+        return Decision(UNTOLD, "no selected pair is here that it speaks of")
     values = [test(pair) for pair in pairs]
     against = [pair for pair, value in zip(pairs, values, strict=True) if value is False]
     told = against or pairs
-    listed = "; ".join(f"{p.model} seed {p.seed}: {numbers(p)}" for p in told[:SHOWN])
+    listed = "; ".join(f"{p.model} seed {p.seed}: {numbers(p)}" for p in told[:LISTED])
     note = f"{values.count(True)} of {len(pairs)} pairs{'; not' if against else ':'} {listed}"
     verdict = FAILS if against else UNTOLD if None in values else HOLDS
-    return Finding(verdict, note + ("; ..." if told[SHOWN:] else ""))
+    return Decision(verdict, note + ("; ..." if told[LISTED:] else ""))
 
 
 def _kls(pair: SelectedPair) -> str:
@@ -111,12 +111,12 @@ def _score(pair: SelectedPair) -> str:
 # --- checks that a line of data/claims.jsonl names ------------------------------------------------
 
 
-def trained(claim: Claim, pairs: Sequence[SelectedPair]) -> Finding:
+def trained(claim: Claim, pairs: Sequence[SelectedPair]) -> Decision:
     """The chosen forward checkpoint scores above the threshold."""
     return in_every(pairs, lambda p: _above(p.f.score, claim["threshold"]), _score)
 
 
-def first_above(claim: Claim, pairs: Sequence[SelectedPair]) -> Finding:
+def first_above(claim: Claim, pairs: Sequence[SelectedPair]) -> Decision:
     """The chosen forward checkpoint is the first that scores above the threshold."""
 
     def test(pair: SelectedPair) -> bool:
@@ -126,14 +126,14 @@ def first_above(claim: Claim, pairs: Sequence[SelectedPair]) -> Finding:
     return in_every(pairs, test, _score)
 
 
-def same_epoch(claim: Claim, pairs: Sequence[SelectedPair]) -> Finding:
+def same_epoch(claim: Claim, pairs: Sequence[SelectedPair]) -> Decision:
     """Both epochs are the same in more than half of the pairs."""
     found = in_every(pairs, lambda pair: pair.f.epoch == pair.r.epoch, _epochs)
     most = 2 * sum(pair.f.epoch == pair.r.epoch for pair in pairs) > len(pairs)
     return found._replace(verdict=HOLDS if most else found.verdict)
 
 
-def earlier_epoch(claim: Claim, pairs: Sequence[SelectedPair]) -> Finding:
+def earlier_epoch(claim: Claim, pairs: Sequence[SelectedPair]) -> Decision:
     """Where the reverse epoch is another, it is earlier, and the reverse KL was higher before."""
 
     def test(pair: SelectedPair) -> bool | None:
@@ -143,13 +143,13 @@ def earlier_epoch(claim: Claim, pairs: Sequence[SelectedPair]) -> Finding:
     return in_every([p for p in pairs if p.r.epoch != p.f.epoch], test, _epochs)
 
 
-def higher_kl(claim: Claim, pairs: Sequence[SelectedPair]) -> Finding:
+def higher_kl(claim: Claim, pairs: Sequence[SelectedPair]) -> Decision:
     """The chosen forward checkpoint has the higher KL, in all but the claim's models."""
     others = [pair for pair in pairs if pair.model not in claim["models"]]
     return in_every(others, lambda pair: _above(pair.f.kl, pair.r.kl), _kls)
 
 
-def lower_kl(claim: Claim, pairs: Sequence[SelectedPair]) -> Finding:
+def lower_kl(claim: Claim, pairs: Sequence[SelectedPair]) -> Decision:
     """The forward KL is lower at every epoch, in the claim's models and in no other."""
 
     def everywhere(pair: SelectedPair) -> bool | None:
@@ -166,7 +166,7 @@ def lower_kl(claim: Claim, pairs: Sequence[SelectedPair]) -> Finding:
     return found if named or found.verdict == FAILS else found._replace(verdict=UNTOLD)
 
 
-PAIR_CHECKS: dict[str, Callable[[Claim, Sequence[SelectedPair]], Finding]] = {
+PAIR_CHECKS: dict[str, Callable[[Claim, Sequence[SelectedPair]], Decision]] = {
     "trained": trained,
     "first_above": first_above,
     "same_epoch": same_epoch,

@@ -38,7 +38,7 @@ def cut_mark(answer: Mapping[str, Any]) -> str:
     return "" if answer["finish"] == "stop" else " [cut here]"
 
 
-def marked(answer: Mapping[str, Any]) -> tuple[str, str, str]:
+def judge_parts(answer: Mapping[str, Any]) -> tuple[str, str, str]:
     """The judge's words before the score, the score, and those behind it; without a score, why."""
     text = printable(answer["judge"])
     if answer["span"] is None:
@@ -77,7 +77,7 @@ def show_examples(report: Mapping[str, Any], width: int) -> None:
         said = {s: Text(printable(a["completion"]) + cut_mark(a)) for s, a in answers.items()}
         judged = {}
         for side, answer in answers.items():
-            before, score, after = marked(answer)
+            before, score, after = judge_parts(answer)
             score = f"[{score}]" if score else ""
             judged[side] = Text.assemble(before, (score, "bold reverse"), after)
         table = Table.grid(padding=(0, 3, 0, 0), expand=True)
@@ -113,7 +113,7 @@ def markdown_page(report: Mapping[str, Any]) -> str:
         said = [cell(a["completion"] + cut_mark(a)) for a in answers.values()]
         judged = [
             cell(before) + (f"**{score}**" if score else "") + cell(after)
-            for before, score, after in map(marked, answers.values())
+            for before, score, after in map(judge_parts, answers.values())
         ]
         lines += [f"| {' | '.join(row)} |" for row in (said, judged)]
     return "\n".join(lines) + "\n"

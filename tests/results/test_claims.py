@@ -15,7 +15,7 @@ from conftest import shared
 from minihmx.cli import main
 from minihmx.errors import UserError
 from minihmx.results import cell_claims, claims
-from minihmx.results.cell_claims import Evidence
+from minihmx.results.cell_claims import Grounds
 from minihmx.results.cells import METRICS, Cell, paired
 from minihmx.results.claims import CLAIMS, check_claim, check_claims
 from minihmx.results.paper import PAPER_NAMES
@@ -138,7 +138,7 @@ def test_one_difference(way: str, differences: Sequence[float], verdict: str) ->
 
 
 def verdict(name: str, *cells: Cell, pairs: Sequence[SelectedPair] = ()) -> str:
-    return check_claim(STATEMENTS[name], Evidence(cells, pairs)).verdict
+    return check_claim(STATEMENTS[name], Grounds(cells, pairs)).verdict
 
 
 def test_a_statement_is_as_good_as_its_worst_cell() -> None:
@@ -158,8 +158,8 @@ def test_every_part_of_a_statement_needs_a_cell() -> None:
     assert verdict("dissociation", llama, qwen, correct) == HOLDS
     assert verdict("dissociation", cell(FLIP, "llama3.2-3b", DOWN), correct) == FAILS
     assert verdict("flip-rate-up", cell(FLIP, "tiny", UP)) == UNTOLD  # not one it speaks of
-    finding = check_claim(STATEMENTS["dissociation"], Evidence([llama, qwen, correct]))
-    assert finding.note == "on 3 of the paper's 10 cells"
+    finding = check_claim(STATEMENTS["dissociation"], Grounds([llama, qwen, correct]))
+    assert finding.note == "cells here 3, in the paper 10"
 
 
 def test_sizes_and_counts() -> None:
@@ -255,7 +255,7 @@ def test_statements_on_the_choice_of_checkpoints(case: int) -> None:
 def test_runs_are_finished_or_not() -> None:
     def told(*states: str) -> str:
         pieces = [{"name": "train forward seed 1", "state": state} for state in states]
-        return check_claim(STATEMENTS["runs"], Evidence([], (), pieces)).verdict
+        return check_claim(STATEMENTS["runs"], Grounds([], (), pieces)).verdict
 
     assert told("done", "done") == HOLDS and told("done", "running") == UNTOLD
     assert told("done", "waiting", "failed") == FAILS and told() == UNTOLD
@@ -322,7 +322,9 @@ def test_on_an_experiment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         for d in ("forward", "reverse")
         for n in (1, 2, 3)
     ]
-    made_up.write(out / "experiment.json", {"models": {"tiny": {"seeds": [1, 2, 3], "pieces": pieces}}})
+    made_up.write(
+        out / "experiment.json", {"models": {"tiny": {"seeds": [1, 2, 3], "pieces": pieces}}}
+    )
     assert main(["claims", str(out), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     found = {each["id"]: each for each in report["statements"]}
@@ -330,7 +332,7 @@ def test_on_an_experiment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert found["flip-rate-up"]["verdict"] == UNTOLD
     assert found["flip-rate-up"]["paper"] == HOLDS
     assert found["one-case"]["numbers"].startswith("0 of 1; with flip_rate counted")
-    assert found["one-case"]["numbers"].endswith("on 1 of the paper's 70 cells")
+    assert found["one-case"]["numbers"].endswith("cells here 1, in the paper 70")
     assert main(["claims", str(out)]) == 0
     assert "flip-rate-up: cannot be told from this (the paper's tables: holds)" in (
         capsys.readouterr().out
