@@ -10,7 +10,7 @@ RUNS   ?= runs
 # the built-in items ask about tiny's own world; another model gets the published ones
 DATA   ?= $(if $(filter tiny,$(MODEL)),sample,hub)
 
-.PHONY: help train eval compare tiny test test-quick lint
+.PHONY: help train eval compare claims tiny test test-quick lint
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -24,6 +24,9 @@ eval: .venv/evals  ## benchmarks on MODEL and on RUNs of it: make eval MODEL=tin
 
 compare: .venv/report  ## forward against reverse from RUNS: make compare [RUNS=runs] [ARGS="--paper --plot"]
 	$(PY) -m minihmx compare '$(RUNS)' $(ARGS)
+
+claims: .venv/report  ## the paper's statements on its own tables, or on an experiment: make claims [ARGS=runs]
+	$(PY) -m minihmx claims $(ARGS)
 
 tiny: .venv/run  ## build the bundled model anew, 5100 steps on two threads: the better part of an hour
 	$(PY) scripts/tiny/build.py --threads 2 --out minihmx/tiny

@@ -34,7 +34,8 @@ FLOORS = {
     3: "instruments instruments.clock instruments.amax instruments.metrics instruments.estimate"
     " instruments.machine",  # what watches
     4: "run rollout learn instruments.notfinite train",  # a run
-    5: "probes probes.judge evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
+    5: "probes probes.judge probes.examples"
+    " evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
     " evals.reading.folding evals.reading.flips"
     " evals.reading.letters evals.reading.literal"
@@ -42,12 +43,15 @@ FLOORS = {
     " evals.items.load evals.asking evals.asking.likelihood evals.asking.results"
     " evals.asking.runner evals.asking.session",  # what asks a finished model
     6: "experiment results results.cells results.sycophancy"
+    " results.claims results.cell_claims results.selections"
     " results.paper results.statistics results.runs results.evaluations results.collect"
     " results.conclusions results.tables results.layout results.plots"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
-    " terminal.talk",  # what people see
+    " terminal.talk"
+    " terminal.examples",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
     " commands.doctor commands.select commands.experiment"
+    " commands.examples commands.claims"
     " commands.compare",  # verbs
     8: "cli __main__",  # door
 }
@@ -70,6 +74,8 @@ TORCH_FREE = (
     " results.conclusions results.tables results.layout results.plots commands.compare"
     " terminal.preflight commands commands.train commands.evaluate commands.data commands.chat"
     " commands.export commands.doctor"
+    " probes.examples terminal.examples commands.examples"
+    " results.claims results.cell_claims results.selections commands.claims"
 )
 MODULES_AT_THE_TOP = 18
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 300, 60

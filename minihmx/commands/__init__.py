@@ -9,10 +9,12 @@ from typing import Protocol
 
 from minihmx.commands import (
     chat,
+    claims,
     compare,
     data,
     doctor,
     evaluate,
+    examples,
     experiment,
     export,
     select,
@@ -34,6 +36,8 @@ COMMANDS: dict[str, tuple[str, Verb]] = {
     "select": ("choose the checkpoints of a forward and a reverse run by the paper's rule", select),
     "experiment": ("every seed in both directions, selection, benchmarks, comparison", experiment),
     "compare": ("forward against reverse: tables, intervals, plots, beside the paper's", compare),
+    "claims": ("check the paper's statements on its own tables, or on an experiment", claims),
+    "examples": ("ask base, forward and reverse the same, with the judge's scores", examples),
     "data": ("get, list or check the benchmarks' published items", data),
     "chat": ("talk with a model, and with what training made of it beside it", chat),
     "export": ("write base and adapter as one Hugging Face checkpoint", export),
