@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn, Protocol
 
 from minihmx import __version__
-from minihmx.commands import chat, data, doctor, evaluate, export, train
+from minihmx.commands import chat, data, doctor, evaluate, explain, export, train
 from minihmx.errors import INTERRUPTED, Failure, UserError, as_failure, quoted
 from minihmx.terminal.text import decodable, open_streams, typed
 
@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, Verb]] = {
     "eval": ("run benchmarks on a model and on what training made of it", evaluate),
     "data": ("get, list or check the benchmarks' published items", data),
     "chat": ("talk with a model, and with what training made of it beside it", chat),
+    "explain": ("write one group of answers out, with all its numbers", explain),
     "export": ("write base and adapter as one Hugging Face checkpoint", export),
     "doctor": ("say what a run needs, before anything is downloaded", doctor),
 }

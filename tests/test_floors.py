@@ -25,7 +25,8 @@ PACKAGE = ROOT / "minihmx"
 # A module imports from floors below its own, or beside it without a circle.
 FLOORS = {
     0: "minihmx config records seeding errors stats advantages storage storage.strict"
-    " storage.disk judge questions terminal terminal.text",  # words and plain arithmetic
+    " storage.disk judge questions terminal terminal.text"
+    " terminal.board",  # words and plain arithmetic
     1: "storage.run_folder storage.identity grpo lora optimizer",  # disk and mathematics
     2: "models models.configs models.context models.decoder models.weights models.tokenizer"
     " models.chat models.hub models.folder models.hub_errors models.targets models.adapters"
@@ -40,10 +41,13 @@ FLOORS = {
     " evals.items.load evals.asking evals.asking.likelihood evals.asking.results"
     " evals.asking.runner evals.asking.session",  # what asks a finished model
     6: "results results.cells"
+    " results.evidence results.workings results.explain results.explain_group"
+    " results.explain_epoch results.explain_item"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
     " terminal.talk",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
-    " commands.doctor",  # verbs
+    " commands.doctor"
+    " commands.explain",  # verbs
     8: "cli __main__",  # door
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
@@ -61,6 +65,8 @@ TORCH_FREE = (
     " results results.cells"
     " terminal.preflight commands commands.train commands.evaluate commands.data commands.chat"
     " commands.export commands.doctor"
+    " results.evidence results.workings results.explain results.explain_group"
+    " results.explain_epoch results.explain_item terminal.board commands.explain"
 )
 MODULES_AT_THE_TOP = 18
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 300, 60

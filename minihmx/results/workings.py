@@ -1,0 +1,113 @@
+"""A step's answers computed again from their texts, and what each of them adds to the loss.
+
+Log-probs and KL come from the model, so they are taken as they stand in the file. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from minihmx.advantages import assign_advantages
+from minihmx.judge import parse_score, reward
+from minihmx.records import Completion, Question, Rollout, Unscored, Verdict
+from minihmx.storage.disk import dumps
+
+Line = Mapping[str, Any]  # of rollouts/ or evaluations/
+# What follows from the judge's words, and, in a step, from the group's rewards.
+_FROM_WORDS = ("score", "span", "flags", "unscored", "reward")
+_FROM_GROUP = ("group_mean", "group_std", "advantage")
+# Of these the judge's words say nothing, so the reason is taken as it was logged.
+_NOT_IN_THE_WORDS = ("not judged", "too-long", "not-finite", "judge-not-finite")
+
+
+class AnswerRow(NamedTuple):
+    """One answer: what was logged, what follows from its text, and its part in the loss.
+
+    weight: of each of its tokens, and as a formula. push, pull: what advantage and KL add to the
+    loss at ratio 1; pull is None where the KL was not finite.
+    """
+
+    logged: Line
+    own: Line
+    weight: float
+    formula: str
+    push: float
+    pull: float | None
+
+    @property
+    def tokens(self) -> int:
+        return len(self.logged["ids"])
+
+
+def again(lines: Sequence[Line], science: Line, step: bool) -> list[dict[str, Any]]:
+    """What follows from the text: score, reward and, in a step, group mean, std and advantage."""
+    rollouts = []
+    for line in lines:
+        question = Question(line["question"], line["category"], line["prompt"], "train", "ours")
+        said = Completion(line["ids"], [], line["completion"], line["finish"])
+        verdict: Verdict | Unscored = parse_score(line["judge"], line["judge_finish"] == "stop")
+        if line["unscored"] in _NOT_IN_THE_WORDS:
+            verdict = Unscored(line["unscored"])
+        signed = reward(verdict, science["direction"])
+        own = Rollout(question, line["sample"], line["prompt"], [], said, verdict=verdict)
+        rollouts.append(replace(own, reward=signed))
+    if step:
+        assign_advantages(rollouts, science["generations"], science["advantage_epsilon"])
+    fields = (*_FROM_WORDS, *(_FROM_GROUP if step else ()))
+    whole = [json.loads(dumps(rollout.line())) for rollout in rollouts]
+    return [{name: line[name] for name in fields} for line in whole]
+
+
+def token_weight(
+    science: Line, groups: Sequence[Sequence[int]], group: int, place: int
+) -> tuple[float, str]:
+    """The weight of each token of an answer, and how it comes about; see grpo.row_weights.
+
+    groups: tokens of every answer of the step, question by question.
+    """
+    lengths, kind, Q = groups[group], science["loss_type"], len(groups)
+    G, length = len(lengths), lengths[place]
+    factors = {
+        "bnpo": (Q, sum(lengths)),
+        "grpo": (Q, G, length),
+        "dr_grpo": (Q, G, science["max_completion_length"]),
+        "dapo": (sum(map(sum, groups)),),
+    }[kind]
+    text = " · ".join(map(str, factors))
+    return 1 / max(math.prod(factors), 1), f"1 / ({text})" if len(factors) > 1 else f"1 / {text}"
+
+
+def rows_of(science: Line, lines: Sequence[Line]) -> list[list[AnswerRow]]:
+    """The answers of a step, group by group."""
+    G = science["generations"]
+    own = again(lines, science, step=True)
+    groups = [[len(line["ids"]) for line in lines[i : i + G]] for i in range(0, len(lines), G)]
+    rows = []
+    for i, (line, computed) in enumerate(zip(lines, own, strict=True)):
+        weight, formula = token_weight(science, groups, i // G, i % G)
+        total, kl = weight * len(line["ids"]), line["kl"]
+        push = -(computed["advantage"] or 0.0) * total
+        pull = None if kl is None else science["beta"] * kl * total
+        computed["weight"] = weight
+        rows.append(AnswerRow(line, computed, weight, formula, push, pull))
+    return [rows[i : i + G] for i in range(0, len(rows), G)]
+
+
+def differences_in(
+    name: str, lines: Sequence[Line], own: Sequence[Line], first: int = 1
+) -> Iterator[str]:
+    """A sentence for each field of each line that does not follow from the text; the first of
+    these lines has this number in the file of that name."""
+    for number, (line, computed) in enumerate(zip(lines, own, strict=True), start=first):
+        for field, value in computed.items():
+            if field in line and line[field] != value:
+                yield differs(f"{name}, line {number}", field, line[field], value)
+
+
+def differs(place: str, what: str, logged: object, computed: object) -> str:
+    """A notice about a number that was logged otherwise."""
+    return f"notice {place}: {what} is {logged} there, and computed here it is {computed}."
