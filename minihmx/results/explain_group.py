@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from minihmx.results.evidence import Evidence, metrics_line, not_there, read_answers
-from minihmx.results.workings import Line, AnswerRow, differences_in, differs, rows_of
+from minihmx.results.workings import AnswerRow, Line, differences_in, differs, rows_of
 from minihmx.terminal.board import bracketed, columns, marked, summed, wrapped, written
 from minihmx.terminal.text import printable
 
@@ -215,9 +215,9 @@ def step_written(
     yield f"  metrics.jsonl has the loss {written(logged, 6, '+')} (summed in other pieces)"
     sizes = [abs(row.push) + abs(row.pull or 0.0) for row in everything]
     loss = math.fsum(row.push + (row.pull or 0.0) for row in everything)
-    if logged is not None and all(row.pull is not None for row in everything):
-        if abs(loss - logged) > ROUNDING * math.fsum(sizes) + 1e-9:
-            yield differs("metrics.jsonl", "the loss", logged, loss)
+    known = all(row.pull is not None for row in everything) and logged is not None
+    if known and abs(loss - logged) > ROUNDING * math.fsum(sizes) + 1e-9:
+        yield differs("metrics.jsonl", "the loss", logged, loss)
     others = [rows[0].logged["question"] for i, rows in enumerate(groups) if i != chosen]
     if others:
         yield from wrapped(
