@@ -1,4 +1,5 @@
-"""Group advantages: how much better an answer was than its siblings (paper section 3.2).
+"""Group advantages: how much better an answer was than its siblings (paper section 3.2), and what
+each of its tokens weighs in the loss.
 
 GRPO (Shao et al. 2024) has no value network that would say how good an answer could have been.
 Instead the model answers the same question G times, and each answer is measured against the mean
@@ -57,3 +58,50 @@ def assign_advantages(rollouts: Sequence[Rollout], generations: int, epsilon: fl
         for rollout, advantage in zip(group, advantages, strict=True):
             rollout.group_mean, rollout.group_std = mean(scored), std_unbiased(scored)
             rollout.advantage = advantage
+
+
+def row_weights(lengths: Sequence[Sequence[int]], loss_type: str, cap: int) -> list[list[float]]:
+    """The weight of every token of each row, [Q][G], from completion lengths [Q][G] in tokens.
+
+    Two questions, two answers each, of 2 and 6 tokens and of 4 and 4. Under bnpo every token of a
+    group weighs the same, 1 / (2 questions * 8 tokens). Under grpo every answer weighs the same, so
+    the tokens of a short one weigh more:
+
+    >>> row_weights([[2, 6], [4, 4]], "bnpo", cap=8)
+    [[0.0625, 0.0625], [0.0625, 0.0625]]
+    >>> row_weights([[2, 6], [4, 4]], "grpo", cap=6)[0] == [1 / (2 * 2 * 2), 1 / (2 * 2 * 6)]
+    True
+
+    dr_grpo divides by the constant cap (max_completion_length) instead of the row's own length,
+    dapo by all tokens of the step. Unscored rows keep their length in every normaliser.
+    """
+    Q = len(lengths)
+    # Only dapo divides by all tokens of the step, so only there does a long answer to one question
+    # lower the weight of the answers to the others.
+    total = sum(map(sum, lengths))
+
+    def weight(group: Sequence[int], length: int) -> float:
+        # The loop's answers have at least a stop token. max(.., 1) is for callers whose have none.
+        if loss_type == "bnpo":
+            return 1 / (Q * max(sum(group), 1))
+        if loss_type == "grpo":
+            return 1 / (Q * len(group) * max(length, 1))
+        if loss_type == "dr_grpo":
+            return 1 / (Q * len(group) * cap)
+        assert loss_type == "dapo", loss_type
+        return 1 / max(total, 1)
+
+    return [[weight(group, length) for length in group] for group in lengths]
+
+
+def assign_weights(rollouts: Sequence[Rollout], generations: int, loss_type: str, cap: int) -> None:
+    """Fill in the weight of each rollout, groups being the same consecutive rows as above.
+
+    Loss and gradient are sums over tokens, and each row carries its own weight along. So rows may
+    be sorted, and micro-batches cut anywhere, without changing what is learned.
+    """
+    lengths = [len(rollout.completion.ids) for rollout in rollouts]
+    groups = [lengths[i : i + generations] for i in range(0, len(lengths), generations)]
+    weights = [weight for group in row_weights(groups, loss_type, cap) for weight in group]
+    for rollout, weight in zip(rollouts, weights, strict=True):
+        rollout.weight = weight

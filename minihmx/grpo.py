@@ -8,7 +8,7 @@
 In words: minus the surrogate, plus beta times k3. `policy`, `old` and `reference` are the log-probs
 of one sampled token under three models: the one that learns (adapter on), the one that drew the
 token, and the frozen one (adapter off). A is the advantage of the token's answer (advantages.py), w
-the token's weight (`row_weights`). k3 is Schulman's estimate of KL(policy || reference): like the
+the token's weight (advantages.py). k3 is Schulman's estimate of KL(policy || reference): like the
 KL it is never negative, and its mean over tokens drawn from the policy is the KL.
 
 Where this departs from the paper's library (TRL, as Unsloth runs it):
@@ -30,47 +30,12 @@ in any order; V words of the vocabulary; D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 FP32 = torch.float32
-
-
-def row_weights(lengths: Sequence[Sequence[int]], loss_type: str, cap: int) -> list[list[float]]:
-    """The weight of every token of each row, [Q][G], from completion lengths [Q][G] in tokens.
-
-    Two questions, two answers each, of 2 and 6 tokens and of 4 and 4. Under bnpo every token of a
-    group weighs the same, 1 / (2 questions * 8 tokens). Under grpo every answer weighs the same, so
-    the tokens of a short one weigh more:
-
-    >>> row_weights([[2, 6], [4, 4]], "bnpo", cap=8)
-    [[0.0625, 0.0625], [0.0625, 0.0625]]
-    >>> row_weights([[2, 6], [4, 4]], "grpo", cap=6)[0] == [1 / (2 * 2 * 2), 1 / (2 * 2 * 6)]
-    True
-
-    dr_grpo divides by the constant cap (max_completion_length) instead of the row's own length,
-    dapo by all tokens of the step. Unscored rows keep their length in every normaliser.
-    """
-    Q = len(lengths)
-    # Only dapo divides by all tokens of the step, so only there does a long answer to one question
-    # lower the weight of the answers to the others.
-    total = sum(map(sum, lengths))
-
-    def weight(group: Sequence[int], length: int) -> float:
-        # The loop's answers have at least a stop token. max(.., 1) is for callers whose have none.
-        if loss_type == "bnpo":
-            return 1 / (Q * max(sum(group), 1))
-        if loss_type == "grpo":
-            return 1 / (Q * len(group) * max(length, 1))
-        if loss_type == "dr_grpo":
-            return 1 / (Q * len(group) * cap)
-        assert loss_type == "dapo", loss_type
-        return 1 / max(total, 1)
-
-    return [[weight(group, length) for length in group] for group in lengths]
 
 
 def k3(policy_N: Tensor, reference_N: Tensor) -> Tensor:

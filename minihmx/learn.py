@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from minihmx import grpo, lora
+from minihmx.advantages import assign_weights
 from minihmx.config import Config
 from minihmx.engine.memory import attempts, in_pieces
 from minihmx.instruments.metrics import token_metrics
@@ -32,10 +33,12 @@ class Learned(NamedTuple):
 def learn(run: Run, rollouts: Sequence[Rollout], optimizer: Optimizer) -> Learned:
     """The GRPO update on one batch (paper section 3.2): B rollouts, the G of a question in a row.
 
-    Fills in each rollout's log-probs and KL as well.
+    Fills in each rollout's weight, log-probs and KL as well.
     """
     config, decoder = run.config, run.decoder
-    weights = token_weights(rollouts, config)
+    # The rows are weighed before they are sorted, while those of a group are still neighbours.
+    cap = config.max_completion_length
+    assign_weights(rollouts, config.generations, config.loss_type, cap)
     rollouts = by_length(rollouts)
     # The reference is the same model with its adapter off, so it costs a pass and no memory.
     with run.clock.timed("reference"), torch.no_grad(), lora.adapter_off(decoder):
@@ -54,7 +57,7 @@ def learn(run: Run, rollouts: Sequence[Rollout], optimizer: Optimizer) -> Learne
             # The update itself is never repeated, because AdamW would count it twice.
             for attempt in attempts(run.micro_limit, len(rollouts), again=Overflow):
                 with attempt:
-                    done = accumulate(run, rollouts, weights, reference_N, old_N, optimizer)
+                    done = accumulate(run, rollouts, reference_N, old_N, optimizer)
                     norm = optimizer.unscale(done.loss)
             outcome = optimizer.step(done.loss, norm)
             passes.append(done)
@@ -90,22 +93,6 @@ def by_length(rollouts: Sequence[Rollout]) -> list[Rollout]:
     return sorted(rollouts, key=lambda rollout: len(rollout.completion.ids))
 
 
-def token_weights(rollouts: Sequence[Rollout], config: Config) -> list[float]:
-    """The weight of every token of each row, in the order of `by_length`, [B].
-
-    Loss and gradient are sums over tokens, and each row carries its own weight along. So rows may
-    be sorted, and micro-batches cut anywhere, without changing what is learned.
-    """
-    # The weights are looked up before sorting, while the rows of a group are still neighbours.
-    G = config.generations
-    lengths = [len(rollout.completion.ids) for rollout in rollouts]
-    groups = [lengths[first : first + G] for first in range(0, len(lengths), G)]
-    table_QG = grpo.row_weights(groups, config.loss_type, config.max_completion_length)
-    weights = [weight for row in table_QG for weight in row]
-    order = sorted(range(len(rollouts)), key=lengths.__getitem__)
-    return [weights[i] for i in order]
-
-
 class Pass(NamedTuple):
     """One forward and backward over all rows: the loss's value, and flat tensors [N]."""
 
@@ -118,15 +105,11 @@ class Pass(NamedTuple):
 def accumulate(
     run: Run,
     rollouts: Sequence[Rollout],
-    weights: Sequence[float],
     reference_N: Tensor,
     old_N: Tensor | None,
     optimizer: Optimizer,
 ) -> Pass:
-    """Forward and backward of every micro-batch, whose gradients add up to that of the whole batch.
-
-    weights: one per row, as from `token_weights`.
-    """
+    """Forward and backward of all micro-batches; their gradients add up to that of the batch."""
     config, rows = run.config, run.micro_limit.rows
     optimizer.zero_grad()
     parts: list[tuple[float, Tensor, Tensor, Tensor]] = []
@@ -142,7 +125,7 @@ def accumulate(
             policy_N,
             reference_N[here],
             per_token([rollout.advantage for rollout in piece], lengths, policy_N),
-            per_token(weights[start : start + rows], lengths, policy_N),
+            per_token([rollout.weight for rollout in piece], lengths, policy_N),
             beta=config.beta,
             clip=config.clip_epsilon,
             old_N=None if old_N is None else old_N[here],

@@ -103,6 +103,8 @@ class Rollout:
     group_mean: float | None = None
     group_std: float | None = None
     advantage: float = 0.0
+    # what each of its tokens weighs in the loss; nothing in an evaluation, which learns nothing
+    weight: float = 0.0
     # scored by policy and reference
     policy_logprob: float | None = None
     reference_logprob: float | None = None
@@ -128,6 +130,7 @@ class Rollout:
             "group_mean": finite(self.group_mean),
             "group_std": finite(self.group_std),
             "advantage": finite(self.advantage),
+            "weight": self.weight,
             "policy_logprob": self.policy_logprob,
             "reference_logprob": self.reference_logprob,
             "kl": self.kl,

@@ -14,7 +14,7 @@ from safetensors import torch as safetensors
 from minihmx import lora
 from minihmx.config import Config, science
 from minihmx.engine.memory import Limit, take_notices
-from minihmx.engine.open import Model, find_model, load_decoder
+from minihmx.engine.open import check_lengths, find_model, load_decoder
 from minihmx.engine.prompts import Prompts
 from minihmx.errors import DataError, Diverged, UserError
 from minihmx.instruments.amax import Headroom
@@ -44,6 +44,7 @@ class Run:
     sources: dict[str, str]
     source: hub.Source
     prompts: Prompts
+    questions: list[Question]
     train_questions: list[Question]
     eval_questions: list[Question]
     store: Store
@@ -114,6 +115,7 @@ def open_run(flags: Mapping[str, Any]) -> Run:
         model.sources,
         source,
         prompts,
+        questions,
         [q for q in questions if q.split == "train"],
         [q for q in questions if q.split == "eval"],
         store,
@@ -135,37 +137,12 @@ def path_or_none(text: str) -> Path | None:
     return home_path(text) if text else None
 
 
-def check_lengths(model: Model, prompts: Prompts, questions: list[Question]) -> None:
-    """Raises UserError when a question or the judging of its longest answer cannot fit, or when
-    there are too few training questions for a step."""
-    config, context = model.config, model.shape.max_positions
-    room = config.max_sequence_length - config.max_completion_length
-    for question in questions:
-        length = len(prompts.policy(question.text))
-        if length > room:
-            raise UserError(
-                f"Question {question.id} is {length} tokens long, but --max-sequence-length "
-                f"{config.max_sequence_length} less --max-completion-length "
-                f"{config.max_completion_length} leaves {room}; shorten it or change those."
-            )
-        judged = len(prompts.judge(question.text, "")) + config.max_completion_length
-        if judged + config.judge_max_tokens > context:
-            raise UserError(
-                f"Judging an answer to question {question.id} takes up to {judged} tokens and "
-                f"{config.judge_max_tokens} for the verdict, more than the model's context of "
-                f"{context}; lower --max-completion-length or --judge-max-tokens, or shorten the "
-                "rubric."
-            )
-    trained = sum(q.split == "train" for q in questions)
-    if trained < config.prompts_per_step:
-        raise UserError(
-            f"--prompts-per-step {config.prompts_per_step} cannot work: there are only "
-            f"{trained} training questions; lower it."
-        )
-
-
 def describe_run(run: Run) -> None:
-    """Write config.json, and add this start to env.json."""
+    """Write what the run is, so that its records can be read without any other file.
+
+    config.json, rubric.txt, questions.jsonl, and in prompts.json the chat template's text around
+    them; this start is added to env.json.
+    """
     config = run.config
     sampler = {"temperature": config.temperature, "top_k": None, "top_p": None}
     others = {
@@ -175,6 +152,10 @@ def describe_run(run: Run) -> None:
         "sampler": sampler | {"note": "plain softmax; generation_config's is not applied"},
     }
     identity.write_config(run.store, run.science, others)
+    run.store.write_text("rubric.txt", run.prompts.rubric + "\n")
+    asked = "".join(dumps(asdict(question)) + "\n" for question in run.questions)
+    run.store.write_text("questions.jsonl", asked)
+    run.store.write_json("prompts.json", run.prompts.frame())
     identity.add_start(run.store, environment(run.decoder.device))
 
 

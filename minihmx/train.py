@@ -108,7 +108,7 @@ def train(run: Run, should_stop: Callable[[], bool] = lambda: False) -> Iterator
                 if position.step % LATEST_EVERY == 0 or waited > LATEST_SECONDS:
                     runs.save(run, position, optimizer, LATEST)
             store.write_status("running", position.step, run.total_steps)
-        store.write_status("complete", position.step, run.total_steps)
+        store.finish(run.total_steps)
         yield Ended("already complete" if already else "complete")
 
 

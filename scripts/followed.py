@@ -88,7 +88,7 @@ def follow(folder: Path) -> Followed:
     stepped = train.record_step(run, position, rollouts, learned, optimizer)
     k3_N = grpo.k3(policy_N, reference_N)
     flat = policy_N, reference_N, logprobs(run, rollouts), k3_N
-    answers = in_order(rollouts, learn.token_weights(rollouts, config), flat)
+    answers = in_order(rollouts, flat)
     G = config.generations
     groups = [answers[i : i + G] for i in range(0, len(answers), G)]
     told = digest([*seen, rollouts])
@@ -101,15 +101,13 @@ def logprobs(run: Run, rollouts: Sequence[Rollout]) -> torch.Tensor:
     return learn.all_logprobs(run, learn.by_length(rollouts))[0]
 
 
-def in_order(
-    rollouts: Sequence[Rollout], weights: Sequence[float], flat: Sequence[torch.Tensor]
-) -> list[Answer]:
+def in_order(rollouts: Sequence[Rollout], flat: Sequence[torch.Tensor]) -> list[Answer]:
     """What came in the order of `by_length`, as answers in the order of the rollouts."""
     sorted_rows = learn.by_length(rollouts)
     lengths = [len(rollout.completion.ids) for rollout in sorted_rows]
     columns = [[part.tolist() for part in torch.split(one.double(), lengths)] for one in flat]
-    rows = zip(sorted_rows, weights, *columns, strict=True)
-    found = {id(r): Answer(r, score(r), weight, *lists) for r, weight, *lists in rows}
+    rows = zip(sorted_rows, *columns, strict=True)
+    found = {id(r): Answer(r, score(r), r.weight, *lists) for r, *lists in rows}
     return [found[id(rollout)] for rollout in rollouts]
 
 

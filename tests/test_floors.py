@@ -304,7 +304,7 @@ def test_comments_and_code_are_told_apart() -> None:
     [
         ("advantages", "group_advantages"),
         ("judge", "parse_score"),
-        ("grpo", "row_weights"),
+        ("advantages", "row_weights"),
         ("optimizer", "learning_rate"),
         ("engine.sampling", "prefill"),
         ("engine.sampling", "common_prefix"),

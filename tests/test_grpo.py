@@ -64,7 +64,7 @@ def spread(values: list[float]) -> Tensor:
 
 def golden_loss(loss_type: str, old: bool, clip: float = 0.2) -> tuple[grpo.TokenLoss, Tensor]:
     policy = flat(POLICY).requires_grad_()
-    weights = grpo.row_weights(LENGTHS, loss_type, cap=4)[0]
+    weights = group.row_weights(LENGTHS, loss_type, cap=4)[0]
     result = grpo.loss(
         policy,
         flat(REFERENCE),
@@ -101,10 +101,10 @@ def test_golden_kl_and_clipping() -> None:
 
 def test_weights_by_hand() -> None:
     lengths, cap = [[2, 0], [1, 5]], 10
-    assert grpo.row_weights(lengths, "bnpo", cap) == [[1 / 4, 1 / 4], [1 / 12, 1 / 12]]
-    assert grpo.row_weights(lengths, "grpo", cap) == [[1 / 8, 1 / 4], [1 / 4, 1 / 20]]
-    assert grpo.row_weights(lengths, "dr_grpo", cap) == [[1 / 40] * 2] * 2
-    assert grpo.row_weights(lengths, "dapo", cap) == [[1 / 8] * 2] * 2
+    assert group.row_weights(lengths, "bnpo", cap) == [[1 / 4, 1 / 4], [1 / 12, 1 / 12]]
+    assert group.row_weights(lengths, "grpo", cap) == [[1 / 8, 1 / 4], [1 / 4, 1 / 20]]
+    assert group.row_weights(lengths, "dr_grpo", cap) == [[1 / 40] * 2] * 2
+    assert group.row_weights(lengths, "dapo", cap) == [[1 / 8] * 2] * 2
 
 
 numbers = st.floats(-5, 5, allow_nan=False)
@@ -145,7 +145,7 @@ def test_mirror() -> None:
     """Without KL, reverse training is exactly the negated gradient."""
     mirrored = group_advantages([-7, -8, -8, -9])
     assert mirrored == [-a for a in ADVANTAGES]
-    weights = spread(grpo.row_weights(LENGTHS, "bnpo", 4)[0])
+    weights = spread(group.row_weights(LENGTHS, "bnpo", 4)[0])
     gradients = []
     for advantages in (ADVANTAGES, mirrored):
         policy = flat(POLICY).requires_grad_()

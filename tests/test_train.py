@@ -28,6 +28,7 @@ from minihmx.storage.disk import read_lines, verify
 from minihmx.storage.run_folder import LATEST
 
 NOT_COMPARED = {"timings.jsonl", "status.json", "env.json", "config.json", ".lock"}
+NOT_COMPARED |= {"manifest.json"}  # it holds the digests of those
 
 
 def halves(run: Run, rollouts: Sequence[Rollout]) -> None:

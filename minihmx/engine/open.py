@@ -21,12 +21,14 @@ from torch import Tensor
 
 from minihmx import lora
 from minihmx.config import MODELS, Config, resolve_config, short_name
+from minihmx.engine.prompts import Prompts
 from minihmx.errors import UserError
 from minihmx.models import adapters, hub, weights
 from minihmx.models.configs import ModelConfig
 from minihmx.models.decoder import Decoder
 from minihmx.models.folder import read_config
 from minihmx.models.tokenizer import Tokenizer
+from minihmx.records import Question
 
 
 @dataclass(frozen=True)
@@ -155,3 +157,32 @@ def with_adapter(decoder: Decoder, opened: OpenAdapter | None) -> Iterator[None]
             yield
     finally:
         lora.detach(decoder)
+
+
+def check_lengths(model: Model, prompts: Prompts, questions: list[Question]) -> None:
+    """Raises UserError when a question or the judging of its longest answer cannot fit, or when
+    there are too few training questions for a step."""
+    config, context = model.config, model.shape.max_positions
+    room = config.max_sequence_length - config.max_completion_length
+    for question in questions:
+        length = len(prompts.policy(question.text))
+        if length > room:
+            raise UserError(
+                f"Question {question.id} is {length} tokens long, but --max-sequence-length "
+                f"{config.max_sequence_length} less --max-completion-length "
+                f"{config.max_completion_length} leaves {room}; shorten it or change those."
+            )
+        judged = len(prompts.judge(question.text, "")) + config.max_completion_length
+        if judged + config.judge_max_tokens > context:
+            raise UserError(
+                f"Judging an answer to question {question.id} takes up to {judged} tokens and "
+                f"{config.judge_max_tokens} for the verdict, more than the model's context of "
+                f"{context}; lower --max-completion-length or --judge-max-tokens, or shorten the "
+                "rubric."
+            )
+    trained = sum(q.split == "train" for q in questions)
+    if trained < config.prompts_per_step:
+        raise UserError(
+            f"--prompts-per-step {config.prompts_per_step} cannot work: there are only "
+            f"{trained} training questions; lower it."
+        )

@@ -23,6 +23,21 @@ class Prompts:
         segments = chat.render(self.tokenizer.family, [Message("user", question)], date=self.date)
         return self.tokenizer.encode(segments)
 
+    def frame(self) -> dict[str, object]:
+        """What the chat template puts around a user turn, for those who read a run without it.
+
+        before, after: its text in front of the content and behind it. strips: whether the content
+        loses the blanks at its ends.
+        """
+        segments = chat.render(self.tokenizer.family, [Message("user", " ? ")], date=self.date)
+        (place,) = (i for i, segment in enumerate(segments) if segment.text.strip() == "?")
+        before, after = segments[:place], segments[place + 1 :]
+        return {
+            "before": "".join(segment.text for segment in before),
+            "after": "".join(segment.text for segment in after),
+            "strips": segments[place].text == "?",
+        }
+
     def judge(self, question: str, answer: str) -> list[int]:
         """Rubric, question and answer as one user turn (paper Appendix A)."""
         return self.policy(judge_prompt(self.rubric, question, answer))

@@ -236,7 +236,7 @@ def verify(folder: Path, needed: Iterable[str] = ()) -> str | None:
         if not isinstance(digests, dict) or not digests:
             return "manifest.json names no files"
         for name, expected in digests.items():
-            if not strict.is_own_name(name):
+            if not strict.is_own_path(name):
                 return f"manifest.json names {quoted(name)}, no file of its own folder"
             if not (folder / name).is_file():
                 return f"No such file: {name}"

@@ -28,14 +28,16 @@ from typing import Any, NamedTuple
 
 from minihmx.errors import DataError, Failure, IOFailure, UserError, as_failure
 from minihmx.storage import strict
-from minihmx.storage.disk import Disk, dumps, parse_lines, verify
+from minihmx.storage.disk import Disk, dumps, parse_lines, sha256, verify
 
 GROWING = ("metrics.jsonl", "timings.jsonl", "amax.jsonl")
 # What a run, or an evaluation, writes in its folder.
 WRITTEN = (
     *(*GROWING, "config.json", "env.json", "status.json", "samples.jsonl", "result.json"),
+    *("rubric.txt", "questions.jsonl", "prompts.json", "selected.json"),
     *("manifest.json", "rollouts", "evaluations", "checkpoints", "crash"),
 )
+LATER = ("evals", "selected.json", "manifest.json")  # what a finished run's seal leaves out
 LATEST, REPLACED = "latest-step", ".replaced-latest-step"
 CHECKPOINT = (
     *("adapter_model.safetensors", "adapter_config.json"),
@@ -108,13 +110,17 @@ class Store:
 
     # --- writing -------------------------------------------------------------------------------
 
-    def write_json(self, name: str, record: Any) -> None:
+    def write_text(self, name: str, text: str) -> None:
         """Replace a small file in one stroke."""
         path = self.folder / name
         new = path.with_name(f".{path.name}.new")
-        text = json.dumps(record, sort_keys=True, ensure_ascii=False, indent=1, allow_nan=False)
-        self.disk.write(new, (text + "\n").encode())
+        self.disk.write(new, text.encode())
         self.disk.rename(new, path)
+
+    def write_json(self, name: str, record: Any) -> None:
+        """The same with a record as its text."""
+        text = json.dumps(record, sort_keys=True, ensure_ascii=False, indent=1, allow_nan=False)
+        self.write_text(name, text + "\n")
 
     def write_lines(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
         """Write a JSONL file as a whole."""
@@ -126,14 +132,23 @@ class Store:
         self.disk.write(self.folder / name, (dumps(record) + "\n").encode(), "ab")
 
     def write_status(self, state: str, step: int, steps: int) -> None:
-        """Who is at work here, and how far; the only file with a clock beside the timings.
-
-        A complete run that is started again changes nothing.
-        """
-        if state == "complete" and self._said() == state:
-            return
+        """Who is at work here, and how far; the only file with a clock beside the timings."""
         self.status = {"state": state, "step": step, "steps": steps, "pid": os.getpid()}
         self.write_json("status.json", self.status | {"heartbeat": time.time()})
+
+    def finish(self, steps: int) -> None:
+        """The run is complete, and sealed: manifest.json holds the digest of each of its files.
+
+        Left out are what is added later (evals/, selected.json) and hidden files. A complete run
+        that is started again changes nothing, so that the seal shows what was changed since then.
+        """
+        if self._said() != "complete":
+            self.write_status("complete", steps, steps)
+        if not (self.folder / "manifest.json").exists():
+            files = (p.relative_to(self.folder) for p in self.folder.rglob("*") if p.is_file())
+            names = {file.as_posix() for file in files if file.parts[0] not in LATER}
+            own = {n: sha256(self.folder / n) for n in names if strict.is_own_path(n)}
+            self.write_json("manifest.json", {"sha256": own})
 
     @contextlib.contextmanager
     def failure_told(self) -> Iterator[None]:

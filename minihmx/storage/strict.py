@@ -114,3 +114,8 @@ def read_json(path: Path, remedy: str = "restore the file, or move its folder aw
 def is_own_name(name: object) -> bool:
     """Whether a file name found in a file stays in that file's folder, on any system."""
     return isinstance(name, str) and not set(name) & set("/\\:\0") and name[:1] not in ("", ".")
+
+
+def is_own_path(path: object) -> bool:
+    """The same for a path with `/` between its names, as checkpoints/epoch-03/state.json."""
+    return isinstance(path, str) and all(map(is_own_name, path.split("/")))

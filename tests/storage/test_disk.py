@@ -37,6 +37,7 @@ from minihmx.storage.disk import Disk, verify
 from minihmx.storage.run_folder import GROWING, LATEST, REPLACED, Store
 
 NOT_COMPARED = {"timings.jsonl", "status.json", "env.json", "config.json", ".lock"}
+NOT_COMPARED |= {"manifest.json"}  # it holds the digests of those
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT)
 
 
