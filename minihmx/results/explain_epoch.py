@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from minihmx.results.evidence import Evidence, metrics_line, not_there, read_answers
 from minihmx.results.explain_group import asked_and_answered
-from minihmx.results.workings import Line, again, differences_in
+from minihmx.results.workings import Line, again, batch_metrics, differences_in
 from minihmx.stats import clustered_standard_error, mean
 from minihmx.terminal.board import bracketed, columns, summed, wrapped, written
 from minihmx.terminal.text import printable
@@ -24,11 +24,10 @@ def explain_evaluation(
     if question is not None and question not in ids:
         raise not_there("question", question, ids, f"Epoch {epoch} of {evidence.folder}")
     place, metrics = metrics_line(evidence, "evaluation", epoch)
-    yield from wrapped(
+    yield (
         f"Evaluation of epoch {epoch} of {evidence.folder}: {science['direction']}, seed "
         f"{science['seed']}, after step {metrics.get('step')}; {len(ids)} held-out questions x {n} "
-        "answers.",
-        indent="",
+        "answers."
     )
     if question is not None:
         here = slice(first := ids.index(question) * n, first + n)
@@ -40,13 +39,10 @@ def explain_evaluation(
     yield from scores_written(clusters, question)
     yield from kl_written(lines)
     yield from differences_in(name, lines, own)
-    scores = [s for values in clusters.values() for s in values if s is not None]
     scored = [[s for s in values if s is not None] for values in clusters.values()]
     computed = {
-        "score": mean(scores),
+        **batch_metrics(lines, own),
         "score_error": clustered_standard_error(scored),
-        "unscored": 1 - len(scores) / len(lines),
-        "kl": mean([kl for line in lines if (kl := line["kl"]) is not None]),
     }
     yield from differences_in("metrics.jsonl", [metrics], [computed], place)
 

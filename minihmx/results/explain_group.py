@@ -7,7 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from minihmx.results.evidence import Evidence, metrics_line, not_there, read_answers
-from minihmx.results.workings import AnswerRow, Line, differences_in, differs, rows_of
+from minihmx.results.workings import (
+    AnswerRow,
+    Line,
+    batch_metrics,
+    differences_in,
+    differs,
+    rows_of,
+)
 from minihmx.terminal.board import bracketed, columns, marked, summed, wrapped, written
 from minihmx.terminal.text import printable
 
@@ -48,11 +55,10 @@ def explain_step(
         raise not_there("question", question, ids, f"Step {step} of {evidence.folder}")
     chosen = ids.index(question) if question is not None else 0
     group = groups[chosen]
-    _, metrics = metrics_line(evidence, "step", step)
-    yield from wrapped(
+    place, metrics = metrics_line(evidence, "step", step)
+    yield (
         f"Step {step} of {evidence.folder}: {science['direction']}, seed {science['seed']}, epoch "
-        f"{metrics.get('epoch')}; {len(groups)} questions x {len(group)} answers.",
-        indent="",
+        f"{metrics.get('epoch')}; {len(groups)} questions x {len(group)} answers."
     )
     if metrics.get("not_finite"):
         yield f"The step was refused, since not all was finite: {metrics['not_finite']}"
@@ -61,7 +67,9 @@ def explain_step(
     yield from loss_written(group, science)
     yield from step_written(groups, chosen, metrics)
     rows = [row for each in groups for row in each]
-    yield from differences_in(name, [row.logged for row in rows], [row.own for row in rows])
+    logged, own = [row.logged for row in rows], [row.own for row in rows]
+    yield from differences_in(name, logged, own)
+    yield from differences_in("metrics.jsonl", [metrics], [batch_metrics(logged, own)], place)
 
 
 def asked_and_answered(
@@ -95,7 +103,7 @@ def verdict_written(line: Line, own: Line) -> Iterator[str]:
     start, end = own["span"]
     remarks = "".join(f"; {FLAG_WORDS.get(flag, flag)}" for flag in own["flags"])
     place = f"characters {start} to {end} of the judge's words{remarks}"
-    yield f"  score {own['score']} ({place}), so the reward is {written(own['reward'], sign='+')}"
+    yield from wrapped(f"score {own['score']} ({place}), so the reward is {written(own['reward'])}")
 
 
 def judge_shown(evidence: Evidence, line: Line, number: int) -> Iterator[str]:
@@ -137,7 +145,7 @@ def advantages_written(group: Sequence[AnswerRow], science: Line) -> Iterator[st
     yield "advantage = (reward − mean) / (std + epsilon)"
     for number, row in enumerate(group, start=1):
         mine = row.own["reward"]
-        division = "no reward, so 0"
+        division = "no reward, so 0; the tokens keep their weight and their KL"
         if mine is not None:
             quotient = written(row.own["advantage"], sign="+")
             above = f"({written(mine)} − {less})"
@@ -155,12 +163,14 @@ def loss_written(group: Sequence[AnswerRow], science: Line) -> Iterator[str]:
     weights = dict.fromkeys((row.formula, row.weight) for row in group)
     for formula, weight in weights:
         yield f"  {formula} = {weight:.6g}"
+    shown = next((i for i, row in enumerate(group) if row.own["advantage"]), 0)
     yield from wrapped(
         "An answer adds −advantage · weight · tokens to the loss (the ratio is 1, since this "
-        "policy drew the answer), and beta · weight · Σk3, where Σk3 = KL · tokens; as answer 1:",
+        "policy drew the answer), and beta · weight · Σk3, where Σk3 = KL · tokens; as answer "
+        f"{shown + 1}:",
         indent="",
     )
-    row = group[0]
+    row = group[shown]
     minus, kl = bracketed(row.own["advantage"] or 0.0), row.logged["kl"]
     yield f"  −{minus} · {row.weight:.6g} · {row.tokens} = {written(row.push, 6, '+')}"
     if kl is not None:
@@ -212,7 +222,7 @@ def step_written(
         table.append((label, scores, *parts_of(rows), f"{push / whole:.0%}" if whole else "-"))
     yield from columns(heads, [*table, ("the step", "", *parts_of(everything), "")])
     logged: Any = metrics.get("loss")
-    yield f"  metrics.jsonl has the loss {written(logged, 6, '+')} (summed in other pieces)"
+    yield f"  metrics.jsonl has the loss {written(logged, 6, '+')}"
     sizes = [abs(row.push) + abs(row.pull or 0.0) for row in everything]
     loss = math.fsum(row.push + (row.pull or 0.0) for row in everything)
     known = all(row.pull is not None for row in everything) and logged is not None

@@ -6,20 +6,20 @@ Log-probs and KL come from the model, so they are taken as they stand in the fil
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from minihmx.advantages import assign_advantages
+from minihmx.advantages import assign_advantages, assign_weights
 from minihmx.judge import parse_score, reward
 from minihmx.records import Completion, Question, Rollout, Unscored, Verdict
+from minihmx.stats import mean, std_unbiased
 from minihmx.storage.disk import dumps
 
 Line = Mapping[str, Any]  # of rollouts/ or evaluations/
 # What follows from the judge's words, and, in a step, from the group's rewards.
 _FROM_WORDS = ("score", "span", "flags", "unscored", "reward")
-_FROM_GROUP = ("group_mean", "group_std", "advantage")
+_FROM_GROUP = ("group_mean", "group_std", "advantage", "weight")
 # Of these the judge's words say nothing, so the reason is taken as it was logged.
 _NOT_IN_THE_WORDS = ("not judged", "too-long", "not-finite", "judge-not-finite")
 
@@ -44,7 +44,7 @@ class AnswerRow(NamedTuple):
 
 
 def again(lines: Sequence[Line], science: Line, step: bool) -> list[dict[str, Any]]:
-    """What follows from the text: score, reward and, in a step, group mean, std and advantage."""
+    """What follows from the text: score, reward and, in a step, advantage and weight."""
     rollouts = []
     for line in lines:
         question = Question(line["question"], line["category"], line["prompt"], "train", "ours")
@@ -56,29 +56,28 @@ def again(lines: Sequence[Line], science: Line, step: bool) -> list[dict[str, An
         own = Rollout(question, line["sample"], line["prompt"], [], said, verdict=verdict)
         rollouts.append(replace(own, reward=signed))
     if step:
-        assign_advantages(rollouts, science["generations"], science["advantage_epsilon"])
+        G, cap = science["generations"], science["max_completion_length"]
+        assign_advantages(rollouts, G, science["advantage_epsilon"])
+        assign_weights(rollouts, G, science["loss_type"], cap)
     fields = (*_FROM_WORDS, *(_FROM_GROUP if step else ()))
     whole = [json.loads(dumps(rollout.line())) for rollout in rollouts]
     return [{name: line[name] for name in fields} for line in whole]
 
 
-def token_weight(
-    science: Line, groups: Sequence[Sequence[int]], group: int, place: int
-) -> tuple[float, str]:
-    """The weight of each token of an answer, and how it comes about; see grpo.row_weights.
+def weight_formula(science: Line, groups: Sequence[Sequence[int]], group: int, place: int) -> str:
+    """How `advantages.row_weights` comes to the weight of each token of an answer.
 
     groups: tokens of every answer of the step, question by question.
     """
-    lengths, kind, Q = groups[group], science["loss_type"], len(groups)
-    G, length = len(lengths), lengths[place]
+    lengths, Q = groups[group], len(groups)
     factors = {
         "bnpo": (Q, sum(lengths)),
-        "grpo": (Q, G, length),
-        "dr_grpo": (Q, G, science["max_completion_length"]),
+        "grpo": (Q, len(lengths), lengths[place]),
+        "dr_grpo": (Q, len(lengths), science["max_completion_length"]),
         "dapo": (sum(map(sum, groups)),),
-    }[kind]
+    }[science["loss_type"]]
     text = " · ".join(map(str, factors))
-    return 1 / max(math.prod(factors), 1), f"1 / ({text})" if len(factors) > 1 else f"1 / {text}"
+    return f"1 / ({text})" if len(factors) > 1 else f"1 / {text}"
 
 
 def rows_of(science: Line, lines: Sequence[Line]) -> list[list[AnswerRow]]:
@@ -88,13 +87,25 @@ def rows_of(science: Line, lines: Sequence[Line]) -> list[list[AnswerRow]]:
     groups = [[len(line["ids"]) for line in lines[i : i + G]] for i in range(0, len(lines), G)]
     rows = []
     for i, (line, computed) in enumerate(zip(lines, own, strict=True)):
-        weight, formula = token_weight(science, groups, i // G, i % G)
-        total, kl = weight * len(line["ids"]), line["kl"]
+        weight, kl = computed["weight"], line["kl"]
+        formula, total = weight_formula(science, groups, i // G, i % G), weight * len(line["ids"])
         push = -(computed["advantage"] or 0.0) * total
         pull = None if kl is None else science["beta"] * kl * total
-        computed["weight"] = weight
         rows.append(AnswerRow(line, computed, weight, formula, push, pull))
     return [rows[i : i + G] for i in range(0, len(rows), G)]
+
+
+def batch_metrics(lines: Sequence[Line], own: Sequence[Line]) -> dict[str, float | None]:
+    """Those numbers of a line of metrics.jsonl that follow from the answers' lines."""
+    scores = [float(line["score"]) for line in own if line["score"] is not None]
+    rewards = [line["reward"] for line in own if line["reward"] is not None]
+    return {
+        "score": mean(scores),
+        "reward": mean(rewards),
+        "reward_std": std_unbiased(rewards),
+        "unscored": 1 - len(scores) / len(own),
+        "kl": mean([line["kl"] for line in lines if line["kl"] is not None]),
+    }
 
 
 def differences_in(
