@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn, Protocol
 
 from minihmx import __version__
-from minihmx.commands import chat, data, doctor, evaluate, explain, export, train
+from minihmx.commands import chat, data, doctor, evaluate, explain, export, select, train
 from minihmx.errors import INTERRUPTED, Failure, UserError, as_failure, quoted
 from minihmx.terminal.text import decodable, open_streams, typed
 
@@ -35,6 +35,7 @@ class Verb(Protocol):
 COMMANDS: dict[str, tuple[str, Verb]] = {
     "train": ("train a LoRA on the model's own judgement of its answers", train),
     "eval": ("run benchmarks on a model and on what training made of it", evaluate),
+    "select": ("choose the checkpoints of a forward and a reverse run by the paper's rule", select),
     "data": ("get, list or check the benchmarks' published items", data),
     "chat": ("talk with a model, and with what training made of it beside it", chat),
     "explain": ("write one group of answers out, with all its numbers", explain),

@@ -24,9 +24,10 @@ from minihmx.models import chat, configs
 PACKAGE = ROOT / "minihmx"
 # A module imports from floors below its own, or beside it without a circle.
 FLOORS = {
-    0: "minihmx config records seeding errors stats advantages storage storage.strict"
-    " storage.disk judge questions terminal terminal.text"
-    " terminal.board",  # words and plain arithmetic
+    0: "minihmx config records seeding errors stats advantages selection storage storage.strict"
+    " storage.disk storage.history judge questions terminal"
+    " terminal.board"
+    " terminal.text",  # words and plain arithmetic
     1: "storage.run_folder storage.identity grpo lora optimizer",  # disk and mathematics
     2: "models models.configs models.context models.decoder models.weights models.tokenizer"
     " models.chat models.hub models.folder models.hub_errors models.targets models.adapters"
@@ -46,13 +47,14 @@ FLOORS = {
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
     " terminal.talk",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
-    " commands.doctor"
-    " commands.explain",  # verbs
+    " commands.doctor commands.explain"
+    " commands.select",  # verbs
     8: "cli __main__",  # door
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 TORCH_FREE = (
-    "minihmx config records seeding errors stats advantages judge questions cli storage"
+    "minihmx config records seeding errors stats advantages selection judge questions cli storage"
+    " storage.history commands.select"
     " storage.strict storage.disk storage.run_folder storage.identity models models.configs"
     " models.tokenizer models.chat models.hub models.folder models.hub_errors models.targets"
     " models.adapters engine engine.prompts instruments instruments.estimate"
@@ -311,6 +313,7 @@ def test_comments_and_code_are_told_apart() -> None:
         ("evals.reading.flips", "commitment"),
         ("evals.reading.flips", "flip"),
         ("results.cells", "over_seeds"),
+        ("selection", "select"),
     ],
 )
 def test_a_worked_example_works(room: str, name: str) -> None:

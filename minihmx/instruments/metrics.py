@@ -1,4 +1,4 @@
-"""The numbers of a batch of rollouts, and a run's own past: its metrics, and how long it takes."""
+"""The numbers of a batch of rollouts, and how long a run takes."""
 
 from __future__ import annotations
 
@@ -9,21 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minihmx.errors import DataError, Failure
+from minihmx.errors import Failure
 from minihmx.records import Rollout, Verdict, finite
 from minihmx.stats import clustered_standard_error, mean, std_unbiased
 from minihmx.storage.disk import read_lines
+from minihmx.storage.history import NUMBER
 
-NUMBER = (int, float)
-PERHAPS = (*NUMBER, type(None))
-SHOWN: dict[str, dict[str, tuple[type, ...]]] = {  # of each kind of line in metrics.jsonl
-    "step": {
-        **{name: (int,) for name in ("step", "epoch")},
-        **{name: PERHAPS for name in ("reward", "reward_std", "kl")},
-        **{name: NUMBER for name in ("unscored", "truncated", "zero_variance_groups")},
-    },
-    "evaluation": {"epoch": (int,), "score": PERHAPS, "score_error": PERHAPS},
-}
 STAGES = {
     "step": ("sample", "judge", "reference", "learn"),
     "evaluation": ("sample", "judge", "measure"),
@@ -85,26 +76,6 @@ def score_error(rollouts: Sequence[Rollout]) -> float | None:
         if isinstance(r.verdict, Verdict):
             clusters.setdefault(r.question.id, []).append(float(r.verdict.score))
     return clustered_standard_error(clusters.values())
-
-
-def history(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The lines of a run's metrics.jsonl by their kind, step or evaluation.
-
-    Raises DataError naming the line that is neither, or lacks what is shown of its kind, and
-    UserError where metrics.jsonl is a pipe, a folder or the like.
-    """
-    path, found = folder / "metrics.jsonl", {kind: list[dict[str, Any]]() for kind in SHOWN}
-    for number, line in enumerate(read_lines(path) if path.exists() else [], start=1):
-        kind = str(line.get("kind"))
-        shown = SHOWN.get(kind, {"kind": ()})
-        if not all(name in line and type(line[name]) in types for name, types in shown.items()):
-            raise DataError(
-                f"{path}, line {number}: this is no whole record of a step or an evaluation, so "
-                "the run's past cannot be told; restore the file, or start the run again with "
-                "another --out."
-            )
-        found[kind].append(line)
-    return found
 
 
 class Eta:

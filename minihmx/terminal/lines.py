@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from minihmx import lora
-from minihmx.instruments.metrics import Eta, history
+from minihmx.instruments.metrics import Eta
 from minihmx.judge import doubts
 from minihmx.records import Rollout, Verdict
 from minihmx.run import Run
 from minihmx.stats import mean
+from minihmx.storage.history import history
 from minihmx.terminal.text import duration, number, printable
 from minihmx.train import Ended, Evaluated, Event, Started, Stepped
 

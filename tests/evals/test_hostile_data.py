@@ -26,8 +26,9 @@ from minihmx.evals.asking.results import Results, Settings, Subject, metrics, sa
 from minihmx.evals.benchmark import Answer, Benchmark, Choices, Item, switches
 from minihmx.evals.items import published
 from minihmx.evals.items.load import cached, load_dataset
-from minihmx.instruments.metrics import Eta, history
+from minihmx.instruments.metrics import Eta
 from minihmx.storage.disk import dumps, read_lines
+from minihmx.storage.history import history
 
 SECONDS = 20  # what waits longer for a file waits for ever
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from minihmx.errors import DataError
-from minihmx.instruments.metrics import Eta, history
+from minihmx.instruments.metrics import Eta
 from minihmx.records import Completion, Question, Rollout, Verdict
+from minihmx.storage.history import history
 from minihmx.terminal.lines import Lines, answer_lines, warnings
 from minihmx.terminal.text import duration
 

@@ -1,0 +1,44 @@
+"""A run's past: the lines of its metrics.jsonl, checked. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from minihmx.errors import DataError
+from minihmx.storage.disk import read_lines
+
+NUMBER = (int, float)
+PERHAPS = (*NUMBER, type(None))
+SHOWN: dict[str, dict[str, tuple[type, ...]]] = {  # of each kind of line in metrics.jsonl
+    "step": {
+        **{name: (int,) for name in ("step", "epoch")},
+        **{name: PERHAPS for name in ("reward", "reward_std", "kl")},
+        **{name: NUMBER for name in ("unscored", "truncated", "zero_variance_groups")},
+    },
+    "evaluation": {
+        "epoch": (int,),
+        **{name: PERHAPS for name in ("score", "score_error", "kl", "kl_tokens")},
+        "unscored": NUMBER,
+    },
+}
+
+
+def history(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The lines of a run's metrics.jsonl by their kind, step or evaluation.
+
+    Raises DataError naming the line that is neither, or lacks what is shown of its kind, and
+    UserError where metrics.jsonl is a pipe, a folder or the like.
+    """
+    path, found = folder / "metrics.jsonl", {kind: list[dict[str, Any]]() for kind in SHOWN}
+    for number, line in enumerate(read_lines(path) if path.exists() else [], start=1):
+        kind = str(line.get("kind"))
+        shown = SHOWN.get(kind, {"kind": ()})
+        if not all(name in line and type(line[name]) in types for name, types in shown.items()):
+            raise DataError(
+                f"{path}, line {number}: this is no whole record of a step or an evaluation, so "
+                "the run's past cannot be told; restore the file, or start the run again with "
+                "another --out."
+            )
+        found[kind].append(line)
+    return found
