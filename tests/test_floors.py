@@ -38,10 +38,11 @@ FLOORS = {
     5: "probes probes.judge evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
     " evals.reading.folding evals.reading.flips"
-    " evals.reading.letters evals.items evals.items.published evals.items.download"
+    " evals.reading.letters evals.reading.literal"
+    " evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.likelihood evals.asking.results"
     " evals.asking.runner evals.asking.session",  # what asks a finished model
-    6: "results results.cells"
+    6: "results results.cells results.sycophancy"
     " results.evidence results.workings results.explain results.explain_group"
     " results.explain_epoch results.explain_item"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
@@ -62,9 +63,10 @@ TORCH_FREE = (
     " probes.judge evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
     " evals.reading.folding evals.reading.flips"
-    " evals.reading.letters evals.items evals.items.published evals.items.download"
+    " evals.reading.letters evals.reading.literal"
+    " evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.results terminal terminal.text"
-    " results results.cells"
+    " results results.cells results.sycophancy"
     " terminal.preflight commands commands.train commands.evaluate commands.data commands.chat"
     " commands.export commands.doctor"
     " results.evidence results.workings results.explain results.explain_group"
@@ -312,6 +314,7 @@ def test_comments_and_code_are_told_apart() -> None:
         ("engine.sampling", "common_prefix"),
         ("evals.reading.flips", "commitment"),
         ("evals.reading.flips", "flip"),
+        ("evals.reading.literal", "plain_letters"),
         ("results.cells", "over_seeds"),
         ("selection", "select"),
     ],
