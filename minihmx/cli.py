@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn, Protocol
 
 from minihmx import __version__
-from minihmx.commands import chat, data, doctor, evaluate, explain, export, select, train
+from minihmx.commands import audit, chat, data, doctor, evaluate, explain, export, select, train
 from minihmx.errors import INTERRUPTED, Failure, UserError, as_failure, quoted
 from minihmx.terminal.text import decodable, open_streams, typed
 
@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, Verb]] = {
     "chat": ("talk with a model, and with what training made of it beside it", chat),
     "explain": ("write one group of answers out, with all its numbers", explain),
     "export": ("write base and adapter as one Hugging Face checkpoint", export),
+    "audit": ("make every number on disk again from the raw answers, and compare", audit),
     "doctor": ("say what a run needs, before anything is downloaded", doctor),
 }
 

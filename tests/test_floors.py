@@ -42,14 +42,15 @@ FLOORS = {
     " evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.likelihood evals.asking.results"
     " evals.asking.runner evals.asking.session",  # what asks a finished model
-    6: "results results.cells results.sycophancy"
+    6: "results results.cells results.findings results.audit results.audit_run"
+    " results.audit_rows results.audit_steps results.audit_evals results.sycophancy"
     " results.evidence results.workings results.explain results.explain_group"
     " results.explain_epoch results.explain_item"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
     " terminal.talk",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
     " commands.doctor commands.explain"
-    " commands.select",  # verbs
+    " commands.select commands.audit",  # verbs
     8: "cli __main__",  # door
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
@@ -58,7 +59,7 @@ TORCH_FREE = (
     " storage.history commands.select"
     " storage.strict storage.disk storage.run_folder storage.identity models models.configs"
     " models.tokenizer models.chat models.hub models.folder models.hub_errors models.targets"
-    " models.adapters engine engine.prompts instruments instruments.estimate"
+    " models.adapters engine engine.prompts instruments instruments.estimate instruments.metrics"
     " instruments.machine probes"
     " probes.judge evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
@@ -66,7 +67,9 @@ TORCH_FREE = (
     " evals.reading.letters evals.reading.literal"
     " evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.results terminal terminal.text"
-    " results results.cells results.sycophancy"
+    " results results.cells results.findings results.audit results.audit_run"
+    " results.audit_rows results.audit_steps results.audit_evals commands.audit"
+    " results.sycophancy"
     " terminal.preflight commands commands.train commands.evaluate commands.data commands.chat"
     " commands.export commands.doctor"
     " results.evidence results.workings results.explain results.explain_group"
@@ -309,7 +312,7 @@ def test_comments_and_code_are_told_apart() -> None:
         ("advantages", "group_advantages"),
         ("judge", "parse_score"),
         ("advantages", "row_weights"),
-        ("optimizer", "learning_rate"),
+        ("config", "learning_rate"),
         ("engine.sampling", "prefill"),
         ("engine.sampling", "common_prefix"),
         ("evals.reading.flips", "commitment"),
