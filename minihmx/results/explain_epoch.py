@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from minihmx.results.evidence import Evidence, metrics_line, not_there, read_answers
 from minihmx.results.explain_group import asked_and_answered
-from minihmx.results.workings import Line, again, batch_metrics, differences_in
+from minihmx.results.workings import Logged, again, batch_metrics, differences_in
 from minihmx.stats import clustered_standard_error, mean
 from minihmx.terminal.board import bracketed, columns, summed, wrapped, written
 from minihmx.terminal.text import printable
@@ -76,7 +76,7 @@ def scores_written(clusters: Mapping[str, Sequence[int | None]], only: str | Non
     yield from wrapped(formula, indent="    ", first="  = ")
 
 
-def kl_written(lines: Sequence[Line]) -> Iterator[str]:
+def kl_written(lines: Sequence[Logged]) -> Iterator[str]:
     """The two means of the KL."""
     known = [(kl, len(line["ids"])) for line in lines if (kl := line["kl"]) is not None]
     if known:

@@ -9,7 +9,7 @@ from typing import Any
 from minihmx.results.evidence import Evidence, metrics_line, not_there, read_answers
 from minihmx.results.workings import (
     AnswerRow,
-    Line,
+    Logged,
     batch_metrics,
     differences_in,
     differs,
@@ -73,7 +73,7 @@ def explain_step(
 
 
 def asked_and_answered(
-    evidence: Evidence, pairs: Sequence[tuple[Line, Line]], all_prompts: bool
+    evidence: Evidence, pairs: Sequence[tuple[Logged, Logged]], all_prompts: bool
 ) -> Iterator[str]:
     """The question, each answer with its verdict, and what the judge was shown."""
     asked = pairs[0][0]
@@ -92,7 +92,7 @@ def asked_and_answered(
         yield from judge_shown(evidence, asked, 1)
 
 
-def verdict_written(line: Line, own: Line) -> Iterator[str]:
+def verdict_written(line: Logged, own: Logged) -> Iterator[str]:
     """The judge's words with the score marked, and what was read from them."""
     if line["judge"]:
         spans = [own["span"]] if own["span"] else []
@@ -106,7 +106,7 @@ def verdict_written(line: Line, own: Line) -> Iterator[str]:
     yield from wrapped(f"score {own['score']} ({place}), so the reward is {written(own['reward'])}")
 
 
-def judge_shown(evidence: Evidence, line: Line, number: int) -> Iterator[str]:
+def judge_shown(evidence: Evidence, line: Logged, number: int) -> Iterator[str]:
     """The judge's whole prompt, each line of it behind a bar."""
     yield ""
     prompt, missing = evidence.judge_prompt(line), " and no ".join(evidence.missing())
@@ -121,7 +121,7 @@ def judge_shown(evidence: Evidence, line: Line, number: int) -> Iterator[str]:
     yield from wrapped(printable(prompt), bar="| ")
 
 
-def advantages_written(group: Sequence[AnswerRow], science: Line) -> Iterator[str]:
+def advantages_written(group: Sequence[AnswerRow], science: Logged) -> Iterator[str]:
     """Mean, standard deviation and each advantage, with the arithmetic."""
     own, epsilon = group[0].own, science["advantage_epsilon"]
     rewards = [r for row in group if (r := row.own["reward"]) is not None]
@@ -155,7 +155,7 @@ def advantages_written(group: Sequence[AnswerRow], science: Line) -> Iterator[st
         yield "  All rewards are equal, so no answer beats another and the group teaches nothing."
 
 
-def loss_written(group: Sequence[AnswerRow], science: Line) -> Iterator[str]:
+def loss_written(group: Sequence[AnswerRow], science: Logged) -> Iterator[str]:
     """The weight of a token, and what each answer adds to the loss."""
     beta, kind = science["beta"], science["loss_type"]
     yield ""
@@ -202,7 +202,7 @@ def parts_of(rows: Sequence[AnswerRow]) -> tuple[str, ...]:
 
 
 def step_written(
-    groups: Sequence[Sequence[AnswerRow]], chosen: int, metrics: Line
+    groups: Sequence[Sequence[AnswerRow]], chosen: int, metrics: Logged
 ) -> Iterator[str]:
     """The groups of the step, and their sum beside the logged loss."""
     everything = [row for rows in groups for row in rows]

@@ -24,6 +24,9 @@ RULE_WORDS = {
     "mention": "it is named there",
     "only": "it is the only answer left",
     "cue": "it follows a cue such as “the answer is”",
+    "first": "the first one that is named",
+    "correct": "the correct answer is among those named",
+    "neither": "several are named, so none is taken",
     "correct-present": "the correct answer is among those left",
     "marked": "the last option that is marked as one",
     "last": "the last one that is named",
@@ -174,12 +177,12 @@ def dialogue_written(line: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     for read in found:
         words = RULE_WORDS.get(read.rule)
-        text = f"{read.name} = {'nothing' if read.value is None else read.value}; rule {read.rule}"
-        text += f": {words}" if words else ""
+        text = f"{read.name} = {'nothing' if read.value is None else read.value}"
         if read.span:
             start, end = read.span
             what = repr(replies[read.reply][start:end])
-            text += f" ({what}, characters {start} to {end} of reply {read.reply + 1})"
+            text += f" from {what}, characters {start} to {end} of reply {read.reply + 1}"
+        text += f"; rule {read.rule}" + (f": {words}" if words else "")
         yield from wrapped(printable(text), indent=" " * 6, first="  ")
 
 
@@ -210,16 +213,21 @@ def _shortest(value: Any) -> str:
 
 def values_written(line: Mapping[str, Any]) -> Iterator[str]:
     """Every value of the sample, with the parts of the set in whose mean it is as well."""
-    parts: dict[str, list[str]] = {}
-    for name in line["values"]:
-        base, slash, part = name.partition("/")
-        parts.setdefault(base, []).append(slash + part)
+    values, together = line["values"], dict[tuple[str, float], list[str]]()
+    for name in values:
+        # flip_rate/pooled is flip_rate over other items; flip_rate/careful is another number, and
+        # has parts of its own
+        is_part = "/" in name and not any(other.startswith(f"{name}/") for other in values)
+        base = name.rpartition("/")[0] if is_part else name
+        together.setdefault((base, values[name]), []).append(name)
     yield ""
     yield "In the means of result.json the sample counts as"
-    for base, (first, *others) in parts.items():
-        also = f"  (and in {', '.join(others)})" if others else ""
-        value = _shortest(line["values"][base + first])
-        yield from wrapped(printable(f"{base}{first} = {value}{also}"))
+    for (base, value), (first, *others) in together.items():
+        also = f"  (so too {', '.join(name.removeprefix(base) for name in others)})"
+        also = also if others else ""
+        yield from wrapped(
+            printable(f"{first} = {_shortest(value)}{also}"), indent=" " * 6, first="  "
+        )
     if line.get("unparsed"):
         yield "  It is counted as unparsed, since the rules found no answer to read."
     if line.get("truncated"):

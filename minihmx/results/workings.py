@@ -16,7 +16,7 @@ from minihmx.records import Completion, Question, Rollout, Unscored, Verdict
 from minihmx.stats import mean, std_unbiased
 from minihmx.storage.disk import dumps
 
-Line = Mapping[str, Any]  # of rollouts/ or evaluations/
+Logged = Mapping[str, Any]  # of rollouts/ or evaluations/
 # What follows from the judge's words, and, in a step, from the group's rewards.
 _FROM_WORDS = ("score", "span", "flags", "unscored", "reward")
 _FROM_GROUP = ("group_mean", "group_std", "advantage", "weight")
@@ -31,8 +31,8 @@ class AnswerRow(NamedTuple):
     loss at ratio 1; pull is None where the KL was not finite.
     """
 
-    logged: Line
-    own: Line
+    logged: Logged
+    own: Logged
     weight: float
     formula: str
     push: float
@@ -43,7 +43,7 @@ class AnswerRow(NamedTuple):
         return len(self.logged["ids"])
 
 
-def again(lines: Sequence[Line], science: Line, step: bool) -> list[dict[str, Any]]:
+def again(lines: Sequence[Logged], science: Logged, step: bool) -> list[dict[str, Any]]:
     """What follows from the text: score, reward and, in a step, advantage and weight."""
     rollouts = []
     for line in lines:
@@ -64,7 +64,7 @@ def again(lines: Sequence[Line], science: Line, step: bool) -> list[dict[str, An
     return [{name: line[name] for name in fields} for line in whole]
 
 
-def weight_formula(science: Line, groups: Sequence[Sequence[int]], group: int, place: int) -> str:
+def weight_formula(science: Logged, groups: Sequence[Sequence[int]], group: int, place: int) -> str:
     """How `advantages.row_weights` comes to the weight of each token of an answer.
 
     groups: tokens of every answer of the step, question by question.
@@ -80,7 +80,7 @@ def weight_formula(science: Line, groups: Sequence[Sequence[int]], group: int, p
     return f"1 / ({text})" if len(factors) > 1 else f"1 / {text}"
 
 
-def rows_of(science: Line, lines: Sequence[Line]) -> list[list[AnswerRow]]:
+def rows_of(science: Logged, lines: Sequence[Logged]) -> list[list[AnswerRow]]:
     """The answers of a step, group by group."""
     G = science["generations"]
     own = again(lines, science, step=True)
@@ -95,7 +95,7 @@ def rows_of(science: Line, lines: Sequence[Line]) -> list[list[AnswerRow]]:
     return [rows[i : i + G] for i in range(0, len(rows), G)]
 
 
-def batch_metrics(lines: Sequence[Line], own: Sequence[Line]) -> dict[str, float | None]:
+def batch_metrics(lines: Sequence[Logged], own: Sequence[Logged]) -> dict[str, float | None]:
     """Those numbers of a line of metrics.jsonl that follow from the answers' lines."""
     scores = [float(line["score"]) for line in own if line["score"] is not None]
     rewards = [line["reward"] for line in own if line["reward"] is not None]
@@ -109,7 +109,7 @@ def batch_metrics(lines: Sequence[Line], own: Sequence[Line]) -> dict[str, float
 
 
 def differences_in(
-    name: str, lines: Sequence[Line], own: Sequence[Line], first: int = 1
+    name: str, lines: Sequence[Logged], own: Sequence[Logged], first: int = 1
 ) -> Iterator[str]:
     """A sentence for each field of each line that does not follow from the text; the first of
     these lines has this number in the file of that name."""

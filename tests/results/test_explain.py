@@ -21,13 +21,14 @@ from minihmx.advantages import assign_advantages, assign_weights
 from minihmx.cli import main
 from minihmx.config import LOSS_TYPES
 from minihmx.engine.prompts import Prompts
+from minihmx.evals.are_you_sure import ARE_YOU_SURE
 from minihmx.evals.reading import flips, letters
 from minihmx.judge import RUBRIC, parse_score, reward
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Completion, Fault, Question, Reason, Rollout, Segment, Verdict
 from minihmx.results.evidence import open_evidence
 from minihmx.results.explain_group import FLAG_WORDS, WEIGHT_WORDS, WHY_UNSCORED
-from minihmx.results.explain_item import RULE_WORDS
+from minihmx.results.explain_item import RULE_WORDS, values_written
 from minihmx.stats import clustered_standard_error, mean, std_unbiased
 from minihmx.storage.disk import dumps
 from minihmx.terminal.board import finished, marked, summed, wrapped, written
@@ -292,8 +293,15 @@ def test_an_item_of_each_benchmark(real: Path, explain: Explain) -> None:
         said = explain(real, "--benchmark", folder.name, "--item", item)
         line = json.loads(path.read_text().splitlines()[0])
         assert "notice" not in said and "In the means of result.json the sample counts as" in said
-        named = re.findall(r"(?m)^  ([\w/]+) = [-−\w.]+(?:  \(and in|$)", said)
-        assert {n.partition("/")[0] for n in named} >= {n.partition("/")[0] for n in line["values"]}
+        counted = said.partition("counts as\n")[2]
+        assert {name.partition("/")[0] for name in line["values"]} <= {*re.findall(r"\w+", counted)}
+
+
+def test_values_that_differ_are_not_shown_as_one(real: Path, tmp_path: Path) -> None:
+    values = {"flip": 0.0, "flip/pooled": 0.0, "flip/careful": 1.0, "flip/careful/pooled": 1.0}
+    told = "\n".join(values_written({"values": values}))
+    assert "  flip = 0  (so too /pooled)" in told
+    assert "  flip/careful = 1  (so too /pooled)" in told
 
 
 def test_what_was_read_is_marked_in_the_reply(real: Path, tmp_path: Path, explain: Explain) -> None:
@@ -443,7 +451,8 @@ def test_every_reason_flag_rule_and_loss_type_has_its_words() -> None:
     documented = " ".join(
         (f.__doc__ or "").split("Rules:")[1] for f in (flips.commitment, flips.flip, letters.letter)
     )
-    assert set(re.findall(r'"([a-z-]+)" ?[(,]', documented)) <= set(RULE_WORDS)
+    rules = {*re.findall(r'"([a-z-]+)" ?[(,]', documented), *ARE_YOU_SURE.switches["several"]}
+    assert len(rules) > 10 and rules <= set(RULE_WORDS)
 
 
 def test_marks_are_colours_on_a_terminal_only(tmp_path: Path) -> None:
