@@ -17,7 +17,18 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn, Protocol
 
 from minihmx import __version__
-from minihmx.commands import audit, chat, data, doctor, evaluate, explain, export, select, train
+from minihmx.commands import (
+    audit,
+    chat,
+    data,
+    doctor,
+    evaluate,
+    experiment,
+    explain,
+    export,
+    select,
+    train,
+)
 from minihmx.errors import INTERRUPTED, Failure, UserError, as_failure, quoted
 from minihmx.terminal.text import decodable, open_streams, typed
 
@@ -35,6 +46,7 @@ class Verb(Protocol):
 COMMANDS: dict[str, tuple[str, Verb]] = {
     "train": ("train a LoRA on the model's own judgement of its answers", train),
     "eval": ("run benchmarks on a model and on what training made of it", evaluate),
+    "experiment": ("every seed in both directions, selection, benchmarks, comparison", experiment),
     "select": ("choose the checkpoints of a forward and a reverse run by the paper's rule", select),
     "data": ("get, list or check the benchmarks' published items", data),
     "chat": ("talk with a model, and with what training made of it beside it", chat),

@@ -42,21 +42,21 @@ FLOORS = {
     " evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.likelihood evals.asking.results"
     " evals.asking.runner evals.asking.session",  # what asks a finished model
-    6: "results results.cells results.findings results.audit results.audit_run"
+    6: "experiment results results.cells results.findings results.audit results.audit_run"
     " results.audit_rows results.audit_steps results.audit_evals results.sycophancy"
     " results.evidence results.workings results.explain results.explain_group"
     " results.explain_epoch results.explain_item"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
     " terminal.talk",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
-    " commands.doctor commands.explain"
+    " commands.doctor commands.explain commands.experiment"
     " commands.select commands.audit",  # verbs
     8: "cli __main__",  # door
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 TORCH_FREE = (
     "minihmx config records seeding errors stats advantages selection judge questions cli storage"
-    " storage.history commands.select"
+    " storage.history commands.select experiment commands.experiment"
     " storage.strict storage.disk storage.run_folder storage.identity models models.configs"
     " models.tokenizer models.chat models.hub models.folder models.hub_errors models.targets"
     " models.adapters engine engine.prompts instruments instruments.estimate instruments.metrics"

@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     asked = Options(**{name: getattr(options, name) for name in Options._fields})
     others = vars(options).keys() - set(Options._fields)  # --temperature is not that of training
     session = open_session({name: vars(options)[name] for name in others & FIELDS.keys()}, asked)
-    lines = as_json(session) if options.json else Board(sys.stdout.isatty()).watch(session)
+    lines = as_json(session) if options.json else Board(sys.stdout).watch(session)
     for line in lines:
         show(line)
     return 0

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import signal
+from collections.abc import Sequence
 
 from minihmx.config import FIELDS, MODELS
 from minihmx.errors import INTERRUPTED
@@ -25,12 +26,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             "  or a local path, or a hub id of one of these three families",
         ]
     )
+    config_flags(parser)
+
+
+def config_flags(parser: argparse.ArgumentParser, left_out: Sequence[str] = ()) -> None:
+    """The model, and a flag for each other field of the config."""
     no_default = argparse.SUPPRESS  # only flags that were given may go before a model's own row
     parser.add_argument(
         "model", nargs="?", default=no_default, help="short name, local path or hub id (tiny)"
     )
     for name, field in FIELDS.items():
-        if name == "model":
+        if name == "model" or name in left_out:
             continue
         kind, choices = type(field.default), field.metadata["choices"]
         source = field.metadata["source"]

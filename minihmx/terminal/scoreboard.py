@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TextIO
 
 from minihmx.evals import BENCHMARKS
 from minihmx.evals.asking.results import Results
@@ -21,8 +21,8 @@ EVERY = 10.0  # seconds between progress lines where nobody watches
 class Board:
     """Turns the progress of a session into lines; a watched terminal sees one line change."""
 
-    def __init__(self, live: bool):
-        self.live = live
+    def __init__(self, stream: TextIO):
+        self.stream, self.live = stream, stream.isatty()
         self.results: Results | None = None
 
     def watch(self, session: Session) -> Iterator[str]:
@@ -30,19 +30,24 @@ class Board:
         yield from heading(session)
         finished = []
         for results, progress in run_session(session):
-            if results is not self.results:
-                self.results, self.first, self.started = results, progress.done, time.monotonic()
-                self.told = self.started
-                yield from title(results, progress)
-            elif progress.result is None:
-                yield from self.ticked(progress)
-            yield from (f"  notice   {notice}" for notice in progress.notices)
+            yield from self.told_of(results, progress)
             if progress.result is not None:
-                self.clear()
                 yield from table(progress.result)
                 yield f"  kept in {results.folder}"
                 finished.append((results, progress.result))
         yield from side_by_side(finished)
+
+    def told_of(self, results: Results, progress: Progress) -> Iterator[str]:
+        """What is asked, where it stands, and what was noticed."""
+        if results is not self.results:
+            self.results, self.first, self.started = results, progress.done, time.monotonic()
+            self.told = self.started
+            yield from title(results, progress)
+        elif progress.result is None:
+            yield from self.ticked(progress)
+        yield from (f"  notice   {notice}" for notice in progress.notices)
+        if progress.result is not None:
+            self.clear()
 
     def ticked(self, progress: Progress) -> Iterator[str]:
         """Where it stands, in place on a terminal, else as a line every few seconds."""
@@ -51,27 +56,28 @@ class Board:
         left = timedelta(seconds=round((progress.total - progress.done) / max(rate, 1e-9)))
         text = f"  {progress.done}/{progress.total}  {rate:.1f} a second  eta {left}"
         if self.live:
-            sys.stdout.write(f"\r{text}\x1b[K")
-            sys.stdout.flush()
+            self.stream.write(f"\r{text}\x1b[K")
+            self.stream.flush()
         elif now - self.told >= EVERY:
             self.told = now
             yield text
 
     def clear(self) -> None:
         if self.live:
-            sys.stdout.write("\r\x1b[K")
+            self.stream.write("\r\x1b[K")
 
 
 def as_json(session: Session) -> Iterator[str]:
-    """Each finished result.json, on one line; notices go to stderr."""
+    """Each finished result.json with its folder, on one line; all else goes to stderr."""
+    board = Board(sys.stderr)
     for loaded in dict.fromkeys(loaded for loaded, _ in session.jobs):
         for notice in loaded.notices:
             print(f"notice: {notice}", file=sys.stderr)
-    for _, progress in run_session(session):
-        for notice in progress.notices:
-            print(f"notice: {notice}", file=sys.stderr)
+    for results, progress in run_session(session):
+        for line in board.told_of(results, progress):
+            print(line, file=sys.stderr)
         if progress.result is not None:
-            yield json.dumps(progress.result, sort_keys=True)
+            yield json.dumps({"folder": str(results.folder), **progress.result}, sort_keys=True)
 
 
 def heading(session: Session) -> Iterator[str]:

@@ -1,0 +1,216 @@
+"""The whole experiment on one model: which commands it takes, and which of them are done.
+
+For every seed a forward and a reverse run, the selection of their checkpoints and the benchmarks on
+the chosen pair; and once the benchmarks on the untouched model. Each of these pieces is an ordinary
+command that a person could type. What is done is read from the disk, so the same experiment goes on
+wherever it was, and two processes can share it: a piece is claimed by a lock that ends with its
+process. No torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minihmx.errors import Failure, UserError
+from minihmx.selection import Rule
+from minihmx.storage.disk import Disk
+from minihmx.storage.run_folder import Store
+from minihmx.storage.strict import read_json
+
+FILE = "experiment.json"
+DIRECTIONS = ("forward", "reverse")
+STATES = ("done", "running", "waiting")  # of a piece, or the sentence of its failure
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is asked for.
+
+    out: the folder that holds the runs and experiment.json. run_name: the model's folder there.
+    flags and eval_flags: what `train` and `eval` are given beside what is set here, as typed.
+    """
+
+    out: Path
+    model: str
+    run_name: str
+    seeds: tuple[int, ...]
+    tasks: tuple[str, ...]
+    data: str
+    rule: Rule
+    flags: tuple[str, ...] = ()
+    eval_flags: tuple[str, ...] = ()
+
+    def folder(self, direction: str, seed: int) -> Path:
+        """Of a run."""
+        return self.out / self.run_name / direction / f"seed-{seed}"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One command of an experiment. needs: names of the pieces that must be done before it.
+
+    folders: of what it makes, relative to the experiment's.
+    """
+
+    name: str
+    kind: str
+    arguments: tuple[str, ...]
+    needs: tuple[str, ...]
+    folders: tuple[str, ...]
+
+
+def pieces(experiment: Experiment) -> list[Piece]:
+    """Every piece, in the order in which one process does them: seed by seed."""
+    e, found = experiment, list[Piece]()
+    out, rule = ("--out", str(e.out)), e.rule
+    chosen = ("--tasks", ",".join(e.tasks), "--data", e.data, *out, *e.eval_flags, "--json")
+    how = (
+        f"--threshold={rule.threshold:g}",
+        f"--max-unscored={rule.max_unscored:g}",
+        f"--same-epoch-exception={rule.same_epoch_exception}",
+    )
+    for seed in e.seeds:
+        runs = {direction: str(e.folder(direction, seed)) for direction in DIRECTIONS}
+        places = tuple(str(Path(run).relative_to(e.out)) for run in runs.values())
+        for direction, place in zip(DIRECTIONS, places, strict=True):
+            of_run = ("--direction", direction, "--seed", str(seed), *out, *e.flags)
+            name = f"train {direction} seed {seed}"
+            found.append(Piece(name, "train", ("train", e.model, *of_run), (), (place,)))
+        trained = tuple(piece.name for piece in found[-2:])
+        selecting = ("select", *runs.values(), *how)
+        found.append(Piece(f"select seed {seed}", "select", selecting, trained, places))
+        selected = (found[-1].name,)
+        if not e.tasks:
+            continue
+        if seed == e.seeds[0]:
+            base = ("eval", e.model, "--adapter", "base", "--seed", str(seed), *chosen)
+            found.append(Piece("eval base", "eval", base, trained, (f"{e.run_name}/base",)))
+        both = (word for run in runs.values() for word in ("--adapter", run))
+        of_pair = ("eval", e.model, *both, "--seed", str(seed), *chosen)
+        found.append(Piece(f"eval seed {seed}", "eval", of_pair, selected, places))
+    return found
+
+
+def is_done(experiment: Experiment, piece: Piece, results: Mapping[str, Sequence[str]]) -> bool:
+    """Whether what the piece makes is there. results: the folders that each eval piece has made."""
+    folders = [experiment.out / folder for folder in piece.folders]
+    if piece.kind == "train":
+        return all((folder / "manifest.json").is_file() for folder in folders)
+    if piece.kind == "select":
+        return all(_is_selected(folder, experiment.rule, folders) for folder in folders)
+    made = [experiment.out / folder for folder in results.get(piece.name, ())]
+    wanted = {_winner(folder) for folder in folders}
+    there = {folder.name.rpartition("-")[0] for folder in made}
+    return there == wanted and all((folder / "manifest.json").is_file() for folder in made)
+
+
+def _is_selected(folder: Path, rule: Rule, pair: Sequence[Path]) -> bool:
+    """Whether it was selected by this rule, from these two runs as they are."""
+    try:
+        selected = read_json(folder / "selected.json")
+        given = [selected["pair"][which]["fingerprint"] for which in DIRECTIONS]
+        there = [read_json(run / "config.json")["fingerprint"] for run in pair]
+        return bool(selected["rule"] == vars(rule) and given == there and selected["winner"])
+    except (Failure, OSError, LookupError, TypeError):
+        return False
+
+
+def _winner(folder: Path) -> str:
+    """The name that evaluations of a run's choice begin with; "base" for the untouched model."""
+    if folder.name == "base":
+        return "base"
+    try:
+        return str(read_json(folder / "selected.json")["winner"])
+    except (Failure, OSError, LookupError, TypeError):
+        return ""
+
+
+# --- experiment.json ------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def claim(experiment: Experiment, piece: str) -> Iterator[bool]:
+    """True while this process alone is at work on the piece; the lock of a dead process is free."""
+    path = experiment.out / ".claims" / f"{experiment.run_name}-{piece.replace(' ', '-')}.lock"
+    with Disk().open(path, os.O_RDWR | os.O_CREAT) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def stored_results(experiment: Experiment) -> dict[str, list[str]]:
+    """By eval piece, the folders of its results, as experiment.json has them."""
+    record = _read(experiment.out).get(experiment.run_name, {})
+    listed = record.get("pieces", ()) if record.get("asked") == _asked(experiment) else ()
+    return {p["name"]: p["results"] for p in listed if p.get("results")}
+
+
+def write_states(
+    experiment: Experiment, states: Mapping[str, str], results: Mapping[str, Sequence[str]]
+) -> None:
+    """Bring this model's part of experiment.json up to date; those of other models stay.
+
+    states: by piece, done, running, waiting, or the sentence of its failure.
+    """
+    listed = [
+        {
+            "name": piece.name,
+            "path": piece.folders[0],
+            "state": states[piece.name] if states[piece.name] in STATES else "failed",
+            "error": None if states[piece.name] in STATES else states[piece.name],
+            "results": list(results.get(piece.name, ())),
+        }
+        for piece in pieces(experiment)
+    ]
+    record = {
+        "model": experiment.model,
+        "seeds": list(experiment.seeds),
+        "tasks": list(experiment.tasks),
+        "data": experiment.data,
+        "asked": _asked(experiment),
+        "pieces": listed,
+    }
+    store = Store(experiment.out)
+    path = experiment.out / ".claims" / f"{FILE}.lock"
+    with store.disk.open(path, os.O_RDWR | os.O_CREAT) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # held for a moment only
+        models = _read(experiment.out) | {experiment.run_name: record}
+        store.write_json(FILE, {"models": models})
+
+
+def _seen(experiment: Experiment, name: str, state: str) -> str:
+    if state != "waiting":
+        return state
+    with claim(experiment, name) as free:
+        return "waiting" if free else "running"
+
+
+def _asked(experiment: Experiment) -> dict[str, list[str]]:
+    """What a stored result depends on beside the checkpoint: another one is asked for anew."""
+    return {
+        piece.name: list(piece.arguments) for piece in pieces(experiment) if piece.kind == "eval"
+    }
+
+
+def _read(out: Path) -> dict[str, Any]:
+    """The models of experiment.json, {} where there is none. Raises UserError for what is none."""
+    path = out / FILE
+    if not path.exists():
+        return {}
+    record = read_json(path)
+    models = record.get("models") if isinstance(record, dict) else None
+    if not isinstance(models, dict) or not all(isinstance(m, dict) for m in models.values()):
+        raise UserError(
+            f"{path} is no record of an experiment, and it would be overwritten; move it away, or "
+            "choose another --out."
+        )
+    return models
