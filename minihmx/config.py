@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -239,3 +240,20 @@ def check_config(config: Config, context: int) -> None:
 def science(config: Config) -> dict[str, Any]:
     """The fields that decide what a run computes."""
     return {name: getattr(config, name) for name, f in FIELDS.items() if f.metadata["science"]}
+
+
+def learning_rate(update: int, total: int, config: Config) -> float:
+    """Rate of the update with this index: linear up over the warm-up, then linear down, to reach 0
+    just after the last update.
+
+    >>> config = Config(learning_rate=1.0, warmup_ratio=0.2)
+    >>> [learning_rate(update, 10, config) for update in (0, 1, 2, 9)]
+    [0.5, 1.0, 1.0, 0.125]
+
+    The first update already moves, and so does the last. The schedule of transformers would give
+    the first one a rate of 0 and waste its rollouts.
+    """
+    warmup = math.ceil(total * config.warmup_ratio)
+    if update < warmup:
+        return config.learning_rate * (update + 1) / warmup
+    return config.learning_rate * (total - update) / max(total - warmup, 1)

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from minihmx.config import Config
+from minihmx.config import Config, learning_rate
 from minihmx.errors import DataError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -36,23 +36,6 @@ class Outcome(NamedTuple):
 
 class Overflow(ArithmeticError):
     """The scaled gradient left the range of fp16. The scale is halved: do the backward again."""
-
-
-def learning_rate(update: int, total: int, config: Config) -> float:
-    """Rate of the update with this index: linear up over the warm-up, then linear down, to reach 0
-    just after the last update.
-
-    >>> config = Config(learning_rate=1.0, warmup_ratio=0.2)
-    >>> [learning_rate(update, 10, config) for update in (0, 1, 2, 9)]
-    [0.5, 1.0, 1.0, 0.125]
-
-    The first update already moves, and so does the last. The schedule of transformers would give
-    the first one a rate of 0 and waste its rollouts.
-    """
-    warmup = math.ceil(total * config.warmup_ratio)
-    if update < warmup:
-        return config.learning_rate * (update + 1) / warmup
-    return config.learning_rate * (total - update) / max(total - warmup, 1)
 
 
 def finite_all(tensor: Tensor) -> bool:

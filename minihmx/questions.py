@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 
 from minihmx.errors import UserError
 from minihmx.judge import RUBRIC
 from minihmx.records import Question
+from minihmx.seeding import shuffled
 from minihmx.storage import strict
 
 QUESTION_FIELDS = ("id", "category", "text", "split", "source")
@@ -51,6 +52,19 @@ def load_rubric(path: Path | None = None) -> str:
     Raises UserError if the file is missing, empty or not UTF-8 text.
     """
     return RUBRIC if path is None else _read(path, "rubric").rstrip("\n")
+
+
+def batch_of(
+    step: int, questions: Sequence[Question], size: int, seed: int
+) -> tuple[int, list[Question]]:
+    """The epoch (from 1) and the questions of the step with this index.
+
+    The order of an epoch is a pure function of seed and epoch, so a resumed run needs no saved
+    state to ask the same questions. Those that do not fill a whole batch rest until the next epoch.
+    """
+    epoch, place = divmod(step, len(questions) // size)
+    order = shuffled(questions, "order", seed, epoch + 1)
+    return epoch + 1, order[place * size : (place + 1) * size]
 
 
 def _read(path: Path, kind: str) -> str:

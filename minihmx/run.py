@@ -24,9 +24,8 @@ from minihmx.models import hub, weights
 from minihmx.models.decoder import Decoder
 from minihmx.models.weights import read_tensors
 from minihmx.optimizer import Optimizer
-from minihmx.questions import load_questions, load_rubric
+from minihmx.questions import batch_of, load_questions, load_rubric
 from minihmx.records import Question, Rollout
-from minihmx.seeding import shuffled
 from minihmx.storage import identity
 from minihmx.storage.disk import dumps, home_path
 from minihmx.storage.run_folder import LATEST, REPLACED, Store
@@ -66,15 +65,9 @@ class Run:
         return self.steps_per_epoch * self.config.epochs
 
     def batch(self, step: int) -> tuple[int, list[Question]]:
-        """The epoch (from 1) and the questions of the step with this index.
-
-        The order of an epoch is a pure function of seed and epoch, so a resumed run needs no saved
-        state to ask the same questions.
-        """
-        epoch, place = divmod(step, self.steps_per_epoch)
-        order = shuffled(self.train_questions, "order", self.config.seed, epoch + 1)
-        first = place * self.config.prompts_per_step
-        return epoch + 1, order[first : first + self.config.prompts_per_step]
+        """The epoch (from 1) and the questions of the step with this index."""
+        config = self.config
+        return batch_of(step, self.train_questions, config.prompts_per_step, config.seed)
 
     def notices(self) -> list[str]:
         """What memory forced upon the run since this was last asked."""

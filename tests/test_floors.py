@@ -26,6 +26,7 @@ PACKAGE = ROOT / "minihmx"
 FLOORS = {
     0: "minihmx config records seeding errors stats advantages selection storage storage.strict"
     " storage.disk storage.history judge questions terminal"
+    " terminal.board"
     " terminal.text",  # words and plain arithmetic
     1: "storage.run_folder storage.identity grpo lora optimizer",  # disk and mathematics
     2: "models models.configs models.context models.decoder models.weights models.tokenizer"
@@ -46,12 +47,16 @@ FLOORS = {
     " results.claims results.cell_claims results.selections"
     " results.paper results.statistics results.runs results.evaluations results.collect"
     " results.conclusions results.tables results.layout results.plots"
+    " results.findings results.audit results.audit_run"
+    " results.audit_rows results.audit_steps results.audit_evals"
+    " results.evidence results.workings results.explain results.explain_group"
+    " results.explain_epoch results.explain_item"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
     " terminal.talk"
     " terminal.examples",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
     " commands.doctor commands.select commands.experiment"
-    " commands.examples commands.claims"
+    " commands.examples commands.claims commands.explain commands.audit"
     " commands.compare",  # verbs
     8: "cli __main__",  # door
 }
@@ -61,7 +66,7 @@ TORCH_FREE = (
     " storage.history commands.select experiment commands.experiment"
     " storage.strict storage.disk storage.run_folder storage.identity models models.configs"
     " models.tokenizer models.chat models.hub models.folder models.hub_errors models.targets"
-    " models.adapters engine engine.prompts instruments instruments.estimate"
+    " models.adapters engine engine.prompts instruments instruments.estimate instruments.metrics"
     " instruments.machine probes"
     " probes.judge evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
@@ -76,6 +81,10 @@ TORCH_FREE = (
     " commands.export commands.doctor"
     " probes.examples terminal.examples commands.examples"
     " results.claims results.cell_claims results.selections commands.claims"
+    " results.findings results.audit results.audit_run"
+    " results.audit_rows results.audit_steps results.audit_evals commands.audit"
+    " results.evidence results.workings results.explain results.explain_group"
+    " results.explain_epoch results.explain_item terminal.board commands.explain"
 )
 MODULES_AT_THE_TOP = 18
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 300, 60
@@ -315,7 +324,7 @@ def test_comments_and_code_are_told_apart() -> None:
         ("advantages", "group_advantages"),
         ("judge", "parse_score"),
         ("advantages", "row_weights"),
-        ("optimizer", "learning_rate"),
+        ("config", "learning_rate"),
         ("engine.sampling", "prefill"),
         ("engine.sampling", "common_prefix"),
         ("evals.reading.flips", "commitment"),

@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from sampled import Bare
 
 from minihmx import learn, lora, train
-from minihmx.config import LOSS_TYPES, Config
+from minihmx.config import LOSS_TYPES, Config, learning_rate
 from minihmx.engine.memory import Limit, in_pieces
 from minihmx.errors import DataError, Diverged, UserError
 from minihmx.judge import reward
 from minihmx.models.decoder import Decoder
-from minihmx.optimizer import Optimizer, Outcome, Overflow, learning_rate
+from minihmx.optimizer import Optimizer, Outcome, Overflow
 from minihmx.records import Completion, Question, Rollout, Unscored, Verdict
 from minihmx.run import Run, base_state, open_run
 from minihmx.storage.disk import read_lines, verify

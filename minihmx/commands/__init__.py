@@ -8,6 +8,7 @@ import argparse
 from typing import Protocol
 
 from minihmx.commands import (
+    audit,
     chat,
     claims,
     compare,
@@ -16,6 +17,7 @@ from minihmx.commands import (
     evaluate,
     examples,
     experiment,
+    explain,
     export,
     select,
     train,
@@ -36,6 +38,8 @@ COMMANDS: dict[str, tuple[str, Verb]] = {
     "select": ("choose the checkpoints of a forward and a reverse run by the paper's rule", select),
     "experiment": ("every seed in both directions, selection, benchmarks, comparison", experiment),
     "compare": ("forward against reverse: tables, intervals, plots, beside the paper's", compare),
+    "audit": ("make every number on disk again from the raw answers, and compare", audit),
+    "explain": ("write one group of answers out, with all its numbers", explain),
     "claims": ("check the paper's statements on its own tables, or on an experiment", claims),
     "examples": ("ask base, forward and reverse the same, with the judge's scores", examples),
     "data": ("get, list or check the benchmarks' published items", data),

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from minihmx.errors import Failure
 from minihmx.records import Rollout, Verdict, finite
 from minihmx.stats import clustered_standard_error, mean, std_unbiased
 from minihmx.storage.disk import read_lines
 from minihmx.storage.history import NUMBER
+
+if TYPE_CHECKING:  # an audit makes these numbers again where torch is not installed
+    from torch import Tensor
 
 STAGES = {
     "step": ("sample", "judge", "reference", "learn"),
@@ -31,6 +31,8 @@ def token_metrics(
     over all tokens. sampler_gap: mean |log-prob while sampling - now|, in nats; it is
     rounding alone.
     """
+    import torch
+
     lengths = [len(rollout.completion.ids) for rollout in rollouts]
     rows = zip(
         rollouts, *(torch.split(flat, lengths) for flat in (policy, reference, kl)), strict=True

@@ -6,6 +6,7 @@ learn; here everything that would change an answer unseen is refused. Finding ne
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -45,6 +46,12 @@ class Adapter(NamedTuple):
     rank: int
     alpha: float
     targets: list[str] | str
+
+
+def adapter_digest(folder: Path) -> str:
+    """sha256 (hex) over an adapter's config and weights, as results and refusals name it."""
+    files = (folder / CONFIG, folder / WEIGHTS)
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def find_adapter(text: str) -> Path:

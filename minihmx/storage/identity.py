@@ -21,9 +21,14 @@ def fingerprint(
     return {
         **science,
         "model digest": model_digest,
-        "questions digest": _digest(json.dumps([asdict(q) for q in questions], sort_keys=True)),
-        "rubric digest": _digest(rubric),
+        "questions digest": questions_digest(questions),
+        "rubric digest": text_digest(rubric),
     }
+
+
+def questions_digest(questions: Sequence[Question]) -> str:
+    """sha256 (hex) over every field of the questions, in their order."""
+    return text_digest(json.dumps([asdict(q) for q in questions], sort_keys=True))
 
 
 def check_same_experiment(store: Store, own: Mapping[str, Any]) -> None:
@@ -57,8 +62,13 @@ def check_same_experiment(store: Store, own: Mapping[str, Any]) -> None:
 
 def write_config(store: Store, own: Mapping[str, Any], others: Mapping[str, Any]) -> None:
     """config.json: the fingerprint's fields, their digest, and whatever else there is to say."""
-    digest = _digest(json.dumps(own, sort_keys=True))
-    store.write_json("config.json", {"science": own, "fingerprint": digest, **others})
+    record = {"science": own, "fingerprint": science_digest(own), **others}
+    store.write_json("config.json", record)
+
+
+def science_digest(own: Mapping[str, Any]) -> str:
+    """The fingerprint as one sha256 (hex)."""
+    return text_digest(json.dumps(own, sort_keys=True))
 
 
 def add_start(store: Store, environment: Mapping[str, Any]) -> None:
@@ -75,5 +85,5 @@ def earlier_starts(store: Store) -> list[Any]:
     return starts if isinstance(starts, list) else []
 
 
-def _digest(text: str) -> str:
+def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()

@@ -13,7 +13,7 @@ from minihmx.evals import BENCHMARKS
 from minihmx.evals.asking.results import Results
 from minihmx.evals.asking.runner import Progress
 from minihmx.evals.asking.session import Session, run_session
-from minihmx.terminal.text import number
+from minihmx.terminal.text import ERROR, number
 
 EVERY = 10.0  # seconds between progress lines where nobody watches
 
@@ -89,6 +89,7 @@ def heading(session: Session) -> Iterator[str]:
         where = loaded.adapter.adapter.folder if loaded.adapter else "no adapter"
         yield f"evaluated  {loaded.subject.title}: {where}"
         yield from (f"  notice   {notice}" for notice in loaded.notices)
+    yield f"           {ERROR}, what is about one question going together"
 
 
 def title(results: Results, progress: Progress) -> Iterator[str]:

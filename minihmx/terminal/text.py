@@ -7,6 +7,9 @@ import shlex
 import sys
 from datetime import timedelta
 
+# What the sign says wherever train, eval and select show it: how far a mean may be off. How far
+# single answers lie apart is called std, and never has this sign.
+ERROR = "± is the standard error of a mean"
 LONGEST = 1e10  # seconds; timedelta knows no more than some thousand times that
 
 

@@ -181,7 +181,7 @@ class Results:
         assert len(records) == len(self.wanted), "samples are missing"
         if self._sealed:
             return self._checked(records)
-        result = self._result(records, self.dataset)
+        result = self.result(records, self.dataset)
         self.store.write_json(RESULT, result)
         digests = {name: sha256(self.folder / name) for name in (SAMPLES, RESULT)}
         self.store.write_json("manifest.json", {"sha256": digests})
@@ -193,7 +193,7 @@ class Results:
             stored = strict.read_json(self.folder / RESULT)
             place = {name: stored["data"][name] for name in ("origin", "total", "note")}
             if [type(value) for value in place.values()] == [str, int, str]:
-                result = self._result(records, replace(self.dataset, **place))
+                result = self.result(records, replace(self.dataset, **place))
                 totals = len(self.dataset.items), self.benchmark.total
                 if place["total"] in totals and dumps(stored) == dumps(result):
                     return result
@@ -201,7 +201,8 @@ class Results:
             pass
         raise self._spoilt(f"{RESULT} does not follow from {SAMPLES}")
 
-    def _result(self, records: Sequence[Mapping[str, Any]], dataset: Dataset) -> dict[str, Any]:
+    def result(self, records: Sequence[Mapping[str, Any]], dataset: Dataset) -> dict[str, Any]:
+        """What result.json holds for these samples of the whole dataset."""
         n, total = len(self.items), dataset.total
         return {
             **self.identity,

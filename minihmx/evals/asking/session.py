@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -202,10 +201,8 @@ def load_subject(name: str, source: hub.Source, config: Config) -> Loaded:
     if name == adapters.BASE:
         return Loaded(Subject(runs / adapters.BASE, adapters.BASE, model, None), None)
     opened = open_adapter(name, source)
-    folder, digest = opened.adapter.folder, hashlib.sha256()
-    for file in (adapters.CONFIG, adapters.WEIGHTS):
-        digest.update((folder / file).read_bytes())
-    sha = digest.hexdigest()
+    folder = opened.adapter.folder
+    sha = adapters.adapter_digest(folder)
     if folder.parent.name == "checkpoints":
         home, place = folder.parent.parent, folder.name
         title = "/".join([*home.parts[-2:], place])

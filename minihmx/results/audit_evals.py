@@ -1,0 +1,177 @@
+"""Evaluations on benchmarks: every verdict scored again, every number of a result made again."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from minihmx.errors import Failure
+from minihmx.evals import BENCHMARKS
+from minihmx.evals.asking.results import (
+    RESULT,
+    SAMPLES,
+    Results,
+    Settings,
+    Subject,
+    sample_line,
+    stored_answer,
+)
+from minihmx.evals.benchmark import Benchmark, Item
+from minihmx.evals.items.load import Dataset, locate, read_items
+from minihmx.models.adapters import adapter_digest
+from minihmx.results.findings import ABSENT, Audit, Line, Place, Rule
+
+SETTING_TYPES = [bool, int, float, int, int, dict, str, str]  # of the settings, in their order
+SAYS = ("origin", "total", "note")  # of the data, which its digest does not cover
+
+
+def is_evaluation(folder: Path) -> bool:
+    return (folder / SAMPLES).exists() or (folder / RESULT).exists()
+
+
+def audit_evaluation(audit: Audit, folder: Path, model: str | None = None) -> None:
+    """Check one evaluation's folder. model: the digest of the model that its run was made with."""
+    if not (folder / RESULT).exists():
+        lines = audit.lines(folder / SAMPLES, growing=True)
+        what = f"its {len(lines)} samples are whole lines, and not scored again"
+        audit.note(f"{folder}: not finished (no {RESULT}), so {what}")
+        return
+    audit.manifest(folder, (SAMPLES, RESULT))
+    found = audit.json(folder / RESULT)
+    if found is None:
+        return
+    stored, text = found
+    lines = audit.lines(folder / SAMPLES)
+    results = results_again(audit, folder, stored, lines)
+    if results is None:
+        return
+    audit.compare("identity", Place(folder / RESULT), "folder", folder.name, results.folder.name)
+    if model is not None:
+        pair = {"model": {"digest": stored["model"].get("digest")}}, {"model": {"digest": model}}
+        audit.compare_tree("identity", (folder / RESULT, text), *pair)
+    check_adapter(audit, folder, stored, text)
+    if check_samples(audit, folder, results, lines):
+        again = results.result([line.record for line in lines], results.dataset)
+        audit.compare_tree("results", (folder / RESULT, text), stored, again)
+        extra = {name: ABSENT for name in stored["metrics"].keys() - again["metrics"].keys()}
+        audit.compare_tree("results", (folder / RESULT, text), stored, {"metrics": extra})
+
+
+def results_again(
+    audit: Audit, folder: Path, stored: Mapping[str, Any], lines: list[Line]
+) -> Results | None:
+    """The evaluation as its result.json and its samples describe it; None where they cannot."""
+    try:
+        benchmark = BENCHMARKS[stored["benchmark"]]
+        settings = Settings(**stored["settings"])
+        if [*map(type, vars(settings).values())] != SETTING_TYPES:
+            raise ValueError(f"its settings are {settings}")
+        data = {name: stored["data"][name] for name in SAYS}
+        if [type(value) for value in data.values()] != [str, int, str]:
+            raise ValueError(f"its data say {data}")
+        lacking = benchmark.switches.keys() - settings.switches.keys()
+        if lacking:
+            audit.note(
+                f"{folder}: its settings lack {', '.join(sorted(lacking))}, as those of other "
+                "versions do, so its verdicts are not scored again"
+            )
+            return None
+        dataset = dataset_again(audit, benchmark, stored["data"]["digest"], data, settings, lines)
+        subject = Subject(
+            folder.parents[2], folder.name.rpartition("-")[0], stored["model"], stored["adapter"]
+        )
+        return Results(benchmark, dataset, subject, settings)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        rule = Rule(f"that of an evaluation ({type(error).__name__}: {error})")
+        audit.find("results", Place(folder / RESULT, 1), "text", Rule("another"), rule)
+    return None
+
+
+def dataset_again(
+    audit: Audit,
+    benchmark: Benchmark,
+    digest: str,
+    data: dict[str, Any],
+    settings: Settings,
+    lines: list[Line],
+) -> Dataset:
+    """The items that were asked: those of a set with their digest that is here, else those that the
+    samples hold themselves."""
+    for where in ("sample", "hub"):
+        known = known_items(benchmark.name, where)
+        if known and known.digest == digest:
+            return replace(known, **data)
+    audit.note(
+        f"{benchmark.name}: no set of items with the digest {str(digest)[:8]} is here, so that the "
+        "items in its samples are the published ones is not checked"
+    )
+    items = {line.record["id"]: line.record["item"] for line in lines if line.record}
+    return Dataset(list(items.values()), digest, **data)
+
+
+@functools.cache
+def known_items(name: str, where: str) -> Dataset | None:
+    """The items of a benchmark that came with this package, or that were fetched before."""
+    try:
+        found = locate(BENCHMARKS[name], where)
+        return read_items(BENCHMARKS[name], found) if found else None
+    except (OSError, Failure):
+        return None
+
+
+def check_adapter(audit: Audit, folder: Path, stored: Mapping[str, Any], text: str) -> None:
+    """The digest of the adapter that was evaluated, where its checkpoint still stands."""
+    if not stored["adapter"]:
+        return
+    place = folder.parents[2] / "checkpoints" / folder.name.rpartition("-")[0]
+    if not place.is_dir():
+        audit.note(f"{folder}: its adapter is not in {place}, so its digest is not made again")
+        return
+    try:
+        again = {"adapter": {"digest": adapter_digest(place)}}
+    except OSError as error:
+        audit.find("identity", Place(place), "adapter", Rule("unreadable"), Rule(str(error)))
+        return
+    audit.compare_tree("identity", (folder / RESULT, text), dict(stored), again)
+
+
+def check_samples(audit: Audit, folder: Path, results: Results, lines: list[Line]) -> bool:
+    """Score every sample again; whether all could be, so that the result can be made again."""
+    items: dict[str, Item] = {item["id"]: item for item in results.items}
+    done, sound = Counter[str](), True
+    for line in lines:
+        if not line.record:
+            sound = False
+            continue
+        try:
+            name = line.record["id"]
+            again = sample_again(results, items[name], done[name], line.record)
+        except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError) as error:
+            rule = Rule(f"one that can be scored ({type(error).__name__}: {error})")
+            audit.find("verdicts", line.place, "line", Rule("another"), rule)
+            sound = False
+            continue
+        done[name] += 1
+        for key in sorted(line.record.keys() | again.keys()):
+            logged, value = line.record.get(key, ABSENT), again.get(key, ABSENT)
+            if key == "sample" and done[name] > results.settings.samples:
+                value = Rule(f"below {results.settings.samples}")
+            same = audit.compare("verdicts", line.place, key, logged, value)
+            sound &= same or key not in ("values", "cluster", "unparsed")
+    counts = len(lines), len(results.wanted)
+    return audit.compare("verdicts", Place(folder / SAMPLES), "number of lines", *counts) and sound
+
+
+def sample_again(
+    results: Results, item: Item, sample: int, record: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The line of this answer to this item; whether its prompt was cut is taken as it is."""
+    benchmark, switches = results.benchmark, results.settings.switches
+    request = benchmark.ask(item, switches)
+    answer = stored_answer(record, request)._replace(truncated=record["truncated"] is True)
+    score = benchmark.score(item, answer, switches)
+    return sample_line(benchmark, item, sample, request, answer, score)

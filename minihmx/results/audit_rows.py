@@ -1,0 +1,178 @@
+"""The answers of a step or an evaluation, one by one: each number in their lines is made again."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from minihmx.advantages import assign_advantages, assign_weights
+from minihmx.judge import parse_score, reward
+from minihmx.questions import batch_of
+from minihmx.records import Completion, Question, Rollout, Unscored, Verdict
+from minihmx.results.audit_run import Facts
+from minihmx.results.findings import ABSENT, Audit, Line, Place, Rule
+
+# What `rebuilt` and the assigning functions make again of a row, and the check that counts it.
+QUESTION_PARTS = ("question", "category", "prompt")
+REMADE = {
+    **dict.fromkeys((*QUESTION_PARTS, "sample"), "order"),
+    **dict.fromkeys(("score", "span", "flags", "unscored"), "scores"),
+    "reward": "rewards",
+    **dict.fromkeys(("group_mean", "group_std", "advantage"), "groups"),
+    "weight": "weights",
+}
+
+
+class Turn(NamedTuple):
+    """A step (both counts from 1), or the evaluation behind an epoch (from 0)."""
+
+    kind: str
+    step: int
+    epoch: int
+
+    @property
+    def file(self) -> str:
+        if self.kind == "step":
+            return f"rollouts/step-{self.step:06d}.jsonl"
+        return f"evaluations/epoch-{self.epoch:02d}.jsonl"
+
+
+class Endings:
+    """Which tokens ended an answer, and which stand within one, over a whole run."""
+
+    def __init__(self) -> None:
+        self.ends: dict[int, list[Place]] = defaultdict(list)
+        self.within: dict[int, list[Place]] = defaultdict(list)
+
+    def add(self, ids: Sequence[int], finish: str, place: Place) -> None:
+        """Count an answer's tokens."""
+        if finish == "stop":
+            self.ends[ids[-1]].append(place)
+            ids = ids[:-1]
+        for token in set(ids):
+            self.within[token].append(place)
+
+    def check(self, audit: Audit) -> None:
+        """A token that ends an answer stands within none, as that one would have ended there."""
+        for token in sorted(self.ends.keys() & self.within.keys()):
+            few = min(self.ends[token], self.within[token], key=len)
+            rule = Rule(f"another, as token {token} ends some answers and stands within others")
+            for place in few:
+                audit.find("endings", place, "finish", Rule("one"), rule)
+
+
+def wanted_answers(facts: Facts, turn: Turn) -> list[tuple[Question, int]] | None:
+    """The question and sample of each row; None where the questions are not known."""
+    if facts.questions is None:
+        return None
+    config, samples = facts.config, facts.config.eval_samples
+    questions = [q for q in facts.questions if q.split == "eval"]
+    if turn.kind == "step":
+        train, samples = [q for q in facts.questions if q.split == "train"], config.generations
+        _, questions = batch_of(turn.step - 1, train, config.prompts_per_step, config.seed)
+    return [(question, s) for question in questions for s in range(samples)]
+
+
+def check_rows(
+    audit: Audit, facts: Facts, turn: Turn, rows: Sequence[Line], bad: bool, endings: Endings
+) -> list[Rollout]:
+    """Make the numbers of a file's rows again; returns the rollouts, none where one is damaged.
+
+    bad: its line in metrics.jsonl says that some number was not finite.
+    """
+    config, wanted = facts.config, wanted_answers(facts, turn)
+    path = facts.folder / turn.file
+    if wanted is not None and not audit.compare(
+        "order", Place(path), "number of lines", len(rows), len(wanted)
+    ):
+        return []
+    cap = config.max_completion_length
+    # every row is looked at, also behind a damaged one
+    if not all([bool(row.record) and check_raw(audit, row, cap) for row in rows]):
+        return []
+    samples = config.generations if turn.kind == "step" else config.eval_samples
+    rollouts = []
+    for number, row in enumerate(rows):
+        endings.add(row.record["ids"], row.record["finish"], row.place)
+        if wanted is None:
+            name, category, text = (
+                str(row.record.get(n)) for n in ("question", "category", "prompt")
+            )
+            asked = Question(name, category, text, "train", "ours"), number % samples
+        else:
+            asked = wanted[number]
+        rollouts.append(rebuilt(row.record, *asked, config.direction, bad))
+    if turn.kind == "step":
+        assign_advantages(rollouts, config.generations, config.advantage_epsilon)
+        assign_weights(rollouts, config.generations, config.loss_type, cap)
+    for row, rollout in zip(rows, rollouts, strict=True):
+        again = rollout.line()
+        for name, check in REMADE.items():
+            if name == "weight" not in row.record and not facts.sealed:
+                facts.lacking.add("weight")
+            elif wanted is not None or name not in QUESTION_PARTS:
+                logged = row.record.get(name, ABSENT)
+                audit.compare(check, row.place, name, logged, again[name])
+    return rollouts
+
+
+def check_raw(audit: Audit, row: Line, cap: int) -> bool:
+    """Whether a row's raw fields are such as a model and a judge can have given."""
+    record, place = row.record, row.place
+    ids, finish, end = (record.get(name, ABSENT) for name in ("ids", "finish", "judge_finish"))
+    of_ints = isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids)
+    holds = of_ints and 1 <= len(ids) <= cap
+    sound = audit.require("endings", place, "ids", ids, holds, f"1 to {cap} token ids")
+    # an answer below the cap ended by itself; at the cap its last token decides, see Endings
+    ways = ("stop", "length") if sound and len(ids) == cap else ("stop",)
+    sound &= audit.require("endings", place, "finish", finish, finish in ways, " or ".join(ways))
+    for name in ("completion", "judge"):
+        text = record.get(name, ABSENT)
+        sound &= audit.require("scores", place, name, text, type(text) is str, "text")
+    holds = end in ("stop", "length") or end == record.get("judge") == ""
+    rule = 'stop or length, or "" where the judge was not asked'
+    sound &= audit.require("scores", place, "judge_finish", end, holds, rule)
+    return check_kl(audit, row) if sound else False
+
+
+def check_kl(audit: Audit, row: Line) -> bool:
+    """Whether log-probs and KL, null where not finite, can belong together.
+
+    k3 is a convex function of a token's log-ratio. So its mean over the tokens, the row's KL, is at
+    least k3 of their mean, which the two sums give; rounding is allowed for.
+    """
+    record, sound, sums = row.record, True, []
+    for name in ("policy_logprob", "reference_logprob"):
+        value = record.get(name, ABSENT)
+        sums.append(value)
+        holds = value is None or (type(value) is float and value <= 0)
+        sound &= audit.require("bounds", row.place, name, value, holds, "0 or less, or null")
+    least = 0.0
+    if sound and None not in sums:
+        ratio = (sums[1] - sums[0]) / len(record["ids"])
+        least = math.exp(min(ratio, 700.0)) - ratio - 1
+    kl = record.get("kl", ABSENT)
+    holds = kl is None or (type(kl) is float and kl >= least * (1 - 1e-4) - 1e-5)
+    return audit.require("bounds", row.place, "kl", kl, holds, f"{least:.6g} or more") and sound
+
+
+def rebuilt(
+    record: dict[str, Any], question: Question, sample: int, direction: str, bad: bool
+) -> Rollout:
+    """The answer with its verdict read again from the judge's words, and its reward from that.
+
+    Only where some number was not finite can an answer be unscored whatever the judge wrote.
+    """
+    completion = Completion(record["ids"], [], record["completion"], record["finish"])
+    rollout = Rollout(question, sample, question.text, [], completion)
+    reason, end = record.get("unscored"), record["judge_finish"]
+    verdict: Verdict | Unscored = parse_score(record["judge"], end == "stop")
+    if end == "":
+        verdict = Unscored("not-finite" if bad and reason == "not-finite" else "too-long")
+    elif bad and reason == "judge-not-finite":
+        verdict = Unscored("judge-not-finite")
+    rollout.verdict, rollout.kl = verdict, record["kl"]
+    rollout.reward = reward(verdict, direction)
+    return rollout

@@ -1,0 +1,169 @@
+"""A run, recomputed from what it left on disk: its identity, and each of its files in turn.
+
+The answers' text and token ids, the judge's words and the model's own numbers are taken as they
+are. All that follows from them is made again by the very functions that made it (no torch).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minihmx.config import FIELDS, Config, check_config
+from minihmx.errors import Failure, UserError
+from minihmx.questions import load_questions
+from minihmx.records import Question
+from minihmx.results.findings import ABSENT, Audit, Place, Rule, line_of
+from minihmx.storage.identity import questions_digest, science_digest, text_digest
+from minihmx.storage.run_folder import CHECKPOINT, LATER
+
+SCIENCE = {name: f.default for name, f in FIELDS.items() if f.metadata["science"]}
+# What other commands add to a sealed run: `export` its merged model.
+ADDED = (*LATER, "merged")
+
+
+@dataclass
+class Facts:
+    """What a run says of itself, read once.
+
+    questions: None where nothing on this disk has their digest. steps_per_epoch: 0 where neither
+    questions nor status.json tell it. complete: nothing writes to it any more. sealed: it has a
+    manifest, and so was finished by code that also keeps rubric, questions and weights. lacking:
+    what older code did not write.
+    """
+
+    folder: Path
+    config: Config
+    science: dict[str, Any]
+    questions: list[Question] | None
+    steps_per_epoch: int
+    complete: bool
+    sealed: bool
+    lacking: set[str]
+
+
+def read_facts(audit: Audit, folder: Path) -> Facts | None:
+    """Check config.json, status.json, rubric and questions; None where no config can be read."""
+    found = audit.json(folder / "config.json")
+    if found is None:
+        return None
+    stored, text = found
+    path, science = folder / "config.json", stored.get("science")
+    if not isinstance(science, dict):
+        audit.find("identity", Place(path, 1), "science", science, Rule("the fields of a run"))
+        return None
+    again = science_digest(science)
+    place = Place(path, line_of(text, "fingerprint"))
+    audit.compare("identity", place, "fingerprint", stored.get("fingerprint"), again)
+    sampler = stored.get("sampler")
+    if isinstance(sampler, dict):
+        place = Place(path, line_of(text, "sampler", "temperature"))
+        pair = sampler.get("temperature"), science.get("temperature")
+        audit.compare("identity", place, "sampler.temperature", *pair)
+    config = _config(audit, path, text, science)
+    sealed = (folder / "manifest.json").exists()
+    lacking = set[str]()
+    questions = _questions(audit, folder, science, sealed, lacking)
+    _rubric(audit, folder, science, sealed, lacking)
+    status = audit.json(folder / "status.json")
+    said = status[0] if status else {}
+    steps = said.get("steps") if type(said.get("steps")) is int else 0
+    if config is None:
+        return None
+    per_epoch = steps // config.epochs if steps else 0
+    if questions is not None:
+        trained = sum(question.split == "train" for question in questions)
+        per_epoch = trained // config.prompts_per_step
+    complete = sealed or said.get("state") == "complete"
+    if status:
+        total = per_epoch * config.epochs
+        expected = {"steps": total, "step": total if complete else said.get("step")}
+        expected["state"] = "complete" if sealed else said.get("state")
+        for field, value in expected.items():
+            place = Place(folder / "status.json", line_of(status[1], field))
+            audit.compare("metrics", place, field, said.get(field, ABSENT), value)
+    if not complete:
+        audit.note(f"{folder}: {said.get('state', 'unfinished')}, so audited as far as it is")
+    return Facts(folder, config, science, questions, per_epoch, complete, sealed, lacking)
+
+
+def _config(audit: Audit, path: Path, text: str, science: dict[str, Any]) -> Config | None:
+    """The fields as a Config; None, and a finding, for values that no run can have."""
+    values = {}
+    for name, default in SCIENCE.items():
+        if name not in science:
+            audit.note(f"{path}: {name} is not there, so its default is taken")
+            continue
+        value, place = science[name], Place(path, line_of(text, "science", name))
+        kind = type(default)
+        if not audit.require(
+            "identity", place, f"science.{name}", value, type(value) is kind, kind.__name__
+        ):
+            return None
+        values[name] = value
+    config = Config(**values)
+    try:
+        check_config(config, config.max_sequence_length)
+    except UserError as error:
+        audit.find(
+            "identity", Place(path, line_of(text, "science")), "science", ABSENT, Rule(str(error))
+        )
+        return None
+    return config
+
+
+def _questions(
+    audit: Audit, folder: Path, science: dict[str, Any], sealed: bool, lacking: set[str]
+) -> list[Question] | None:
+    """The run's questions: its own file, or the built-in ones where they have the digest."""
+    path, digest = folder / "questions.jsonl", science.get("questions digest")
+    if not path.exists() and not sealed:
+        questions = load_questions()
+        if questions_digest(questions) == digest:
+            return questions
+        lacking.add("questions.jsonl")
+        return None
+    audit.lines(path)
+    try:
+        questions = load_questions(path)
+    except Failure as error:
+        audit.find("identity", Place(path), "file", Rule("unusable"), Rule(str(error)))
+        return None
+    again = questions_digest(questions)
+    audit.compare("identity", Place(path), "questions digest", digest, again)
+    return questions
+
+
+def _rubric(
+    audit: Audit, folder: Path, science: dict[str, Any], sealed: bool, lacking: set[str]
+) -> None:
+    path = folder / "rubric.txt"
+    if not path.exists() and not sealed:
+        lacking.add("rubric.txt")
+        return
+    data = audit.bytes_of(path)
+    if data is not None:
+        again = text_digest(data.decode(errors="replace").rstrip("\n"))
+        audit.compare("identity", Place(path), "rubric digest", science.get("rubric digest"), again)
+
+
+def check_files(audit: Audit, facts: Facts) -> None:
+    """Hash what the manifests name again, and look for what none of them names."""
+    folder = facts.folder
+    if facts.sealed:
+        files = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
+        own = {p.as_posix() for p in files if p.parts[0] not in ADDED and p.name[0] != "."}
+        audit.manifest(folder, own)
+    else:
+        facts.lacking |= {"manifest.json"} if facts.complete else set()
+    for place in sorted((folder / "checkpoints").glob("[!.]*")):
+        audit.manifest(place, CHECKPOINT)
+    for path in [folder / "amax.jsonl", *sorted((folder / "crash").glob("*.jsonl"))]:
+        if path.exists():
+            audit.lines(path, growing=not facts.complete)
+    for name in ("env.json", "prompts.json"):
+        if (folder / name).exists():
+            audit.value(folder / name)
+        elif name == "prompts.json":
+            facts.lacking.add(name)

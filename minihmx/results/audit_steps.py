@@ -1,0 +1,224 @@
+"""The files that grow with a run, line by line, and the checkpoints that count on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from typing import Any
+
+from minihmx.config import learning_rate
+from minihmx.instruments.metrics import describe, score_error, zero_variance_groups
+from minihmx.records import Rollout
+from minihmx.results.audit_rows import Endings, Turn, check_rows
+from minihmx.results.audit_run import Facts
+from minihmx.results.findings import ABSENT, Audit, Line, Place, Rule
+from minihmx.stats import mean
+
+# Sums of fp32 numbers: the loss is one over micro-batches, and kl_tokens one over tokens in fp64.
+LOSS_ROUNDING, KL_ROUNDING = 1e-4, 1e-9
+
+
+def turns(facts: Facts) -> Iterator[Turn]:
+    """The evaluation of the untouched model, then each epoch's steps and its evaluation."""
+    yield Turn("evaluation", 0, 0)
+    for epoch in range(1, facts.config.epochs + 1):
+        first = (epoch - 1) * facts.steps_per_epoch + 1
+        last = epoch * facts.steps_per_epoch
+        yield from (Turn("step", step, epoch) for step in range(first, last + 1))
+        yield Turn("evaluation", last, epoch)
+
+
+def check_steps(audit: Audit, facts: Facts) -> list[Line]:
+    """Every line of metrics.jsonl and of timings.jsonl, and the answers behind it.
+
+    Returns the lines of metrics.jsonl.
+    """
+    folder, growing, endings = facts.folder, not facts.complete, Endings()
+    lines = audit.lines(folder / "metrics.jsonl", growing)
+    timings = audit.lines(folder / "timings.jsonl", growing)
+    expected, update = list(turns(facts)), 0
+    done, to_come = (
+        {t.file for t in part} for part in (expected[: len(lines)], expected[len(lines) :])
+    )
+    if facts.complete:
+        for file, found in (("metrics.jsonl", lines), ("timings.jsonl", timings)):
+            place = Place(folder / file)
+            audit.compare("metrics", place, "number of lines", len(found), len(expected))
+    for turn, line, timing in zip_longest(expected[: len(lines)], lines, timings[: len(lines)]):
+        if turn is None:
+            break  # more lines than there are steps, which was found above
+        rows = audit.lines(folder / turn.file)
+        bad = line.record.get("not_finite") not in ("", None)
+        rollouts = check_rows(audit, facts, turn, rows, bad, endings)
+        if line.record:
+            check_numbers(audit, facts, turn, line, rollouts)
+            check_not_finite(audit, facts, line, rollouts, last=line is lines[-1])
+        if turn.kind == "step":
+            update = check_update(audit, facts, line, update)
+        if timing and timing.record:
+            check_timing(audit, turn, timing, rollouts)
+    endings.check(audit)
+    for path in sorted([*folder.glob("rollouts/*"), *folder.glob("evaluations/*")]):
+        name = path.relative_to(folder).as_posix()
+        if name in to_come and not facts.complete:
+            audit.note(f"{path} has no line in metrics.jsonl yet, so it is left out")
+        elif name not in done:
+            audit.find("records", Place(path), "file", Rule("there"), ABSENT)
+    return lines
+
+
+def check_timing(audit: Audit, turn: Turn, timing: Line, rollouts: Sequence[Rollout]) -> None:
+    """What a line of timings.jsonl says beside seconds and memory."""
+    told: dict[str, Any] = {"kind": turn.kind, "epoch": turn.epoch}
+    if turn.kind == "step":
+        told = {"kind": turn.kind, "step": turn.step}
+        if rollouts:
+            told["tokens"] = sum(len(rollout.completion.ids) for rollout in rollouts)
+    for name, value in told.items():
+        audit.compare("metrics", timing.place, name, timing.record.get(name, ABSENT), value)
+
+
+def check_numbers(
+    audit: Audit, facts: Facts, turn: Turn, line: Line, rollouts: Sequence[Rollout]
+) -> None:
+    """What a line of metrics.jsonl says of its answers, made again from them."""
+    record, place = line.record, line.place
+    again: dict[str, Any] = {"kind": turn.kind, "step": turn.step, "epoch": turn.epoch}
+    if rollouts:
+        again |= describe(rollouts)
+        again["kl"] = mean([r.kl for r in rollouts if r.kl is not None])
+        if turn.kind == "step":
+            again["zero_variance_groups"] = zero_variance_groups(rollouts, facts.config.generations)
+            check_close(audit, line, "loss", loss_terms(rollouts, facts.config.beta), LOSS_ROUNDING)
+        else:
+            again["score_error"] = score_error(rollouts)
+        tokens = sum(len(r.completion.ids) for r in rollouts)
+        terms = [kl_of(r) * len(r.completion.ids) / tokens for r in rollouts]
+        check_close(audit, line, "kl_tokens", terms, KL_ROUNDING)
+    for name, value in again.items():
+        audit.compare("metrics", place, name, record.get(name, ABSENT), value)
+    for name in ("entropy", "sampler_gap"):
+        value = record.get(name, ABSENT)
+        holds = type(value) is float and value >= -1e-4
+        holds |= value is None and record.get("not_finite") != ""
+        audit.require("bounds", place, name, value, holds, "0 or more")
+
+
+def check_not_finite(
+    audit: Audit, facts: Facts, line: Line, rollouts: Sequence[Rollout], last: bool
+) -> None:
+    """Whether `not_finite` names a number exactly where some number is null for that reason.
+
+    A step whose update itself made the adapter infinite has all numbers, and is a run's last. More
+    iterations on one batch may fail behind the first, whose loss is logged.
+    """
+    record, bad = line.record, line.record.get("not_finite", ABSENT)
+    holds = isinstance(bad, str) and bad is not ABSENT
+    null = any(record.get(name, ABSENT) is None for name in ("loss", "grad_norm", "kl_tokens"))
+    null |= any(r.reward is not None and math.isnan(r.reward) for r in rollouts)
+    if bad and not null:
+        holds &= facts.config.iterations > 1 or (last and not facts.complete)
+    rule = "text that names one" if null else "empty"
+    audit.require("bounds", line.place, "not_finite", bad, holds and (bool(bad) or not null), rule)
+
+
+def kl_of(rollout: Rollout) -> float:
+    return math.nan if rollout.kl is None else rollout.kl
+
+
+def loss_terms(rollouts: Sequence[Rollout], beta: float) -> list[float]:
+    """What each answer adds to the loss: tokens * weight * (beta * KL - advantage), as the ratio is
+    1 where the policy drew the answers itself."""
+    return [len(r.completion.ids) * r.weight * (beta * kl_of(r) - r.advantage) for r in rollouts]
+
+
+def check_close(
+    audit: Audit, line: Line, name: str, terms: Sequence[float], rounding: float
+) -> None:
+    """A sum that was made in another order: within rounding, or null where it is not finite."""
+    value, again = line.record.get(name, ABSENT), sum(terms)
+    room = rounding * sum(map(abs, terms)) + 1e-9
+    holds = type(value) is float and abs(value - again) <= room
+    if not math.isfinite(again) or line.record.get("not_finite") != "":
+        holds |= value is None
+    audit.require("bounds", line.place, name, value, holds, f"{again:.9g} within {room:.1g}")
+
+
+def check_update(audit: Audit, facts: Facts, line: Line, before: int) -> int:
+    """The count of updates, and the rate and scale of the last one; returns the count.
+
+    A refused step leaves the count, and the rate is that of the update it would have been.
+    """
+    record, place, config = line.record, line.place, facts.config
+    if not record:
+        return before + config.iterations
+    update, bad = record.get("update", ABSENT), record.get("not_finite", ABSENT)
+    least = before if bad else before + config.iterations
+    holds = type(update) is int and least <= update <= before + config.iterations
+    audit.require("metrics", place, "update", update, holds, str(before + config.iterations))
+    update = update if holds else before + config.iterations
+    total = facts.steps_per_epoch * config.epochs * config.iterations
+    rates = [
+        learning_rate(u, total, config) for u in ((update - 1, update) if bad else (update - 1,))
+    ]
+    rate = record.get("learning_rate", ABSENT)
+    audit.compare("metrics", place, "learning_rate", rate, rate if rate in rates else rates[0])
+    norm, scale = record.get("grad_norm", ABSENT), record.get("loss_scale", ABSENT)
+    holds = (type(norm) is float and norm >= 0) or (norm is None and bad != "")
+    audit.require("bounds", place, "grad_norm", norm, holds, "0 or more")
+    holds = type(scale) is float and scale >= 1 and math.frexp(scale)[0] == 0.5
+    holds &= scale == 1 or config.dtype == "float16"
+    audit.require("bounds", place, "loss_scale", scale, holds, "1, or in fp16 a power of 2")
+    return update
+
+
+def check_checkpoints(audit: Audit, facts: Facts, lines: Sequence[Line]) -> None:
+    """What state.json and adapter_config.json of each checkpoint say, made again."""
+    steps: list[dict[str, Any]] = [
+        line.record for line in lines if line.record.get("kind") == "step"
+    ]
+    epochs = [line.record for line in lines if line.record.get("kind") == "evaluation"]
+    folder, config = facts.folder / "checkpoints", facts.config
+    names = {f"epoch-{epoch:02d}": epoch for epoch in range(len(epochs))}
+    for path in sorted(folder.glob("[!.]*")):
+        if path.name not in names and path.name != "latest-step":
+            audit.find("checkpoints", Place(path), "folder", Rule("there"), ABSENT)
+            continue
+        state, adapter = path / "state.json", path / "adapter_config.json"
+        if found := audit.json(state):
+            stored, text = found
+            step, epoch = stored.get("step"), stored.get("epoch")
+            if path.name in names:
+                epoch = names[path.name]
+                step = epoch * facts.steps_per_epoch
+            again = state_again(steps, step, epoch)
+            audit.compare_tree("checkpoints", (state, text), stored, again)
+        if found := audit.json(adapter):
+            targets = sorted(config.lora_targets.split(","))
+            again = {"r": config.lora_rank, "lora_alpha": config.lora_alpha}
+            again["target_modules"] = targets
+            audit.compare_tree("checkpoints", (adapter, found[1]), found[0], again)
+    for name in names:
+        # an evaluation is written before its checkpoint is published
+        if not (folder / name).is_dir() and (facts.complete or name != max(names)):
+            audit.find("checkpoints", Place(folder / name), "folder", ABSENT, Rule("there"))
+
+
+def state_again(steps: Sequence[dict[str, Any]], step: Any, epoch: Any) -> dict[str, Any]:
+    """What a checkpoint behind this step and epoch counts, as far as the metrics tell."""
+    if type(step) is not int or type(epoch) is not int or not 0 <= step <= len(steps):
+        return {"step": Rule(f"0 to {len(steps)}")}
+    done = steps[:step]
+    bad = next((n for n, line in enumerate(reversed(done)) if not line.get("not_finite")), step)
+    last = done[-1] if done else {"update": 0, "loss_scale": None}
+    optimizer = {"update": last.get("update"), "scale": last.get("loss_scale")}
+    if optimizer["scale"] in (None, 1.0):  # in fp16 the scale's own past is needed
+        optimizer["since_growth"] = optimizer["update"]
+    return {
+        "step": step,
+        "epoch": epoch,
+        "bad_steps": bad,
+        "lines": dict.fromkeys(("metrics.jsonl", "timings.jsonl"), step + epoch + 1),
+        "optimizer": {name: value for name, value in optimizer.items() if value is not None},
+    }
