@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import functools
 import io
 import signal
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from minihmx import __version__
 from minihmx.commands import COMMANDS
-from minihmx.errors import INTERRUPTED, Failure, UserError, as_failure, quoted
+from minihmx.errors import INTERRUPTED, Failure, UserError, as_failure, nearest, quoted
 from minihmx.terminal.text import decodable, open_streams, typed
 
 LONGEST_MESSAGE = 2000  # characters of a message
@@ -118,9 +117,3 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
             raise UserError(f"{word} is no option of `{prog}`; {hint}")
         raise UserError(f"{quoted(word)} is one word too many; `{prog} --help` says what it takes.")
     return options
-
-
-def nearest(word: str, known: Collection[str], otherwise: str) -> str:
-    """The end of a sentence about a word that is not known."""
-    near = difflib.get_close_matches(word, known, 1)
-    return f"did you mean {near[0]}?" if near else otherwise
