@@ -18,20 +18,21 @@ from typing import Any, NoReturn
 from minihmx import __version__
 from minihmx.commands import COMMANDS
 from minihmx.errors import INTERRUPTED, Failure, UserError, as_failure, nearest, quoted
-from minihmx.terminal.text import decodable, open_streams, typed
+from minihmx.terminal.text import decodable, need_stdout, open_streams, typed
 
 LONGEST_MESSAGE = 2000  # characters of a message
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    open_streams()
+    closed = open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a model may say what the terminal cannot show
             stream.reconfigure(errors="replace")
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # see __main__.py
         options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+        need_stdout(closed, options.command, vars(options).get("action"))
         return COMMANDS[options.command][1].run(options)
     except Failure as failure:
         return refuse(failure)
