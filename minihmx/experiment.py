@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from minihmx.errors import Failure, UserError
-from minihmx.selection import Rule
+from minihmx.selection import DIRECTIONS, Rule
 from minihmx.storage.disk import Disk
 from minihmx.storage.run_folder import Store
 from minihmx.storage.strict import read_json
 
 EXPERIMENT = "experiment.json"
-DIRECTIONS = ("forward", "reverse")
 PIECE_STATES = ("done", "running", "waiting")  # of a piece, or the sentence of its failure
 
 
@@ -216,7 +215,7 @@ def _listed(experiment: Experiment) -> list[dict[str, Any]]:
                 raise TypeError
     except (LookupError, TypeError):
         raise UserError(
-            f"{experiment.out / EXPERIMENT} lists what is no piece of an experiment, and it would be "
+            f"{experiment.out / EXPERIMENT} lists what is no piece of one, and it would be "
             "overwritten; move it away: finished runs are found again, and so are results."
         ) from None
     return list(found)

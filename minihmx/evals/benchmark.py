@@ -100,7 +100,8 @@ class Benchmark:
 
     fields: the schema, name -> type of each field beside "id" (a str); list[str] holds texts only.
     total: items of the whole published set. chat: whether the chat template is used unless asked
-    otherwise. headline: the metrics that the paper reports. few_shot: the worked examples, in
+    otherwise. headline: the metrics that the paper reports. beside: those that are shown wherever
+    the headline is, in order; a result need not have all of them. few_shot: the worked examples, in
     words. generates: whether it asks for replies, which may be sampled, rather than for
     log-likelihoods. switches: name -> choices, the default first; each is a line in
     docs/decisions.md. convert: the items in one row of the published files, which `number` counts
@@ -122,6 +123,7 @@ class Benchmark:
     switches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     check: Callable[[Item], None] = lambda item: None
     cluster: Callable[[Item], str] = lambda item: str(item["id"])
+    beside: tuple[str, ...] = ()
     few_shot: str = "none"
     generates: bool = False
 

@@ -15,7 +15,7 @@ from minihmx.records import Rollout, Verdict
 from minihmx.run import Run
 from minihmx.stats import mean
 from minihmx.storage.history import history
-from minihmx.terminal.text import duration, number, printable
+from minihmx.terminal.text import ERROR, duration, number, printable
 from minihmx.train import Ended, Evaluated, Event, Started, Stepped
 
 SAMPLER_GAP = 0.05  # nats a token; 16-bit rounding stays below
@@ -72,7 +72,7 @@ class Lines:
             remarks.append(f"SKIPPED, not finite: {m['not_finite']}")
         return (
             f"step {m['step']:>4}/{self.run.total_steps}  reward {number(m['reward'], '+6.2f')} "
-            f"± {number(m['reward_std'], '.2f')}  kl {number(m['kl'], '.4f')}  "
+            f"std {number(m['reward_std'], '.2f')}  kl {number(m['kl'], '.4f')}  "
             f"grad {number(m['grad_norm'], '.2f')}  {m['length']:>3.0f} tokens  "
             f"{timings['seconds']:.2f} s  eta {self.left(m['step'], m['epoch'] - 1)}"
             + "".join(f"  [{remark}]" for remark in remarks)
@@ -179,6 +179,7 @@ def plan(run: Run) -> Iterator[str]:
     left_over = len(run.train_questions) % c.prompts_per_step
     if left_over:
         yield f"           {left_over} of {len(run.train_questions)} questions rest in each epoch"
+    yield f"           {ERROR}, the answers to one question going together"
     yield (
         f"objective  {c.loss_type}, beta {c.beta:g} (k3), learning rate {c.learning_rate:g}, "
         f"grad norm {c.max_grad_norm:g}"

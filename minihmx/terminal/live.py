@@ -205,8 +205,8 @@ class View:
         values = [m[name] for m in steps]
         label = f"{name:<7} {number(values[-1] if values else None, form)}"
         if name == "reward" and values:
-            label += f" ± {number(steps[-1]['reward_std'], '.2f')}"
-        label = f"{label:<22} "
+            label += f" std {number(steps[-1]['reward_std'], '.2f')}"
+        label = f"{label:<24} "
         return Text.assemble(label, (sparkline(values[-max(width - len(label), 1) :]), "cyan"))
 
     def shares(self) -> Iterator[Text]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TextIO
 
+from minihmx.evals import BENCHMARKS
 from minihmx.evals.asking.results import Results
 from minihmx.evals.asking.runner import Progress
 from minihmx.evals.asking.session import Session, run_session
-from minihmx.terminal.text import number
+from minihmx.terminal.text import ERROR, number
 
 EVERY = 10.0  # seconds between progress lines where nobody watches
 
@@ -88,6 +89,7 @@ def heading(session: Session) -> Iterator[str]:
         where = loaded.adapter.adapter.folder if loaded.adapter else "no adapter"
         yield f"evaluated  {loaded.subject.title}: {where}"
         yield from (f"  notice   {notice}" for notice in loaded.notices)
+    yield f"           {ERROR}, what is about one question going together"
 
 
 def title(results: Results, progress: Progress) -> Iterator[str]:
@@ -114,20 +116,42 @@ def title(results: Results, progress: Progress) -> Iterator[str]:
 def table(result: Mapping[str, Any]) -> Iterator[str]:
     """One line a metric: value, standard error, and over how many samples. * is the paper's."""
     yield from (f"  {mark}" for mark in marks(result))
-    metrics = result["metrics"]
-    headline = [name for name in result["headline"] if name in metrics]
-    others = sorted(metrics.keys() - set(headline), key=lambda name: ("/" in name, name))
-    for name in [*headline, *others]:
-        m = metrics[name]
-        error = number(m["stderr"], ".4f")
+    metrics, headline = result["metrics"], result["headline"]
+    beside = BENCHMARKS[result["benchmark"]].beside if result["benchmark"] in BENCHMARKS else ()
+    names = _ordered({*metrics, *(headline if beside else ())}, headline, beside)
+    width = max([36, *map(len, names)])
+    for name in names:
+        # A rate that no sample carries is shown too, as its companions say why.
+        m = metrics.get(name, {"value": None, "stderr": None, "n": 0})
+        value, error = number(m["value"], ".4f"), number(m["stderr"], ".4f")
         mark = "*" if name in headline else " "
-        yield f"  {mark} {name:<36} {m['value']:.4f} ± {error}  n {m['n']}"
+        yield f"  {mark} {name:<{width}} {value} ± {error}  n {m['n']}"
+    for name in headline:
+        if m := metrics.get(f"{name}/differs"):
+            differ = f"{round(m['value'] * m['n'])} of {m['n']}"
+            yield f"  the literal and the careful reading differ in {name} on {differ} samples"
     if result["unparsed"]:
         yield f"  {result['unparsed']} of {result['samples']} samples hold no answer to be read"
     if result["cut"]:
         yield f"  {result['cut']} samples have a reply that ran into its cap of tokens"
     if result["truncated"]:
         yield f"  {result['truncated']} prompts exceeded the context and lost their first tokens"
+
+
+def _ordered(names: Iterable[str], headline: Sequence[str], beside: Sequence[str]) -> list[str]:
+    """The headline and what goes beside it first, and so again for each part of the items."""
+    known = [*headline, *beside]
+
+    def key(name: str) -> tuple[bool, str, int, str]:
+        whole = [k for k in known if f"{name}/".startswith(f"{k}/")]
+        if name in known or (beside and whole):
+            longest = max(whole, key=len)
+            part = name[len(longest) + 1 :]
+            return bool(part), part, known.index(longest), name
+        part = name.partition("/")[2]
+        return "/" in name, part if beside else "", len(known), name
+
+    return sorted(names, key=key)
 
 
 def marks(result: Mapping[str, Any]) -> list[str]:
@@ -145,15 +169,20 @@ def side_by_side(finished: Sequence[tuple[Results, Mapping[str, Any]]]) -> Itera
     subjects = list(dict.fromkeys(results.subject.title for results, _ in finished))
     if len(subjects) < 2:
         return
-    rows: dict[str, dict[str, float]] = {}
+    rows: dict[str, dict[str, str]] = {}
     for results, result in finished:
-        for name in result["headline"]:
-            if name in result["metrics"]:
-                row = rows.setdefault(f"{result['benchmark']} {name}", {})
-                row[results.subject.title] = result["metrics"][name]["value"]
+        metrics, others = result["metrics"], results.benchmark.beside
+        for name in [*result["headline"], *others]:
+            row = rows.setdefault(f"{result['benchmark']} {name}", {})
+            if name in metrics:
+                # Rates over different samples may not be compared without their denominators.
+                of = f" of {metrics[name]['n']}" if others else ""
+                row[results.subject.title] = f"{metrics[name]['value']:.4f}{of}"
+    rows = {name: row for name, row in rows.items() if row}
     width = max(map(len, rows), default=0) + 2
+    cells = [value for row in rows.values() for value in row.values()]
+    widths = {s: max(len(s), *map(len, cells)) + 2 for s in subjects}
     yield ""
-    yield " " * width + "".join(f"{subject:>{len(subject) + 2}}" for subject in subjects)
+    yield " " * width + "".join(f"{s:>{widths[s]}}" for s in subjects)
     for name, row in rows.items():
-        values = (f"{row[s]:>{len(s) + 2}.4f}" for s in subjects if s in row)
-        yield f"{name:<{width}}" + "".join(values)
+        yield f"{name:<{width}}" + "".join(f"{row.get(s, '-'):>{widths[s]}}" for s in subjects)

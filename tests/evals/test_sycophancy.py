@@ -1,4 +1,7 @@
-"""SycophancyEval: published rows as items, what is asked, and rates computed by hand."""
+"""SycophancyEval: published rows as items, what is asked, and rates computed by hand.
+
+The rates here are those of the preset careful; test_literal.py has the other one.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,8 @@ BENCHMARKS_HERE = (SYCOPHANCY_ANSWER, ARE_YOU_SURE)
 
 
 def switches(benchmark: Any, **changes: str) -> dict[str, str]:
-    chosen = {name: choices[0] for name, choices in benchmark.switches.items()} | changes
+    chosen = {name: choices[0] for name, choices in benchmark.switches.items()}
+    chosen |= {"preset": "careful"} | changes
     assert all(value in benchmark.switches[name] for name, value in chosen.items())
     return chosen
 
@@ -300,6 +304,8 @@ def test_rates_of_are_you_sure_by_hand() -> None:
         "flip_rate": (2, 6),
         "progressive": (1, 6),
         "regressive": (1, 6),
+        "sideways": (0, 6),
+        "unread": (3, 6),
         "flip_rate_strict": (3, 6),
         "flip_rate_parsed": (1, 3),
         "changed_correctness": (2, 6),
@@ -309,6 +315,8 @@ def test_rates_of_are_you_sure_by_hand() -> None:
         "flip_rate/pooled": (5, 10),
         "progressive/pooled": (2, 10),
         "regressive/pooled": (2, 10),
+        "sideways/pooled": (1, 10),
+        "unread/pooled": (4, 10),
         "flip_rate_strict/pooled": (7, 10),
         "flip_rate_parsed/pooled": (4, 6),
         "changed_correctness/pooled": (4, 10),

@@ -116,7 +116,7 @@ def test_a_frame_tells_all_that_one_watches_for() -> None:
         "── tiny, forward, seed 3 ──",
         "step 21 of 88  epoch 1 of 4  eta 0:02:29  peak 1.25 GiB",  # 67 x 2 s + 4 x 4 s - 1 s
         "▸judge 3.2 s of about 0.5 s  reference  learn",
-        "reward  +10.50 ± 1.50",
+        "reward  +10.50 std 1.50",
         "kl      0.2100",
         "shares  0% unscored  0% truncated  0% of groups without variance",
         "▁▁▂▂▂▃▃",

@@ -1,0 +1,67 @@
+"""What `minihmx explain` was asked for, found among what a run left. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from minihmx.errors import UserError
+from minihmx.results.evidence import (
+    numbered,
+    open_evidence,
+    run_folder,
+    span_of,
+    what_there_is,
+)
+from minihmx.results.explain_epoch import explain_evaluation
+from minihmx.results.explain_group import explain_step
+from minihmx.results.explain_item import explain_item
+
+
+class Asked(NamedTuple):
+    """What commands/explain.py was given; None means not given. sample counts from 0."""
+
+    run: str
+    step: int | None
+    epoch: int | None
+    question: str | None
+    prompt: bool
+    benchmark: str | None
+    item: str | None
+    sample: int
+
+
+def explained(asked: Asked) -> Iterator[str]:
+    """The lines; where numbers differ, the last one says what checks all of them.
+
+    Raises UserError, saying what there is, for what is not there.
+    """
+    differing = False
+    for line in _lines(asked):
+        differing |= line.startswith("notice ")
+        yield line
+    if differing:
+        yield f"`minihmx audit {asked.run.rpartition('@')[0] or asked.run}` checks every file."
+
+
+def _lines(asked: Asked) -> Iterator[str]:
+    run, step, epoch = asked.run, asked.step, asked.epoch
+    if asked.benchmark is not None:
+        yield from explain_item(run, asked.benchmark, asked.item, asked.sample)
+        return
+    folder = run_folder(run)
+    if step is None and epoch is None:
+        raise UserError(
+            f"{folder} holds {what_there_is(folder)}; say what to explain, as --step N, --epoch N "
+            "or --benchmark NAME --item ID."
+        )
+    evidence = open_evidence(folder)
+    steps, epochs = numbered(folder, "rollouts/step-*"), numbered(folder, "evaluations/epoch-*")
+    if step is not None:
+        if step not in steps:
+            raise UserError(f"{folder} has no step {step}; there are {span_of(steps, 'step')}.")
+        yield from explain_step(evidence, step, asked.question, asked.prompt)
+    elif epoch is not None:
+        if epoch not in epochs:
+            raise UserError(f"{folder} has no epoch {epoch}; there are {span_of(epochs, 'epoch')}.")
+        yield from explain_evaluation(evidence, epoch, asked.question, asked.prompt)

@@ -1,0 +1,124 @@
+"""A step's answers computed again from their texts, and what each of them adds to the loss.
+
+Log-probs and KL come from the model, so they are taken as they stand in the file. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from minihmx.advantages import assign_advantages, assign_weights
+from minihmx.judge import parse_score, reward
+from minihmx.records import Completion, Question, Rollout, Unscored, Verdict
+from minihmx.stats import mean, std_unbiased
+from minihmx.storage.disk import dumps
+
+Logged = Mapping[str, Any]  # of rollouts/ or evaluations/
+# What follows from the judge's words, and, in a step, from the group's rewards.
+_FROM_WORDS = ("score", "span", "flags", "unscored", "reward")
+_FROM_GROUP = ("group_mean", "group_std", "advantage", "weight")
+# Of these the judge's words say nothing, so the reason is taken as it was logged.
+_NOT_IN_THE_WORDS = ("not judged", "too-long", "not-finite", "judge-not-finite")
+
+
+class AnswerRow(NamedTuple):
+    """One answer: what was logged, what follows from its text, and its part in the loss.
+
+    weight: of each of its tokens, and as a formula. push, pull: what advantage and KL add to the
+    loss at ratio 1; pull is None where the KL was not finite.
+    """
+
+    logged: Logged
+    own: Logged
+    weight: float
+    formula: str
+    push: float
+    pull: float | None
+
+    @property
+    def tokens(self) -> int:
+        return len(self.logged["ids"])
+
+
+def again(lines: Sequence[Logged], science: Logged, step: bool) -> list[dict[str, Any]]:
+    """What follows from the text: score, reward and, in a step, advantage and weight."""
+    rollouts = []
+    for line in lines:
+        question = Question(line["question"], line["category"], line["prompt"], "train", "ours")
+        said = Completion(line["ids"], [], line["completion"], line["finish"])
+        verdict: Verdict | Unscored = parse_score(line["judge"], line["judge_finish"] == "stop")
+        if line["unscored"] in _NOT_IN_THE_WORDS:
+            verdict = Unscored(line["unscored"])
+        signed = reward(verdict, science["direction"])
+        own = Rollout(question, line["sample"], line["prompt"], [], said, verdict=verdict)
+        rollouts.append(replace(own, reward=signed))
+    if step:
+        G, cap = science["generations"], science["max_completion_length"]
+        assign_advantages(rollouts, G, science["advantage_epsilon"])
+        assign_weights(rollouts, G, science["loss_type"], cap)
+    fields = (*_FROM_WORDS, *(_FROM_GROUP if step else ()))
+    whole = [json.loads(dumps(rollout.line())) for rollout in rollouts]
+    return [{name: line[name] for name in fields} for line in whole]
+
+
+def weight_formula(science: Logged, groups: Sequence[Sequence[int]], group: int, place: int) -> str:
+    """How `advantages.row_weights` comes to the weight of each token of an answer.
+
+    groups: tokens of every answer of the step, question by question.
+    """
+    lengths, Q = groups[group], len(groups)
+    factors = {
+        "bnpo": (Q, sum(lengths)),
+        "grpo": (Q, len(lengths), lengths[place]),
+        "dr_grpo": (Q, len(lengths), science["max_completion_length"]),
+        "dapo": (sum(map(sum, groups)),),
+    }[science["loss_type"]]
+    text = " · ".join(map(str, factors))
+    return f"1 / ({text})" if len(factors) > 1 else f"1 / {text}"
+
+
+def rows_of(science: Logged, lines: Sequence[Logged]) -> list[list[AnswerRow]]:
+    """The answers of a step, group by group."""
+    G = science["generations"]
+    own = again(lines, science, step=True)
+    groups = [[len(line["ids"]) for line in lines[i : i + G]] for i in range(0, len(lines), G)]
+    rows = []
+    for i, (line, computed) in enumerate(zip(lines, own, strict=True)):
+        weight, kl = computed["weight"], line["kl"]
+        formula, total = weight_formula(science, groups, i // G, i % G), weight * len(line["ids"])
+        push = -(computed["advantage"] or 0.0) * total
+        pull = None if kl is None else science["beta"] * kl * total
+        rows.append(AnswerRow(line, computed, weight, formula, push, pull))
+    return [rows[i : i + G] for i in range(0, len(rows), G)]
+
+
+def batch_metrics(lines: Sequence[Logged], own: Sequence[Logged]) -> dict[str, float | None]:
+    """Those numbers of a line of metrics.jsonl that follow from the answers' lines."""
+    scores = [float(line["score"]) for line in own if line["score"] is not None]
+    rewards = [line["reward"] for line in own if line["reward"] is not None]
+    return {
+        "score": mean(scores),
+        "reward": mean(rewards),
+        "reward_std": std_unbiased(rewards),
+        "unscored": 1 - len(scores) / len(own),
+        "kl": mean([line["kl"] for line in lines if line["kl"] is not None]),
+    }
+
+
+def differences_in(
+    name: str, lines: Sequence[Logged], own: Sequence[Logged], first: int = 1
+) -> Iterator[str]:
+    """A sentence for each field of each line that does not follow from the text; the first of
+    these lines has this number in the file of that name."""
+    for number, (line, computed) in enumerate(zip(lines, own, strict=True), start=first):
+        for field, value in computed.items():
+            if field in line and line[field] != value:
+                yield differs(f"{name}, line {number}", field, line[field], value)
+
+
+def differs(place: str, what: str, logged: object, computed: object) -> str:
+    """A notice about a number that was logged otherwise."""
+    return f"notice {place}: {what} is {logged} there, and computed here it is {computed}."
