@@ -48,7 +48,7 @@ FLOORS = {
     " results.paper results.statistics results.runs results.evaluations results.collect"
     " results.conclusions results.tables results.layout results.plots"
     " results.findings results.audit results.audit_run"
-    " results.audit_rows results.audit_steps results.audit_evals"
+    " results.audit_rows results.audit_steps results.audit_evals results.audit_cells"
     " results.evidence results.workings results.explain results.explain_group"
     " results.explain_epoch results.explain_item"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
@@ -82,7 +82,7 @@ TORCH_FREE = (
     " probes.examples terminal.examples commands.examples"
     " results.claims results.cell_claims results.selections commands.claims"
     " results.findings results.audit results.audit_run"
-    " results.audit_rows results.audit_steps results.audit_evals commands.audit"
+    " results.audit_rows results.audit_steps results.audit_evals results.audit_cells commands.audit"
     " results.evidence results.workings results.explain results.explain_group"
     " results.explain_epoch results.explain_item terminal.board commands.explain"
 )

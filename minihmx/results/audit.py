@@ -13,6 +13,7 @@ from typing import Any
 from minihmx.errors import Failure, UserError, quoted
 from minihmx.experiment import EXPERIMENT
 from minihmx.judge import SIGN
+from minihmx.results.audit_cells import audit_cells
 from minihmx.results.audit_evals import audit_evaluation, is_evaluation
 from minihmx.results.audit_run import check_files, read_facts
 from minihmx.results.audit_steps import check_checkpoints, check_steps
@@ -48,6 +49,8 @@ def audit_path(path: Path) -> Audit:
             f"{path} holds no run and no evaluation, so there is nothing to audit; a run's folder "
             "ends in seed-1 or the like, and holds config.json."
         )
+    if not is_run(path) and not is_evaluation(path):
+        audit_cells(audit, path)
     return audit
 
 

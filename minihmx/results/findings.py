@@ -33,6 +33,7 @@ CHECKS = {
     "checkpoints": "counts and settings of checkpoints made again",
     "verdicts": "benchmark answers scored again",
     "results": "numbers of benchmark results made again",
+    "cells": "parts of table cells made again from the samples",
     "selection": "fields of selected.json made again",
     "experiment": "pieces of experiment.json looked up",
 }

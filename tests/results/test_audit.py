@@ -57,7 +57,7 @@ CONFIG = re.findall(r"^\| `([^`]+)` \| (?!made|held|raw)[^|]+ \|$", PAGE, re.MUL
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A forward and a reverse run, selected, the first one evaluated on every benchmark."""
+    """A forward and a reverse run, selected, both evaluated on every benchmark."""
     base = tmp_path_factory.mktemp("made")
     cache = {"XDG_CACHE_HOME": str(base / "cache")}
 
@@ -71,8 +71,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         typed(*small(base, "--direction", way))
     typed("select", forward, reverse)
     typed(
-        *("eval", "tiny", "--out", runs, "--adapter", forward, "--data", "sample"),
-        *("--tasks", "paper", "--partial", "--limit", 4),
+        *("eval", "tiny", "--out", runs, "--adapter", forward, "--adapter", reverse),
+        *("--data", "sample", "--tasks", "paper", "--partial", "--limit", 4),
     )
     return runs
 
@@ -182,7 +182,7 @@ def test_a_real_run_with_its_evaluations_is_clean(made: Path) -> None:
     looked_at = {name: len(where) for name, where in audit.looked_at.items() if where}
     answers = 2 * (4 * 2 * 4 + 3 * 4)
     assert looked_at["scores"] == looked_at["groups"] == looked_at["weights"] == answers
-    assert looked_at["verdicts"] > 40 and looked_at["selection"] > 20
+    assert looked_at["verdicts"] > 80 and looked_at["selection"] > 20 and looked_at["cells"] > 20
     assert looked_at.keys() == audit.looked_at.keys() - {"experiment"}
 
 
@@ -323,6 +323,19 @@ def test_a_missing_file_and_a_left_over_one_are_found(run: Path) -> None:
     sign(run)
     named = {(f.check, f.file) for f in audit_path(run).findings}
     assert {("records", str(gone)), ("records", str(extra))} <= named
+
+
+def test_a_table_cell_is_made_again_from_the_samples(runs: Path, run: Path) -> None:
+    path = next((run / "evals" / "toxigen").rglob("result.json"))
+    rewrite_json(path, lambda result: change(result, "metrics.acc_norm.value"))
+    sign(run)
+    audit = audit_path(runs)
+    found = [finding.field for finding in audit.findings if finding.check == "cells"]
+    fields = [
+        f"{part}, {name}" for part in ("forward", "difference") for name in ("mean", "values")
+    ]
+    assert found == [f"tiny toxigen/acc_norm {field}" for field in fields]
+    assert reported(audit, path)
 
 
 def test_a_file_changed_under_its_manifest_is_found(run: Path) -> None:

@@ -1,0 +1,44 @@
+"""The cells of Tables 4 to 6, made again from the samples instead of from result.json."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from minihmx.errors import Failure
+from minihmx.evals.asking.results import metrics, read_samples
+from minihmx.results.cells import paired
+from minihmx.results.collect import collect, metric_of
+from minihmx.results.findings import Audit, Place
+
+
+def audit_cells(audit: Audit, path: Path) -> None:
+    """Hold what `compare` shows of a folder against the verdicts behind it, seed by seed.
+
+    Where there is nothing to compare, there are no cells; where samples are damaged, that is a
+    finding already, and no cell can be made again.
+    """
+
+    @functools.cache
+    def value(folder: Path, name: str) -> float:
+        return float(metrics(read_samples(folder))[name]["value"] or 0.0)
+
+    try:
+        comparison = collect([str(path)], items=False)
+        for cell in comparison.cells:
+            benchmark, _, name = cell.key.partition("/")
+            found = {both.seed: both.both for both in comparison.evaluated[cell.model, benchmark]}
+            forward, reverse = (
+                [metric_of(cell.key).scale * value(found[s][i].folder, name) for s in cell.seeds]
+                for i in (0, 1)
+            )
+            again = paired(cell.key, cell.model, cell.seeds, forward, reverse)
+            for part in ("forward", "reverse", "difference"):
+                of_cell = f"{cell.model} {cell.key} {part}"
+                audit.looked_at["cells"].add(Place(path / of_cell))
+                for field, logged in getattr(cell, part)._asdict().items():
+                    remade = getattr(getattr(again, part), field)
+                    if logged != remade:
+                        audit.find("cells", Place(path), f"{of_cell}, {field}", logged, remade)
+    except (Failure, OSError, LookupError, TypeError, AttributeError):
+        return
