@@ -38,7 +38,7 @@ tiny: .venv/run  ## build the bundled model anew, 5100 steps on two threads: the
 test: .venv/dev  ## all tests
 	$(PY) -m pytest
 
-test-quick: .venv/dev  ## the tests that are not marked slow: about four minutes
+test-quick: .venv/dev  ## the tests that are not marked slow: about three minutes
 	$(PY) -m pytest -m "not slow"
 
 lint: .venv/dev  ## ruff and mypy
