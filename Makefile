@@ -6,10 +6,11 @@ SEED   ?= 1
 DIRECTION ?= forward
 ARGS   ?=
 TASKS  ?= all
+RUNS   ?= runs
 # the built-in items ask about tiny's own world; another model gets the published ones
 DATA   ?= $(if $(filter tiny,$(MODEL)),sample,hub)
 
-.PHONY: help train eval tiny test test-quick lint
+.PHONY: help train eval compare claims tiny test test-quick lint
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -20,6 +21,12 @@ train: .venv/run  ## train MODEL (default tiny): make train MODEL=llama3.2-3b SE
 
 eval: .venv/evals  ## benchmarks on MODEL and on RUNs of it: make eval MODEL=tiny RUN=runs/tiny/forward/seed-1 [TASKS=bbq,toxigen] [LIMIT=100]
 	$(PY) -m minihmx eval '$(MODEL)' --tasks '$(TASKS)' --data '$(DATA)' --adapter base $(foreach run,$(RUN),--adapter '$(run)') $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
+
+compare: .venv/report  ## forward against reverse from RUNS: make compare [RUNS=runs] [ARGS="--paper --plot"]
+	$(PY) -m minihmx compare '$(RUNS)' $(ARGS)
+
+claims: .venv/report  ## the paper's statements on its own tables, or on an experiment: make claims [ARGS=runs]
+	$(PY) -m minihmx claims $(ARGS)
 
 tiny: .venv/run  ## build the bundled model anew, 5100 steps on two threads: the better part of an hour
 	$(PY) scripts/tiny/build.py --threads 2 --out minihmx/tiny
@@ -41,6 +48,10 @@ lint: .venv/dev  ## ruff and mypy
 
 .venv/evals: .venv/run
 	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[evals]'
+	touch $@
+
+.venv/report: .venv/run
+	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[report]'
 	touch $@
 
 .venv/dev: .venv/run

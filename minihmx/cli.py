@@ -1,71 +1,38 @@
 """The door: arguments in, exit code out. `python -m minihmx` and `minihmx` both come here.
 
-A verb is a file in commands/ with `arguments`, which adds its own to a parser, and `run`, and it is
-a line in COMMANDS below. Torch is imported by what runs, never here: `--help` answers at once.
+A verb is a file in commands/ and a line in COMMANDS there. Torch is imported by what runs, never
+here: `--help` answers at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import functools
 import io
 import signal
 import sys
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, NoReturn, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from minihmx import __version__
-from minihmx.commands import (
-    audit,
-    chat,
-    data,
-    doctor,
-    evaluate,
-    experiment,
-    explain,
-    export,
-    select,
-    train,
-)
-from minihmx.errors import INTERRUPTED, Failure, UserError, as_failure, quoted
-from minihmx.terminal.text import decodable, open_streams, typed
+from minihmx.commands import COMMANDS
+from minihmx.errors import INTERRUPTED, Failure, UserError, as_failure, nearest, quoted
+from minihmx.terminal.text import decodable, need_stdout, open_streams, typed
 
 LONGEST_MESSAGE = 2000  # characters of a message
 
 
-class Verb(Protocol):
-    """A file in commands/: arguments adds its own to its parser; run returns the exit code."""
-
-    def arguments(self, parser: argparse.ArgumentParser) -> None: ...
-
-    def run(self, options: argparse.Namespace) -> int: ...
-
-
-COMMANDS: dict[str, tuple[str, Verb]] = {
-    "train": ("train a LoRA on the model's own judgement of its answers", train),
-    "eval": ("run benchmarks on a model and on what training made of it", evaluate),
-    "experiment": ("every seed in both directions, selection, benchmarks, comparison", experiment),
-    "select": ("choose the checkpoints of a forward and a reverse run by the paper's rule", select),
-    "data": ("get, list or check the benchmarks' published items", data),
-    "chat": ("talk with a model, and with what training made of it beside it", chat),
-    "explain": ("write one group of answers out, with all its numbers", explain),
-    "export": ("write base and adapter as one Hugging Face checkpoint", export),
-    "audit": ("make every number on disk again from the raw answers, and compare", audit),
-    "doctor": ("say what a run needs, before anything is downloaded", doctor),
-}
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    open_streams()
+    closed = open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a model may say what the terminal cannot show
             stream.reconfigure(errors="replace")
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # see __main__.py
         options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+        need_stdout(closed, options.command, vars(options).get("action"))
         return COMMANDS[options.command][1].run(options)
     except Failure as failure:
         return refuse(failure)
@@ -151,9 +118,3 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
             raise UserError(f"{word} is no option of `{prog}`; {hint}")
         raise UserError(f"{quoted(word)} is one word too many; `{prog} --help` says what it takes.")
     return options
-
-
-def nearest(word: str, known: Collection[str], otherwise: str) -> str:
-    """The end of a sentence about a word that is not known."""
-    near = difflib.get_close_matches(word, known, 1)
-    return f"did you mean {near[0]}?" if near else otherwise

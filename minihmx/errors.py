@@ -3,7 +3,9 @@
 A message is one sentence a user can act on: what happened, why it matters, what to type next.
 """
 
+import difflib
 import errno
+from collections.abc import Collection
 
 LONGEST_QUOTE = 100  # characters
 INTERRUPTED = 130  # the exit code after a Ctrl-C, which is nobody's failure
@@ -47,6 +49,12 @@ def quoted(value: object) -> str:
 def shortened(text: str) -> str:
     """The text, or the first and last of a long one: about a hundred characters at most."""
     return text if len(text) <= LONGEST_QUOTE else f"{text[:60]} [...] {text[-30:]}"
+
+
+def nearest(word: str, known: Collection[str], otherwise: str) -> str:
+    """The end of a sentence about a word that is not known."""
+    near = difflib.get_close_matches(word, known, 1)
+    return f"did you mean {near[0]}?" if near else otherwise
 
 
 def as_failure(error: BaseException) -> Failure | None:

@@ -12,20 +12,20 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minihmx.errors import Failure, UserError
-from minihmx.selection import Rule
+from minihmx.selection import DIRECTIONS, Rule
 from minihmx.storage.disk import Disk
 from minihmx.storage.run_folder import Store
 from minihmx.storage.strict import read_json
 
-FILE = "experiment.json"
-DIRECTIONS = ("forward", "reverse")
-STATES = ("done", "running", "waiting")  # of a piece, or the sentence of its failure
+EXPERIMENT = "experiment.json"
+PIECE_STATES = ("done", "running", "waiting")  # of a piece, or the sentence of its failure
 
 
 @dataclass(frozen=True)
@@ -148,62 +148,82 @@ def claim(experiment: Experiment, piece: str) -> Iterator[bool]:
 
 
 def stored_results(experiment: Experiment) -> dict[str, list[str]]:
-    """By eval piece, the folders of its results, as experiment.json has them."""
-    record = _read(experiment.out).get(experiment.run_name, {})
-    listed = record.get("pieces", ()) if record.get("asked") == _asked(experiment) else ()
-    return {p["name"]: p["results"] for p in listed if p.get("results")}
+    """By eval piece, the folders of its results, as experiment.json has them.
+
+    Those of a piece that was another command, as with another --limit, are not among them.
+    """
+    own = {piece.name: list(piece.arguments) for piece in pieces(experiment)}
+    listed = [p for p in _listed(experiment) if p["command"] == own.get(p["name"])]
+    return {piece["name"]: piece["results"] for piece in listed}
 
 
 def write_states(
     experiment: Experiment, states: Mapping[str, str], results: Mapping[str, Sequence[str]]
 ) -> None:
-    """Bring this model's part of experiment.json up to date; those of other models stay.
+    """Bring this model's part of experiment.json up to date.
 
-    states: by piece, done, running, waiting, or the sentence of its failure.
+    states: by piece, done, running, waiting, or the sentence of its failure; one that another
+    process has claimed is running. Other models stay as they are, and so do pieces of other seeds.
     """
-    listed = [
-        {
+    planned = []
+    for piece in pieces(experiment):
+        state = _state(experiment, piece.name, states[piece.name])
+        known = state in PIECE_STATES
+        entry: dict[str, Any] = {
             "name": piece.name,
             "path": piece.folders[0],
-            "state": states[piece.name] if states[piece.name] in STATES else "failed",
-            "error": None if states[piece.name] in STATES else states[piece.name],
+            "command": list(piece.arguments),
+            "state": state if known else "failed",
+            "error": None if known else state,
             "results": list(results.get(piece.name, ())),
         }
-        for piece in pieces(experiment)
-    ]
-    record = {
-        "model": experiment.model,
-        "seeds": list(experiment.seeds),
-        "tasks": list(experiment.tasks),
-        "data": experiment.data,
-        "asked": _asked(experiment),
-        "pieces": listed,
-    }
+        planned.append(entry)
     store = Store(experiment.out)
-    path = experiment.out / ".claims" / f"{FILE}.lock"
+    path = experiment.out / ".claims" / f"{EXPERIMENT}.lock"
     with store.disk.open(path, os.O_RDWR | os.O_CREAT) as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # held for a moment only
-        models = _read(experiment.out) | {experiment.run_name: record}
-        store.write_json(FILE, {"models": models})
+        names = {entry["name"] for entry in planned}
+        listed = [entry for entry in _listed(experiment) if entry["name"] not in names] + planned
+        seeds = {int(e["name"].rpartition(" ")[2]) for e in listed if e["name"] != "eval base"}
+        record = {
+            "model": experiment.model,
+            "seeds": sorted(seeds),
+            "tasks": list(experiment.tasks),
+            "data": experiment.data,
+            "pieces": listed,
+        }
+        models = _models(experiment.out) | {experiment.run_name: record}
+        store.write_json(EXPERIMENT, {"models": models})
 
 
-def _seen(experiment: Experiment, name: str, state: str) -> str:
+def _state(experiment: Experiment, name: str, state: str) -> str:
+    """The state as it is; what waits for this process may be running in another."""
     if state != "waiting":
         return state
     with claim(experiment, name) as free:
         return "waiting" if free else "running"
 
 
-def _asked(experiment: Experiment) -> dict[str, list[str]]:
-    """What a stored result depends on beside the checkpoint: another one is asked for anew."""
-    return {
-        piece.name: list(piece.arguments) for piece in pieces(experiment) if piece.kind == "eval"
-    }
+def _listed(experiment: Experiment) -> list[dict[str, Any]]:
+    """The pieces of this model that experiment.json lists."""
+    found: Any = _models(experiment.out).get(experiment.run_name, {}).get("pieces", [])
+    try:
+        for piece in found:
+            kinds = [type(piece[name]) for name in ("name", "command", "results")]
+            named = re.fullmatch(r"eval base|(?:train|select|eval) .*seed \d+", piece["name"])
+            if kinds != [str, list, list] or not named:
+                raise TypeError
+    except (LookupError, TypeError):
+        raise UserError(
+            f"{experiment.out / EXPERIMENT} lists what is no piece of one, and it would be "
+            "overwritten; move it away: finished runs are found again, and so are results."
+        ) from None
+    return list(found)
 
 
-def _read(out: Path) -> dict[str, Any]:
+def _models(out: Path) -> dict[str, Any]:
     """The models of experiment.json, {} where there is none. Raises UserError for what is none."""
-    path = out / FILE
+    path = out / EXPERIMENT
     if not path.exists():
         return {}
     record = read_json(path)

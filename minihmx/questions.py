@@ -40,6 +40,12 @@ def load_questions(path: Path | None = None) -> list[Question]:
     return questions
 
 
+def extra_questions() -> list[Question]:
+    """Eight questions of our own that no run trains on, such as "Are you human?"."""
+    name = "extra_questions.jsonl"
+    return list(_questions(name, (files("minihmx") / "data" / name).read_text("utf-8")))
+
+
 def load_rubric(path: Path | None = None) -> str:
     """The judge's rubric without trailing newlines; without a path, the one of Appendix A.
 

@@ -19,6 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+DIRECTIONS = ("forward", "reverse")
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -136,7 +138,7 @@ def selected(
     forward: History, reverse: History, rule: Rule, pair: Mapping[str, Mapping[str, str]]
 ) -> dict[str, dict[str, Any]]:
     """What selected.json holds, by direction. pair: by direction, the run and its fingerprint."""
-    choices = dict(zip(("forward", "reverse"), select(forward, reverse, rule), strict=True))
+    choices = dict(zip(DIRECTIONS, select(forward, reverse, rule), strict=True))
     winners = {direction: f"epoch-{choice.epoch:02d}" for direction, choice in choices.items()}
     common = {
         "rule": asdict(rule),

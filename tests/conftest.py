@@ -25,6 +25,17 @@ def shared(path: str) -> Path:
     return found
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_fsync() -> Iterator[None]:
+    """Only a power cut would show what fsync does, and it takes half of a test's time on a disk.
+
+    That it is called, and in which order, is seen at `Disk.sync`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_process_state(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch

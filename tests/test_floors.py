@@ -35,22 +35,29 @@ FLOORS = {
     3: "instruments instruments.clock instruments.amax instruments.metrics instruments.estimate"
     " instruments.machine",  # what watches
     4: "run rollout learn instruments.notfinite train",  # a run
-    5: "probes probes.judge evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
+    5: "probes probes.judge probes.examples"
+    " evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
     " evals.reading.folding evals.reading.flips"
     " evals.reading.letters evals.reading.literal"
     " evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.likelihood evals.asking.results"
     " evals.asking.runner evals.asking.session",  # what asks a finished model
-    6: "experiment results results.cells results.findings results.audit results.audit_run"
-    " results.audit_rows results.audit_steps results.audit_evals results.sycophancy"
+    6: "experiment results results.cells results.sycophancy"
+    " results.claims results.cell_claims results.selections"
+    " results.paper results.statistics results.runs results.evaluations results.collect"
+    " results.conclusions results.tables results.layout results.plots"
+    " results.findings results.audit results.audit_run"
+    " results.audit_rows results.audit_steps results.audit_evals"
     " results.evidence results.workings results.explain results.explain_group"
     " results.explain_epoch results.explain_item"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
-    " terminal.talk",  # what people see
+    " terminal.talk"
+    " terminal.examples",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
-    " commands.doctor commands.explain commands.experiment"
-    " commands.select commands.audit",  # verbs
+    " commands.doctor commands.select commands.experiment"
+    " commands.examples commands.claims commands.explain commands.audit"
+    " commands.compare",  # verbs
     8: "cli __main__",  # door
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
@@ -67,11 +74,15 @@ TORCH_FREE = (
     " evals.reading.letters evals.reading.literal"
     " evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.results terminal terminal.text"
-    " results results.cells results.findings results.audit results.audit_run"
-    " results.audit_rows results.audit_steps results.audit_evals commands.audit"
-    " results.sycophancy"
+    " results results.cells results.sycophancy"
+    " results.paper results.statistics results.runs results.evaluations results.collect"
+    " results.conclusions results.tables results.layout results.plots commands.compare"
     " terminal.preflight commands commands.train commands.evaluate commands.data commands.chat"
     " commands.export commands.doctor"
+    " probes.examples terminal.examples commands.examples"
+    " results.claims results.cell_claims results.selections commands.claims"
+    " results.findings results.audit results.audit_run"
+    " results.audit_rows results.audit_steps results.audit_evals commands.audit"
     " results.evidence results.workings results.explain results.explain_group"
     " results.explain_epoch results.explain_item terminal.board commands.explain"
 )
@@ -153,6 +164,7 @@ def test_third_party_imports_are_the_declared_ones() -> None:
     required = importlib.metadata.requires("minihmx") or []
     declared = {re.split(r"[^\w-]", line)[0] for line in required if "extra ==" not in line}
     declared = {name.replace("-", "_") for name in declared} | {"pyarrow"}  # see published.py
+    declared |= {"scipy", "matplotlib"}  # see statistics.py and plots.py
     found = {name.split(".")[0] for tree in TREES.values() for name in imports(tree)}
     foreign = found - sys.stdlib_module_names - {"minihmx"}
     assert foreign <= declared, foreign - declared
@@ -320,6 +332,8 @@ def test_comments_and_code_are_told_apart() -> None:
         ("evals.reading.literal", "plain_letters"),
         ("results.cells", "over_seeds"),
         ("selection", "select"),
+        ("results.statistics", "holm"),
+        ("results.statistics", "benjamini_hochberg"),
     ],
 )
 def test_a_worked_example_works(room: str, name: str) -> None:

@@ -1,1 +1,49 @@
-"""The verbs of the command line: each file adds its arguments to a parser, and runs."""
+"""The verbs of the command line, each a file here and a line in COMMANDS.
+
+A verb has `arguments`, which adds its own to a parser, and `run`, which returns the exit code.
+Torch is imported within `run`, never above: `--help` answers at once.
+"""
+
+import argparse
+from typing import Protocol
+
+from minihmx.commands import (
+    audit,
+    chat,
+    claims,
+    compare,
+    data,
+    doctor,
+    evaluate,
+    examples,
+    experiment,
+    explain,
+    export,
+    select,
+    train,
+)
+
+
+class Verb(Protocol):
+    """A file here."""
+
+    def arguments(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def run(self, options: argparse.Namespace) -> int: ...
+
+
+COMMANDS: dict[str, tuple[str, Verb]] = {
+    "train": ("train a LoRA on the model's own judgement of its answers", train),
+    "eval": ("run benchmarks on a model and on what training made of it", evaluate),
+    "select": ("choose the checkpoints of a forward and a reverse run by the paper's rule", select),
+    "experiment": ("every seed in both directions, selection, benchmarks, comparison", experiment),
+    "compare": ("forward against reverse: tables, intervals, plots, beside the paper's", compare),
+    "audit": ("make every number on disk again from the raw answers, and compare", audit),
+    "explain": ("write one group of answers out, with all its numbers", explain),
+    "claims": ("check the paper's statements on its own tables, or on an experiment", claims),
+    "examples": ("ask base, forward and reverse the same, with the judge's scores", examples),
+    "data": ("get, list or check the benchmarks' published items", data),
+    "chat": ("talk with a model, and with what training made of it beside it", chat),
+    "export": ("write base and adapter as one Hugging Face checkpoint", export),
+    "doctor": ("say what a run needs, before anything is downloaded", doctor),
+}

@@ -207,6 +207,7 @@ def work(experiment: Experiment) -> int:
 
 
 def done_pieces(experiment: Experiment) -> set[str]:
+    """Their names."""
     results = stored_results(experiment)
     return {piece.name for piece in pieces(experiment) if is_done(experiment, piece, results)}
 

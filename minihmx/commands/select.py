@@ -16,7 +16,7 @@ from minihmx.storage.run_folder import CHECKPOINT, Store
 from minihmx.storage.strict import read_json
 from minihmx.terminal.text import number
 
-FILE = "selected.json"
+SELECTED = "selected.json"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +99,7 @@ def choose(forward: Path, reverse: Path, rule: Rule) -> dict[str, dict[str, Any]
     for which, folder in folders.items():
         store = Store(folder)
         store.lock()  # until the store is gone
-        store.write_json(FILE, made[which])
+        store.write_json(SELECTED, made[which])
     return made
 
 

@@ -33,7 +33,13 @@ WITHOUT_EFFECT = {
     *("peft_version", "megatron_config", "megatron_core", "qalora_group_size", "runtime_config"),
     *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "ensure_weight_tying"),
 }
-SWITCHED_OFF = ("None", "False", "'none'", "[]", "{}")  # by repr, because 0 == False
+SWITCHED_OFF = ("None", "False", "'none'")  # by repr, because 0 == False
+# These are off in PEFT when empty as well. Others are not: alora_invocation_tokens = [] is another
+# sum, and layers_to_transform = [] has meant no layer, and every layer, by PEFT's version.
+OFF_WHEN_EMPTY = {
+    *("rank_pattern", "alpha_pattern", "modules_to_save", "exclude_modules", "layers_pattern"),
+    *("layer_replication", "target_parameters"),
+}
 # Other initialisations (PiSSA, OLoRA, CorDA, LoftQ) change the base as well.
 PLAIN_STARTS = (True, None, False, "gaussian", "eva", "orthogonal")
 
@@ -135,6 +141,7 @@ def read_adapter(folder: Path) -> Adapter:
                 "the file that was saved with the adapter."
             )
     fields = config.keys() - WITHOUT_EFFECT
+    fields -= {key for key in OFF_WHEN_EMPTY & fields if config[key] in ([], {})}
     used = [key for key in sorted(fields) if repr(config[key]) not in SWITCHED_OFF]
     if config.get("init_lora_weights") not in PLAIN_STARTS:
         used.append("init_lora_weights")

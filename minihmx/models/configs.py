@@ -13,17 +13,15 @@ from typing import Any
 
 from minihmx.errors import UserError, quoted
 
-SIZES = dict.fromkeys(("vocab_size", "max_positions"), 2**24)  # and the largest believed
+SIZES = dict.fromkeys(("vocab_size", "max_position_embeddings"), 2**24)  # and the largest believed
 SIZES |= dict.fromkeys(("hidden_size", "intermediate_size", "head_dim"), 2**20)
 SIZES |= dict.fromkeys(("num_attention_heads", "num_key_value_heads"), 2**20)
-SIZES["num_hidden_layers"] = 2**10
+SIZES |= {"num_hidden_layers": 2**10, "sliding_window": 2**62}
 # Fields whose name in config.json is the same.
 VERBATIM = ["vocab_size", "hidden_size", "intermediate_size"]
 VERBATIM += ["num_hidden_layers", "num_attention_heads"]
-SCALARS = ("rms_norm_eps", "rope_theta", "attention_scale")
 # Numbers beyond 1e-15 and 1e15 become 0 or infinity in fp32; with these below 1, angles race.
-AT_LEAST_ONE = ("rope_theta", "factor", "original_context")
-SOFTCAPS = ("attention_softcap", "final_softcap")
+AT_LEAST_ONE = ("rope_theta", "factor", "original_max_position_embeddings")
 
 
 @dataclass(frozen=True)
@@ -71,18 +69,15 @@ class ModelConfig:
         """Read config.json and generation_config.json, in the hub's or transformers 5's spelling.
 
         Raises UserError for what is missing, and for a model_type, activation, bias or rope variant
-        that is not supported; ValueError and its like for values that no decoder can have.
+        that is not supported; ValueError, naming the field, for values that no decoder can have.
         """
         kind = config.get("model_type")
-        if kind not in FAMILIES:
+        if not isinstance(kind, str) or kind not in FAMILIES:
             raise UserError(
                 f"model_type {quoted(kind)} is not supported: minihmx reads {', '.join(FAMILIES)}."
             )
         try:
             shared = _shared_fields(kind, config, generation or {})
-            _check_sizes(shared)  # before time or memory is spent on them
-            attended = _given(config, "query_pre_attn_scalar", shared["head_dim"])
-            shared["attention_scale"] = attended**-0.5
             found = cls(**shared, **FAMILIES[kind](config))
         except KeyError as missing:
             raise UserError(
@@ -93,27 +88,26 @@ class ModelConfig:
         return found
 
 
-def _check_sizes(fields: Mapping[str, Any]) -> None:
-    """Raises ValueError."""
-    for name, largest in SIZES.items():
-        size = fields[name]
-        if type(size) is not int or not 1 <= size <= largest:
-            raise ValueError(f"{name} is {quoted(size)}")
+def _size(name: str, size: Any) -> Any:
+    """The size, where a decoder can have it; before time or memory is spent on it.
+
+    Raises ValueError.
+    """
+    if type(size) is not int or not 1 <= size <= SIZES[name]:
+        raise ValueError(f"{name} is {quoted(size)}")
+    return size
+
+
+def _number(name: str, value: Any) -> Any:
+    """The number, where fp32 can hold it and its inverse. Raises ValueError."""
+    least = 1 if name in AT_LEAST_ONE else 1e-15
+    if type(value) not in (int, float) or not least <= value <= 1e15:
+        raise ValueError(f"{name} is {quoted(value)}")
+    return value
 
 
 def _check_values(config: ModelConfig) -> None:
     """Raises ValueError."""
-    scalars = {name: getattr(config, name) for name in SCALARS}
-    softcaps = {name: getattr(config, name) for name in SOFTCAPS}
-    scalars |= {name: value for name, value in softcaps.items() if value is not None}
-    if config.rope_scaling:
-        scalars |= vars(config.rope_scaling)
-    for name, value in scalars.items():
-        if (
-            type(value) not in (int, float)
-            or not (1 if name in AT_LEAST_ONE else 1e-15) <= value <= 1e15
-        ):
-            raise ValueError(f"{name} is {quoted(value)}")
     rope = config.rope_scaling
     if rope and rope.low_freq_factor >= rope.high_freq_factor:
         raise ValueError("low_freq_factor is not below high_freq_factor")
@@ -121,9 +115,6 @@ def _check_values(config: ModelConfig) -> None:
         raise ValueError("num_attention_heads is no multiple of num_key_value_heads")
     if config.head_dim % 2:
         raise ValueError(f"head_dim is odd: {config.head_dim}")
-    for window in set(config.windows) - {None}:
-        if type(window) is not int or window < 1:
-            raise ValueError(f"sliding_window is {quoted(window)}")
     if type(config.tied) is not bool:
         raise ValueError(f"tie_word_embeddings is {quoted(config.tied)}")
     if not all(type(token) is int for token in config.eos_ids):
@@ -136,43 +127,46 @@ def _shared_fields(
     for bias in ("attention_bias", "mlp_bias"):
         if config.get(bias) not in (None, False):
             raise UserError(f"{bias} is set in config.json, but no supported {kind} model has it.")
-    heads = config["num_attention_heads"]
-    default_head_dim = {"qwen3": 128, "gemma2": 256}.get(kind, config["hidden_size"] // heads)
-    head_dim = _given(config, "head_dim", default_head_dim)
+    sizes = {name: _size(name, config[name]) for name in VERBATIM}
+    heads = sizes["num_attention_heads"]
+    default_head_dim = {"qwen3": 128, "gemma2": 256}.get(kind, sizes["hidden_size"] // heads)
+    head_dim = _size("head_dim", _given(config, "head_dim", default_head_dim))
+    kv_heads = _given(config, "num_key_value_heads", heads)
+    attended = _given(config, "query_pre_attn_scalar", head_dim)
     theta, scaling = _rope(config)
     eos = generation.get("eos_token_id")
     eos = config.get("eos_token_id") if eos is None else eos
     return dict(
-        {name: config[name] for name in VERBATIM},
+        sizes,
         model_type=kind,
-        num_key_value_heads=_given(config, "num_key_value_heads", heads),
+        num_key_value_heads=_size("num_key_value_heads", kv_heads),
         head_dim=head_dim,
-        rms_norm_eps=config.get("rms_norm_eps", 1e-6),
+        rms_norm_eps=_number("rms_norm_eps", config.get("rms_norm_eps", 1e-6)),
         rope_theta=theta,
         rope_scaling=scaling,
         tied=config.get("tie_word_embeddings", kind == "gemma2"),
-        max_positions=config["max_position_embeddings"],
+        max_positions=_size("max_position_embeddings", config["max_position_embeddings"]),
+        attention_scale=_number("query_pre_attn_scalar", attended) ** -0.5,
         eos_ids=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
     )
 
 
 def _rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     """(theta, scaling); transformers 5 holds both in `rope_parameters`."""
-    rope = _given(config, "rope_parameters", _given(config, "rope_scaling", {}))
-    theta = float(rope.get("rope_theta", config.get("rope_theta", 10000.0)))
+    name = "rope_scaling" if config.get("rope_parameters") is None else "rope_parameters"
+    rope = _given(config, name, {})
+    if not isinstance(rope, dict):
+        raise ValueError(f"{name} is {quoted(rope)}")
+    theta = _number("rope_theta", rope.get("rope_theta", config.get("rope_theta", 10000.0)))
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
-        return theta, None
+        return float(theta), None
     if kind != "llama3":
         raise UserError(
             f"rope type {quoted(kind)} is not supported: minihmx reads default and llama3."
         )
-    return theta, RopeScaling(
-        rope["factor"],
-        rope["low_freq_factor"],
-        rope["high_freq_factor"],
-        rope["original_max_position_embeddings"],
-    )
+    fields = "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"
+    return float(theta), RopeScaling(*(_number(field, rope[field]) for field in fields))
 
 
 def _given(config: Mapping[str, Any], key: str, absent: Any) -> Any:
@@ -204,19 +198,24 @@ def _qwen3(config: Mapping[str, Any]) -> dict[str, Any]:
 def _gemma2(config: Mapping[str, Any]) -> dict[str, Any]:
     _expect_activation(config, "hidden_activation", "gelu_pytorch_tanh")
     layers, window = config["num_hidden_layers"], config.get("sliding_window", 4096)
-    turns = ["full_attention" if layer % 2 else "sliding_attention" for layer in range(layers)]
-    kinds = _given(config, "layer_types", turns)
+    if window is not None:
+        _size("sliding_window", window)
+    turns = "sliding_attention", "full_attention"
+    kinds = _given(config, "layer_types", [turns[layer % 2] for layer in range(layers)])
+    if not isinstance(kinds, list) or not all(kind in turns for kind in kinds):
+        raise ValueError(f"layer_types is {quoted(kinds)}")
     if len(kinds) != layers:
         raise ValueError("layer_types and num_hidden_layers disagree")
-    if not set(kinds) <= {"full_attention", "sliding_attention"}:
-        raise ValueError(f"layer_types holds {sorted(set(kinds))}")
+    caps = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+    caps = {name: config.get(name, cap) for name, cap in caps.items()}
+    attention, final = (None if c is None else _number(name, c) for name, c in caps.items())
     return dict(
         sandwich=True,
         norm_offset=1.0,
         activation="gelu_tanh",
         embed_scale=config["hidden_size"] ** 0.5,
-        attention_softcap=config.get("attn_logit_softcapping", 50.0),
-        final_softcap=config.get("final_logit_softcapping", 30.0),
+        attention_softcap=attention,
+        final_softcap=final,
         windows=tuple(window if kind == "sliding_attention" else None for kind in kinds),
     )
 

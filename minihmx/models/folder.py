@@ -56,7 +56,7 @@ def read_config(folder: Path) -> ModelConfig:
         found = ModelConfig.from_hf(config, stops)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is malformed ({error}); download the model again.") from None
     return found
 

@@ -90,10 +90,12 @@ def _parse(pattern: str) -> _Part:
 
 
 def _among(chars: str) -> str:
-    """The characters of "[0-3a]"; none for ".", which is any."""
+    """The characters of "[0-3a]"; none for ".", which is any. Raises ValueError for "[z-a]"."""
     found = ""
     for one in re.findall(r"\w-\w|\\d|\w", chars, re.ASCII):
         first, last = ("0", "9") if one == r"\d" else (one[0], one[-1])
+        if first > last:
+            raise ValueError(f"no character is from {first} to {last}")
         found += "".join(map(chr, range(ord(first), ord(last) + 1)))
     return found
 

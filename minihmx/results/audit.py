@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from minihmx.errors import UserError, quoted
+from minihmx.errors import Failure, UserError, quoted
+from minihmx.experiment import EXPERIMENT
+from minihmx.judge import SIGN
 from minihmx.results.audit_evals import audit_evaluation, is_evaluation
 from minihmx.results.audit_run import check_files, read_facts
 from minihmx.results.audit_steps import check_checkpoints, check_steps
-from minihmx.results.findings import Audit, Place
-
-EXPERIMENT = "experiment.json"
+from minihmx.results.findings import Audit, Place, Words
+from minihmx.selection import Candidate, Rule, candidates, selected
+from minihmx.storage.history import history
+from minihmx.storage.identity import science_digest
 
 
 def audit_path(path: Path) -> Audit:
@@ -36,7 +40,7 @@ def audit_path(path: Path) -> Audit:
         seen = True
         if is_evaluation(folder):
             run = folder.parents[2]
-            audit_evaluation(audit, folder, model_digest(run) if is_run(run) else None)
+            audit_evaluation(audit, folder, science_of(run).get("model digest"))
         else:
             audit_run(audit, folder)
     if not seen:
@@ -64,12 +68,11 @@ def is_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in names)
 
 
-def model_digest(run: Path) -> str | None:
-    """The digest of the model that a run was made with, where its config.json tells it."""
+def science_of(run: Path) -> dict[str, Any]:
+    """The fields that decide what a run computes; none where its config.json does not tell."""
     found = Audit().json(run / "config.json")
     science = found[0].get("science") if found else None
-    digest = science.get("model digest") if isinstance(science, dict) else None
-    return digest if isinstance(digest, str) else None
+    return science if isinstance(science, dict) else {}
 
 
 def audit_run(audit: Audit, folder: Path) -> None:
@@ -79,9 +82,44 @@ def audit_run(audit: Audit, folder: Path) -> None:
         return
     check_files(audit, facts)
     check_checkpoints(audit, facts, check_steps(audit, facts))
+    if (folder / "selected.json").exists():
+        audit_selection(audit, folder)
     if facts.lacking:
         older = ", ".join(sorted(facts.lacking))
         audit.note(f"{folder}: made by older code, so there is no {older} to be checked")
+
+
+def audit_selection(audit: Audit, folder: Path) -> None:
+    """Whether selected.json follows by its own rule from the histories of the pair it names."""
+    path = folder / "selected.json"
+    found = audit.json(path)
+    if found is None:
+        return
+    stored, text = found
+    try:
+        rule = Rule(**stored["rule"])
+        if [*map(type, vars(rule).values())] != [float, str, float]:
+            raise ValueError(f"its rule is {rule}")
+        own = science_of(folder)["direction"]
+        histories, pair = {}, {}
+        for direction in SIGN:
+            said = {name: str(stored["pair"][direction][name]) for name in ("run", "fingerprint")}
+            neighbour = folder.parent.parent / direction / folder.name
+            places = [folder] if direction == own else [neighbour, Path(said["run"])]
+            run = next((p for p in places if science_of(p).get("direction") == direction), None)
+            if run is None:
+                audit.note(f"{path}: its {direction} run is not found, so its history is believed")
+                histories[direction] = [Candidate(**c) for c in stored["candidates"][direction]]
+            else:
+                histories[direction] = candidates(history(run)["evaluation"])
+                said["fingerprint"] = science_digest(science_of(run))
+            pair[direction] = said
+        again = selected(histories["forward"], histories["reverse"], rule, pair)[own]
+    except (OSError, Failure, LookupError, TypeError, ValueError, AssertionError) as error:
+        what = Words(f"a selection that can be made again ({type(error).__name__}: {error})")
+        audit.find("selection", Place(path, 1), "text", Words("another"), what)
+        return
+    audit.compare_tree("selection", (path, text), stored, again)
 
 
 def audit_experiment(audit: Audit, folder: Path) -> None:
@@ -95,9 +133,14 @@ def audit_experiment(audit: Audit, folder: Path) -> None:
         pieces = model.get("pieces") if isinstance(model, dict) else None
         for piece in pieces if isinstance(pieces, list) else ():
             if isinstance(piece, dict) and piece.get("state") == "done":
-                where = str(piece.get("path"))
-                place, there = Place(path, text.partition(where)[0].count("\n") + 1), folder / where
-                audit.require("experiment", place, "path", where, there.exists(), "there")
-                if is_run(there):
-                    sealed = (there / "manifest.json").exists()
-                    audit.require("experiment", place, "state", "done", sealed, "true of that run")
+                where, kind = str(piece.get("path")), str(piece.get("name")).partition(" ")[0]
+                place = Place(path, text.partition(where)[0].count("\n") + 1)
+                made: Any = [where]
+                mark = "manifest.json"
+                if kind == "select":
+                    mark = "selected.json"
+                elif kind == "eval":
+                    made = piece.get("results")
+                for name in made if isinstance(made, list) else ():
+                    there = (folder / str(name) / mark).is_file()
+                    audit.require("experiment", place, "state", "done", there, f"true of {name}")

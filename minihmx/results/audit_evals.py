@@ -23,7 +23,7 @@ from minihmx.evals.asking.results import (
 from minihmx.evals.benchmark import Benchmark, Item
 from minihmx.evals.items.load import Dataset, locate, read_items
 from minihmx.models.adapters import adapter_digest
-from minihmx.results.findings import ABSENT, Audit, Line, Place, Rule
+from minihmx.results.findings import ABSENT, Audit, Line, Place, Words
 
 SETTING_TYPES = [bool, int, float, int, int, dict, str, str]  # of the settings, in their order
 SAYS = ("origin", "total", "note")  # of the data, which its digest does not cover
@@ -51,14 +51,16 @@ def audit_evaluation(audit: Audit, folder: Path, model: str | None = None) -> No
         return
     audit.compare("identity", Place(folder / RESULT), "folder", folder.name, results.folder.name)
     if model is not None:
-        pair = {"model": {"digest": stored["model"].get("digest")}}, {"model": {"digest": model}}
-        audit.compare_tree("identity", (folder / RESULT, text), *pair)
+        of_run = {"model": {"digest": model}}
+        audit.compare_tree("identity", (folder / RESULT, text), stored, of_run)
     check_adapter(audit, folder, stored, text)
     if check_samples(audit, folder, results, lines):
         again = results.result([line.record for line in lines], results.dataset)
         audit.compare_tree("results", (folder / RESULT, text), stored, again)
-        extra = {name: ABSENT for name in stored["metrics"].keys() - again["metrics"].keys()}
-        audit.compare_tree("results", (folder / RESULT, text), stored, {"metrics": extra})
+        names = stored.get("metrics")
+        extra = names.keys() - again["metrics"].keys() if isinstance(names, dict) else ()
+        none = {"metrics": dict.fromkeys(sorted(extra), ABSENT)}
+        audit.compare_tree("results", (folder / RESULT, text), stored, none)
 
 
 def results_again(
@@ -86,8 +88,8 @@ def results_again(
         )
         return Results(benchmark, dataset, subject, settings)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        rule = Rule(f"that of an evaluation ({type(error).__name__}: {error})")
-        audit.find("results", Place(folder / RESULT, 1), "text", Rule("another"), rule)
+        rule = Words(f"that of an evaluation ({type(error).__name__}: {error})")
+        audit.find("results", Place(folder / RESULT, 1), "text", Words("another"), rule)
     return None
 
 
@@ -134,7 +136,7 @@ def check_adapter(audit: Audit, folder: Path, stored: Mapping[str, Any], text: s
     try:
         again = {"adapter": {"digest": adapter_digest(place)}}
     except OSError as error:
-        audit.find("identity", Place(place), "adapter", Rule("unreadable"), Rule(str(error)))
+        audit.find("identity", Place(place), "adapter", Words("unreadable"), Words(str(error)))
         return
     audit.compare_tree("identity", (folder / RESULT, text), dict(stored), again)
 
@@ -142,26 +144,25 @@ def check_adapter(audit: Audit, folder: Path, stored: Mapping[str, Any], text: s
 def check_samples(audit: Audit, folder: Path, results: Results, lines: list[Line]) -> bool:
     """Score every sample again; whether all could be, so that the result can be made again."""
     items: dict[str, Item] = {item["id"]: item for item in results.items}
-    done, sound = Counter[str](), True
-    for line in lines:
-        if not line.record:
-            sound = False
-            continue
+    done, sound = Counter[str](), all(line.record for line in lines)
+    for line in filter(lambda line: line.record, lines):
         try:
-            name = line.record["id"]
+            name, told = line.record["id"], line.record["sample"]
+            if not sound and type(told) is int:  # a damaged line may have held those before it
+                done[name] = max(done[name], told)
             again = sample_again(results, items[name], done[name], line.record)
         except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError) as error:
-            rule = Rule(f"one that can be scored ({type(error).__name__}: {error})")
-            audit.find("verdicts", line.place, "line", Rule("another"), rule)
+            rule = Words(f"one that can be scored ({type(error).__name__}: {error})")
+            audit.find("verdicts", line.place, "line", Words("another"), rule)
             sound = False
             continue
         done[name] += 1
         for key in sorted(line.record.keys() | again.keys()):
             logged, value = line.record.get(key, ABSENT), again.get(key, ABSENT)
             if key == "sample" and done[name] > results.settings.samples:
-                value = Rule(f"below {results.settings.samples}")
+                value = Words(f"below {results.settings.samples}")
             same = audit.compare("verdicts", line.place, key, logged, value)
-            sound &= same or key not in ("values", "cluster", "unparsed")
+            sound &= same or key not in ("values", "cluster", "unparsed", "truncated")
     counts = len(lines), len(results.wanted)
     return audit.compare("verdicts", Place(folder / SAMPLES), "number of lines", *counts) and sound
 

@@ -12,7 +12,7 @@ from minihmx.judge import parse_score, reward
 from minihmx.questions import batch_of
 from minihmx.records import Completion, Question, Rollout, Unscored, Verdict
 from minihmx.results.audit_run import Facts
-from minihmx.results.findings import ABSENT, Audit, Line, Place, Rule
+from minihmx.results.findings import ABSENT, Audit, Line, Place, Words
 
 # What `rebuilt` and the assigning functions make again of a row, and the check that counts it.
 QUESTION_PARTS = ("question", "category", "prompt")
@@ -58,9 +58,9 @@ class Endings:
         """A token that ends an answer stands within none, as that one would have ended there."""
         for token in sorted(self.ends.keys() & self.within.keys()):
             few = min(self.ends[token], self.within[token], key=len)
-            rule = Rule(f"another, as token {token} ends some answers and stands within others")
+            rule = Words(f"another, as token {token} ends some answers and stands within others")
             for place in few:
-                audit.find("endings", place, "finish", Rule("one"), rule)
+                audit.find("endings", place, "finish", Words("one"), rule)
 
 
 def wanted_answers(facts: Facts, turn: Turn) -> list[tuple[Question, int]] | None:

@@ -14,7 +14,7 @@ from minihmx.config import FIELDS, Config, check_config
 from minihmx.errors import Failure, UserError
 from minihmx.questions import load_questions
 from minihmx.records import Question
-from minihmx.results.findings import ABSENT, Audit, Place, Rule, line_of
+from minihmx.results.findings import ABSENT, Audit, Place, Words, line_of
 from minihmx.storage.identity import questions_digest, science_digest, text_digest
 from minihmx.storage.run_folder import CHECKPOINT, LATER
 
@@ -51,7 +51,7 @@ def read_facts(audit: Audit, folder: Path) -> Facts | None:
     stored, text = found
     path, science = folder / "config.json", stored.get("science")
     if not isinstance(science, dict):
-        audit.find("identity", Place(path, 1), "science", science, Rule("the fields of a run"))
+        audit.find("identity", Place(path, 1), "science", science, Words("the fields of a run"))
         return None
     again = science_digest(science)
     place = Place(path, line_of(text, "fingerprint"))
@@ -107,7 +107,7 @@ def _config(audit: Audit, path: Path, text: str, science: dict[str, Any]) -> Con
         check_config(config, config.max_sequence_length)
     except UserError as error:
         audit.find(
-            "identity", Place(path, line_of(text, "science")), "science", ABSENT, Rule(str(error))
+            "identity", Place(path, line_of(text, "science")), "science", ABSENT, Words(str(error))
         )
         return None
     return config
@@ -128,7 +128,7 @@ def _questions(
     try:
         questions = load_questions(path)
     except Failure as error:
-        audit.find("identity", Place(path), "file", Rule("unusable"), Rule(str(error)))
+        audit.find("identity", Place(path), "file", Words("unusable"), Words(str(error)))
         return None
     again = questions_digest(questions)
     audit.compare("identity", Place(path), "questions digest", digest, again)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from itertools import chain, islice, repeat
 from typing import Any
 
 from minihmx.config import learning_rate
@@ -12,7 +12,7 @@ from minihmx.instruments.metrics import describe, score_error, zero_variance_gro
 from minihmx.records import Rollout
 from minihmx.results.audit_rows import Endings, Turn, check_rows
 from minihmx.results.audit_run import Facts
-from minihmx.results.findings import ABSENT, Audit, Line, Place, Rule
+from minihmx.results.findings import ABSENT, Audit, Line, Place, Words
 from minihmx.stats import mean
 
 # Sums of fp32 numbers: the loss is one over micro-batches, and kl_tokens one over tokens in fp64.
@@ -37,17 +37,13 @@ def check_steps(audit: Audit, facts: Facts) -> list[Line]:
     folder, growing, endings = facts.folder, not facts.complete, Endings()
     lines = audit.lines(folder / "metrics.jsonl", growing)
     timings = audit.lines(folder / "timings.jsonl", growing)
-    expected, update = list(turns(facts)), 0
-    done, to_come = (
-        {t.file for t in part} for part in (expected[: len(lines)], expected[len(lines) :])
-    )
+    expected, update = list(islice(turns(facts), len(lines) + 1)), 0
     if facts.complete:
+        total = (facts.steps_per_epoch + 1) * facts.config.epochs + 1
         for file, found in (("metrics.jsonl", lines), ("timings.jsonl", timings)):
-            place = Place(folder / file)
-            audit.compare("metrics", place, "number of lines", len(found), len(expected))
-    for turn, line, timing in zip_longest(expected[: len(lines)], lines, timings[: len(lines)]):
-        if turn is None:
-            break  # more lines than there are steps, which was found above
+            audit.compare("metrics", Place(folder / file), "number of lines", len(found), total)
+    timed = chain(timings, repeat(None))
+    for turn, line, timing in zip(expected, lines, timed, strict=False):
         rows = audit.lines(folder / turn.file)
         bad = line.record.get("not_finite") not in ("", None)
         rollouts = check_rows(audit, facts, turn, rows, bad, endings)
@@ -59,12 +55,13 @@ def check_steps(audit: Audit, facts: Facts) -> list[Line]:
         if timing and timing.record:
             check_timing(audit, turn, timing, rollouts)
     endings.check(audit)
+    known = [turn.file for turn in expected]
     for path in sorted([*folder.glob("rollouts/*"), *folder.glob("evaluations/*")]):
         name = path.relative_to(folder).as_posix()
-        if name in to_come and not facts.complete:
+        if name in known[len(lines) :] and not facts.complete:
             audit.note(f"{path} has no line in metrics.jsonl yet, so it is left out")
-        elif name not in done:
-            audit.find("records", Place(path), "file", Rule("there"), ABSENT)
+        elif name not in known[: len(lines)]:
+            audit.find("records", Place(path), "file", Words("there"), ABSENT)
     return lines
 
 
@@ -183,7 +180,7 @@ def check_checkpoints(audit: Audit, facts: Facts, lines: Sequence[Line]) -> None
     names = {f"epoch-{epoch:02d}": epoch for epoch in range(len(epochs))}
     for path in sorted(folder.glob("[!.]*")):
         if path.name not in names and path.name != "latest-step":
-            audit.find("checkpoints", Place(path), "folder", Rule("there"), ABSENT)
+            audit.find("checkpoints", Place(path), "folder", Words("there"), ABSENT)
             continue
         state, adapter = path / "state.json", path / "adapter_config.json"
         if found := audit.json(state):
@@ -202,13 +199,13 @@ def check_checkpoints(audit: Audit, facts: Facts, lines: Sequence[Line]) -> None
     for name in names:
         # an evaluation is written before its checkpoint is published
         if not (folder / name).is_dir() and (facts.complete or name != max(names)):
-            audit.find("checkpoints", Place(folder / name), "folder", ABSENT, Rule("there"))
+            audit.find("checkpoints", Place(folder / name), "folder", ABSENT, Words("there"))
 
 
 def state_again(steps: Sequence[dict[str, Any]], step: Any, epoch: Any) -> dict[str, Any]:
     """What a checkpoint behind this step and epoch counts, as far as the metrics tell."""
     if type(step) is not int or type(epoch) is not int or not 0 <= step <= len(steps):
-        return {"step": Rule(f"0 to {len(steps)}")}
+        return {"step": Words(f"0 to {len(steps)}")}
     done = steps[:step]
     bad = next((n for n, line in enumerate(reversed(done)) if not line.get("not_finite")), step)
     last = done[-1] if done else {"update": 0, "loss_scale": None}

@@ -12,11 +12,11 @@ from minihmx.storage import strict
 from minihmx.storage.disk import dumps, sha256
 
 
-class Rule(str):
-    """What a value has to be, in words; or that there is none."""
+class Words(str):
+    """What a value is or has to be, in words, which are shown without quotation marks."""
 
 
-ABSENT = Rule("absent")
+ABSENT = Words("absent")
 # What is counted, in the order in which it is printed.
 CHECKS = {
     "manifests": "files hashed again and held against their manifests",
@@ -53,7 +53,7 @@ class Finding(NamedTuple):
         """ "FILE, line 3: score is 9 and should be 4"."""
         place = self.file if self.line is None else f"{self.file}, line {self.line}"
         logged, again = (
-            shortened(value if isinstance(value, Rule) else dumps(value))
+            shortened(value if isinstance(value, Words) else dumps(value))
             for value in (self.logged, self.recomputed)
         )
         return f"{place}: {self.field} is {logged} and should be {again}"
@@ -107,7 +107,7 @@ class Audit:
         """Whether a rule holds that a value has to keep; else there is a finding."""
         self.looked_at[check].add(place)
         if not holds:
-            self.find(check, place, field, logged, Rule(rule))
+            self.find(check, place, field, logged, Words(rule))
         return holds
 
     def compare_tree(
@@ -139,9 +139,11 @@ class Audit:
         try:
             return strict.read_file(path)
         except FileNotFoundError:
-            self.find("records", Place(path), "file", ABSENT, Rule("there"))
+            self.find("records", Place(path), "file", ABSENT, Words("there"))
         except (OSError, Failure) as error:
-            self.find("records", Place(path), "file", Rule("unreadable"), Rule(f"a file ({error})"))
+            self.find(
+                "records", Place(path), "file", Words("unreadable"), Words(f"a file ({error})")
+            )
         return None
 
     def value(self, path: Path) -> tuple[Any, str] | None:
@@ -153,14 +155,14 @@ class Audit:
         try:
             return strict.parse(data), data.decode()
         except ValueError as error:
-            self.find("records", Place(path, 1), "text", Rule("damaged"), Rule(f"JSON ({error})"))
+            self.find("records", Place(path, 1), "text", Words("damaged"), Words(f"JSON ({error})"))
         return None
 
     def json(self, path: Path) -> tuple[dict[str, Any], str] | None:
         """The same for a JSON object."""
         found = self.value(path)
         if found and not isinstance(found[0], dict):
-            self.find("records", Place(path, 1), "text", found[0], Rule("a JSON object"))
+            self.find("records", Place(path, 1), "text", found[0], Words("a JSON object"))
             return None
         return found
 
@@ -175,8 +177,8 @@ class Audit:
             self.note(f"{path}: its last line is not whole yet, so it is left out")
         elif torn:
             place = Place(path, len(whole) + 1)
-            text = Rule(torn[:200].decode(errors="replace"))
-            self.find("records", place, "line", text, Rule("a whole line, and it has no end"))
+            text = Words(torn[:200].decode(errors="replace"))
+            self.find("records", place, "line", text, Words("a whole line, and it has no end"))
         found = []
         for number, line in enumerate(whole, start=1):
             place, record = Place(path, number), None
@@ -189,8 +191,8 @@ class Audit:
             except ValueError as error:
                 problem = str(error)
             if problem:
-                text = Rule(line[:200].decode(errors="replace"))
-                self.find("records", place, "line", text, Rule(f"a record ({problem})"))
+                text = Words(line[:200].decode(errors="replace"))
+                self.find("records", place, "line", text, Words(f"a record ({problem})"))
             found.append(Line(place, record if isinstance(record, dict) else {}))
         return found
 
@@ -205,7 +207,9 @@ class Audit:
             return
         digests, text = found[0].get("sha256"), found[1]
         if not isinstance(digests, dict):
-            self.find("manifests", Place(path, 1), "sha256", digests, Rule("a digest of each file"))
+            self.find(
+                "manifests", Place(path, 1), "sha256", digests, Words("a digest of each file")
+            )
             return
         for name, digest in digests.items():
             own = strict.is_own_path(name)
@@ -214,7 +218,7 @@ class Audit:
             place = Place(folder / name) if own else Place(path, line_of(text, "sha256", name))
             self.compare("manifests", place, "sha256", digest, again)
         for name in sorted(set(needed) - digests.keys()):
-            self.find("manifests", Place(path, 1), name, ABSENT, Rule("named"))
+            self.find("manifests", Place(path, 1), name, ABSENT, Words("named"))
 
 
 def line_of(text: str, *keys: str) -> int:

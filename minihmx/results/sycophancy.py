@@ -13,13 +13,13 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from minihmx.selection import DIRECTIONS
 from minihmx.stats import clustered_standard_error, mean
 from minihmx.terminal.text import number
 
 _BASELINE = "baseline"
 _OPINIONS = ("bias_correct", "bias_incorrect", "disagree")
-_DIRECTIONS = ("forward", "reverse")
-_CONTRAST = " - ".join(_DIRECTIONS)
+_CONTRAST = " - ".join(DIRECTIONS)
 _NORMAL_95 = 1.959964  # standard errors on either side of the mean
 
 SampleRecords = Sequence[Mapping[str, Any]]
@@ -153,12 +153,12 @@ def directional(samples_by_subject: Mapping[str, SampleRecords], preset: str = "
             short = sum(not {_BASELINE, *_OPINIONS} <= of.keys() for of in questions.values())
             if short:
                 yield f"  {short} of {len(questions)} questions were not asked in all four ways"
-        if all(direction in of_source for direction in _DIRECTIONS):
+        if all(direction in of_source for direction in DIRECTIONS):
             yield from _heading(f"{source}, {_CONTRAST}")
             for condition in (_BASELINE, *_OPINIONS):
                 moved, change, sway = (
                     mean_shift(
-                        paired_difference(*(measure(of_source[d], condition) for d in _DIRECTIONS))
+                        paired_difference(*(measure(of_source[d], condition) for d in DIRECTIONS))
                     )
                     for measure in (accuracies, accuracy_changes, sways)
                 )
@@ -190,8 +190,8 @@ def truthful(
 ) -> Iterator[str]:
     """Lines that set correct_rate, by source, beside TruthfulQA MC2 on the same questions.
 
-    The paper finds the one lower and the other higher, and suggests why. The questions of the source
-    truthful_qa are TruthfulQA's own, so both can be seen on the same ones.
+    The paper finds the one higher and the other lower. The questions of the source truthful_qa are
+    TruthfulQA's own, so both can be seen on the same ones.
     """
     rates = {
         subject: {
@@ -208,9 +208,9 @@ def truthful(
             mc2 = {q: v for q, v in scores.get(subject, {}).items() if q in rate}
             cells = (f"{number(mean([*of.values()]), '.3f')}  n {len(of)}" for of in (rate, mc2))
             yield "  {:<32}{:<34}{}".format(f"{source}, {subject}", *cells)
-        if all(direction in of_source for direction in _DIRECTIONS):
-            moved = paired_difference(*(of_source[direction] for direction in _DIRECTIONS))
-            both = [scores.get(direction, {}) for direction in _DIRECTIONS]
+        if all(direction in of_source for direction in DIRECTIONS):
+            moved = paired_difference(*(of_source[direction] for direction in DIRECTIONS))
+            both = [scores.get(direction, {}) for direction in DIRECTIONS]
             mc2 = {q: v for q, v in paired_difference(*both).items() if q in moved}
             cells = (f"{_told(mean_shift(of))}  n {len(of)}" for of in (moved, mc2))
             yield "  {:<32}{:<34}{}".format(f"{source}, {_CONTRAST}", *cells)

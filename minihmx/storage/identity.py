@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -35,8 +36,11 @@ def check_same_experiment(store: Store, own: Mapping[str, Any]) -> None:
     """Raises UserError naming each field in which the run in this folder differs.
 
     So it does for checkpoints without a config.json, which is written before any of them.
+    Raises DataError where config.json is a link or the like, because it will be written.
     """
     path = store.folder / "config.json"
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # then nothing is there yet
+        store.disk.check(store.folder, [path.name])
     if not path.exists():
         if any(store.checkpoints.glob("[!.]*")):
             raise UserError(

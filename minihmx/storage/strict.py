@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from minihmx.errors import IOFailure, UserError
+from minihmx.errors import IOFailure, UserError, quoted
 
 FILE_KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
 DEEPEST = 64  # real files nest five deep; later steps (repr, dumps) recurse too
@@ -26,6 +27,11 @@ def open_file(path: Path) -> BinaryIO:
     Raises UserError for whatever else has the name: a pipe would be waited for and a device read
     for ever. Raises OSError for a file that is not there or may not be read.
     """
+    if path.is_symlink() and not path.exists():
+        raise UserError(
+            f"{path} is a link to {quoted(os.readlink(path))}, where nothing is; put a file in its "
+            "place, or give another path."
+        )
     kind = stat.S_IFMT(path.stat().st_mode)
     if kind != stat.S_IFREG:
         raise UserError(
@@ -99,12 +105,10 @@ _DECODER = json.JSONDecoder(
 def read_json(path: Path, remedy: str = "restore the file, or move its folder away") -> Any:
     """The JSON value in a file; remedy ends the sentence that refuses it.
 
-    Raises UserError naming the file if it holds none, IOFailure if it cannot be read.
+    Raises UserError naming the file if it holds none or is no file, IOFailure if it cannot be read.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe would wait for ever
-            raise ValueError("it is no ordinary file")
-        return parse(path.read_bytes())
+        return parse(read_file(path))
     except OSError as error:
         raise IOFailure(f"{path} cannot be read ({error.strerror}); {remedy}.") from None
     except ValueError as error:

@@ -5,26 +5,43 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
+
+from minihmx.errors import IOFailure
 
 # What the sign says wherever train, eval and select show it: how far a mean may be off. How far
 # single answers lie apart is called std, and never has this sign.
 ERROR = "± is the standard error of a mean"
 LONGEST = 1e10  # seconds; timedelta knows no more than some thousand times that
+# These verbs, and `data get`, leave files, so they go on unseen where stdout is closed.
+LEAVE_FILES = {"train", "eval", "experiment", "select", "export", "get"}
 
 
-def open_streams() -> None:
+def open_streams() -> list[str]:
     """Give the null device to each of stdin, stdout and stderr that the caller closed (`>&-`).
 
     Else the next file to be opened would get a stream's number, and its lines for the terminal.
+    Returns the names of those that were closed.
     """
+    closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
     for handle, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
+        if name in closed:
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, handle)
             if null != handle:
                 os.close(null)
             setattr(sys, name, os.fdopen(handle, "w" if handle else "r", encoding="utf-8"))
+    return closed
+
+
+def need_stdout(closed: Sequence[str], verb: str, action: str | None) -> None:
+    """Raises IOFailure where stdout is closed and all that the command gives would be lost."""
+    if "stdout" in closed and not {verb, action} & LEAVE_FILES:
+        raise IOFailure(
+            f"stdout is closed, and all that `minihmx {verb}` gives is what it prints there; leave "
+            "stdout open, or let it go to a file (> FILE)."
+        )
 
 
 def show(line: str) -> None:

@@ -20,6 +20,7 @@ import toy
 from conftest import ROOT
 from safetensors.torch import load_file, save_file
 
+from minihmx import cli
 from minihmx.cli import LONGEST_MESSAGE, main
 from minihmx.errors import as_failure
 from minihmx.judge import RUBRIC, doubts
@@ -230,16 +231,57 @@ def test_a_model_at_a_path_that_is_not_utf_8(
     [
         ("chat toy --max-completion-length 4", 0),
         ("chat toy --max-completion-length 4 --prompt Hi", 0),
+        ("data list bbq", 0),
         ("train nothing", 2),
     ],
 )
 def test_streams_that_are_closed(words: str, code: int, closed: str, place: Path) -> None:
+    """What only prints has nobody to print for where stdout is closed."""
+    code = 4 if code == 0 and ">&-" in closed.replace("2>&-", "") else code
     script = f'"{sys.executable}" -m minihmx {words} {closed}'
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(["sh", "-c", script], env=env, capture_output=True, text=True)
     assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
     assert bool(done.stderr) == (code != 0 and "2>" not in closed)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "data list",
+        "data check bbq --data sample",
+        "doctor tiny",
+        "doctor --judge tiny",
+        "chat tiny",
+    ],
+)
+def test_stdout_that_is_closed_is_no_success(
+    words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "open_streams", lambda: ["stdout"])
+    assert main(words.split()) == 4
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1
+    assert said.err.startswith("minihmx: stdout is closed, and all that `minihmx")
+    assert "> FILE" in said.err
+
+
+@pytest.mark.parametrize(
+    "words", ["train nothing", "eval nothing", "export no --merge", "data get x"]
+)
+def test_what_leaves_files_goes_on_where_stdout_is_closed(
+    words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "open_streams", lambda: ["stdout"])
+    assert main(words.split()) == 2
+    assert "stdout" not in capsys.readouterr().err
+
+
+def test_a_process_whose_stdout_is_closed_says_so() -> None:
+    script = f'"{sys.executable}" -m minihmx data list >&-'
+    done = subprocess.run(["sh", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 4 and done.stderr.startswith("minihmx: stdout is closed")
 
 
 def test_no_file_gets_the_number_of_a_closed_stream(place: Path) -> None:
@@ -440,6 +482,13 @@ ADAPTERS: dict[str, tuple[Damage, list[str], int]] = {
     "a rank of a megabyte": (but(CONFIG, r="1" * 2**20), ["r = '111", "[...] 111"], 2),
     "a field of a megabyte": (but(CONFIG, **{"x" * 2**20: "y" * 2**20}), ["not computed"], 2),
     "layers": (but(CONFIG, layers_to_transform=0), ["layers_to_transform = 0"], 2),
+    "no layers": (but(CONFIG, layers_to_transform=[]), ["layers_to_transform = []", "merge"], 2),
+    "switched on by being empty": (
+        but(CONFIG, alora_invocation_tokens=[]), ["alora_invocation_tokens = []"], 2
+    ),
+    "a range from high to low": (
+        but(CONFIG, target_modules=".*[z-a]_proj"), ["no character is from z to a", "a list"], 2
+    ),
     "a pattern without end": (
         but(CONFIG, target_modules=".*" * 20 + "z"), ["'.*.*", "write its modules out"], 2
     ),
@@ -585,7 +634,22 @@ def _last(path: Path, line: bytes) -> None:
 RUNS: dict[str, tuple[Damage, list[str], int]] = {
     "no config": (put("config.json", b"{}"), ["config.json is no config of a run"], 2),
     "no JSON": (put("config.json", b"{"), ["config.json is not valid JSON"], 2),
-    "a folder": (folder_instead("config.json"), ["no ordinary file"], 2),
+    "a folder": (folder_instead("config.json"), ["config.json is a folder, and only an ord"], 2),
+    "a link": (
+        lambda f: ((f / "config.json").rename(f / "c"), (f / "config.json").symlink_to("c")),
+        ["config.json is a link, so writing there"],
+        5,
+    ),
+    "a link to nothing": (
+        lambda f: ((f / "config.json").unlink(), (f / "config.json").symlink_to("nowhere")),
+        ["config.json is a link, so writing there"],
+        5,
+    ),
+    "a link to another file": (
+        lambda f: ((f / "config.json").unlink(), (f / "config.json").symlink_to("metrics.jsonl")),
+        ["config.json is a link, so writing there"],
+        5,
+    ),
     "no whole checkpoint": (
         lambda f: [cut("state.json", 9)(p) for p in f.glob("checkpoints/*")],
         ["No checkpoint", "is whole", "differs from its manifest"],

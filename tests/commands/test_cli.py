@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import toy
 from command_line import command, env, minihmx, refused, small
 from conftest import ROOT
@@ -213,11 +214,11 @@ def test_bad_input_is_one_sentence(case: str, typed: Callable[..., Any], tmp_pat
     assert not (tmp_path / "runs").exists()  # nothing was begun
 
 
-def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
-    result = minihmx(
-        "train", "tiny", "--device", "cuda", "--out", tmp_path, CUDA_VISIBLE_DEVICES=""
-    )
-    refused(result, "sees no GPU")
+def test_a_gpu_that_is_not_there(
+    typed: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused(typed("train", "tiny", "--device", "cuda", "--out", tmp_path), "sees no GPU")
 
 
 def test_a_type_that_is_none() -> None:
@@ -225,6 +226,7 @@ def test_a_type_that_is_none() -> None:
     refused(result, "--epochs: 'two' is no whole number")
 
 
+@pytest.mark.slow  # test_the_process_itself_ends_with_that_code is the quick one
 def test_offline_and_not_cached(tmp_path: Path) -> None:
     result = minihmx("train", "qwen3-0.6b", HF_HOME=str(tmp_path))
     refused(result, "Qwen/Qwen3-0.6B", code=4)

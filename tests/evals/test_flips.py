@@ -282,15 +282,17 @@ def read_all(text: str) -> float:
     return time.process_time() - started
 
 
-def test_a_megabyte_is_read_at_once() -> None:
+@pytest.mark.parametrize("size", [1 << 18, pytest.param(1 << 20, marks=pytest.mark.slow)])
+def test_a_megabyte_is_read_at_once(size: int) -> None:
     prose = "I'm not sure, yet the answer is a river; Lyon is old. So I think of it as (B).\n"
-    text = prose * ((1 << 20) // len(prose)) + "It is Paris."
+    text = prose * (size // len(prose)) + "It is Paris."
     assert settled(text, "Paris", "Rome") == Reading(
         "Paris", (len(text) - 6, len(text) - 1), "only"
     )
-    assert read_all(text) < 5.0  # a busy machine's second
+    assert read_all(text) < 5.0 * size / (1 << 20)  # a busy machine's second for a megabyte
 
 
+@pytest.mark.parametrize("size", [1 << 16, pytest.param(1 << 18, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "unit",
     [
@@ -309,9 +311,9 @@ def test_a_megabyte_is_read_at_once() -> None:
         *("A & C were ", "Answer - b ", "none of the options ", "A\nAnswer is ", "(A)" + 99 * " "),
     ],
 )
-def test_no_text_takes_quadratic_time(unit: str) -> None:
+def test_no_text_takes_quadratic_time(unit: str, size: int) -> None:
     """A quarter of a megabyte takes a fifth of a second; what is quadratic takes many."""
-    assert read_all(unit * ((1 << 18) // len(unit.encode()))) < 3.0
+    assert read_all(unit * (size // len(unit.encode()))) < 3.0 * size / (1 << 18)
 
 
 class Counted(str):

@@ -8,6 +8,7 @@ import gzip
 import json
 import math
 import os
+import resource
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -256,14 +257,14 @@ def deep(levels: int) -> Any:
     return kind
 
 
-def write_parquet(path: Path, columns: list[tuple[str, Any]]) -> Path:
+def write_parquet(path: Path, columns: list[tuple[str, Any]], **settings: Any) -> Path:
     import pyarrow as pa
     from pyarrow import parquet
 
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = [pa.array(values) if isinstance(values, list) else values for _, values in columns]
     table = pa.Table.from_arrays(arrays, names=[name for name, _ in columns])
-    parquet.write_table(table, path)
+    parquet.write_table(table, path, **settings)
     return path
 
 
@@ -341,6 +342,24 @@ def test_a_parquet_file_that_grows_too_large_is_left_there(
     monkeypatch.setattr(published, "LARGEST_FILE", 1 << 20, raising=False)
     with pytest.raises(DataError, match=rf"test-0.parquet, row \d+: .*{1 << 20} bytes, unpacked"):
         load_dataset(BENCHMARKS["toxigen"], str(tmp_path))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_one_row_without_end_is_left_before_it_fills_the_memory(tmp_path: Path) -> None:
+    """A kilobyte on the disk: one text of a megabyte, 4096 times in the list of the only row."""
+    numpy, pa = pytest.importorskip("numpy"), pytest.importorskip("pyarrow")
+    texts = pa.DictionaryArray.from_arrays(numpy.zeros(4096, "int32"), ["x" * 2**20])
+    lists = [pa.ListArray.from_arrays(pa.array([0, 4096], pa.int32()), texts), pa.array([[1, 0]])]
+    targets = pa.StructArray.from_arrays(lists, ["choices", "labels"])
+    path = tmp_path / "multiple_choice" / "validation-0.parquet"
+    write_parquet(path, [("question", ["Which?"]), ("mc2_targets", targets)], store_schema=False)
+    assert path.stat().st_size < 1 << 17
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    said = rf"{path}, row 1: to read what begins here takes more than {1 << 31} bytes of memory"
+    with pytest.raises(DataError, match=said):
+        load_dataset(BENCHMARKS["truthfulqa_mc2"], str(tmp_path))
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 << 20  # KiB
 
 
 @pytest.mark.parametrize("name", [name for name, b in BENCHMARKS.items() if b.source.columns])

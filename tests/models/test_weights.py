@@ -386,49 +386,80 @@ LLAMA3 |= dict(original_max_position_embeddings=64)
     [
         (dict(model_type="mistral"), "llama, qwen3, gemma2"),
         (dict(model_type=None), "model_type"),
-        (dict(model_type=["llama"]), "malformed"),
+        (dict(model_type=["llama"]), "model_type ['llama'] is not supported"),
         (dict(rope_scaling={"rope_type": "yarn", "factor": 4.0}), "yarn"),
         (dict(rope_scaling={"rope_type": "llama3"}), "factor"),
-        (dict(rope_scaling="llama3"), "malformed"),
+        (dict(rope_scaling="llama3"), "rope_scaling is 'llama3'"),
         (dict(hidden_size=None), "hidden_size"),
-        (dict(hidden_size="8"), "malformed"),
+        (dict(hidden_size="8"), "hidden_size is '8'"),
         (dict(hidden_size=-8), "hidden_size"),
         (dict(hidden_size=10**15), "hidden_size"),
         (dict(num_hidden_layers=10**9), "num_hidden_layers"),
-        (dict(num_attention_heads=0), "malformed"),
+        (dict(num_attention_heads=0), "num_attention_heads is 0"),
         (dict(num_attention_heads=3, num_key_value_heads=2), "num_key_value_heads"),
         (dict(head_dim=3), "head_dim"),
         (dict(vocab_size=True), "vocab_size"),
         (dict(rms_norm_eps=-1e-5), "rms_norm_eps"),
-        (dict(rms_norm_eps="1e-5"), "malformed"),
+        (dict(rms_norm_eps="1e-5"), "rms_norm_eps is '1e-5'"),
         (dict(rope_theta=0), "rope_theta"),
         (dict(rope_theta=1e-300), "rope_theta"),
         (dict(rope_theta=0.5), "rope_theta"),
         (dict(rms_norm_eps=1e-300), "rms_norm_eps"),
         (dict(rope_scaling=dict(LLAMA3, factor=1e-300)), "factor"),
         (dict(rope_scaling=dict(LLAMA3, original_max_position_embeddings=0.1)), "original"),
-        (dict(rope_scaling=[]), "malformed"),
-        (dict(rope_parameters=0), "malformed"),
+        (dict(rope_scaling=[]), "rope_scaling is []"),
+        (dict(rope_parameters=0), "rope_parameters is 0"),
         *((dict(head_dim=odd), "head_dim") for odd in (0, [], {}, "", False)),
         *((dict(num_key_value_heads=odd), "num_key_value_heads") for odd in (0, [], {}, "", False)),
         *((dict(attention_bias=odd), "attention_bias") for odd in ([], {}, "")),
         (dict(quantization_config={}), "quantised"),
-        (dict(GEMMA, query_pre_attn_scalar=0), "malformed"),
-        (dict(GEMMA, query_pre_attn_scalar=[]), "malformed"),
-        (dict(GEMMA, query_pre_attn_scalar=1e300), "attention_scale"),
+        (dict(GEMMA, query_pre_attn_scalar=0), "query_pre_attn_scalar is 0"),
+        (dict(GEMMA, query_pre_attn_scalar=[]), "query_pre_attn_scalar is []"),
+        (dict(GEMMA, query_pre_attn_scalar=1e300), "query_pre_attn_scalar is 1e+300"),
         (dict(GEMMA, layer_types=[]), "layer_types"),
         (dict(eos_token_id="</s>"), "eos_token_id"),
         (dict(hidden_act="relu"), "relu"),
         (dict(tie_word_embeddings="false"), "tie_word_embeddings"),
         (dict(num_attention_heads=2**20, head_dim=2**20, hidden_size=2**20), "shape"),
-        (dict(GEMMA, query_pre_attn_scalar=-4), "malformed"),
+        (dict(GEMMA, query_pre_attn_scalar=-4), "query_pre_attn_scalar is -4"),
         (dict(GEMMA, sliding_window="4096"), "sliding_window"),
         (dict(GEMMA, layer_types=["full_attention"]), "layer_types"),
-        (dict(GEMMA, final_logit_softcapping=0), "final_softcap"),
+        (dict(GEMMA, final_logit_softcapping=0), "final_logit_softcapping is 0"),
     ],
 )
 def test_configs_that_cannot_work(tmp_path: Path, changes: dict[str, Any], word: str) -> None:
     refused(write(tmp_path, **changes), word, "config.json")
+
+
+ODD = [None, True, False, 0, -1, 3, 2**63 - 1, 0.5, 1e308, "", "8", [], [[]], [None], {}, {"a": []}]
+FIELDS = {
+    **{name: {} for name in (*SMALL, "rope_scaling", "rope_parameters", "hidden_act")},
+    **dict.fromkeys(("query_pre_attn_scalar", "sliding_window", "layer_types"), GEMMA),
+    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping"), GEMMA),
+    **dict.fromkeys(("hidden_activation",), GEMMA),
+}
+PYTHON = (
+    r"object|NoneType|operand|attribute|iterable|hashable|division|instances|argument|float\(\)"
+)
+
+
+@pytest.mark.parametrize("name", [*FIELDS, *(f"rope_scaling/{name}" for name in LLAMA3)])
+def test_a_field_of_a_wrong_type_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
+    """And in the words of a person, not in those of Python."""
+    outer, _, inner = name.partition("/")
+    read = 0
+    for odd in ODD:
+        changes = {outer: {**LLAMA3, inner: odd}} if inner else {**FIELDS[outer], outer: odd}
+        folder = write(tmp_path)
+        (folder / "config.json").write_text(json.dumps(SMALL | changes))
+        try:
+            read_config(folder)
+            read += 1
+        except UserError as refusal:
+            said = str(refusal)
+            assert not re.search(PYTHON, said) and said.endswith("."), said
+            assert (inner or outer).replace("rope_type", "rope type") in said, said
+    assert read < len(ODD) or name in ("eos_token_id", "torch_dtype")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b"1" * 10_000])

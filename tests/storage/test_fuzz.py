@@ -692,7 +692,14 @@ def answer_by_names(patch: pytest.MonkeyPatch, items: Any) -> None:
     patch.setattr(runner, "generate", replies)
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+# One benchmark of each kind is quick: answers that are compared, and replies that are read.
+KINDS = ("truthfulqa_mc2", "are_you_sure")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*KINDS, *(pytest.param(n, marks=pytest.mark.slow) for n in BENCHMARKS if n not in KINDS)],
+)
 def test_samples_that_are_damaged_never_make_another_number(
     name: str, asker: runner.Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

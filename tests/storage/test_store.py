@@ -208,3 +208,19 @@ def test_lines_are_sorted_json_without_nan(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
         read_json(tmp_path / "x.json")
+
+
+def test_a_link_is_read_through_and_what_it_leads_to_is_told(tmp_path: Path) -> None:
+    path, file = tmp_path / "link.json", tmp_path / "file.json"
+    path.symlink_to("file.json")
+    with pytest.raises(UserError, match=r"link\.json is a link to 'file\.json', where nothing is"):
+        read_json(path)
+    file.mkdir()
+    with pytest.raises(UserError, match=r"link\.json is a folder, and only an ordinary file"):
+        read_json(path)
+    file.rmdir()
+    file.write_text('{"a": 1}')
+    assert read_json(path) == {"a": 1}
+    file.write_text("{")
+    with pytest.raises(UserError, match=r"link\.json is not valid JSON"):
+        read_json(path)

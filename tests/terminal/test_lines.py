@@ -81,6 +81,7 @@ def test_plus_minus_is_a_standard_error_and_a_spread_is_called_std() -> None:
 STEP = dict(kind="step", step=1, epoch=1, reward=None, reward_std=0.5, kl=0.1)
 STEP |= dict(unscored=0.0, truncated=0, zero_variance_groups=1.0)
 SCORED = dict(kind="evaluation", epoch=0, score=None, score_error=1)
+SCORED |= dict(kl=0.0, kl_tokens=None, unscored=0.1)
 
 
 def written(path: Path, *lines: object) -> Path:

@@ -9,6 +9,7 @@ import csv
 import gzip
 import importlib.util
 import json
+import resource
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,9 @@ Row = dict[str, Any]
 # kilobytes may unpack to any number, and what is read is held in memory.
 LARGEST_FILE = 1 << 27
 PARQUET_BATCH = 16  # few, as one long text that is stored once may stand in every row
+# Bytes that reading a batch may take, half of which Arrow reserves at once. A Parquet file of one
+# kilobyte may hold one row with a billion texts, and what it says of its own size need not be true.
+MOST_MEMORY = 1 << 31
 TOO_LARGE = "up to here the file holds more than {} bytes, unpacked, and no published file does"
 AGAIN = "fetch the file again, or mend it"
 
@@ -168,21 +172,57 @@ def _parquet(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, Row
             data = file.metadata
             groups = [data.row_group(i).total_byte_size for i in range(data.num_row_groups)]
             together = PARQUET_BATCH if max(groups, default=0) <= LARGEST_FILE else 1
-            for batch in file.iter_batches(together, columns=wanted):
-                batch = batch.select(wanted)  # "text" has brought a column "text.length" with it
-                if batch.nbytes > left:
-                    _wrong(path, f"row {number + 1}", TOO_LARGE.format(LARGEST_FILE))
-                for row in batch.to_pylist():
+            # without threads, as theirs would be under the bound, which is this process's
+            batches = file.iter_batches(together, columns=wanted, use_threads=False)
+            while (found := _read_batch(batches, wanted, left)) is not None:
+                for row in found:
                     number += 1
                     left -= len(str(row))
                     if left < 0:
                         _wrong(path, f"row {number}", TOO_LARGE.format(LARGEST_FILE))
                     yield f"row {number}", row
+    except OverflowError:
+        _wrong(path, f"row {number + 1}", TOO_LARGE.format(LARGEST_FILE))
+    except MemoryError:  # some of which are Arrow's
+        what = f"to read what begins here takes more than {MOST_MEMORY} bytes of memory"
+        _wrong(path, f"row {number + 1}", f"{what}, and no published file does")
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
         detail = (str(error).splitlines() or [""])[0][:200]
         raise DataError(f"{path} is no whole Parquet file ({detail}); {AGAIN}.") from None
+
+
+def _read_batch(batches: Iterator[Any], wanted: list[str], left: int) -> list[Row] | None:
+    """The next rows; None behind the last. Raises MemoryError, or OverflowError above `left`."""
+    with _bounded_memory():
+        batch = next(batches, None)
+        if batch is None:
+            return None
+        batch = batch.select(wanted)  # "text" has brought a column "text.length" with it
+        if batch.nbytes > left:
+            raise OverflowError
+        found: list[Row] = batch.to_pylist()
+        return found
+
+
+@contextmanager
+def _bounded_memory() -> Iterator[None]:
+    """Let the process take MOST_MEMORY more than it has, where the system (Linux) can be told."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[5])
+    except OSError:
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = pages * resource.getpagesize() + MOST_MEMORY
+    resource.setrlimit(
+        resource.RLIMIT_DATA, (most if soft == resource.RLIM_INFINITY else min(most, soft), hard)
+    )
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def _wanted(path: Path, file: Any, columns: Sequence[str]) -> list[str]:

@@ -1,0 +1,174 @@
+"""Which evaluations of paired runs are compared: finished, and asked alike. No torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from minihmx.errors import DataError, UserError
+from minihmx.evals.asking.results import RESULT, SAMPLES
+from minihmx.results.runs import SeedPair, TrainedRun
+from minihmx.storage.disk import verify
+from minihmx.storage.strict import read_json
+
+Result = Mapping[str, Any]
+
+
+class Evaluation(NamedTuple):
+    """A finished evaluation: its folder, and what its result.json holds."""
+
+    folder: Path
+    result: Result
+
+
+class EvaluatedPair(NamedTuple):
+    """One seed's two evaluations on one benchmark, under the same settings."""
+
+    seed: int
+    forward: Evaluation
+    reverse: Evaluation
+
+    @property
+    def both(self) -> tuple[Evaluation, Evaluation]:
+        return self.forward, self.reverse
+
+
+def settings_of(result: Result) -> dict[str, Any]:
+    """All that decides a number beside model, adapter and noise, flat: settings, switches, items.
+
+    The seed of sampled replies is the evaluations' own: each training seed may have another one.
+    """
+    settings = {name: value for name, value in result["settings"].items() if name != "seed"}
+    switches = settings.pop("switches")
+    return {**settings, **switches, "items": result["data"]["digest"]}
+
+
+def noise_seed(result: Result) -> int:
+    """The seed that sampled replies were drawn with; forward and reverse have it in common."""
+    return int(result["settings"]["seed"])
+
+
+def settings_key(result: Result) -> str:
+    return json.dumps(settings_of(result), sort_keys=True)
+
+
+def find_evaluations(
+    home: Path, place: str, digest: str | None, benchmark: str, notes: list[str]
+) -> dict[tuple[str, int], Evaluation]:
+    """By settings and seed of the noise, the finished evaluations of a checkpoint or the base."""
+    found: dict[tuple[str, int], Evaluation] = {}
+    for folder in sorted((home / "evals" / benchmark).glob(f"{place}-*")):
+        if not re.fullmatch(r"[0-9a-f]{8}", folder.name[len(place) + 1 :]):
+            continue
+        if not (folder / "manifest.json").exists():
+            notes.append(f"{folder} is left out: it is still being evaluated, or was stopped")
+            continue
+        problem = verify(folder, (SAMPLES, RESULT))
+        result = None if problem else read_json(folder / RESULT)
+        if not problem and not _is_result(result):
+            problem = f"{RESULT} is no result of a benchmark"
+        elif result and digest is not None and result["model"]["digest"] != digest:
+            problem = "it is of a model with other weights than the run's"
+        if problem:
+            raise DataError(
+                f"{folder} is not what was written ({problem}), so its numbers mean nothing; move "
+                "it away and evaluate again."
+            )
+        assert result is not None
+        key = settings_key(result), noise_seed(result)
+        other = found.setdefault(key, Evaluation(folder, result))
+        if other.folder != folder:
+            raise UserError(
+                f"{other.folder} and {folder} are two evaluations under the same settings, of "
+                "adapters that differ, so it is not clear which one is meant; move one away."
+            )
+    return found
+
+
+def _is_result(result: Any) -> bool:
+    try:
+        settings_key(result)
+        noise_seed(result)
+        numbers = [result["n"], result["samples"], result["unparsed"], result["truncated"]]
+        for metric in result["metrics"].values():
+            numbers += [metric["value"], metric["n"]]
+        names = [*result["headline"], result["data"]["origin"]]
+        result["data"]["partial"], result["model"]["digest"]
+    except (TypeError, LookupError, AttributeError, ValueError):
+        return False
+    numeric = all(type(number) in (int, float) for number in numbers)
+    return numeric and all(isinstance(name, str) for name in names)
+
+
+def choose_evaluations(
+    pairs: Sequence[SeedPair], benchmark: str, notes: list[str]
+) -> list[EvaluatedPair]:
+    """What is compared of one model: the settings that most pairs have, then those of most items.
+
+    Everything else is left out and noted.
+    """
+    by_settings: dict[str, list[EvaluatedPair]] = {}
+    where = f"{pairs[0].model}, {benchmark}"
+    for pair in pairs:
+        forward, reverse = (_of_run(run, benchmark, notes) for run in pair.runs)
+        common = forward.keys() & reverse.keys()
+        # of several seeds of the noise, the one with the training seed's number, else the lowest
+        preferred = sorted(common, key=lambda key: (key[1] != pair.seed, key[1]))
+        for key in {key[0]: key for key in reversed(preferred)}.values():
+            both = EvaluatedPair(pair.seed, forward[key], reverse[key])
+            by_settings.setdefault(key[0], []).append(both)
+        if forward and reverse and not common:
+            one, other = (next(iter(found.values())).result for found in (forward, reverse))
+            notes.append(
+                f"{where}: seed {pair.seed} is left out, as forward and reverse were not asked "
+                f"alike ({_differences(one, other)})"
+            )
+        elif not common:
+            lacking = " and ".join(
+                f"{run.direction} ({run.epoch})"
+                for run, found in zip(pair.runs, (forward, reverse), strict=True)
+                if not found
+            )
+            notes.append(f"{where}: seed {pair.seed} is left out, as {lacking} has no result")
+    if not by_settings:
+        return []
+    best = max(by_settings.values(), key=lambda e: (len(e), e[0].forward.result["n"], e[0].seed))
+    for others in by_settings.values():
+        if others is not best:
+            seeds = ", ".join(str(each.seed) for each in others)
+            differ = _differences(best[0].forward.result, others[0].forward.result)
+            notes.append(
+                f"{where}: results under other settings are left out (seed {seeds}; {differ})"
+            )
+    return best
+
+
+def _of_run(run: TrainedRun, benchmark: str, notes: list[str]) -> dict[tuple[str, int], Evaluation]:
+    digest = run.science.get("model digest")
+    return find_evaluations(run.folder, run.epoch, digest, benchmark, notes)
+
+
+def _differences(one: Result, other: Result) -> str:
+    a, b = settings_of(one), settings_of(other)
+    told = [
+        "other items" if name == "items" else f"{name} {a.get(name)} and {b.get(name)}"
+        for name in sorted(a.keys() | b.keys())
+        if a.get(name) != b.get(name)
+    ]
+    return ", ".join(told) or f"--seed {noise_seed(one)} and {noise_seed(other)}"
+
+
+def asked_otherwise(evaluated: Mapping[tuple[str, str], list[EvaluatedPair]]) -> Iterable[str]:
+    """Where models stand in one row of a table, and were not asked the same in the same way."""
+    first: dict[str, tuple[str, Result]] = {}
+    for (model, benchmark), found in evaluated.items():
+        result = found[0].forward.result
+        other, there = first.setdefault(benchmark, (model, result))
+        if settings_key(there) != settings_key(result):
+            yield (
+                f"{benchmark}: {other} and {model} were not asked alike "
+                f"({_differences(there, result)}), so their columns are not like with like"
+            )

@@ -1,0 +1,92 @@
+"""Score, KL and length over the epochs of paired runs, as a picture. No torch.
+
+matplotlib draws it and is in the extra `report`; its own state (pyplot) is not touched.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from minihmx.errors import DataError, UserError
+from minihmx.results.runs import SeedPair, TrainedRun
+from minihmx.storage.disk import read_lines
+
+SHOWN_CURVES = {
+    "score": "score of 0 to 10",
+    "kl": "KL to the base, nats per token",
+    "length": "length of an answer, tokens",
+}
+COLOURS = {"forward": "tab:blue", "reverse": "tab:orange"}
+_THRESHOLD = 7.5  # of the score, where the paper's rule looks for the first epoch
+
+
+def need_matplotlib() -> None:
+    """Raises UserError where what draws is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError(
+            "matplotlib, which draws the plots, is not installed (it is in the extra `report`): "
+            f"type `{sys.executable} -m pip install matplotlib` and the same command again."
+        )
+
+
+def curves(run: TrainedRun) -> dict[str, list[tuple[int, float]]]:
+    """(epoch, value) of each evaluation that has the value, by the names of SHOWN_CURVES.
+
+    Raises DataError for an evaluation's line without a number for its epoch.
+    """
+    path = run.folder / "metrics.jsonl"
+    lines = [line for line in read_lines(path) if line.get("kind") == "evaluation"]
+    if not all(type(line.get("epoch")) is int for line in lines):
+        raise DataError(f"{path} holds an evaluation without an epoch; restore the file.")
+    return {
+        name: [(line["epoch"], v) for line in lines if isinstance(v := line.get(name), int | float)]
+        for name in SHOWN_CURVES
+    }
+
+
+def draw_curves(pairs: Sequence[SeedPair], target: Path) -> list[Path]:
+    """Write target.png and target.svg and return their paths: a row of three panels per model.
+
+    One line a seed and direction; the star is the epoch that is compared.
+    """
+    need_matplotlib()
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    models = list(dict.fromkeys(pair.model for pair in pairs))
+    figure = Figure(figsize=(12, 3.4 * len(models)), layout="constrained")
+    axes = figure.subplots(len(models), len(SHOWN_CURVES), squeeze=False)
+    for row, model in zip(axes, models, strict=True):
+        for pair in (pair for pair in pairs if pair.model == model):
+            for run in pair.runs:
+                _add_run(row, run)
+        for panel, (name, title) in zip(row, SHOWN_CURVES.items(), strict=True):
+            panel.set(title=f"{model}: {title}", xlabel="epoch")
+            panel.xaxis.get_major_locator().set_params(integer=True)
+            if name == "score":
+                panel.axhline(_THRESHOLD, color="gray", linewidth=0.8, linestyle=":")
+        handles = [row[0].plot([], [], color=c, label=d)[0] for d, c in COLOURS.items()]
+        star = row[0].plot([], [], "*", color="black", label="compared")[0]
+        row[0].legend(handles=[*handles, star], fontsize="small")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    written = [target.with_name(f"{target.name}.{kind}") for kind in ("png", "svg")]
+    # the same curves give the same bytes: no clock in the file, and no random names in the SVG
+    with matplotlib.rc_context({"svg.hashsalt": "minihmx"}):
+        figure.savefig(written[0], dpi=150)
+        figure.savefig(written[1], metadata={"Date": None})
+    return written
+
+
+def _add_run(panels: Sequence[Any], run: TrainedRun) -> None:
+    chosen = int(run.epoch.removeprefix("epoch-"))
+    for panel, points in zip(panels, curves(run).values(), strict=True):
+        colour = COLOURS[run.direction]
+        gid = f"{run.model}-{run.direction}-seed-{run.seed}"
+        epochs, values = [epoch for epoch, _ in points], [value for _, value in points]
+        panel.plot(epochs, values, color=colour, linewidth=1, marker=".", alpha=0.7, gid=gid)
+        marked = [value for epoch, value in points if epoch == chosen]
+        panel.plot([chosen] * len(marked), marked, "*", color=colour, markersize=11)

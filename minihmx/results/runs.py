@@ -1,0 +1,251 @@
+"""Trained runs on disk in pairs: forward and reverse of one model, seed and config. No torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from minihmx.errors import DataError, UserError, quoted
+from minihmx.selection import DIRECTIONS
+from minihmx.storage.disk import home_path
+from minihmx.storage.strict import read_json
+
+_EPOCH = re.compile(r"epoch-(\d+)")
+
+
+class TrainedRun(NamedTuple):
+    """A finished run, and the epoch of it that is compared.
+
+    model: the name of its folder under DIR. how: "selected", "selected, below the rule", "last, as
+    none is selected", or "named" (RUN@epoch-03).
+    """
+
+    folder: Path
+    model: str
+    direction: str
+    seed: int
+    science: Mapping[str, Any]
+    fingerprint: str
+    epoch: str
+    how: str
+
+    @property
+    def title(self) -> str:
+        """As a sentence names it."""
+        return f"{self.model} {self.direction} seed {self.seed}"
+
+
+class SeedPair(NamedTuple):
+    """The two directions of one model and seed."""
+
+    model: str
+    seed: int
+    forward: TrainedRun
+    reverse: TrainedRun
+
+    @property
+    def runs(self) -> tuple[TrainedRun, TrainedRun]:
+        return self.forward, self.reverse
+
+
+def find_pairs(paths: Sequence[str]) -> tuple[list[SeedPair], list[str]]:
+    """The pairs in a DIR or among RUNs, by model and seed; and what a reader has to know of them.
+
+    A run that has not ended, and one whose other direction is missing, are left out, and said.
+    Raises UserError where nothing is left, or where runs differ in more than direction and seed.
+    """
+    found: dict[Path, str] = {}
+    notes: list[str] = []
+    for text in paths:
+        path, epoch = _path_and_epoch(text)
+        if (path / "config.json").is_file():
+            found[path.resolve()] = epoch
+        else:
+            listed = _experiment(path, notes) if (path / "experiment.json").exists() else None
+            inside = _runs_in(path) if listed is None else listed
+            found |= {folder.resolve(): "" for folder in inside}
+    runs: dict[tuple[str, str, int], TrainedRun] = {}
+    for folder, epoch in found.items():
+        if why := _not_ended(folder):
+            notes.append(why)
+            continue
+        run = _read_run(folder, epoch)
+        other = runs.setdefault((run.model, run.direction, run.seed), run)
+        if other is not run:
+            raise UserError(
+                f"{other.folder} and {run.folder} are both {run.title}, so it is not clear which "
+                "one is meant; give one of them."
+            )
+    pairs = []
+    for (model, direction, seed), run in sorted(runs.items()):
+        opposite = runs.get((model, DIRECTIONS[direction == "forward"], seed))
+        if opposite is None:
+            missing = DIRECTIONS[direction == "forward"]
+            notes.append(f"{run.title} is left out: there is no finished {missing} run beside it")
+        elif direction == "forward":
+            pairs.append(SeedPair(model, seed, run, opposite))
+    if not pairs:
+        raise UserError(_nothing(paths, list(runs.values()), notes))
+    for pair in pairs:
+        first = next(other.forward for other in pairs if other.model == pair.model)
+        _check_alike(pair.forward, pair.reverse, {"direction"})
+        _check_alike(first, pair.forward, {"direction", "seed"})
+        _check_selection(pair)
+    return pairs, notes
+
+
+def _path_and_epoch(text: str) -> tuple[Path, str]:
+    path, epoch = home_path(text), ""
+    if not os.path.exists(path) and "@" in text:
+        run, _, epoch = text.rpartition("@")
+        path = home_path(run)
+        if not _EPOCH.fullmatch(epoch):
+            raise UserError(f"{text} names no epoch; write RUN@epoch-03, for example.")
+    if not os.path.isdir(path):
+        raise UserError(
+            f"There is no folder {path}, so nothing can be compared there; give the folder of "
+            "several runs (runs/), or runs themselves (runs/MODEL/DIRECTION/seed-N)."
+        )
+    return path, epoch
+
+
+def _runs_in(folder: Path) -> Iterator[Path]:
+    """DIR/<model>/<direction>/seed-<n>, or DIR being a model's or a direction's folder."""
+    for pattern in ("*/{}/seed-*", "{}/seed-*"):
+        for direction in DIRECTIONS:
+            for path in sorted(folder.glob(pattern.format(direction))):
+                if (path / "config.json").is_file():
+                    yield path
+
+
+def _experiment(folder: Path, notes: list[str]) -> list[Path]:
+    """The runs that an experiment consists of; what of it is not done or not there is noted."""
+    path, runs = folder / "experiment.json", list[Path]()
+    experiment = read_json(path)
+    try:
+        for model, plan in sorted(experiment["models"].items()):
+            left = [f"{p['name']} is {p['state']}" for p in plan["pieces"] if p["state"] != "done"]
+            if left:
+                notes.append(
+                    f"{model}: {len(left)} of {len(plan['pieces'])} pieces of the experiment are "
+                    f"not done ({'; '.join(left[:3] + ['...'] * (len(left) > 3))}), so the tables "
+                    "are not final"
+                )
+            for run in (
+                folder / model / d / f"seed-{s}" for d in DIRECTIONS for s in plan["seeds"]
+            ):
+                if (run / "config.json").is_file():
+                    runs.append(run)
+                else:
+                    notes.append(f"{run} is left out: the experiment lists it, and no run is there")
+    except (TypeError, LookupError, AttributeError):
+        raise UserError(
+            f"{path} is no list of an experiment's pieces, so it is not known what there should "
+            "be; restore it, or move it away and the folders beside it are compared."
+        ) from None
+    return runs
+
+
+def _not_ended(folder: Path) -> str:
+    """Why a run's folder may still change, or ""."""
+    path = folder / "status.json"
+    status = read_json(path) if path.exists() else {}
+    status = status if isinstance(status, dict) else {}
+    state = status.get("state", "unknown")
+    if state == "complete":
+        return ""
+    place = f"step {status.get('step', '?')} of {status.get('steps', '?')}"
+    what = "is still being written, or was killed" if state == "running" else "is not complete"
+    return f"{folder} is left out: it {what} (its status is {quoted(state)}, {place})"
+
+
+def _read_run(folder: Path, epoch: str) -> TrainedRun:
+    path = folder / "config.json"
+    config = read_json(path)
+    science = config.get("science") if isinstance(config, dict) else None
+    science = science if isinstance(science, dict) else {}
+    direction, seed = science.get("direction"), science.get("seed")
+    if direction not in DIRECTIONS or type(seed) is not int:
+        raise UserError(
+            f"{path} is no config of a run, so its direction and seed are not known; restore it, "
+            "or leave this folder out."
+        )
+    name, fingerprint = folder.parent.parent.name, str(config.get("fingerprint"))
+    epoch, how = (epoch, "named") if epoch else _selected(folder)
+    return TrainedRun(folder, name, direction, seed, science, fingerprint, epoch, how)
+
+
+def _selected(folder: Path) -> tuple[str, str]:
+    """The epoch of a run that is compared, and how it was chosen."""
+    path = folder / "selected.json"
+    if path.exists():
+        selected = read_json(path)
+        winner = selected.get("winner") if isinstance(selected, dict) else None
+        if not isinstance(winner, str) or not _EPOCH.fullmatch(winner):
+            raise DataError(
+                f"{path} names no epoch as its winner, so it is not known which one to compare; "
+                "select again, or give RUN@epoch-03."
+            )
+        return winner, "selected" if selected.get("qualified", True) else "selected, below the rule"
+    places = [*folder.glob("evaluations/epoch-*.jsonl"), *folder.glob("checkpoints/epoch-*")]
+    numbers = [int(found[1]) for place in places if (found := _EPOCH.fullmatch(place.stem))]
+    if not numbers:
+        raise UserError(f"{folder} holds no epoch that could be compared; train it to its end.")
+    return f"epoch-{max(numbers):02d}", "last, as none is selected"
+
+
+def _check_alike(one: TrainedRun, other: TrainedRun, may_differ: set[str]) -> None:
+    there, here = one.science, other.science
+    differences = [
+        f"{name} is {quoted(there.get(name))} there and {quoted(here.get(name))} here"
+        for name in sorted((there.keys() | here.keys()) - may_differ)
+        if there.get(name) != here.get(name)
+    ]
+    if differences:
+        raise UserError(
+            f"{one.folder} and {other.folder} are of other configs ({'; '.join(differences)}), so "
+            "they are not of one experiment, and a difference would not be one of direction; give "
+            "the runs that belong together, or train one of them again."
+        )
+
+
+def _check_selection(pair: SeedPair) -> None:
+    """A selection is of two runs; with another partner it says nothing."""
+    for run, other in ((pair.forward, pair.reverse), (pair.reverse, pair.forward)):
+        path = run.folder / "selected.json"
+        if run.how.startswith("selected"):
+            partners = read_json(path).get("pair")
+            partner = partners.get(other.direction) if isinstance(partners, dict) else None
+            if isinstance(partner, dict) and partner.get("fingerprint") != other.fingerprint:
+                raise UserError(
+                    f"{path} was written when another run stood at {other.folder}, so its epoch "
+                    "was not chosen against this one; type `minihmx select "
+                    f"{pair.forward.folder} {pair.reverse.folder}` first."
+                )
+
+
+def _nothing(paths: Sequence[str], runs: Sequence[TrainedRun], notes: Sequence[str]) -> str:
+    """Why no two runs are a pair."""
+    where = ", ".join(paths)
+    names = {d: [run for run in runs if run.direction == d] for d in DIRECTIONS}
+    if not runs:
+        why = notes[0] if notes else "there is no run MODEL/DIRECTION/seed-N in it"
+    elif not names["forward"] or not names["reverse"]:
+        why = notes[0] if len(notes) > len(runs) else f"all runs there are {runs[0].direction}"
+    else:
+        models = {d: sorted({run.model for run in names[d]}) for d in DIRECTIONS}
+        seeds = {d: sorted({run.seed for run in names[d]}) for d in DIRECTIONS}
+        field, of = (
+            ("model", models)
+            if not {*models["forward"]} & {*models["reverse"]}
+            else ("seed", seeds)
+        )
+        told = " and ".join(f"{', '.join(map(str, of[d]))} ({d})" for d in DIRECTIONS)
+        why = f"no two of the runs have the same {field}: {told}"
+    return (
+        f"There is nothing to compare in {where}: {why}. A pair is a forward and a reverse run of "
+        "one model and seed; `minihmx train MODEL --direction reverse --seed N` makes the other."
+    )
