@@ -18,10 +18,12 @@ import toy
 from command_line import env, minihmx, small
 from conftest import ROOT
 
+from minihmx import train
 from minihmx.cli import main
 from minihmx.config import FIELDS
 from minihmx.results.audit import audit_path
 from minihmx.results.findings import Audit, line_of
+from minihmx.run import open_run
 from minihmx.storage.disk import dumps
 from minihmx.storage.identity import science_digest
 
@@ -388,7 +390,30 @@ def test_values_of_no_kind_at_all_are_findings_and_no_traceback(run: Path) -> No
         assert reported(audit_path(folder), folder / "result.json")
 
 
-# --- unfinished and older runs --------------------------------------------------------------------
+# --- other configs, unfinished and older runs -----------------------------------------------------
+
+
+CONFIGS: list[dict[str, Any]] = [
+    {"loss_type": "grpo", "iterations": 2, "direction": "reverse"},
+    {"loss_type": "dr_grpo", "generations": 3, "beta": 0.5, "amax": "on"},
+    {"loss_type": "dapo", "prompts_per_step": 4, "warmup_ratio": 0.5, "lora_targets": "q_proj"},
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config["loss_type"])
+def test_runs_of_other_configs_are_clean_at_every_point(
+    tmp_path: Path, config: dict[str, Any]
+) -> None:
+    """Stopped after two steps, and finished; a random model's judge gives no scores."""
+    for stop_after in (2, None):
+        run, steps = open_run(toy.flags(tmp_path, **config)), list[train.Event]()
+        for event in train.train(run, lambda n=stop_after, steps=steps: len(steps) == n):
+            steps += [event] if isinstance(event, train.Stepped) else []
+        run.store._lock.close()
+        audit = audit_path(run.store.folder)
+        assert [finding.text for finding in audit.findings] == []
+        assert bool(audit.notes) == (stop_after is not None)
+        assert len(audit.looked_at["checkpoints"]) >= 4
 
 
 def test_a_run_still_being_written_is_audited_up_to_its_last_whole_line(run: Path) -> None:
