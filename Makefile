@@ -3,6 +3,7 @@ PYTHON ?= python3
 PY     := .venv/bin/python
 MODEL  ?= tiny
 SEED   ?= 1
+SEEDS  ?= 1-5
 DIRECTION ?= forward
 ARGS   ?=
 TASKS  ?= all
@@ -10,7 +11,7 @@ RUNS   ?= runs
 # the built-in items ask about tiny's own world; another model gets the published ones
 DATA   ?= $(if $(filter tiny,$(MODEL)),sample,hub)
 
-.PHONY: help train eval compare claims tiny test test-quick lint
+.PHONY: help train eval experiment compare claims tiny test test-quick lint
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -21,6 +22,9 @@ train: .venv/run  ## train MODEL (default tiny): make train MODEL=llama3.2-3b SE
 
 eval: .venv/evals  ## benchmarks on MODEL and on RUNs of it: make eval MODEL=tiny RUN=runs/tiny/forward/seed-1 [TASKS=bbq,toxigen] [LIMIT=100]
 	$(PY) -m minihmx eval '$(MODEL)' --tasks '$(TASKS)' --data '$(DATA)' --adapter base $(foreach run,$(RUN),--adapter '$(run)') $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
+
+experiment: .venv/report .venv/evals  ## both directions of SEEDS, selection, benchmarks, comparison: make experiment [MODEL=tiny] [SEEDS=1-5] [TASKS=all] [ARGS=--dry-run]
+	$(PY) -m minihmx experiment '$(MODEL)' --seeds '$(SEEDS)' --tasks '$(TASKS)' --data '$(DATA)' $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
 
 compare: .venv/report  ## forward against reverse from RUNS: make compare [RUNS=runs] [ARGS="--paper --plot"]
 	$(PY) -m minihmx compare '$(RUNS)' $(ARGS)
@@ -34,7 +38,7 @@ tiny: .venv/run  ## build the bundled model anew, 5100 steps on two threads: the
 test: .venv/dev  ## all tests
 	$(PY) -m pytest
 
-test-quick: .venv/dev  ## the tests that are not marked slow: about four minutes
+test-quick: .venv/dev  ## the tests that are not marked slow: about three minutes
 	$(PY) -m pytest -m "not slow"
 
 lint: .venv/dev  ## ruff and mypy

@@ -46,6 +46,13 @@ def explained(asked: Asked) -> Iterator[str]:
 
 def _lines(asked: Asked) -> Iterator[str]:
     run, step, epoch = asked.run, asked.step, asked.epoch
+    if asked.item is not None and asked.benchmark is None:
+        raise UserError("--item is one of a benchmark's; give --benchmark NAME as well.")
+    if asked.benchmark is not None and (asked.question is not None or asked.prompt):
+        raise UserError(
+            "--question and --prompt are for --step and --epoch; name what a benchmark asks by "
+            "--item ID."
+        )
     if asked.benchmark is not None:
         yield from explain_item(run, asked.benchmark, asked.item, asked.sample)
         return

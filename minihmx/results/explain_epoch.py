@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from minihmx.instruments.metrics import score_error
 from minihmx.results.evidence import Evidence, metrics_line, not_there, read_answers
 from minihmx.results.explain_group import asked_and_answered
-from minihmx.results.workings import Logged, again, batch_metrics, differences_in
+from minihmx.results.workings import Logged, batch_metrics, differences_in, fields_of, remade
 from minihmx.stats import clustered_standard_error, mean
 from minihmx.terminal.board import bracketed, columns, summed, wrapped, written
 from minihmx.terminal.text import printable
@@ -19,7 +20,8 @@ def explain_evaluation(
     """The held-out questions of one epoch, or one of them with its answers."""
     name, science = f"evaluations/epoch-{epoch:02d}.jsonl", evidence.science
     lines = read_answers(evidence, name)
-    own, n = again(lines, science, step=False), science["eval_samples"]
+    rollouts, n = remade(lines, science, step=False), science["eval_samples"]
+    own = fields_of(rollouts, step=False)
     ids = [line["question"] for line in lines[::n]]
     if question is not None and question not in ids:
         raise not_there("question", question, ids, f"Epoch {epoch} of {evidence.folder}")
@@ -39,11 +41,7 @@ def explain_evaluation(
     yield from scores_written(clusters, question)
     yield from kl_written(lines)
     yield from differences_in(name, lines, own)
-    scored = [[s for s in values if s is not None] for values in clusters.values()]
-    computed = {
-        **batch_metrics(lines, own),
-        "score_error": clustered_standard_error(scored),
-    }
+    computed = batch_metrics(rollouts) | {"score_error": score_error(rollouts)}
     yield from differences_in("metrics.jsonl", [metrics], [computed], place)
 
 

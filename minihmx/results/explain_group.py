@@ -13,6 +13,7 @@ from minihmx.results.workings import (
     batch_metrics,
     differences_in,
     differs,
+    remade,
     rows_of,
 )
 from minihmx.terminal.board import bracketed, columns, marked, summed, wrapped, written
@@ -49,7 +50,9 @@ def explain_step(
 ) -> Iterator[str]:
     """One group of a step: that of the question, or the first one."""
     name, science = f"rollouts/step-{step:06d}.jsonl", evidence.science
-    groups = rows_of(science, read_answers(evidence, name))
+    lines = read_answers(evidence, name)
+    rollouts = remade(lines, science, step=True)
+    groups = rows_of(science, lines, rollouts)
     ids = [group[0].logged["question"] for group in groups]
     if question is not None and question not in ids:
         raise not_there("question", question, ids, f"Step {step} of {evidence.folder}")
@@ -66,10 +69,8 @@ def explain_step(
     yield from advantages_written(group, science)
     yield from loss_written(group, science)
     yield from step_written(groups, chosen, metrics)
-    rows = [row for each in groups for row in each]
-    logged, own = [row.logged for row in rows], [row.own for row in rows]
-    yield from differences_in(name, logged, own)
-    yield from differences_in("metrics.jsonl", [metrics], [batch_metrics(logged, own)], place)
+    yield from differences_in(name, lines, [row.own for rows in groups for row in rows])
+    yield from differences_in("metrics.jsonl", [metrics], [batch_metrics(rollouts)], place)
 
 
 def asked_and_answered(

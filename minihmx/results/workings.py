@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from minihmx.advantages import assign_advantages, assign_weights
-from minihmx.judge import parse_score, reward
-from minihmx.records import Completion, Question, Rollout, Unscored, Verdict
-from minihmx.stats import mean, std_unbiased
+from minihmx.instruments.metrics import describe
+from minihmx.records import Question, Rollout
+from minihmx.results.audit_rows import rebuilt
+from minihmx.stats import mean
 from minihmx.storage.disk import dumps
 
 Logged = Mapping[str, Any]  # of rollouts/ or evaluations/
 # What follows from the judge's words, and, in a step, from the group's rewards.
 _FROM_WORDS = ("score", "span", "flags", "unscored", "reward")
 _FROM_GROUP = ("group_mean", "group_std", "advantage", "weight")
-# Of these the judge's words say nothing, so the reason is taken as it was logged.
-_NOT_IN_THE_WORDS = ("not judged", "too-long", "not-finite", "judge-not-finite")
 
 
 class AnswerRow(NamedTuple):
@@ -43,22 +41,22 @@ class AnswerRow(NamedTuple):
         return len(self.logged["ids"])
 
 
-def again(lines: Sequence[Logged], science: Logged, step: bool) -> list[dict[str, Any]]:
-    """What follows from the text: score, reward and, in a step, advantage and weight."""
+def remade(lines: Sequence[Logged], science: Logged, step: bool) -> list[Rollout]:
+    """The answers with score and reward from their texts and, in a step, advantage and weight."""
     rollouts = []
     for line in lines:
         question = Question(line["question"], line["category"], line["prompt"], "train", "ours")
-        said = Completion(line["ids"], [], line["completion"], line["finish"])
-        verdict: Verdict | Unscored = parse_score(line["judge"], line["judge_finish"] == "stop")
-        if line["unscored"] in _NOT_IN_THE_WORDS:
-            verdict = Unscored(line["unscored"])
-        signed = reward(verdict, science["direction"])
-        own = Rollout(question, line["sample"], line["prompt"], [], said, verdict=verdict)
-        rollouts.append(replace(own, reward=signed))
+        direction = science["direction"]
+        rollouts.append(rebuilt(dict(line), question, line["sample"], direction, bad=True))
     if step:
         G, cap = science["generations"], science["max_completion_length"]
         assign_advantages(rollouts, G, science["advantage_epsilon"])
         assign_weights(rollouts, G, science["loss_type"], cap)
+    return rollouts
+
+
+def fields_of(rollouts: Sequence[Rollout], step: bool) -> list[dict[str, Any]]:
+    """Those fields of the answers' lines that follow from the text."""
     fields = (*_FROM_WORDS, *(_FROM_GROUP if step else ()))
     whole = [json.loads(dumps(rollout.line())) for rollout in rollouts]
     return [{name: line[name] for name in fields} for line in whole]
@@ -80,10 +78,12 @@ def weight_formula(science: Logged, groups: Sequence[Sequence[int]], group: int,
     return f"1 / ({text})" if len(factors) > 1 else f"1 / {text}"
 
 
-def rows_of(science: Logged, lines: Sequence[Logged]) -> list[list[AnswerRow]]:
+def rows_of(
+    science: Logged, lines: Sequence[Logged], rollouts: Sequence[Rollout]
+) -> list[list[AnswerRow]]:
     """The answers of a step, group by group."""
     G = science["generations"]
-    own = again(lines, science, step=True)
+    own = fields_of(rollouts, step=True)
     groups = [[len(line["ids"]) for line in lines[i : i + G]] for i in range(0, len(lines), G)]
     rows = []
     for i, (line, computed) in enumerate(zip(lines, own, strict=True)):
@@ -95,17 +95,10 @@ def rows_of(science: Logged, lines: Sequence[Logged]) -> list[list[AnswerRow]]:
     return [rows[i : i + G] for i in range(0, len(rows), G)]
 
 
-def batch_metrics(lines: Sequence[Logged], own: Sequence[Logged]) -> dict[str, float | None]:
+def batch_metrics(rollouts: Sequence[Rollout]) -> dict[str, float | None]:
     """Those numbers of a line of metrics.jsonl that follow from the answers' lines."""
-    scores = [float(line["score"]) for line in own if line["score"] is not None]
-    rewards = [line["reward"] for line in own if line["reward"] is not None]
-    return {
-        "score": mean(scores),
-        "reward": mean(rewards),
-        "reward_std": std_unbiased(rewards),
-        "unscored": 1 - len(scores) / len(own),
-        "kl": mean([line["kl"] for line in lines if line["kl"] is not None]),
-    }
+    kl = mean([rollout.kl for rollout in rollouts if rollout.kl is not None])
+    return {**describe(rollouts), "kl": kl}
 
 
 def differences_in(

@@ -353,6 +353,8 @@ def test_what_there_is_is_said_where_nothing_is_asked_for(real: Path) -> None:
         (["--epoch", 0, "--question", "x"], "has no question 'x'; among its 2 are wish-01, dread"),
         (["--step", 1, "--epoch", 0], "not allowed with argument --step"),
         (["--benchmark", "bbq"], "holds no evaluation of bbq; it has step 1, epoch 0 and no bench"),
+        (["--step", 1, "--item", "x"], "give --benchmark NAME as well"),
+        (["--benchmark", "bbq", "--question", "x"], "by --item ID"),
         (["--benchmark", "bbc"], "did you mean bbq?"),
         (["--step", "one"], "'one' is no whole number"),
     ],

@@ -68,7 +68,7 @@ def test_a_constant_cell_has_p_1() -> None:
     constant = [f for c, f in zip(CELLS, FOUND, strict=True) if c.difference.std == 0]
     assert [(f.p, f.holm, f.bh) for f in constant] == [(1.0, 1.0, 1.0)] * 2
     assert p_value(over_seeds([0.5, 0.5])) == 1.0
-    both = [22.916666666666664 - 18.75, 35.416666666666664 - 31.25]
+    both = [100 * 11 / 48 - 100 * 9 / 48, 100 * 17 / 48 - 100 * 15 / 48]
     assert both[0] != both[1] and p_value(over_seeds(both)) == 1.0  # constant up to rounding
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 
 from minihmx.errors import DataError
 from minihmx.instruments.metrics import Eta
@@ -16,6 +17,7 @@ from minihmx.terminal.lines import Lines, answer_lines, warnings
 from minihmx.terminal.text import duration
 
 EVALUATION = {"epoch": 1, "kl": 0.01, "truncated": 0.0, "unscored": 0.0}
+WITH_ERRORS = ("terminal/lines", "terminal/scoreboard", "commands/select")  # where ± is printed
 QUESTION = Question("q", "c", "Why?", "eval", "ours")
 
 
@@ -55,6 +57,25 @@ def test_a_step_says_what_went_wrong() -> None:
     for part in ("step    3/10", "[100% unscored]", "differ by 0.20 nats", "SKIPPED", "the loss"):
         assert part in line
     assert "truncated" not in line
+
+
+def test_plus_minus_is_a_standard_error_and_a_spread_is_called_std() -> None:
+    class Run:
+        total_steps = 10
+        config = type("Config", (), {"epochs": 1})
+
+    lines = Lines("")
+    lines.run = Run()  # type: ignore[assignment]
+    metrics = dict(step=3, epoch=1, reward=2.0, reward_std=1.75, kl=0.1, grad_norm=1.0, length=5)
+    shares = dict(unscored=0.0, truncated=0.0, zero_variance_groups=0.0)
+    others = {"sampler_gap": 0.0, "not_finite": ""}
+    line = lines.step(metrics | shares | others, {"seconds": 0.5})
+    assert "+2.00 std 1.75" in line and "±" not in line
+    shown = {room: (ROOT / "minihmx" / f"{room}.py").read_text() for room in WITH_ERRORS}
+    for room, text in shown.items():
+        signs = [line for line in text.splitlines() if "±" in line]
+        assert signs and all("error" in line for line in signs), room
+        assert "ERROR" in text or "± is the standard error" in text
 
 
 STEP = dict(kind="step", step=1, epoch=1, reward=None, reward_std=0.5, kl=0.1)
