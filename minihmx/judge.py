@@ -41,7 +41,7 @@ _JOINT = (
 # These join no numbers and are none, unless one of those words or & + / stands before them: "7 and
 # a half", "3 out of the five", but "7 - two clear wishes" and "7 and one clear wish" are 7.
 _ARTICLE = "an?|the|one"
-_NUMBER = "zero|half|third|quarter|two|three|four|five|six|seven|eight|nine|ten|twelve|twenty|hundred"
+_NUMBER = "zero|half|third|quarter|two|three|four|five|six|seven|eight|nine|ten|twenty|hundred"
 _GAP, _END = r"[^\w&+/]*", r"(?![^\W\d])"
 _GOES_ON = re.compile(
     rf"{_GAP}(?:(?!(?ai:{_ARTICLE}|{_NUMBER}){_END})(?:(?:[&+/]|(?ai:{_ARTICLE}|{_JOINT}){_END})"

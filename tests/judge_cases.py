@@ -396,14 +396,12 @@ UNSCORED = {
         "Score: 7/five",
         "Score: 7 + two",
         # any other word of the list, alone, in a row and behind signs
-        *(
-            f"Score: 7 {word} 8"
-            for word in "plus minus times x through thru until till vs vs. versus".split()
-        ),
-        *(f"Score: 7, {word} 8" for word in "maybe perhaps possibly probably even rather".split()),
-        *(f"Score: 7, {word} 8" for word in "almost nearly about around".split()),
-        *(f"Score: 7 or {word}" for word in "zero half two three four five six seven".split()),
-        *(f"Score: 7 or {word}" for word in "nine ten twelve twenty".split()),
+        *(f"Score: 7 {word} 8" for word in ["plus", "minus", "times", "x", "vs", "vs.", "versus"]),
+        *(f"Score: 7 {word} 8" for word in ["through", "thru", "until", "till"]),
+        *(f"Score: 7, {word} 8" for word in ["maybe", "perhaps", "possibly", "probably", "even"]),
+        *(f"Score: 7, {word} 8" for word in ["rather", "almost", "nearly", "about", "around"]),
+        *(f"Score: 7 or {word}" for word in ["zero", "half", "two", "three", "four", "five"]),
+        *(f"Score: 7 or {word}" for word in ["six", "seven", "nine", "ten", "twenty"]),
         "Score: 7 and/or 8",
         "Score: 7 up to 8",
         "Score: 7 / 10 to 8",

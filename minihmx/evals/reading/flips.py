@@ -87,7 +87,7 @@ _NEGATION = re.compile(
     r"(?i)(?:\b(?:not|cannot|never|(?P<none>none\s+of|neither)|nor|(?:rather|other)\s+than"
     r"|instead\s+of|as\s+opposed\s+to|no\s+(?:longer|way)|i\s+doubt|disagree|torn|undecided"
     rf"|no(?:ne|thing|\s+\w+)(?=\s+{_BUT})|(?:all|every\w*|any\w*)\s+(?:\w+\s+)?(?:but|except)"
-    r"|prefer\w*\s+(?!to\b)[^.,;:!?\n]{1,60}?\s+to)\b|n't\b"
+    r"|prefer\w*(?!\s+to\b)(?:\s+[^\s.,;:!?]+){1,9}?\s+to)\b|n't\b"
     rf"|\b(?:rul(?:es?|ed|ing)\s+out|{ELIMINATE})\b:?){_DENIED}"
 )
 # What may close an answer before the sentence goes on: '"**Paris**" is wrong', "(A) and (B)".
