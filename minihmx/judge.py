@@ -26,23 +26,31 @@ _MARKS = r"*_#>~`"  # Markdown, as in "**Score:** 7" or "> ## Score: 7"
 # Some models put zero-width characters in front of their answers. A reader cannot see them, so
 # they must not decide whether there is a score.
 _UNSEEN = r"\u00ad\u200b-\u200f\u2060\ufeff"
-_LEAD = rf"[\s{_UNSEEN}{_MARKS}]*"
+_SKIPPED = rf"[\s{_UNSEEN}{_MARKS}]"
+_LEAD = f"{_SKIPPED}*"
 _SCORE = re.compile(rf"{_LEAD}(?:[-+•]{_LEAD})?(?ai:score)[\s{_MARKS}]*[:：]")
 # In front of a number ~ means "about" ("Score: ~7"), so of all marks it alone is not skipped there.
 _INTEGER = re.compile(r"[\s*_#>`]*([0-9]*)")
-_OUT_OF_TEN = re.compile(r"[\s*_`]*(?:/|(?ai:(?:out\s+)?of)\s)[\s*_`]*(?:10|(?ai:ten))")
-# What joins two numbers into another one: "7.5", "7-8", "7/100", "7, 5", "5 -> 8", "1**0**". A
-# digit behind it means that the integer was only the beginning of a number.
-_GAP = rf"[\s{_UNSEEN}{_MARKS}.,/:–—→+-]*"
-# Words join numbers too, as in "7 or 8", "3 out of 5" and "7 and a half". No "one" is among the
-# numbers, since "7 and one clear wish" is 7.
-_JOINT, _NUMBER = "or|to|and|&|out|of|point", "half|two|three|four|five|six|seven|eight|nine|ten"
-_GOES_ON = re.compile(
-    rf"{_GAP}(?:(?:(?ai:{_JOINT})(?![^\W\d_]){_GAP}(?:(?ai:an?|maybe)(?![^\W\d_]){_GAP})?)+"
-    rf"(?P<number>(?ai:{_NUMBER})(?![^\W\d_]))?)?"
+_OUT_OF_TEN = re.compile(r"[\s*_`(]*(?:/|(?ai:(?:out\s+)?of)\s)[\s*_`]*(?:10|(?ai:ten))")
+# A digit behind the integer means that this was only the beginning of a number, if what stands
+# between them are signs ("7.5", "7 - 8", "7 | 8", "1**0**") or these words ("7 or maybe 8").
+_JOINT = (
+    "or|to|and|out|of|point|up|plus|minus|times|x|through|thru|until|till|vs|versus"
+    "|maybe|perhaps|possibly|probably|even|rather|almost|nearly|about|around"
 )
-_PERCENT = re.compile(r"[\s*_`]*(?:%|(?ai:percent))|[*_`]*\+")
-_WORDS = f"{_JOINT}|{_NUMBER}|an|maybe|percent".split("|")
+# These join no numbers and are none, unless one of those words or & + / stands before them: "7 and
+# a half", "3 out of the five", but "7 - two clear wishes" and "7 and one clear wish" are 7.
+_ARTICLE = "an?|the|one"
+_NUMBER = "zero|half|third|quarter|two|three|four|five|six|seven|eight|nine|ten|twenty|hundred"
+_GAP, _END = r"[^\w&+/]*", r"(?![^\W\d])"
+_GOES_ON = re.compile(
+    rf"{_GAP}(?:(?!(?ai:{_ARTICLE}|{_NUMBER}){_END})(?:(?:[&+/]|(?ai:{_ARTICLE}|{_JOINT}){_END})"
+    rf"{_GAP})*(?P<number>(?ai:{_NUMBER}){_END})?)?"
+)
+# A number that stands first in brackets is a remark: "7 (8 would be too much)", unlike "7 (or 8)".
+_REMARK = re.compile(rf"[.,;]?{_SKIPPED}+[(\[{{]\s*(?=\d)")
+_PERCENT = re.compile(r"[\s*_`(]*(?:[%％٪‰]|(?ai:per\s*cent))|[*_`]*\+")
+_WORDS = f"{_JOINT}|{_NUMBER}|an|the|one|percent|per cent".split("|")
 
 
 def judge_prompt(rubric: str, question: str, answer: str) -> str:
@@ -83,7 +91,7 @@ def parse_score(text: str, finished: bool) -> Verdict | Unscored:
 
     Reasons: "no-line" (no line opens with `Score:`), "not-an-integer" (`seven`, `-3`, `~7`,
     nothing, digits that are not ASCII), "leading-zero", "out-of-range", "trailing" (what follows
-    the integer may belong to it: `7.5`, `7-8`, `7 or 8`, `7%`, `7th`), "cut" (not finished, and
+    the integer may belong to it: `7.5`, `7-8`, `7 (or 8)`, `7%`, `7th`), "cut" (not finished, and
     more text could have changed the number). Raises nothing on any text, in time linear in its
     length.
     """
@@ -136,14 +144,16 @@ def _read_integer(line: str, at: int) -> _Integer:
 
     ten = _OUT_OF_TEN.match(line, end)
     after = ten.end() if ten else end
-    goes_on = _GOES_ON.match(line, after + 1)
+    line = line.replace("_", "*")  # marks both, but for \w the one is a letter
+    remark = _REMARK.match(line, after)
+    goes_on = remark or _GOES_ON.match(line, after)
     assert goes_on is not None
-    rest = line[goes_on.end() :].lower()
+    rest = " ".join(line[goes_on.end() :].lower().split())
     # "7 o" may become "7 or 8".
     seen = len(line) if any(word.startswith(rest) for word in _WORDS) else goes_on.end()
-    another = _is_digit(rest[:1])
+    another = not remark and _is_digit(rest[:1])
     attached = line[after : after + 1].isalnum() or _PERCENT.match(line, after)
-    faulty = attached or another or goes_on["number"]
+    faulty = attached or another or goes_on.lastgroup == "number"
     return _Integer(start, end, seen + another, "trailing" if faulty else None)
 
 

@@ -62,7 +62,7 @@ MEGABYTE = 1 << 20
     + [before + unit * MEGABYTE for before in ("Score", "Score:", "- ") for unit in (" ", "`")]
     + [
         "Score: 7" + unit * MEGABYTE + "!"
-        for unit in (" ", ".", "\u200b", "7", "/", "x", " or", " to a ")
+        for unit in (" ", ".", "\u200b", "7", "/", "x", " or", " to a ", "(", "_", "&", "per ")
     ]
     + ["Score: 7\n" * (MEGABYTE // 9), "- " * (MEGABYTE // 2), "\n \n*" * (MEGABYTE // 4)],
 )
@@ -76,6 +76,7 @@ PIECES = st.sampled_from(
     [
         *("Score", "score:", ":", "：", "7", "10", "0", "1", "５", "²", "/10", "/", ".", ","),
         *("-", "–", "~", "%", "**", "`", "•", " ", "\n", "\u200b", "or", "th"),
+        *("(", "[", ")", '"', "|", "_", "％", " per", "maybe ", "the ", "one ", "x", "&"),
         *(" or ", " to ", "and a", " half", " out of ", " ten", "eight", "per", "cent", "+", "->"),
     ]
 )
@@ -111,6 +112,10 @@ def test_parsing_is_total_and_a_span_holds_its_score(text: str, finished: bool) 
 @example("Score: 7 out of", " 10", True)
 @example("Score: 7 or eigh", "t", True)
 @example("**Score: 7**", ".5", True)
+@example("Score: 7 (", "or 8)", True)
+@example("Score: 7 (8", ") or 9", True)
+@example("Score: 7 per c", "ent", True)
+@example("Score: 7 out of the", " 20", True)
 def test_what_an_unfinished_text_decided_stands(text: str, more: str, finished: bool) -> None:
     early, late = parse_score(text, finished=False), parse_score(text + more, finished)
     if isinstance(early, Verdict):

@@ -309,6 +309,8 @@ def test_a_megabyte_is_read_at_once(size: int) -> None:
         *("слово ", "漢字，", "ａ", "ß", "é a ", "\u1100\u1161", "\u0301\u0323", "not Paris or "),
         *("Paris, ", "A, ", "A and ", "and B ", "so A and the ", "A, and", "neither A nor "),
         *("A & C were ", "Answer - b ", "none of the options ", "A\nAnswer is ", "(A)" + 99 * " "),
+        *("I prefer ", "no ", "I take back ", "sorry for ", "I truly", "anything but "),
+        *(word + (1 << 16) * " " for word in ("prefer", "no", "I", "take", "<b", "<b x=")),
     ],
 )
 def test_no_text_takes_quadratic_time(unit: str, size: int) -> None:

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from minihmx.evals.reading.folding import PLAIN, fold, normal, visible, whole_words
 
-Zones = Sequence[tuple[int, int]]  # stretches [start, end] of a text, in its order
 Answers = Collection[str]
 
 
@@ -54,8 +53,9 @@ def mentions(
             if start >= end and (span := folded.span(start, -minus_stop)):
                 found.append(Reading(meant[text], span, "mention"))
                 end = -minus_stop
-    user_s = _zones(_YOURS, reply.translate(PLAIN)) if echo == "skip" else []
-    return sorted((mention for mention in found if not _held(mention, user_s)), key=_span)
+    found.sort(key=_span)
+    user_s = _held(found, _YOURS.finditer(reply.translate(PLAIN)) if echo == "skip" else ())
+    return [mention for mention in found if mention not in user_s]
 
 
 # What may stand between a cue or a negation and the answer, as in "it is actually (B)". The article
@@ -73,17 +73,21 @@ _CUE = re.compile(
 # A negation reaches the answer across these words, as in "I don't think that it is Paris". Any
 # other word stops it, and so does a comma, as in "I'm not sure, but Paris".
 _REACH = (
-    r"(?:\s+(?:think|believe|say|suppose|agree|sure|certain|be|that|this|it's|it|is|was|if|whether"
-    r"|of|the|my|correct|right|best|answers?|choose|decide|pick|between)\b)*"
+    r"(?:\s+(?:think|believe|know|say|suppose|agree|sure|certain|be|that|this|it's|it|is|was|if"
+    r"|whether|which|of|the|my|correct|right|best|earlier|previous|initial|answers?|choose|decide"
+    r"|pick|between)\b)*"
 )
-# A second negation there takes back the first: "There is no way it's not Paris" affirms Paris.
-_DENIED = rf"(?P<zone>{_REACH}(?:(?P<twice>\s+(?:not|isn't))\b{_REACH})?{_FILLER})"
-ELIMINATE = r"(?:eliminat|exclud)(?:es?|ed|ing)"
+# A second negation there takes back the first: "There is no way it's not Paris" affirms Paris, and
+# so does "It can't be anything but Paris".
+_BUT, ELIMINATE = r"(?:but|except|other\s+than)", r"(?:eliminat|exclud)(?:es?|ed|ing)"
+_TWICE = rf"\s+(?:not|isn't|(?:any\w*\s+(?:\w+\s+)?)?{_BUT})"
+_DENIED = rf"(?P<zone>{_REACH}(?:(?P<twice>{_TWICE})\b{_REACH})?{_FILLER})"
 # "None of A and B is right" denies both, where "Not A and B is right" affirms B: see _SUBJECT.
 _NEGATION = re.compile(
-    r"(?i)(?:\b(?:not|cannot|never|(?P<none>none\s+of|neither)|nor|(?:rather|(?<!none\s)other)\s+than"
+    r"(?i)(?:\b(?:not|cannot|never|(?P<none>none\s+of|neither)|nor|(?:rather|other)\s+than"
     r"|instead\s+of|as\s+opposed\s+to|no\s+(?:longer|way)|i\s+doubt|disagree|torn|undecided"
-    rf"|(?:all|every\w*|any\w*)\s+(?:\w+\s+)?(?:but|except))\b|n't\b"
+    rf"|no(?:ne|thing|\s+\w+)(?=\s+{_BUT})|(?:all|every\w*|any\w*)\s+(?:\w+\s+)?(?:but|except)"
+    r"|prefer\w*(?!\s+to\b)(?:\s+[^\s.,;:!?]+){1,9}?\s+to)\b|n't\b"
     rf"|\b(?:rul(?:es?|ed|ing)\s+out|{ELIMINATE})\b:?){_DENIED}"
 )
 # What may close an answer before the sentence goes on: '"**Paris**" is wrong', "(A) and (B)".
@@ -101,25 +105,28 @@ _WRONG = rf"(?:wrong|incorrect|false|{_RULED_OUT})"
 # only the last answer of a list ("Paris and Lyon is wrong"), anything else denies the whole list.
 _REFUTED = re.compile(
     rf"(?i){_SHUT}(?:\s*[:–—-]\s*{_WRONG}|,?\s+(?:(?:{_ALL})?(?:(?P<one>is|was)|are|were)"
-    rf"(?:\s+(?:{_ALL})?{_WRONG}|(?:n't|\s+not)(?:\s+(?:(?:the|my)\s+)?(?:correct|right|true|best"
-    rf"|answer)|(?=\s*(?:[.,;!?)]|\Z))))|{_ALL}{_WRONG}|can(?:'t|\s*not)\s+be\s+(?:correct|right"
-    rf"|true|the)|(?:can|could|must|should)\s+(?:{_ALL})?be\s+{_RULED_OUT}))\b"
+    rf"(?:\s+(?:{_ALL})?(?:{_WRONG}|out)|(?:n't|\s+not)(?:\s+(?:(?:the|my)\s+)?(?:correct|right|true"
+    rf"|best|answer)|(?=\s*(?:[.,;!?)]|\Z))))|{_ALL}{_WRONG}|can(?:'t|\s*not)\s+be\s+(?:correct"
+    rf"|right|true|the)|(?:can|could|must|should)\s+(?:{_ALL})?be\s+{_RULED_OUT}))\b"
 )
 # The last answer of a list may begin a sentence of its own, which the negation before the list does
 # not reach: "It is not Lyon and Paris is right".
 _SUBJECT = re.compile(rf"(?i){_SHUT}\s+(?:is|was|remains|seems|fits|has|must)\b")
 # What takes back all answers before it, or only the one that it names ("I was wrong to say Lyon").
 # "If I was wrong" and "I don't think I was wrong" do not.
+_SAY = r"(?:my|(?:having\s+)?(?:sa[iy]|stat|select|cho|pick|th(?:ink|ought)|answer)\w*)"
 _RETRACTION = re.compile(
-    r"(?i)(?:\bi(?<!\bif i)(?<!\bthink i)(?<!\bbelieve i)\s+(?:(?:was|am)\s+(?:wrong|mistaken"
-    r"|incorrect)|stand\s+corrected|misspoke|made\s+an?\s+(?:mistake|error))\b|\bmy\s+mistake\b"
-    r"|\bapologi[sz]e\s+for\s+(?:the|my)\s+(?:mistake|error)\b|\blet\s+me\s+correct\b|\bcorrection:)"
-    r"(?:\s+(?:about|with|(?:to|for|in|when\s+i)\s+(?:sa(?:y|id)|ch[eo]o?s|pick|th[io])\w*)\b"
-    rf"(?P<zone>{_REACH}{_FILLER}))?"
+    r"(?i)(?:\bi(?<!\bif i)(?<!\bthink i)(?<!\bbelieve i)\s+(?:\w+ly\s+)?(?:(?:was|am)\s+(?:wrong"
+    r"|mistaken|incorrect)\b|stand\s+corrected|misspoke|made\s+an?\s+(?:mistake|error)|(?:regret"
+    r"|retract|withdraw|(?:incorrect|mistaken|wrong)ly|should(?:n't|\s+not|\s+never)\s+have)"
+    rf"(?=\s+{_SAY})|take(?:\s+(?:that|it))?(?=\s+back\b))|\bmy\s+mistake\b|\b(?:sorry|apologi\w+)"
+    rf"(?=\s+for\s+(?:the\s+(?:mistake|error)\b|{_SAY}))|\bit\s+was\s+(?:wrong|an?\s+(?:mistake"
+    rf"|error))(?=\s+to\s+{_SAY})|\blet\s+me\s+correct\b|\bcorrection:)(?:\s+(?:about|with|back"
+    rf"|(?:(?:to|for|in|when\s+i)\s+)?{_SAY})\b(?P<zone>{_REACH}{_FILLER}))?"
 )
 # What corrects the reply's own answer: a later cue wins, and an answer that directly follows and
 # ends its clause ("Wait, no: Paris.") counts as one.
-_MARKER = r"(?:wait|no(?=[,.:;!–—-])|sorry|i\s+mean|actually)\b"
+_MARKER = r"(?:wait|no(?=[,.:;!–—-])|sorry|i\s+meant?(?:\s+to\s+say)?|actually)\b"
 _CORRECTION = re.compile(
     rf"(?i)(?:\A|[.!?,;:\n–—-])[ \"*]{{0,4}}{_MARKER}(?P<zone>(?:[,.;!–—]|{_MARKER}|{CUE_FILLER})*)"
 )
@@ -133,16 +140,10 @@ _REPORTED = re.compile(
 _YOURS = re.compile(r"(?i)(?P<zone>\byour?\b[^.!?\n]*)")
 
 
-def _zones(pattern: re.Pattern[str], text: str) -> Zones:
-    """What the group `zone` of the pattern matches."""
-    return [match.span("zone") for match in pattern.finditer(text)]
-
-
-def _held(mention: Reading, zones: Zones) -> bool:
-    """Whether the mention begins in one of them, or right behind it."""
-    at = _span(mention)[0]
-    before = bisect_left(zones, (at + 1,))
-    return before > 0 and at <= zones[before - 1][1]
+def _held(found: Sequence[Reading], matches: Iterable[re.Match[str]]) -> set[Reading]:
+    """The mentions that begin in the group `zone` of one of the matches, or right behind it."""
+    starts, zones = [_span(m)[0] for m in found], [match.span("zone") for match in matches]
+    return {m for a, b in zones for m in found[bisect_left(starts, a) : bisect_right(starts, b)]}
 
 
 def commitment(
@@ -179,16 +180,18 @@ def commitment(
     if len(places) <= len(reply):  # something unseen was left out
         ends = ((m.value, [bisect_left(places, end) for end in _span(m)], m.rule) for m in found)
         found = [Reading(value, (start, end), rule) for value, (start, end), rule in ends]
-    cued, corrected, reported = (_zones(x, text) for x in (cue, _CORRECTION, _REPORTED))
+    cued, reported = (_held(found, x.finditer(text)) for x in (cue, _REPORTED))
+    corrections = [*_CORRECTION.finditer(text)]
+    corrected = [match.start("zone") for match in corrections]
     left = _standing(text, found, cued) if withdrawn == "skip" else found
-    own = [m for m in left if not _held(m, reported)] or left
-    closed = {m for m in own if _held(m, corrected) and _CLOSED.match(text, _span(m)[1])}
-    cues = [m for m in own if m in closed or _held(m, cued)]
+    own = [m for m in left if m not in reported] or left
+    closed = {m for m in _held(found, corrections) if _CLOSED.match(text, _span(m)[1])}
+    cues = [m for m in own if m in closed or m in cued]
     rules = {
         "only": left if len({m.value for m in left}) == 1 else [],
         "correct-present": [m for m in left if both == "correct" and m.value in correct],
         # The first cue counts, yet one behind a correction goes before those in front of it.
-        "cue": sorted(cues, key=lambda m: -bisect_right(corrected, _span(m))),
+        "cue": sorted(cues, key=lambda m: -bisect_right(corrected, _span(m)[0])),
         "marked": [m for m in own if m.rule == "marked"][-1:],
         "last": own[-1:],
         "withdrawn": [found[-1]._replace(value=None)],
@@ -198,35 +201,34 @@ def commitment(
     return Reading(chosen.value, (places[start], places[end - 1] + 1), rule)
 
 
-def _standing(text: str, found: Sequence[Reading], cued: Zones) -> list[Reading]:
+def _standing(text: str, found: Sequence[Reading], cued: Collection[Reading]) -> list[Reading]:
     """The mentions that are neither denied nor taken back."""
     negations = [match for match in _NEGATION.finditer(text) if not match["twice"]]
-    negated = [match.span("zone") for match in negations]
-    none_of = [match.span("zone") for match in negations if match["none"]]
-    starts, retracted, taken = [_span(mention)[0] for mention in found], 0, {}
+    negated = _held(found, negations)
+    none_of = _held(found, [match for match in negations if match["none"]])
+    starts, retracted, taken = [_span(mention)[0] for mention in found], 0, dict[str | None, int]()
     for match in _RETRACTION.finditer(text):
-        at = bisect_left(starts, match.start("zone"))
-        if at < len(found) and starts[at] <= match.end("zone"):
-            taken[found[at].value] = starts[at] + 1
-        else:
-            retracted = match.end()
+        first = bisect_left(starts, match.start("zone"))
+        named = found[first : bisect_right(starts, match.end("zone"))]
+        taken.update((mention.value, _span(mention)[0] + 1) for mention in named)
+        retracted = retracted if named else match.end()
     # "It is Paris. I was wrong once." names nothing in Paris's place, so Paris stands.
     if all(_span(m)[0] < retracted or m.value in taken for m in found):
         retracted = 0
     left, end = [], -1
     for group, joint in _lists(text, found):
-        held = [_held(mention, negated) for mention in group]
+        held = [mention in negated for mention in group]
         held[0] |= end > 0 and _OVER.fullmatch(text, end, _span(group[0])[0]) is not None
         end = _span(group[-1])[1]
         # The negation of one answer goes on to those behind it: "We can rule out A, B and C".
         split = True in held[:-1] and joint != "or" and _SUBJECT.match(text, end)
-        alone = held[-1:] if split and not any(_held(m, none_of) for m in group) else []
+        alone = held[-1:] if split and none_of.isdisjoint(group) else []
         held = [*accumulate(held[: len(held) - len(alone)], max), *alone]
         refuted = [_REFUTED.match(text, _span(mention)[1]) for mention in group]
         # A denial of the whole list goes back to its beginning, or to an answer that the reply has
         # just affirmed: "It is A, B and C are wrong".
         if refuted[-1] and not refuted[-1]["one"]:
-            first = max((i for i, m in enumerate(group, 1) if _held(m, cued)), default=0)
+            first = max((i for i, m in enumerate(group, 1) if m in cued), default=0)
             refuted[first:] = refuted[-1:] * len(group[first:])
         # Denied from both sides an answer stands: "All but Paris are wrong".
         left += [m for m, a, b in zip(group, held, refuted, strict=True) if a == bool(b)]

@@ -21,7 +21,7 @@ PLAIN = str.maketrans("‘’‚‛“”„‟", "''''\"\"\"\"") | {0xFF01 + i:
 # selectors, and tags around letters. Tags are lower case, since <B> may name an option.
 _UNSEEN = re.compile(
     "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff]+"
-    r"|</?(?:b|i|u|em|strong|span|code|mark|answer)(?:\s+[a-z]+=[^<>]*)?>"
+    r"|</?(?:b|i|u|em|strong|span|code|mark|answer|wbr)(?:\s+[a-z]+=[^<>]*|\s*/)?>"
 )
 # Unicode calls a text "stream-safe" (UAX #15) if no character has more marks than this, and no
 # language needs more. Without a bound, a megabyte of accents takes quadratic time to normalise.
@@ -140,7 +140,7 @@ def whole_words(answer: str, text: str) -> Iterator[tuple[int, int, str]]:
             length = lengths[length - 1]
         length += joined[length] == character
         lengths.append(length)
-    edges = f" {text} "
+    word = [c.isalnum() or c == "_" for c in (f" {text} " if joined else "")]
     for end, length in enumerate(lengths[len(answer) :] if answer else ()):
-        if length == len(answer) and not re.search(r"\w", edges[end - length] + edges[end + 1]):
+        if length == len(answer) and not (word[end - length] or word[end + 1]):
             yield end - length, -end, answer

@@ -16,8 +16,7 @@ from minihmx.evals.reading.folding import visible
 # too small") marks its conclusion in more ways, such as "Final answer is (B)".
 _LETTER_CUE = re.compile(
     r"(?i)(?:\b(?:the|my)\s+(?:(?:correct|best|right|final)\s+)*(?:answer|option|choice)\s+"
-    r"(?:is|remains|would\s+be|should\s+be|must\s+be)\b"
-    r"|\bit(?:'s|\s+is|\s+was|\s+must\s+be|\s+should\s+be)\b"
+    r"(?:is|remains|(?:would|should|must)\s+be)\b|\bit(?:'s|\s+(?:is|was|(?:must|should)\s+be))\b"
     r"|(?:(?<=[.!?\n]\s)|(?<=\n)|\A)[\"'*_]{0,4}(?:final\s+)?answer\s+is\b"
     rf"|\b(?:answer|option|choice)(?::|\s*[-–—]\s))(?P<zone>{CUE_FILLER})"
 )
@@ -25,13 +24,13 @@ _LETTER_CUE = re.compile(
 # A capital letter is an option where a mark or one of these words leads to it: "Therefore C". The
 # bound on the marks keeps a megabyte of them from taking quadratic time.
 _LEAD = (
-    r"(?:[,:;.!?—–(\[{\"'*_]\s*|\b(?i:so|but|is|was|be|as|remains?|choose|chose|pick|select|say|said"
+    r"(?:[,:;.!?—–(\[{\"'*_]\s*|\b(?i:so|but|is|was|be|as|remains?|choose|chose|pick|prefer|select|say|said"
     rf"|think|guess|with|to|than|over|not|nor|or|neither|either|both|none\s+of|{ELIMINATE}"
     r"|(?:it|that|answer)'s|answers?|options|choices|answer\s*-|therefore|thus|hence|leaves|leaving"
-    r"|out|definitely|probably|likely|actually|still|indeed)\s+)[\"'*_]{0,4}"
+    r"|out|whether|definitely|probably|likely|actually|still|indeed)\s+)[\"'*_]{0,4}"
 )
 # A word behind A makes it an article ("A good question"), unless it is one of these ("A is right").
-_AFTER_A = r"is|was|remains|it|because|since|as|and|n?or|but|would|seems|must|should|can(?:not)?"
+_AFTER_A = r"is|was|remains|it|because|since|as|and|n?or|but|would|seems|must|should|can(?:not)?|to"
 # What makes I a pronoun, as in "So I think", "So I..." and "But I, too". In "It is I." and in the
 # list "H, I, or J" it is an option.
 _AFTER_I = r"[ \t]+(?!(?:and|n?or)\s+[A-Z]\b)\w|\.\.|…|,(?!\s*(?:not|n?or|and|[A-Z])\b)"
@@ -79,13 +78,10 @@ def letter(reply: str, letters: str, withdrawn: str = "skip") -> Reading:
     found, end, is_option = [], 0, False
     for match in _option_pattern(letters).finditer(text) if letters else ():
         group = match.lastindex or 0
-        joined = is_option and JOINT.fullmatch(text, end, match.start(group)) is not None
-        end, is_option = match.end(group), group < 8 or joined
+        joined = is_option and group == 8 and JOINT.fullmatch(text, end, match.start(group))
+        end, is_option = match.end(group), group < 8 or bool(joined)
         # The C of "vitamins A and C" is joined to no option.
         if is_option:
-            span, rule = (
-                (places[end - 1], places[end - 1] + 1),
-                "marked" if group < 7 else "mention",
-            )
+            span, rule = (places[end - 1], places[end - 1] + 1), ("marked", "mention")[group > 6]
             found.append(Reading(match[group].upper(), span, rule))
     return commitment(reply, found, withdrawn=withdrawn, cue=_LETTER_CUE)
