@@ -30,7 +30,7 @@ SECTIONS = {
     for head, body in re.findall(r"(?ms)^## ([^\n]*)\n(.*?)(?=^## |\Z)", PAGE)
 }
 # Each level below one of these is named by data, and the page says * for it.
-NAMED_BY_DATA = {"sources", "sha256", "item", "values", "detail", "switches", "models", "asked"}
+NAMED_BY_DATA = {"sources", "sha256", "item", "values", "detail", "switches", "models"}
 ROWS = [(head, row) for head, rows in SECTIONS.items() for row in rows]
 
 
