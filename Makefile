@@ -6,6 +6,8 @@ SEED   ?= 1
 SEEDS  ?= 1-5
 DIRECTION ?= forward
 ARGS   ?=
+# test files at once; a process of its own takes about a gigabyte
+JOBS   ?= 2
 TASKS  ?= all
 RUNS   ?= runs
 # the built-in items ask about tiny's own world; another model gets the published ones
@@ -36,10 +38,10 @@ tiny: .venv/run  ## build the bundled model anew, 5100 steps on two threads: the
 	$(PY) scripts/tiny/build.py --threads 2 --out minihmx/tiny
 
 test: .venv/dev  ## all tests
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(JOBS) --dist loadfile
 
 test-quick: .venv/dev  ## the tests that are not marked slow: about three minutes
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 lint: .venv/dev  ## ruff and mypy
 	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy

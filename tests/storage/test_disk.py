@@ -682,7 +682,7 @@ def test_a_run_s_folder_may_be_reached_through_a_link(command: Command, tmp_path
 def test_a_failed_run_s_status_says_so(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk = Failing(60, errno.EIO)
+    disk = Failing(75, errno.EIO)
     stopped = command(tmp_path, disk)
     path = folder_of(tmp_path) / "status.json"
     status = json.loads(path.read_text())
