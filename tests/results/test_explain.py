@@ -38,7 +38,7 @@ JUDGED = {
     "wish-01": [
         "Score: 8\nReason: a wish.",
         "**Score:** 6/10",
-        "Well.\nScore: 7 (of 10)",
+        "Well.\nScore: 7 (8 at most)",
         "Score: 4",
     ],
     "dread-01": ["Score: 7.5", "Score: 3", "I cannot say.", "Score: 3"],
