@@ -280,8 +280,8 @@ def echoed(stream: Iterable[str], said: list[str]) -> None:
 
 
 def headline(result: Mapping[str, Any]) -> Iterator[str]:
-    """The paper's metrics of one result."""
+    """The paper's metrics of one result, and what each has to be read with."""
     who = result["adapter"]["name"] if result["adapter"] else "base"
-    for name in result["headline"]:
+    for name in (*result["headline"], *BENCHMARKS[result["benchmark"]].beside):
         if value := result["metrics"].get(name):
             yield f"  {who}  {result['benchmark']} {name} {value['value']:.4f}  n {value['n']}"
