@@ -167,8 +167,11 @@ def _add_matrices(
     read = [tuple(_by_item(each.folder, names) for each in both.both) for both in evaluated]
     for name in names:
         columns = [(f[name], r[name]) for f, r in read]
-        common = set.intersection(*({*f} & {*r} for f, r in columns))
-        if common:
+        items = [{*side} for both in columns for side in both]
+        common = set.intersection(*items)
+        # An item that some evaluation has no value of, as flip_rate where a reply names no answer,
+        # is part of the table's mean there; an interval over the others would be another number's.
+        if common and common == set.union(*items):
             comparison.matrices[model, f"{benchmark}/{name}"] = _matrix(
                 columns, sorted(common), metric_of(f"{benchmark}/{name}").scale
             )

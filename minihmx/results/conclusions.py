@@ -151,6 +151,12 @@ def _verdicts(source: CellSet) -> list[str]:
         "paired t test, alone and corrected over the cells of the table. detectable: the true "
         "difference that this test finds in 80 % of such experiments.",
     ]
+    without = [f for f in source.inferences if f.both is None and f.seeds is not None]
+    if without and source.name == "here":
+        notes.append(
+            "No interval over items stands where items have no value in some evaluation (as "
+            "flip_rate of a reply that names no answer), or where none was stored."
+        )
     if untold:
         notes.append(f"{untold} cells have one seed, from which no spread and no p can be told.")
     if source.name == "paper":
