@@ -136,14 +136,15 @@ def audit_experiment(audit: Audit, folder: Path) -> None:
         pieces = model.get("pieces") if isinstance(model, dict) else None
         for piece in pieces if isinstance(pieces, list) else ():
             if isinstance(piece, dict) and piece.get("state") == "done":
-                where, kind = str(piece.get("path")), str(piece.get("name")).partition(" ")[0]
-                place = Place(path, text.partition(where)[0].count("\n") + 1)
+                where, name = str(piece.get("path")), str(piece.get("name"))
+                place = Place(path, text.partition(f'"{name}"')[0].count("\n") + 1)
+                kind = name.partition(" ")[0]
                 made: Any = [where]
                 mark = "manifest.json"
                 if kind == "select":
                     mark = "selected.json"
                 elif kind == "eval":
                     made = piece.get("results")
-                for name in made if isinstance(made, list) else ():
-                    there = (folder / str(name) / mark).is_file()
-                    audit.require("experiment", place, "state", "done", there, f"true of {name}")
+                for made_at in made if isinstance(made, list) else ():
+                    there = (folder / str(made_at) / mark).is_file()
+                    audit.require("experiment", place, "state", "done", there, f"true of {made_at}")
