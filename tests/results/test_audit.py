@@ -498,7 +498,7 @@ def test_an_experiment_names_what_is_done(runs: Path) -> None:
     assert not audit_path(runs).findings
     (runs / "experiment.json").write_text(text.replace('"waiting"', '"done"'))
     (finding,) = audit_path(runs).findings
-    assert "tiny/reverse/seed-9" in text.splitlines()[(finding.line or 0) - 1]
+    assert "train reverse seed 1" in text.splitlines()[(finding.line or 0) - 1]
     (runs / "experiment.json").write_text(text)
     for gone in (forward / "manifest.json", forward / "selected.json"):
         gone.rename(gone.with_suffix(".away"))
