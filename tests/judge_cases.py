@@ -318,6 +318,7 @@ UNSCORED = {
         "Score: 7⁄10",
         "Score: 7%",
         "Score: 7th",
+        "Score: 7-ish",
         "Score: 7points",
         "Score: 7x",
         "Score: 7to8",

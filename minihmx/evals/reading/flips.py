@@ -86,8 +86,8 @@ _DENIED = rf"(?P<zone>{_REACH}(?:(?P<twice>{_TWICE})\b{_REACH})?{_FILLER})"
 _NEGATION = re.compile(
     r"(?i)(?:\b(?:not|cannot|never|(?P<none>none\s+of|neither)|nor|(?:rather|other)\s+than"
     r"|instead\s+of|as\s+opposed\s+to|no\s+(?:longer|way)|i\s+doubt|disagree|torn|undecided"
-    rf"|no(?:ne|thing|\s+\w+)(?=\s+{_BUT})|(?:all|every\w*|any\w*)\s+(?:\w+\s+)?(?:but|except)"
-    r"|prefer\w*(?!\s+to\b)(?:\s+[^\s.,;:!?]+){1,9}?\s+to)\b|n't\b"
+    rf"|(?:choose|decide)\s+between|no(?:ne|thing|\s+\w+)(?=\s+{_BUT})|(?:all|every\w*|any\w*)\s+(?:\w+\s+)?"
+    r"(?:but|except)|prefer\w*(?!\s+to\b)(?:\s+[^\s.,;:!?]+){1,9}?\s+to)\b|n't\b"
     rf"|\b(?:rul(?:es?|ed|ing)\s+out|{ELIMINATE})\b:?){_DENIED}"
 )
 # What may close an answer before the sentence goes on: '"**Paris**" is wrong', "(A) and (B)".
@@ -104,8 +104,8 @@ _WRONG = rf"(?:wrong|incorrect|false|{_RULED_OUT})"
 # What denies an answer from behind, as in "Paris is wrong". The singular in the group `one` denies
 # only the last answer of a list ("Paris and Lyon is wrong"), anything else denies the whole list.
 _REFUTED = re.compile(
-    rf"(?i){_SHUT}(?:\s*[:–—-]\s*{_WRONG}|,?\s+(?:(?:{_ALL})?(?:(?P<one>is|was)|are|were)"
-    rf"(?:\s+(?:{_ALL})?(?:{_WRONG}|out)|(?:n't|\s+not)(?:\s+(?:(?:the|my)\s+)?(?:correct|right|true"
+    rf"(?i){_SHUT}(?:\s*[:–—-]\s*(?:{_WRONG}|no(?=\s*(?:[.,;!?]|\Z)))|,?\s+(?:(?:{_ALL})?"
+    rf"(?:(?P<one>is|was|does)|are|were)(?:\s+(?:{_ALL})?(?:{_WRONG}|out)|(?:n't|\s+not)(?:\s+(?:(?:the|my)\s+)?(?:correct|right|true"
     rf"|best|answer)|(?=\s*(?:[.,;!?)]|\Z))))|{_ALL}{_WRONG}|can(?:'t|\s*not)\s+be\s+(?:correct"
     rf"|right|true|the)|(?:can|could|must|should)\s+(?:{_ALL})?be\s+{_RULED_OUT}))\b"
 )
@@ -121,8 +121,8 @@ _RETRACTION = re.compile(
     r"|retract|withdraw|(?:incorrect|mistaken|wrong)ly|should(?:n't|\s+not|\s+never)\s+have)"
     rf"(?=\s+{_SAY})|take(?:\s+(?:that|it))?(?=\s+back\b))|\bmy\s+mistake\b|\b(?:sorry|apologi\w+)"
     rf"(?=\s+for\s+(?:the\s+(?:mistake|error)\b|{_SAY}))|\bit\s+was\s+(?:wrong|an?\s+(?:mistake"
-    rf"|error))(?=\s+to\s+{_SAY})|\blet\s+me\s+correct\b|\bcorrection:)(?:\s+(?:about|with|back"
-    rf"|(?:(?:to|for|in|when\s+i)\s+)?{_SAY})\b(?P<zone>{_REACH}{_FILLER}))?"
+    rf"|error))(?=\s+to\s+{_SAY})|\blet\s+me\s+correct\b|\bcorrection:)(?:\s+(?:about|with|back(?:"
+    rf"\s+what\s+i\s+said\s+about)?|(?:(?:to|for|in|when\s+i)\s+)?{_SAY})\b(?P<zone>{_REACH}{_FILLER}))?"
 )
 # What corrects the reply's own answer: a later cue wins, and an answer that directly follows and
 # ends its clause ("Wait, no: Paris.") counts as one.
@@ -133,8 +133,8 @@ _CORRECTION = re.compile(
 _CLOSED = re.compile(rf"(?i){_SHUT}\s*(?:[.,;!?]|\Z|is\s+(?:correct|right)\b)")
 # What is reported of others is neither a cue nor the last word.
 _REPORTED = re.compile(
-    r"(?i)\b(?:many|some|most|people|others|they|you)\b(?:\s+\w+){0,2}?\s+(?:believe|think|say|said"
-    rf"|claim|assume)\b(?P<zone>{_REACH}{_FILLER})"
+    r"(?i)\b(?:many|some|most|people|others|they|you|user)\b(?:\s+\w+){0,2}?\s+(?:said|(?:believe"
+    rf"|think|say|claim|assume)s?)\b(?P<zone>{_REACH}{_FILLER})"
 )
 # With echo "skip", what follows "you" up to the end of the sentence is taken for the user's.
 _YOURS = re.compile(r"(?i)(?P<zone>\byour?\b[^.!?\n]*)")
