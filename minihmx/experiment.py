@@ -20,7 +20,6 @@ from typing import Any
 
 from minihmx.errors import Failure, UserError
 from minihmx.selection import DIRECTIONS, Rule
-from minihmx.storage.disk import Disk
 from minihmx.storage.run_folder import Store
 from minihmx.storage.strict import read_json
 
@@ -99,15 +98,25 @@ def pieces(experiment: Experiment) -> list[Piece]:
 
 def is_done(experiment: Experiment, piece: Piece, results: Mapping[str, Sequence[str]]) -> bool:
     """Whether what the piece makes is there. results: the folders that each eval piece has made."""
-    folders = [experiment.out / folder for folder in piece.folders]
+    e = experiment
+    folders = [e.out / folder for folder in piece.folders]
     if piece.kind == "train":
         return all((folder / "manifest.json").is_file() for folder in folders)
     if piece.kind == "select":
-        return all(_is_selected(folder, experiment.rule, folders) for folder in folders)
-    made = [experiment.out / folder for folder in results.get(piece.name, ())]
-    wanted = {_winner(folder) for folder in folders}
-    there = {folder.name.rpartition("-")[0] for folder in made}
-    return there == wanted and all((folder / "manifest.json").is_file() for folder in made)
+        return all(_is_selected(folder, e.rule, folders) for folder in folders)
+    made = [e.out / folder for folder in results.get(piece.name, ())]
+    finished = [folder for folder in made if (folder / "manifest.json").is_file()]
+    homes = [(folder / "evals" / task, _winner(folder)) for folder in folders for task in e.tasks]
+    return all(
+        any(f.parent == home and f.name.rpartition("-")[0] == winner for f in finished)
+        for home, winner in homes
+    )
+
+
+def done_pieces(experiment: Experiment) -> set[str]:
+    """Their names."""
+    results = stored_results(experiment)
+    return {piece.name for piece in pieces(experiment) if is_done(experiment, piece, results)}
 
 
 def _is_selected(folder: Path, rule: Rule, pair: Sequence[Path]) -> bool:
@@ -135,26 +144,35 @@ def _winner(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def claim(experiment: Experiment, piece: str) -> Iterator[bool]:
-    """True while this process alone is at work on the piece; the lock of a dead process is free."""
+def claim(experiment: Experiment, piece: str) -> Iterator[int | None]:
+    """A lock, while this process alone is at work on the piece; None where another one is.
+
+    A child that inherits the lock keeps it when this process is killed; with the last of them the
+    piece is free again. Raises DataError where a link or the like stands in the lock's place.
+    """
     path = experiment.out / ".claims" / f"{experiment.run_name}-{piece.replace(' ', '-')}.lock"
-    with Disk().open(path, os.O_RDWR | os.O_CREAT) as file:
+    with Store(experiment.out).disk.open(path, os.O_RDWR | os.O_CREAT) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
+            yield None
             return
-        yield True
+        yield file.fileno()
 
 
 def stored_results(experiment: Experiment) -> dict[str, list[str]]:
     """By eval piece, the folders of its results, as experiment.json has them.
 
-    Those of a piece that was another command, as with another --limit, are not among them.
+    Pieces that were never asked so, as with another --limit, are left out.
     """
-    own = {piece.name: list(piece.arguments) for piece in pieces(experiment)}
-    listed = [p for p in _listed(experiment) if p["command"] == own.get(p["name"])]
-    return {piece["name"]: piece["results"] for piece in listed}
+    own = how_asked(experiment)
+    return {p["name"]: p["results"] for p in _listed(experiment) if own in p["asked"]}
+
+
+def how_asked(experiment: Experiment) -> str:
+    """What decides a result beside the checkpoint; the folder's name is no part of it."""
+    e = experiment
+    return " ".join([f"--tasks {','.join(e.tasks)} --data {e.data}", *e.eval_flags])
 
 
 def write_states(
@@ -163,7 +181,8 @@ def write_states(
     """Bring this model's part of experiment.json up to date.
 
     states: by piece, done, running, waiting, or the sentence of its failure; one that another
-    process has claimed is running. Other models stay as they are, and so do pieces of other seeds.
+    process has claimed is running. Other models stay as they are, and so do pieces of other seeds,
+    and results that were asked otherwise.
     """
     planned = []
     for piece in pieces(experiment):
@@ -176,6 +195,7 @@ def write_states(
             "state": state if known else "failed",
             "error": None if known else state,
             "results": list(results.get(piece.name, ())),
+            "asked": [how_asked(experiment)] if results.get(piece.name) else [],
         }
         planned.append(entry)
     store = Store(experiment.out)
@@ -183,7 +203,11 @@ def write_states(
     with store.disk.open(path, os.O_RDWR | os.O_CREAT) as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # held for a moment only
         names = {entry["name"] for entry in planned}
-        listed = [entry for entry in _listed(experiment) if entry["name"] not in names] + planned
+        before = _listed(experiment)
+        for entry, old in ((e, o) for e in planned for o in before if e["name"] == o["name"]):
+            for field in ("results", "asked"):
+                entry[field] = list(dict.fromkeys([*old[field], *entry[field]]))
+        listed = [entry for entry in before if entry["name"] not in names] + planned
         seeds = {int(e["name"].rpartition(" ")[2]) for e in listed if e["name"] != "eval base"}
         record = {
             "model": experiment.model,
@@ -200,8 +224,8 @@ def _state(experiment: Experiment, name: str, state: str) -> str:
     """The state as it is; what waits for this process may be running in another."""
     if state != "waiting":
         return state
-    with claim(experiment, name) as free:
-        return "waiting" if free else "running"
+    with claim(experiment, name) as lock:
+        return "running" if lock is None else "waiting"
 
 
 def _listed(experiment: Experiment) -> list[dict[str, Any]]:
@@ -209,11 +233,12 @@ def _listed(experiment: Experiment) -> list[dict[str, Any]]:
     found: Any = _models(experiment.out).get(experiment.run_name, {}).get("pieces", [])
     try:
         for piece in found:
-            kinds = [type(piece[name]) for name in ("name", "command", "results")]
-            named = re.fullmatch(r"eval base|(?:train|select|eval) .*seed \d+", piece["name"])
-            if kinds != [str, list, list] or not named:
+            named = re.fullmatch(r"eval base|(?:train|select|eval) .*seed \d{1,19}", piece["name"])
+            piece.setdefault("asked", [])
+            texts = [text for name in ("results", "asked") for text in piece[name]]
+            if not named or not all(isinstance(text, str) for text in texts):
                 raise TypeError
-    except (LookupError, TypeError):
+    except (LookupError, TypeError, AttributeError):
         raise UserError(
             f"{experiment.out / EXPERIMENT} lists what is no piece of one, and it would be "
             "overwritten; move it away: finished runs are found again, and so are results."

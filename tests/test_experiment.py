@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import toy
-from command_line import command, env, minihmx, refused
+from command_line import command, env, minihmx, refused, small
 
 from minihmx.commands.experiment import seeds
 from minihmx.errors import UserError
@@ -61,7 +61,9 @@ def test_seeds(text: str, found: tuple[int, ...]) -> None:
     assert seeds(text) == found
 
 
-@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "5-1", "1-99999", "1,,2", "1.5"])
+@pytest.mark.parametrize(
+    "text", ["", "a", "1-", "-1", "5-1", "1-99999", "1,,2", "1.5", "9" * 5000, "9999999999"]
+)
 def test_what_is_no_list_of_seeds(text: str) -> None:
     with pytest.raises(UserError, match="--seeds"):
         seeds(text)
@@ -70,14 +72,36 @@ def test_what_is_no_list_of_seeds(text: str) -> None:
 def test_a_piece_is_claimed_once(tmp_path: Path) -> None:
     experiment = an_experiment(tmp_path)
     with claim(experiment, "eval base") as mine, claim(experiment, "eval base") as other:
-        assert mine and not other
+        assert mine is not None and other is None
         states = {piece.name: "waiting" for piece in pieces(experiment)}
         write_states(experiment, states, {})
     record = json.loads((tmp_path / "experiment.json").read_text())["models"]["tiny"]
     found = {piece["name"]: piece["state"] for piece in record["pieces"]}
     assert found["eval base"] == "running" and found["select seed 1"] == "waiting"
     with claim(experiment, "eval base") as again:
-        assert again
+        assert again is not None
+
+
+def test_a_claim_outlives_the_process_that_made_it_in_its_child(tmp_path: Path) -> None:
+    experiment = an_experiment(tmp_path)
+    with claim(experiment, "eval base") as lock:
+        assert lock is not None
+        child = subprocess.Popen(["sleep", "60"], pass_fds=(lock,))
+    with claim(experiment, "eval base") as while_it_lives:
+        assert while_it_lives is None
+    child.kill()
+    child.wait()
+    with claim(experiment, "eval base") as afterwards:
+        assert afterwards is not None
+
+
+def test_claims_are_made_in_the_folder_alone(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/.claims").symlink_to(tmp_path / "elsewhere")
+    done = minihmx("experiment", "tiny", "--tasks", "none", "--out", tmp_path / "x")
+    refused(done, ".claims is a link", code=5)
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_other_models_and_seeds_stay_listed(tmp_path: Path) -> None:
@@ -88,7 +112,7 @@ def test_other_models_and_seeds_stay_listed(tmp_path: Path) -> None:
     assert models["tiny"]["seeds"] == [1, 2, 3] and models["other"]["seeds"] == [1, 2]
 
 
-def test_results_of_another_command_do_not_count(tmp_path: Path) -> None:
+def test_results_count_where_they_were_asked_so(tmp_path: Path) -> None:
     experiment = an_experiment(tmp_path)
     states = {piece.name: "done" for piece in pieces(experiment)}
     write_states(experiment, states, {"eval base": ["tiny/base/evals/bbq/base-00000000"]})
@@ -101,10 +125,17 @@ def test_results_of_another_command_do_not_count(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{}")
     assert is_done(experiment, base, stored_results(experiment))
+    # another process that asks otherwise takes nothing away
+    write_states(limited, states, {"eval base": ["tiny/base/evals/bbq/base-11111111"]})
+    assert is_done(experiment, base, stored_results(experiment))
+    assert len(stored_results(limited)["eval base"]) == 2
 
 
 def test_a_file_that_is_no_experiment_is_left_alone(tmp_path: Path) -> None:
-    for text in ('{"runs": 5}', '{"models": {"tiny": {"pieces": [{"name": 5}]}}}'):
+    long = json.dumps({"name": f"train forward seed {'9' * 5000}", "results": []})
+    odd = ('{"name": 5}', "5", long, '{"name": "eval base", "results": [5]}')
+    listed = ['{"models": {"tiny": {"pieces": [' + piece + "]}}}" for piece in odd]
+    for text in ('{"runs": 5}', *listed):
         (tmp_path / "experiment.json").write_text(text)
         done = minihmx("experiment", "tiny", "--tasks", "none", "--out", tmp_path, "--dry-run")
         refused(done, "experiment.json")
@@ -119,12 +150,25 @@ def test_the_plan_comes_first_and_a_dry_run_stops_there(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+def test_runs_of_another_config_are_refused_before_the_plan(tmp_path: Path) -> None:
+    assert minihmx(*small(tmp_path)).returncode == 0
+    questions = ["--questions", tmp_path / "questions.jsonl"]
+    sizes = ["--epochs", 2, "--prompts-per-step", 2, "--max-completion-length", 32]
+    whole = ["experiment", "tiny", "--out", tmp_path / "runs", "--dry-run", *questions, *sizes]
+    same = minihmx(*whole)
+    assert same.returncode == 0 and "done   minihmx train tiny --direction forward" in same.stdout
+    refused(minihmx(*whole, "--epochs", 3), "of another config (epochs is 2 there and 3 here")
+
+
 def test_what_cannot_work_is_refused_before_any_training(tmp_path: Path) -> None:
     for extra, said in (
         (["--tasks", "bqq"], "did you mean bbq?"),
         (["--data", tmp_path / "none"], "none"),
         (["--seed", 1], "--seed"),
         (["--epochs", 0], "--epochs"),
+        (["--limit", -1], "--limit"),
+        (["--tasks", ","], "Unknown benchmark"),
+        (["--data", tmp_path / "none", "--dry-run"], "none"),
     ):
         refused(minihmx("experiment", "tiny", "--out", tmp_path / "x", *extra), said)
     assert not (tmp_path / "x").exists()
@@ -164,12 +208,13 @@ def test_two_processes_share_an_experiment_and_one_is_killed(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_what_fails_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
-    """Seed 1 of the reverse run stands there with another config."""
-    other = [*asked(tmp_path)[4:], "--direction", "reverse", "--lora-rank", 2]
-    assert minihmx("train", "tiny", *other).returncode == 0
+    """In one run's folder a link stands where answers are to be written."""
+    folder = tmp_path / "runs/tiny/reverse/seed-1"
+    folder.mkdir(parents=True)
+    (folder / "rollouts").symlink_to(tmp_path)
     done = minihmx(*asked(tmp_path, "--tasks", "none"))
-    assert done.returncode == 2
-    assert "FAILED  train reverse seed 1:" in done.stdout and "of another config" in done.stdout
+    assert done.returncode == 5, done.stdout
+    assert "FAILED  train reverse seed 1:" in done.stdout and "is a link" in done.stdout
     states = done_pieces(tmp_path)
     assert states["train reverse seed 1"] == "failed" and states["select seed 1"] == "waiting"
     assert states["select seed 2"] == "done"

@@ -52,7 +52,7 @@ FLOORS = {
     " results.evidence results.workings results.explain results.explain_group"
     " results.explain_epoch results.explain_item"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
-    " terminal.talk"
+    " terminal.talk terminal.plan"
     " terminal.examples",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
     " commands.doctor commands.select commands.experiment"
@@ -63,7 +63,7 @@ FLOORS = {
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 TORCH_FREE = (
     "minihmx config records seeding errors stats advantages selection judge questions cli storage"
-    " storage.history commands.select experiment commands.experiment"
+    " storage.history commands.select experiment terminal.plan commands.experiment"
     " storage.strict storage.disk storage.run_folder storage.identity models models.configs"
     " models.tokenizer models.chat models.hub models.folder models.hub_errors models.targets"
     " models.adapters engine engine.prompts instruments instruments.estimate instruments.metrics"

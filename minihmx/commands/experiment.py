@@ -8,35 +8,39 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from minihmx.commands import doctor, train
-from minihmx.config import FIELDS
-from minihmx.errors import INTERRUPTED, Failure, UserError
+from minihmx.config import FIELDS, LARGEST, check_number
+from minihmx.errors import INTERRUPTED, UserError, shortened
 from minihmx.evals import BENCHMARKS, named
-from minihmx.evals.items.load import load_dataset
+from minihmx.evals.items.load import load_dataset, locate, nothing
 from minihmx.experiment import (
     Experiment,
     Piece,
     claim,
-    is_done,
+    done_pieces,
     pieces,
     stored_results,
     write_states,
 )
-from minihmx.instruments.estimate import size
 from minihmx.models import hub
-from minihmx.selection import Rule
-from minihmx.storage.disk import home_path, read_lines
-from minihmx.terminal.text import duration, show
+from minihmx.questions import load_questions, load_rubric
+from minihmx.selection import DIRECTIONS, Rule
+from minihmx.storage import identity
+from minihmx.storage.disk import home_path
+from minihmx.storage.run_folder import Store
+from minihmx.terminal.plan import headline, plan_lines, time_left
+from minihmx.terminal.text import show
 
 # What `train` and `eval` both take, in the same meaning.
 SHARED = ("revision", "device", "dtype", "threads", "decode_rows", "date")
@@ -67,25 +71,28 @@ def run(options: argparse.Namespace) -> int:
     """Plan, do what is not done, compare. Returns 0, or the exit code of the first failure."""
     flags = {name: value for name, value in vars(options).items() if name in FIELDS}
     flags.setdefault("model", "tiny")
+    check_number("limit", options.limit, 1, LARGEST, or_zero=True)
     report = doctor.examine(flags)
     if report["problems"]:
         raise UserError(report["problems"][0])
-    tasks = [] if options.tasks == "none" else list(BENCHMARKS)
-    if options.tasks not in ("none", "all", "paper"):
-        tasks = [b.name for b in named([t for t in options.tasks.split(",") if t])]
+    tasks = benchmark_names(options.tasks)
     data = options.data or ("sample" if flags["model"] == "tiny" else "hub")
-    run_name = report["model"]["run_name"]
-    if not options.dry_run:  # what cannot be had is refused before the hours of training
-        for task in tasks:
+    for task in tasks:  # what cannot be had is refused before the hours of training
+        if not options.dry_run:
             load_dataset(BENCHMARKS[task], data)
-        run_name = hub.resolve(flags["model"], flags.get("revision") or None).run_name
+        elif data != "hub" and locate(BENCHMARKS[task], data) is None:
+            raise UserError(nothing(BENCHMARKS[task], data))
+    found = report["model"]["run_name"], ""
+    if report["model"]["cached"] or not options.dry_run:
+        source = hub.resolve(flags["model"], flags.get("revision") or None)
+        found = source.run_name, source.digest
     given = {name: value for name, value in flags.items() if name not in ("model", "out")}
     of_eval = {name: value for name, value in given.items() if name in SHARED}
     of_eval |= {"limit": options.limit} if options.limit else {}
     experiment = Experiment(
         home_path(options.out),
         flags["model"],
-        run_name or flags["model"].split("/")[-1],
+        found[0] or flags["model"].split("/")[-1],
         seeds(options.seeds),
         tuple(tasks),
         data,
@@ -93,9 +100,41 @@ def run(options: argparse.Namespace) -> int:
         typed_flags(given),
         typed_flags(of_eval) + (("--partial",) if options.partial else ()),
     )
+    if experiment.out.exists() and not experiment.out.is_dir():
+        raise UserError(
+            f"{experiment.out} is no folder; give --out the folder that holds the runs."
+        )
+    if found[1]:
+        check_runs(experiment, report["settings"], found[1])
     for line in plan_lines(experiment, report):
         show(line)
     return 0 if options.dry_run else work(experiment)
+
+
+def benchmark_names(text: str) -> list[str]:
+    """Of --tasks: those that are named, none, or all."""
+    if text in ("all", "paper"):
+        return list(BENCHMARKS)
+    names = [name.strip() for name in text.split(",")]
+    return [] if names == ["none"] else [benchmark.name for benchmark in named(names)]
+
+
+def check_runs(experiment: Experiment, settings: Mapping[str, Any], digest: str) -> None:
+    """Raises UserError, naming each field, where a run of the plan is there with another config.
+
+    settings: every field of the config, resolved. digest: of the model.
+    """
+    from minihmx.run import path_or_none
+
+    questions = load_questions(path_or_none(settings["questions"]))
+    rubric = load_rubric(path_or_none(settings["rubric"]))
+    shared = {name: settings[name] for name, field in FIELDS.items() if field.metadata["science"]}
+    for seed in experiment.seeds:
+        for direction in DIRECTIONS:
+            own = identity.fingerprint(
+                shared | {"seed": seed, "direction": direction}, digest, questions, rubric
+            )
+            identity.check_same_experiment(Store(experiment.folder(direction, seed)), own)
 
 
 def seeds(text: str) -> tuple[int, ...]:
@@ -103,13 +142,16 @@ def seeds(text: str) -> tuple[int, ...]:
     found = set[int]()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise UserError(f"--seeds {text} is no list of seeds; write it as 1-5 or 1,3,4.")
+        ends = [first, last] if dash else [first]
+        if not all(re.fullmatch("[0-9]{1,18}", end) for end in ends):
+            what = f"--seeds {shortened(text)} is no list of seeds"
+            raise UserError(f"{what}; write it as 1-5 or 1,3,4.")
         low, high = int(first), int(last or first)
+        check_number("seeds", high, 0, LARGEST)
         if high - low >= MOST_SEEDS or high < low:
             raise UserError(
-                f"--seeds {text} goes from {low} to {high}, and it must go up, over at most "
-                f"{MOST_SEEDS} seeds; write it as 1-5 or 1,3,4."
+                f"--seeds {shortened(text)} goes from {low} to {high}, and it must go up, over at "
+                f"most {MOST_SEEDS} seeds; write it as 1-5 or 1,3,4."
             )
         found.update(range(low, high + 1))
     return tuple(sorted(found))
@@ -119,49 +161,6 @@ def typed_flags(values: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(f"--{name.replace('_', '-')}={value}" for name, value in sorted(values.items()))
 
 
-# --- the plan -------------------------------------------------------------------------------------
-
-
-def plan_lines(experiment: Experiment, report: Mapping[str, Any]) -> Iterator[str]:
-    """What will be done, and what it will take."""
-    e, listed, done = experiment, pieces(experiment), done_pieces(experiment)
-    floors = report["floors"]
-    yield f"experiment  {e.model}, seeds {', '.join(map(str, e.seeds))}, in {e.out}"
-    runs = [piece for piece in listed if piece.kind == "train"]
-    steps = f" of {floors['steps']:.0f} steps" if floors else ""
-    yield f"  runs        {len(runs)}{steps}, forward and reverse for each seed"
-    items = "a few items of our own (sample)" if e.data == "sample" else f"items from {e.data}"
-    yield f"  benchmarks  {', '.join(e.tasks) + '; ' + items if e.tasks else 'none'}"
-    yield f"  pieces      {len(listed)}, of which {len(done)} are done"
-    left = [piece for piece in runs if piece.name not in done]
-    disk = report["disk"]["runs"]
-    yield f"  disk        {size(disk['needed'] * len(left))} to come, {size(disk['free'])} free"
-    a_run = seconds_of_a_run(e)
-    if a_run is not None:
-        yield f"  time        {duration(a_run * len(left))} of training, as the runs that are there"
-    else:
-        hours = floors["run hours"] * len(left) if floors else 0
-        least = f"; on an RTX 4090 the training takes {hours:.1f} hours at the very least, by the "
-        least += "arithmetic of `minihmx doctor`"
-        yield f"  time        unknown until the first run is through{least if hours > 0.1 else ''}"
-    for piece in listed:
-        mark = "done" if piece.name in done else "to do"
-        yield f"  {mark:<5}  minihmx {shlex.join(piece.arguments)}"
-
-
-def seconds_of_a_run(experiment: Experiment) -> float | None:
-    """The mean over this experiment's finished runs, by their timings.jsonl."""
-    found = []
-    for piece in pieces(experiment):
-        path = experiment.out / piece.folders[0] / "timings.jsonl"
-        if piece.kind == "train" and is_done(experiment, piece, {}):
-            try:
-                found.append(sum(float(line["seconds"]) for line in read_lines(path)))
-            except (OSError, Failure, LookupError, TypeError, ValueError):
-                continue
-    return sum(found) / len(found) if found else None
-
-
 # --- the work -------------------------------------------------------------------------------------
 
 
@@ -169,26 +168,30 @@ def work(experiment: Experiment) -> int:
     """Do every piece that nobody else is at, then compare."""
     listed, failed = pieces(experiment), dict[str, tuple[int, str]]()
     times: dict[str, list[float]] = {}
-    told = False
+    # What this process has done it does not do again, whatever another one writes meanwhile.
+    own, told = set[str](), False
     while True:
-        done = done_pieces(experiment)
+        done = done_pieces(experiment) | own
+        failed = {name: why for name, why in failed.items() if name not in done}
         left = [p for p in listed if p.name not in done and p.name not in failed]
         ready = [p for p in left if done.issuperset(p.needs)]
         if not ready:
             break
         for piece in ready:
-            with claim(experiment, piece.name) as mine:
-                if not mine:
+            with claim(experiment, piece.name) as lock:
+                if lock is None:
                     continue
-                if piece.name not in done_pieces(experiment):  # nobody finished it meanwhile
+                if piece.name not in done_pieces(experiment) | own:  # nobody finished it meanwhile
                     show(f"\n[{len(done) + 1}/{len(listed)}] {piece.name}{time_left(left, times)}")
                     started = time.monotonic()
-                    code, sentence = do(experiment, piece, states(listed, done, failed))
+                    code, sentence = do(experiment, piece, states(listed, done, failed), lock)
                     if code == INTERRUPTED:
                         show("stopped; the same command goes on")
                         return code
                     if code:
                         failed[piece.name] = code, sentence
+                    else:
+                        own.add(piece.name)
                     times.setdefault(piece.kind, []).append(time.monotonic() - started)
                 break
         else:
@@ -206,12 +209,6 @@ def work(experiment: Experiment) -> int:
     return next(filter(None, codes), 0)
 
 
-def done_pieces(experiment: Experiment) -> set[str]:
-    """Their names."""
-    results = stored_results(experiment)
-    return {piece.name for piece in pieces(experiment) if is_done(experiment, piece, results)}
-
-
 def states(
     listed: Sequence[Piece], done: set[str], failed: Mapping[str, tuple[int, str]]
 ) -> dict[str, str]:
@@ -220,20 +217,12 @@ def states(
     return found | {name: sentence for name, (_, sentence) in failed.items()}
 
 
-def time_left(left: Sequence[Piece], times: Mapping[str, Sequence[float]]) -> str:
-    """What is left, each piece taking as long as those of its kind took in this process."""
-    if any(piece.kind not in times for piece in left):
-        return ""
-    seconds = sum(sum(times[piece.kind]) / len(times[piece.kind]) for piece in left)
-    return f"  (about {duration(seconds)} left)"
-
-
-def do(experiment: Experiment, piece: Piece, now: dict[str, str]) -> tuple[int, str]:
+def do(experiment: Experiment, piece: Piece, now: dict[str, str], lock: int) -> tuple[int, str]:
     """Run one piece and keep what it made; returns its exit code and the sentence of a failure."""
     write_states(experiment, now | {piece.name: "running"}, stored_results(experiment))
     show(f"$ minihmx {shlex.join(piece.arguments)}")
     made: list[str] = []
-    code, sentence = child(piece.arguments, made)
+    code, sentence = child(piece.arguments, made, lock)
     out, results = experiment.out.resolve(), stored_results(experiment)
     if piece.kind == "eval" and not code:
         results[piece.name] = [str(Path(folder).resolve().relative_to(out)) for folder in made]
@@ -242,16 +231,25 @@ def do(experiment: Experiment, piece: Piece, now: dict[str, str]) -> tuple[int, 
     return code, sentence
 
 
-def child(arguments: Sequence[str], made: list[str] | None = None) -> tuple[int, str]:
+def child(
+    arguments: Sequence[str], made: list[str] | None = None, lock: int | None = None
+) -> tuple[int, str]:
     """Run a command of minihmx; returns its exit code and the last line that it wrote to stderr.
 
-    made: where the folder of each result goes that `eval --json` prints.
+    made: where the folder of each result goes that `eval --json` prints. lock: the claim, which
+    the child holds as well, so that it stays claimed if this process is killed.
     """
     piped = subprocess.PIPE if "--json" in arguments else None
     command = [sys.executable, "-m", "minihmx", *arguments]
     # Ctrl-C reaches parent and child alike. The child saves and ends, and the parent waits for it.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    process = subprocess.Popen(command, stdout=piped, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=piped,
+        stderr=subprocess.PIPE,
+        text=True,
+        pass_fds=() if lock is None else (lock,),
+    )
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     said: list[str] = []
     echo = threading.Thread(target=echoed, args=(process.stderr, said))
@@ -277,11 +275,3 @@ def echoed(stream: Iterable[str], said: list[str]) -> None:
     for line in stream:
         print(line, end="", file=sys.stderr, flush=True)
         said += [line.strip()] if line.strip() else []
-
-
-def headline(result: Mapping[str, Any]) -> Iterator[str]:
-    """The paper's metrics of one result, and what each has to be read with."""
-    who = result["adapter"]["name"] if result["adapter"] else "base"
-    for name in (*result["headline"], *BENCHMARKS[result["benchmark"]].beside):
-        if value := result["metrics"].get(name):
-            yield f"  {who}  {result['benchmark']} {name} {value['value']:.4f}  n {value['n']}"
