@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import toy
-from command_line import command, env, minihmx, refused
+from command_line import command, env, in_process, minihmx, refused
 
 from minihmx.commands.experiment import seeds
 from minihmx.errors import UserError
@@ -106,13 +106,13 @@ def test_results_of_another_command_do_not_count(tmp_path: Path) -> None:
 def test_a_file_that_is_no_experiment_is_left_alone(tmp_path: Path) -> None:
     for text in ('{"runs": 5}', '{"models": {"tiny": {"pieces": [{"name": 5}]}}}'):
         (tmp_path / "experiment.json").write_text(text)
-        done = minihmx("experiment", "tiny", "--tasks", "none", "--out", tmp_path, "--dry-run")
+        done = in_process("experiment", "tiny", "--tasks", "none", "--out", tmp_path, "--dry-run")
         refused(done, "experiment.json")
         assert (tmp_path / "experiment.json").read_text() == text
 
 
 def test_the_plan_comes_first_and_a_dry_run_stops_there(tmp_path: Path) -> None:
-    done = minihmx("experiment", "tiny", "--seeds", "1-3", "--out", tmp_path / "x", "--dry-run")
+    done = in_process("experiment", "tiny", "--seeds", "1-3", "--out", tmp_path / "x", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "6 of 88 steps" in done.stdout and "MiB to come" in done.stdout
     assert done.stdout.count("to do  minihmx train") == 6
@@ -126,7 +126,7 @@ def test_what_cannot_work_is_refused_before_any_training(tmp_path: Path) -> None
         (["--seed", 1], "--seed"),
         (["--epochs", 0], "--epochs"),
     ):
-        refused(minihmx("experiment", "tiny", "--out", tmp_path / "x", *extra), said)
+        refused(in_process("experiment", "tiny", "--out", tmp_path / "x", *extra), said)
     assert not (tmp_path / "x").exists()
 
 
