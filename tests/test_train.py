@@ -129,7 +129,9 @@ def test_every_epoch_asks_each_question_once_in_another_order(tmp_path: Path) ->
     assert orders[0] != orders[1]
 
 
-@pytest.mark.parametrize("stop_after", [0, 1, 2, 3, 5, 6])
+@pytest.mark.parametrize(
+    "stop_after", [0, 2, 3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 5, 6))]
+)
 def test_resume_is_byte_identical(
     tmp_path: Path, stop_after: int, whole: dict[str, bytes], shared_toy: str
 ) -> None:

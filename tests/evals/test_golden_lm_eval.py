@@ -88,7 +88,14 @@ def test_prompts_and_choices_are_lm_evals_to_the_letter(task: str) -> None:
     assert ours == [g["continuations"] for g in golden]
 
 
-@pytest.mark.parametrize("name", GOLDEN["models"])
+# what differs between the families is what tests/models/test_transformers.py compares
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("llama", "gemma2") else [])
+        for name in GOLDEN["models"]
+    ],
+)
 def test_loglikelihoods_and_scores(name: str, folder: Any) -> None:
     golden, path = GOLDEN["models"][name], folder(name)
     sha = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
