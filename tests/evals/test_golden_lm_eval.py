@@ -140,7 +140,7 @@ def compare_scores(scores: list[Score], expected: dict[str, Any]) -> None:
         assert ours == pytest.approx(value, abs=1e-4), name
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "llama3"])
+@pytest.mark.parametrize("kind", ["qwen3", pytest.param("llama3", marks=pytest.mark.slow)])
 def test_context_and_continuation_are_split_as_lm_eval_splits_them(kind: str) -> None:
     cases = [case for case in GOLDEN["splits"] if case["tokenizer"] == kind]
     assert len(cases) > 15

@@ -223,6 +223,7 @@ def test_without_truthfulqa_there_is_only_the_rate() -> None:
     assert cells(lines[-1])[2:] == ["n 4", "-", "n 0"]
 
 
+@pytest.mark.slow
 def test_a_real_evaluation_has_what_is_read(tmp_path: Path) -> None:
     flags = ["--tasks", "sycophancy_answer,are_you_sure", "--data", "sample", "--limit", 48]
     done = in_process("eval", "tiny", *flags, "--out", tmp_path)

@@ -240,6 +240,7 @@ def damaged(whole: Path, out: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_cutting_back_may_fail_anywhere(command: Command, tmp_path: Path) -> None:
     assert command(tmp_path / "whole").code == 0
     whole = contents(folder_of(tmp_path / "whole"))
