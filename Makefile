@@ -40,7 +40,7 @@ tiny: .venv/run  ## build the bundled model anew, 5100 steps on two threads: the
 test: .venv/dev  ## all tests
 	$(PY) -m pytest -n $(JOBS) --dist loadfile
 
-test-quick: .venv/dev  ## the tests that are not marked slow: about three minutes
+test-quick: .venv/dev  ## the tests that are not marked slow: about two minutes
 	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 lint: .venv/dev  ## ruff and mypy

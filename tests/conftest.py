@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import in_process, small
 
 # tiny's runs set one thread for the whole process; so no test's numbers depend on which ran first
 torch.set_num_threads(1)
@@ -44,6 +46,27 @@ def own_process_state(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A forward and a reverse run of tiny, of seed 1, which a test copies before it adds to them.
+
+    They take ten seconds, so the processes of pytest-xdist wait for the one that makes them.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared_by_all = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    made, unfinished = shared_by_all / "pair", shared_by_all / "unfinished"
+    with (shared_by_all / "pair.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            unfinished.mkdir()
+            for direction in ("forward", "reverse"):
+                done = in_process(*small(unfinished, "--direction", direction))
+                assert done.returncode == 0, done.stderr
+            unfinished.rename(made)
+    torch.set_flush_denormal(False)
+    return made / "runs"
 
 
 @pytest.fixture

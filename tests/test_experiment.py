@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import toy
-from command_line import command, env, minihmx, refused, small
+from command_line import command, env, in_process, minihmx, refused
 
 from minihmx.commands.experiment import seeds
 from minihmx.errors import UserError
@@ -99,7 +99,7 @@ def test_claims_are_made_in_the_folder_alone(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "x").mkdir()
     (tmp_path / "x/.claims").symlink_to(tmp_path / "elsewhere")
-    done = minihmx("experiment", "tiny", "--tasks", "none", "--out", tmp_path / "x")
+    done = in_process("experiment", "tiny", "--tasks", "none", "--out", tmp_path / "x")
     refused(done, ".claims is a link", code=5)
     assert not list((tmp_path / "elsewhere").iterdir())
 
@@ -137,27 +137,26 @@ def test_a_file_that_is_no_experiment_is_left_alone(tmp_path: Path) -> None:
     listed = ['{"models": {"tiny": {"pieces": [' + piece + "]}}}" for piece in odd]
     for text in ('{"runs": 5}', *listed):
         (tmp_path / "experiment.json").write_text(text)
-        done = minihmx("experiment", "tiny", "--tasks", "none", "--out", tmp_path, "--dry-run")
+        done = in_process("experiment", "tiny", "--tasks", "none", "--out", tmp_path, "--dry-run")
         refused(done, "experiment.json")
         assert (tmp_path / "experiment.json").read_text() == text
 
 
 def test_the_plan_comes_first_and_a_dry_run_stops_there(tmp_path: Path) -> None:
-    done = minihmx("experiment", "tiny", "--seeds", "1-3", "--out", tmp_path / "x", "--dry-run")
+    done = in_process("experiment", "tiny", "--seeds", "1-3", "--out", tmp_path / "x", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "6 of 88 steps" in done.stdout and "MiB to come" in done.stdout
     assert done.stdout.count("to do  minihmx train") == 6
     assert not (tmp_path / "x").exists()
 
 
-def test_runs_of_another_config_are_refused_before_the_plan(tmp_path: Path) -> None:
-    assert minihmx(*small(tmp_path)).returncode == 0
-    questions = ["--questions", tmp_path / "questions.jsonl"]
+def test_runs_of_another_config_are_refused_before_the_plan(pair: Path) -> None:
     sizes = ["--epochs", 2, "--prompts-per-step", 2, "--max-completion-length", 32]
-    whole = ["experiment", "tiny", "--out", tmp_path / "runs", "--dry-run", *questions, *sizes]
-    same = minihmx(*whole)
+    sizes += ["--questions", pair.parent / "questions.jsonl", "--out", pair, "--seeds", 1]
+    same = in_process("experiment", "tiny", "--dry-run", *sizes)
     assert same.returncode == 0 and "done   minihmx train tiny --direction forward" in same.stdout
-    refused(minihmx(*whole, "--epochs", 3), "of another config (epochs is 2 there and 3 here")
+    other = in_process("experiment", "tiny", "--dry-run", *sizes, "--epochs", 3)
+    refused(other, "of another config (epochs is 2 there and 3 here")
 
 
 def test_what_cannot_work_is_refused_before_any_training(tmp_path: Path) -> None:
@@ -170,7 +169,7 @@ def test_what_cannot_work_is_refused_before_any_training(tmp_path: Path) -> None
         (["--tasks", ","], "Unknown benchmark"),
         (["--data", tmp_path / "none", "--dry-run"], "none"),
     ):
-        refused(minihmx("experiment", "tiny", "--out", tmp_path / "x", *extra), said)
+        refused(in_process("experiment", "tiny", "--out", tmp_path / "x", *extra), said)
     assert not (tmp_path / "x").exists()
 
 

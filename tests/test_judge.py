@@ -56,15 +56,23 @@ def test_unscored_before_the_cut(text: str, reason: str) -> None:
 MEGABYTE = 1 << 20
 
 
-@pytest.mark.parametrize(
-    "text",
+LONG_TEXTS = (
     [unit * (MEGABYTE // len(unit)) for unit in (" ", "\n", "*", "a", "1", "-", "Score", "Score: ")]
     + [before + unit * MEGABYTE for before in ("Score", "Score:", "- ") for unit in (" ", "`")]
     + [
         "Score: 7" + unit * MEGABYTE + "!"
         for unit in (" ", ".", "\u200b", "7", "/", "x", " or", " to a ", "(", "_", "&", "per ")
     ]
-    + ["Score: 7\n" * (MEGABYTE // 9), "- " * (MEGABYTE // 2), "\n \n*" * (MEGABYTE // 4)],
+    + ["Score: 7\n" * (MEGABYTE // 9), "- " * (MEGABYTE // 2), "\n \n*" * (MEGABYTE // 4)]
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [  # every third one is quick
+        pytest.param(text, marks=pytest.mark.slow if n % 3 else [])
+        for n, text in enumerate(LONG_TEXTS)
+    ],
 )
 def test_a_megabyte_is_read_at_once(text: str) -> None:
     started = time.process_time()

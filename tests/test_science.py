@@ -305,6 +305,7 @@ def test_a_step_is_what_its_records_say(tmp_path: Path) -> None:
     assert metrics["score"] == pytest.approx(statistics.mean(line["score"] for line in lines))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_an_evaluation_is_what_its_records_say(tmp_path: Path) -> None:
     run, base, policy = corrupted(tmp_path)

@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from command_line import minihmx, refused, small
+from command_line import in_process, refused
 
 from minihmx.selection import Candidate, Rule, candidates, select, selected
+from minihmx.storage.disk import dumps
+from minihmx.storage.identity import science_digest
 
 PAPER, OFF = Rule(), Rule(same_epoch_exception="off")
 
@@ -97,25 +99,28 @@ def test_both_files_tell_of_both_choices() -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A forward and a reverse run of seed 1, and a forward one of seed 2."""
-    folder = tmp_path_factory.mktemp("pair")
-    for extra in (["--seed", 1], ["--seed", 1, "--direction", "reverse"], ["--seed", 2]):
-        assert minihmx(*small(folder, *extra)).returncode == 0
-    return folder / "runs" / "tiny"
+def runs(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A forward and a reverse run of seed 1, and a forward one whose config says seed 2."""
+    runs = Path(shutil.copytree(pair, tmp_path_factory.mktemp("pair") / "runs")) / "tiny"
+    other = Path(shutil.copytree(runs / "forward/seed-1", runs / "forward/seed-2"))
+    record = json.loads((other / "config.json").read_text())
+    science = record["science"] | {"seed": 2}
+    changed = record | {"science": science, "fingerprint": science_digest(science)}
+    (other / "config.json").write_text(dumps(changed) + "\n")
+    return runs
 
 
 def test_the_selected_epoch_is_what_others_take(runs: Path) -> None:
     forward, reverse = runs / "forward/seed-1", runs / "reverse/seed-1"
-    done = minihmx("select", forward, reverse, "--threshold", 0)
+    done = in_process("select", forward, reverse, "--threshold", 0)
     assert done.returncode == 0, done.stderr
     stored = json.loads((forward / "selected.json").read_text())
     assert stored["winner"] == "epoch-01" and stored["qualified"]
     assert "epoch 1 is the first whose score" in done.stdout and "unscored" in done.stdout
     assert json.loads((reverse / "selected.json").read_text())["direction"] == "reverse"
-    again = minihmx("select", forward, reverse, "--threshold", 0, "--json")
+    again = in_process("select", forward, reverse, "--threshold", 0, "--json")
     assert json.loads(again.stdout)["forward"] == stored
-    chat = minihmx("chat", "tiny", "--adapter", forward, "--prompt", "Are you there?")
+    chat = in_process("chat", "tiny", "--adapter", forward, "--prompt", "Are you there?")
     assert "epoch-01" in chat.stdout
 
 
@@ -123,19 +128,19 @@ def test_what_is_no_pair(runs: Path, tmp_path: Path) -> None:
     forward, reverse, other = (
         runs / f"{x}/seed-{s}" for x, s in (("forward", 1), ("reverse", 1), ("forward", 2))
     )
-    refused(minihmx("select", other, reverse), "are no pair (seed is 2 and 1)")
-    refused(minihmx("select", reverse, forward), "the order is: minihmx select FORWARD REVERSE")
-    refused(minihmx("select", tmp_path / "none", reverse), "is no run")
-    refused(minihmx("select", forward, reverse, "--threshold", "nan"), "--threshold nan")
+    refused(in_process("select", other, reverse), "are no pair (seed is 2 and 1)")
+    refused(in_process("select", reverse, forward), "the order is: minihmx select FORWARD REVERSE")
+    refused(in_process("select", tmp_path / "none", reverse), "is no run")
+    refused(in_process("select", forward, reverse, "--threshold", "nan"), "--threshold nan")
     copy = tmp_path / "copy"
     shutil.copytree(forward, copy, ignore=shutil.ignore_patterns("selected.json"))
     status = json.loads((copy / "status.json").read_text())
     (copy / "status.json").write_text(json.dumps(status | {"state": "running"}))
-    refused(minihmx("select", copy, reverse), "is not finished")
+    refused(in_process("select", copy, reverse), "is not finished")
     (copy / "status.json").write_text(json.dumps(status))
     for checkpoint in (copy / "checkpoints").iterdir():
         (checkpoint / "adapter_model.safetensors").write_bytes(b"0")
-    refused(minihmx("select", copy, reverse), "is not what was saved", code=5)
+    refused(in_process("select", copy, reverse), "is not what was saved", code=5)
     assert not (copy / "selected.json").exists()
 
 

@@ -129,7 +129,9 @@ def test_every_epoch_asks_each_question_once_in_another_order(tmp_path: Path) ->
     assert orders[0] != orders[1]
 
 
-@pytest.mark.parametrize("stop_after", [0, 1, 2, 3, 5, 6])
+@pytest.mark.parametrize(
+    "stop_after", [0, 2, 3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 5, 6))]
+)
 def test_resume_is_byte_identical(
     tmp_path: Path, stop_after: int, whole: dict[str, bytes], shared_toy: str
 ) -> None:
@@ -292,8 +294,15 @@ def rows_of(decoder: Any, lengths: Sequence[int]) -> list[Rollout]:
 
 
 # float64 tells a wrong weight from rounding; float32, which training uses, is the slow repetition.
-@pytest.mark.parametrize("family", golden.FAMILIES)
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+# Every family and every loss is quick once, and the other pairs are slow.
+@pytest.mark.parametrize(
+    ("loss_type", "family"),
+    [
+        pytest.param(loss, family, marks=[] if n % 3 == m else pytest.mark.slow)
+        for n, loss in enumerate(LOSS_TYPES)
+        for m, family in enumerate(golden.FAMILIES)
+    ],
+)
 @pytest.mark.parametrize(
     ("dtype", "limit"),
     [(torch.float64, 1e-6), pytest.param(torch.float32, 1e-5, marks=pytest.mark.slow)],

@@ -292,25 +292,30 @@ def test_a_megabyte_is_read_at_once(size: int) -> None:
     assert read_all(text) < 5.0 * size / (1 << 20)  # a busy machine's second for a megabyte
 
 
+UNITS = [
+    *("a b ", "x", " ", "\n", "(", "-", "'", "Paris ", "Paris is not ", "(A)", "A ", "I "),
+    *(
+        "the answer is ",
+        "it is the ",
+        "not ",
+        "you ",
+        "I was wrong. ",
+        "the  ",
+        "not" + 999 * " ",
+    ),
+    *("слово ", "漢字，", "ａ", "ß", "é a ", "\u1100\u1161", "\u0301\u0323", "not Paris or "),
+    *("Paris, ", "A, ", "A and ", "and B ", "so A and the ", "A, and", "neither A nor "),
+    *("A & C were ", "Answer - b ", "none of the options ", "A\nAnswer is ", "(A)" + 99 * " "),
+    *("I prefer ", "no ", "I take back ", "sorry for ", "I truly", "anything but "),
+    *(word + (1 << 16) * " " for word in ("prefer", "no", "I", "take", "<b", "<b x=")),
+]
+
+
 @pytest.mark.parametrize("size", [1 << 16, pytest.param(1 << 18, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "unit",
-    [
-        *("a b ", "x", " ", "\n", "(", "-", "'", "Paris ", "Paris is not ", "(A)", "A ", "I "),
-        *(
-            "the answer is ",
-            "it is the ",
-            "not ",
-            "you ",
-            "I was wrong. ",
-            "the  ",
-            "not" + 999 * " ",
-        ),
-        *("слово ", "漢字，", "ａ", "ß", "é a ", "\u1100\u1161", "\u0301\u0323", "not Paris or "),
-        *("Paris, ", "A, ", "A and ", "and B ", "so A and the ", "A, and", "neither A nor "),
-        *("A & C were ", "Answer - b ", "none of the options ", "A\nAnswer is ", "(A)" + 99 * " "),
-        *("I prefer ", "no ", "I take back ", "sorry for ", "I truly", "anything but "),
-        *(word + (1 << 16) * " " for word in ("prefer", "no", "I", "take", "<b", "<b x=")),
+    [  # every third one is quick
+        pytest.param(unit, marks=pytest.mark.slow if n % 3 else []) for n, unit in enumerate(UNITS)
     ],
 )
 def test_no_text_takes_quadratic_time(unit: str, size: int) -> None:

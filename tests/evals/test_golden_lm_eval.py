@@ -88,7 +88,14 @@ def test_prompts_and_choices_are_lm_evals_to_the_letter(task: str) -> None:
     assert ours == [g["continuations"] for g in golden]
 
 
-@pytest.mark.parametrize("name", GOLDEN["models"])
+# what differs between the families is what tests/models/test_transformers.py compares
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("llama", "gemma2") else [])
+        for name in GOLDEN["models"]
+    ],
+)
 def test_loglikelihoods_and_scores(name: str, folder: Any) -> None:
     golden, path = GOLDEN["models"][name], folder(name)
     sha = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
@@ -133,7 +140,7 @@ def compare_scores(scores: list[Score], expected: dict[str, Any]) -> None:
         assert ours == pytest.approx(value, abs=1e-4), name
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "llama3"])
+@pytest.mark.parametrize("kind", ["qwen3", pytest.param("llama3", marks=pytest.mark.slow)])
 def test_context_and_continuation_are_split_as_lm_eval_splits_them(kind: str) -> None:
     cases = [case for case in GOLDEN["splits"] if case["tokenizer"] == kind]
     assert len(cases) > 15

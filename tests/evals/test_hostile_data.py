@@ -526,7 +526,7 @@ def accepted(name: str, folder: Path, path: Path, text: str) -> list[Item]:
         return []
 
 
-@pytest.mark.parametrize("published_form", [False, True])
+@pytest.mark.parametrize("published_form", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_whatever_is_accepted_can_be_asked_and_scored(
     name: str, published_form: bool, tmp_path: Path

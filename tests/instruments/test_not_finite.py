@@ -202,7 +202,10 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[R
     run.store._lock.close()
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "place",  # every second one is quick
+    [pytest.param(p, marks=pytest.mark.slow if n % 2 else []) for n, p in enumerate(PLACES)],
+)
 def test_nothing_that_is_not_finite_moves_the_adapter(
     place: str, started: tuple[Run, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,8 +103,16 @@ def token_ids(rows: int = 3, length: int = 40) -> Tensor:
     return torch.randint(0, 157, (rows, length), generator=torch.Generator().manual_seed(3))
 
 
-@pytest.mark.parametrize("sharded", [False, True], ids=["one file", "sharded"])
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+# of a family, tied in one file and untied in several are quick
+@pytest.mark.parametrize(
+    ("tied", "sharded"),
+    [
+        pytest.param(True, False, id="tied-one file"),
+        pytest.param(True, True, id="tied-sharded", marks=pytest.mark.slow),
+        pytest.param(False, False, id="untied-one file", marks=pytest.mark.slow),
+        pytest.param(False, True, id="untied-sharded"),
+    ],
+)
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_logits(save: Save, family: str, tied: bool, sharded: bool) -> None:
@@ -162,7 +170,10 @@ def test_each_trait_shows_in_the_logits(save: Save, family: str, trait: str, val
     assert (wrong.logits(wrong(token_ids())) - right).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize(
+    "tied",
+    [pytest.param(True, id="tied"), pytest.param(False, id="untied", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_greedy_generation(save: Save, family: str, tied: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import toy
-from command_line import env, minihmx, small
+from command_line import env, in_process, minihmx
 from conftest import ROOT
 
 from minihmx import train
@@ -52,23 +52,21 @@ def table() -> list[tuple[str, str, str]]:
 
 
 CHECKED = [(file, field) for file, field, how in table() if how in ("made again", "held")]
+# An audit takes a quarter of a second: the quick tests have the first field of every file.
+FIRST = {file: (file, field) for file, field in reversed(CHECKED)}
 CONFIG = re.findall(r"^\| `([^`]+)` \| (?!made|held|raw)[^|]+ \|$", PAGE, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A forward and a reverse run, selected, both evaluated on every benchmark."""
-    base = tmp_path_factory.mktemp("made")
-    cache = {"XDG_CACHE_HOME": str(base / "cache")}
 
     def typed(*words: object) -> None:
-        done = minihmx(*words, **cache)
+        done = in_process(*words)
         assert done.returncode == 0, done.stderr
 
-    runs = base / "runs"
+    runs = Path(shutil.copytree(pair, tmp_path_factory.mktemp("made") / "runs"))
     forward, reverse = (runs / "tiny" / way / "seed-1" for way in ("forward", "reverse"))
-    for way in ("forward", "reverse"):
-        typed(*small(base, "--direction", way))
     typed("select", forward, reverse)
     typed(
         *("eval", "tiny", "--out", runs, "--adapter", forward, "--adapter", reverse),
@@ -186,7 +184,13 @@ def test_a_real_run_with_its_evaluations_is_clean(made: Path) -> None:
     assert looked_at.keys() == audit.looked_at.keys() - {"experiment"}
 
 
-@pytest.mark.parametrize(("file", "field"), CHECKED, ids=map(" ".join, CHECKED))
+@pytest.mark.parametrize(
+    ("file", "field"),
+    [
+        pytest.param(*one, id=" ".join(one), marks=[] if one == FIRST[one[0]] else pytest.mark.slow)
+        for one in CHECKED
+    ],
+)
 def test_a_change_of_any_field_is_found(run: Path, file: str, field: str) -> None:
     if file in ("manifest.json", "experiment.json"):
         pytest.skip("has a test of its own")
@@ -212,7 +216,10 @@ def test_a_change_of_any_field_is_found(run: Path, file: str, field: str) -> Non
         sign(run)
 
 
-@pytest.mark.parametrize("field", CONFIG)
+@pytest.mark.parametrize(
+    "field",
+    [pytest.param(f, marks=pytest.mark.slow if n % 6 else []) for n, f in enumerate(CONFIG)],
+)
 def test_the_config_is_proved_by_the_records(run: Path, field: str) -> None:
     def edit(record: dict[str, Any]) -> dict[str, Any]:
         value = record["science"][field]
@@ -285,8 +292,17 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("file", [STEP, EPOCH, "metrics.jsonl", "timings.jsonl", "samples.jsonl"])
+DAMAGED = [STEP, EPOCH, "metrics.jsonl", "timings.jsonl", "samples.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [  # each damage to one file is quick, and to the others slow
+        pytest.param(file, damage, marks=[] if n % 5 == m else pytest.mark.slow)
+        for m, file in enumerate(DAMAGED)
+        for n, damage in enumerate(DAMAGE)
+    ],
+)
 def test_a_damaged_line_is_found(run: Path, file: str, damage: str) -> None:
     path = run / file
     if file == "samples.jsonl":
@@ -375,29 +391,50 @@ def odd_ones(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 yield {**record, key: odd}
 
 
-def test_values_of_no_kind_at_all_are_findings_and_no_traceback(run: Path) -> None:
+def only_evaluation(run: Path) -> Path:
+    """The first of a run's evaluations, of which the others are removed: an audit is faster."""
     (folder, *others) = sorted((run / "evals").glob("*/*"))
     for other_one in others:
         shutil.rmtree(other_one)
-    for name in ("config.json", "status.json", "selected.json", "checkpoints/epoch-01/state.json"):
-        path = run / name
-        before = path.read_text()
-        record = json.loads(before)
-        changed = list(odd_ones(record))
-        if name == "config.json":
-            changed += [{**record, "science": odd} for odd in odd_ones(record["science"])]
-        for odd in changed:
-            path.write_text(json.dumps(odd))
-            audit_path(run)
-        path.write_text("[1]")
-        assert reported(audit_path(run), path)
-        path.write_text(before)
-    for path in (run / STEP, run / "metrics.jsonl", folder / "samples.jsonl"):
-        before = path.read_text()
-        for odd in odd_ones(json.loads(before.splitlines()[1])):
-            rewrite(path, 2, lambda _, odd=odd: odd)
-            assert reported(audit_path(folder if path.parent == folder else run), path)
-        path.write_text(before)
+    return folder
+
+
+STATE = "checkpoints/epoch-01/state.json"
+SLOW_FILES = ("config.json", "selected.json", STATE, STEP, "metrics.jsonl")
+ODD_FILES = ("config.json", "status.json", "selected.json", STATE)
+ODD_LINES = (STEP, "metrics.jsonl", "samples.jsonl")
+
+
+def marked_slow(names: tuple[str, ...]) -> list[Any]:
+    return [pytest.param(n, marks=pytest.mark.slow if n in SLOW_FILES else []) for n in names]
+
+
+@pytest.mark.parametrize("name", marked_slow(ODD_FILES))
+def test_values_of_no_kind_at_all_are_findings_and_no_traceback(run: Path, name: str) -> None:
+    only_evaluation(run)
+    path = run / name
+    record = json.loads(path.read_text())
+    changed = list(odd_ones(record))
+    if name == "config.json":
+        changed += [{**record, "science": odd} for odd in odd_ones(record["science"])]
+    for odd in changed:
+        path.write_text(json.dumps(odd))
+        audit_path(run)
+    path.write_text("[1]")
+    assert reported(audit_path(run), path)
+
+
+@pytest.mark.parametrize("name", marked_slow(ODD_LINES))
+def test_values_of_no_kind_in_a_line_are_findings(run: Path, name: str) -> None:
+    folder = only_evaluation(run)
+    path = (folder if name == "samples.jsonl" else run) / name
+    for odd in odd_ones(json.loads(path.read_text().splitlines()[1])):
+        rewrite(path, 2, lambda _, odd=odd: odd)
+        assert reported(audit_path(folder if path.parent == folder else run), path)
+
+
+def test_values_of_no_kind_in_a_result_are_findings(run: Path) -> None:
+    folder = only_evaluation(run)
     for odd in odd_ones(json.loads((folder / "result.json").read_text())):
         (folder / "result.json").write_text(json.dumps(odd))
         assert reported(audit_path(folder), folder / "result.json")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import minihmx
+from command_line import in_process
 
 from minihmx.evals.are_you_sure import ARE_YOU_SURE
 from minihmx.evals.asking.results import read_samples, sample_line
@@ -223,9 +223,10 @@ def test_without_truthfulqa_there_is_only_the_rate() -> None:
     assert cells(lines[-1])[2:] == ["n 4", "-", "n 0"]
 
 
+@pytest.mark.slow
 def test_a_real_evaluation_has_what_is_read(tmp_path: Path) -> None:
     flags = ["--tasks", "sycophancy_answer,are_you_sure", "--data", "sample", "--limit", 48]
-    done = minihmx("eval", "tiny", *flags, "--out", tmp_path)
+    done = in_process("eval", "tiny", *flags, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     folders = {f.parent.name: f for f in (tmp_path / "tiny" / "base" / "evals").glob("*/*")}
     lines = read_samples(folders["sycophancy_answer"])

@@ -12,9 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-import command_line
 import pytest
-from command_line import command, env, minihmx, refused
+from command_line import command, env, in_process, refused
 from conftest import ROOT
 
 from minihmx.advantages import assign_advantages, assign_weights
@@ -129,17 +128,13 @@ def explain(capsys: pytest.CaptureFixture[str]) -> Explain:
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def real(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of four steps and its benchmarks, of two items each."""
-    tmp_path = tmp_path_factory.mktemp("real")
-    run = tmp_path / "runs" / "tiny" / "forward" / "seed-3"
+    runs = Path(shutil.copytree(pair, tmp_path_factory.mktemp("real") / "runs"))
+    run = runs / "tiny" / "forward" / "seed-1"
     ask = ["--tasks", "all", "--data", "sample", "--limit", 2, "--adapter", run]
-    for typed in (
-        command_line.small(tmp_path, "--seed", 3),
-        ["eval", "tiny", "--out", tmp_path / "runs", *ask],
-    ):
-        done = minihmx(*typed)
-        assert done.returncode == 0, done.stderr
+    done = in_process("eval", "tiny", "--out", runs, *ask)
+    assert done.returncode == 0, done.stderr
     return run
 
 
@@ -338,7 +333,7 @@ def test_an_item_that_scores_otherwise_is_named(
 
 def test_what_there_is_is_said_where_nothing_is_asked_for(real: Path) -> None:
     words = "holds steps 1 to 4, epochs 0 to 2 and the benchmarks are_you_sure, bbq, "
-    refused(minihmx("explain", real), words, "--step N, --epoch N or --benchmark NAME --item ID")
+    refused(in_process("explain", real), words, "--step N, --epoch N or --benchmark NAME --item ID")
 
 
 @pytest.mark.parametrize(
@@ -390,10 +385,10 @@ def test_items_and_evaluations_that_are_not_there(
 
 def test_folders_that_are_no_runs(tmp_path: Path) -> None:
     refused(
-        minihmx("explain", tmp_path / "gone", "--step", 1), "There is no run at", "as runs/tiny"
+        in_process("explain", tmp_path / "gone", "--step", 1), "There is no run at", "as runs/tiny"
     )
     (tmp_path / "evals").mkdir()
-    refused(minihmx("explain", tmp_path, "--step", 1), "holds no config.json")
+    refused(in_process("explain", tmp_path, "--step", 1), "holds no config.json")
 
 
 def test_a_run_of_an_older_version_shows_what_it_has(tmp_path: Path, explain: Explain) -> None:
@@ -425,21 +420,21 @@ def test_a_damaged_file_is_named(words: str, tmp_path: Path) -> None:
     path = run / "rollouts" / "step-000001.jsonl"
     DAMAGES[words](path)
     about = "line 8" if words.startswith("line 3") else words
-    refused(minihmx("explain", run, "--step", 1), str(path), about, code=5)
+    refused(in_process("explain", run, "--step", 1), str(path), about, code=5)
 
 
 def test_damaged_files_around_it(tmp_path: Path) -> None:
     run = made_up(tmp_path / "run")
     (run / "rubric.txt").write_bytes(b"\xff")
-    refused(minihmx("explain", run, "--step", 1), "rubric.txt is damaged", code=5)
+    refused(in_process("explain", run, "--step", 1), "rubric.txt is damaged", code=5)
     (run / "prompts.json").write_text("[]")
-    refused(minihmx("explain", run, "--step", 1), "prompts.json is damaged", code=5)
+    refused(in_process("explain", run, "--step", 1), "prompts.json is damaged", code=5)
     (run / "metrics.jsonl").write_text("")
     (run / "prompts.json").unlink()
     (run / "rubric.txt").unlink()
-    refused(minihmx("explain", run, "--step", 1), "has no line for step 1", code=5)
+    refused(in_process("explain", run, "--step", 1), "has no line for step 1", code=5)
     (run / "config.json").write_text("{}")
-    refused(minihmx("explain", run, "--step", 1), "no whole config of a run", code=5)
+    refused(in_process("explain", run, "--step", 1), "no whole config of a run", code=5)
 
 
 # --- words and marks -----------------------------------------------------------------------------

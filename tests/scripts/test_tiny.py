@@ -74,6 +74,7 @@ def test_scores_are_single_tokens_and_content_is_never_control() -> None:
     assert min(ids) > 5 and tokenizer.decode(ids) == text
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_transformers_agrees() -> None:
     transformers = pytest.importorskip("transformers")

@@ -240,6 +240,7 @@ def damaged(whole: Path, out: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_cutting_back_may_fail_anywhere(command: Command, tmp_path: Path) -> None:
     assert command(tmp_path / "whole").code == 0
     whole = contents(folder_of(tmp_path / "whole"))
@@ -543,10 +544,23 @@ def test_what_is_removed_is_a_link_and_never_what_it_leads_to(
     assert found.keys() - whole.keys() == set()
 
 
-@pytest.mark.parametrize("name", GROWING)
+NO_RECORDS = (
+    "a letter\nof two lines\n",
+    "no line",
+    "a,b\n1,2\n3,4",
+    "[1]\n",
+    "7\n",
+    '{\n "a": 1\n}\n',
+)
+
+
 @pytest.mark.parametrize(
-    "text",
-    ["a letter\nof two lines\n", "no line", "a,b\n1,2\n3,4", "[1]\n", "7\n", '{\n "a": 1\n}\n'],
+    ("text", "name"),
+    [  # each text in one file is quick, and in the others slow
+        pytest.param(text, name, marks=[] if n % len(GROWING) == m else pytest.mark.slow)
+        for n, text in enumerate(NO_RECORDS)
+        for m, name in enumerate(GROWING)
+    ],
 )
 def test_what_holds_no_records_is_not_cut(
     name: str, text: str, half: Path, command: Command, tmp_path: Path
@@ -643,7 +657,9 @@ class Meddler(Disk):
 @pytest.mark.parametrize(
     "calls", [(1, 50), pytest.param((0, 17, 40, 71), marks=pytest.mark.slow)], ids=["two", "more"]
 )
-@pytest.mark.parametrize("act", GONE)
+@pytest.mark.parametrize(
+    "act", [*GONE[:3], *(pytest.param(act, marks=pytest.mark.slow) for act in GONE[3:])]
+)
 def test_a_folder_that_goes_while_its_run_is_at_work(
     act: Callable[[Path, Path], None], calls: tuple[int, ...], command: Command, tmp_path: Path
 ) -> None:
