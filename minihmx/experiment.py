@@ -24,7 +24,12 @@ from minihmx.storage.run_folder import Store
 from minihmx.storage.strict import read_json
 
 EXPERIMENT = "experiment.json"
-PIECE_STATES = ("done", "running", "waiting")  # of a piece, or the sentence of its failure
+PIECE_STATES = (
+    "done",
+    "running",
+    "waiting",
+    "interrupted",
+)  # of a piece, or the sentence of its failure
 
 
 @dataclass(frozen=True)
@@ -180,7 +185,7 @@ def write_states(
 ) -> None:
     """Bring this model's part of experiment.json up to date.
 
-    states: by piece, done, running, waiting, or the sentence of its failure; one that another
+    states: by piece, one of PIECE_STATES or the sentence of its failure; what waits here and another
     process has claimed is running. Other models stay as they are, and so do pieces of other seeds,
     and results that were asked otherwise.
     """

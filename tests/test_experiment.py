@@ -232,6 +232,6 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     rest = process.stdout.read()
     assert process.wait(timeout=60) == 130 and "the same command goes on" in rest
-    assert done_pieces(tmp_path)["train forward seed 1"] in ("waiting", "done")
+    assert done_pieces(tmp_path)["train forward seed 1"] == "interrupted"
     assert minihmx(*whole).returncode == 0
     assert set(done_pieces(tmp_path).values()) == {"done"}

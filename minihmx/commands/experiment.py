@@ -226,7 +226,7 @@ def do(experiment: Experiment, piece: Piece, now: dict[str, str], lock: int) -> 
     out, results = experiment.out.resolve(), stored_results(experiment)
     if piece.kind == "eval" and not code:
         results[piece.name] = [str(Path(folder).resolve().relative_to(out)) for folder in made]
-    state = "waiting" if code == INTERRUPTED else sentence if code else "done"
+    state = "interrupted" if code == INTERRUPTED else sentence if code else "done"
     write_states(experiment, now | {piece.name: state}, results)
     return code, sentence
 
