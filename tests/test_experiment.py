@@ -235,3 +235,34 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     assert done_pieces(tmp_path)["train forward seed 1"] == "interrupted"
     assert minihmx(*whole).returncode == 0
     assert set(done_pieces(tmp_path).values()) == {"done"}
+
+
+@pytest.mark.slow
+def test_a_parent_that_is_killed_leaves_its_piece_claimed(tmp_path: Path) -> None:
+    whole = asked(tmp_path, "--tasks", "none", "--epochs", 3)
+    process = subprocess.Popen(command(*whole), stdout=subprocess.PIPE, text=True, env=env({}))
+    assert process.stdout is not None
+    for text in process.stdout:
+        if text.startswith("step "):
+            break
+    process.kill()  # the command that it runs goes on
+    again = minihmx(*whole)
+    assert again.returncode == 0, again.stdout
+    assert "FAILED" not in again.stdout
+    assert set(done_pieces(tmp_path).values()) == {"done"}
+
+
+@pytest.mark.slow
+def test_two_who_ask_different_benchmarks_both_come_to_an_end(tmp_path: Path) -> None:
+    lines = [
+        command(*asked(tmp_path, "--seeds", 1, "--limit", 4, "--tasks", task))
+        for task in ("toxigen", "bbq")
+    ]
+    both = [
+        subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=env({})) for line in lines
+    ]
+    told = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert all(text.count("] eval") <= 2 for text in told)
+    home = tmp_path / "runs/tiny/forward/seed-1/evals"
+    assert {path.name for path in home.iterdir()} == {"toxigen", "bbq"}
