@@ -90,7 +90,7 @@ def _add_cells(
     first = evaluated[0].forward.result
     model, home = pairs[0].model, pairs[0].forward.folder.parent.parent / "base"
     digest = pairs[0].forward.science.get("model digest")
-    bases = find_evaluations(home, "base", digest, benchmark, comparison.notes)
+    bases = find_evaluations(home, digest, benchmark, comparison.notes)
     seeds = sorted(seed for key, seed in bases if key == settings_key(first))
     seed = min(seeds, key=lambda seed: seed != noise_seed(first), default=None)
     base = None if seed is None else bases[settings_key(first), seed]

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minihmx.errors import DataError, UserError, quoted
+from minihmx.models.adapters import CONFIG, WEIGHTS, adapter_digest
+from minihmx.models.hub import run_names
 from minihmx.selection import DIRECTIONS
 from minihmx.storage.disk import home_path
 from minihmx.storage.strict import read_json
@@ -20,7 +22,8 @@ class TrainedRun(NamedTuple):
     """A finished run, and the epoch of it that is compared.
 
     model: the name of its folder under DIR. how: "selected", "selected, below the rule", "last, as
-    none is selected", or "named" (RUN@epoch-03).
+    none is selected", or "named" (RUN@epoch-03). adapter: the digest of that epoch's checkpoint, ""
+    where it was removed.
     """
 
     folder: Path
@@ -31,6 +34,7 @@ class TrainedRun(NamedTuple):
     fingerprint: str
     epoch: str
     how: str
+    adapter: str
 
     @property
     def title(self) -> str:
@@ -174,8 +178,19 @@ def _read_run(folder: Path, epoch: str) -> TrainedRun:
             "or leave this folder out."
         )
     name, fingerprint = folder.parent.parent.name, str(config.get("fingerprint"))
+    model = config.get("model")
+    model_id = str(model.get("id") if isinstance(model, dict) else None)
+    if name not in (names := run_names(model_id, str(science.get("model digest")))):
+        raise DataError(
+            f"{path} says that the run is of the model {quoted(model_id)}, but its folder is "
+            f"{quoted(name)}, so its numbers would stand under another model's name; call that "
+            f"folder {' or '.join(sorted(names))}."
+        )
     epoch, how = (epoch, "named") if epoch else _selected(folder)
-    return TrainedRun(folder, name, direction, seed, science, fingerprint, epoch, how)
+    checkpoint = folder / "checkpoints" / epoch
+    kept = all((checkpoint / file).is_file() for file in (CONFIG, WEIGHTS))
+    adapter = adapter_digest(checkpoint) if kept else ""
+    return TrainedRun(folder, name, direction, seed, science, fingerprint, epoch, how, adapter)
 
 
 def _selected(folder: Path) -> tuple[str, str]:
