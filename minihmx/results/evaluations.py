@@ -79,9 +79,8 @@ def find_evaluations(
             problem = "it is of a model with other weights than the run's"
         elif result and not _is_own(result["adapter"], run):
             of = (result["adapter"] or {}).get("name", "the untouched model")
-            problem = f"it is of {of}, not of {run.title + ', ' + place if run else 'this model'}"
-            if run and of.endswith(place):
-                problem += ", as that checkpoint now is"
+            own = f"the {place} of {run.title} that stands here" if run else "the untouched model"
+            problem = f"it is of {of}, and not of {own}"
         if problem:
             raise DataError(
                 f"{folder} is not what was written ({problem}), so its numbers mean nothing; move "
@@ -154,7 +153,8 @@ def choose_evaluations(
                 for run, found in zip(pair.runs, (forward, reverse), strict=True)
                 if not found
             )
-            notes.append(f"{where}: seed {pair.seed} is left out, as {lacking} has no result")
+            have = "has" if forward or reverse else "have"
+            notes.append(f"{where}: seed {pair.seed} is left out, as {lacking} {have} no result")
     if not by_settings:
         return []
     best = max(by_settings.values(), key=lambda e: (len(e), e[0].forward.result["n"], e[0].seed))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minihmx.errors import DataError, UserError, quoted
+from minihmx.errors import DataError, UserError, quoted, shortened
 from minihmx.models.adapters import CONFIG, WEIGHTS, adapter_digest
 from minihmx.models.hub import run_names
-from minihmx.selection import DIRECTIONS
+from minihmx.selection import DIRECTIONS, Rule
 from minihmx.storage.disk import home_path
 from minihmx.storage.strict import read_json
 
 _EPOCH = re.compile(r"epoch-(\d+)")
+BELOW = ", below the rule"  # of an epoch that was the best there is
 
 
 class TrainedRun(NamedTuple):
@@ -43,12 +45,16 @@ class TrainedRun(NamedTuple):
 
 
 class SeedPair(NamedTuple):
-    """The two directions of one model and seed."""
+    """The two directions of one model and seed.
+
+    seeds: all that the model has or should have, those that are left out too.
+    """
 
     model: str
     seed: int
     forward: TrainedRun
     reverse: TrainedRun
+    seeds: tuple[int, ...] = ()
 
     @property
     def runs(self) -> tuple[TrainedRun, TrainedRun]:
@@ -72,6 +78,7 @@ def find_pairs(paths: Sequence[str]) -> tuple[list[SeedPair], list[str]]:
             inside = _runs_in(path) if listed is None else listed
             found |= {folder.resolve(): "" for folder in inside}
     runs: dict[tuple[str, str, int], TrainedRun] = {}
+    seeds = _seeds(paths, found)
     for folder, epoch in found.items():
         if why := _not_ended(folder):
             notes.append(why)
@@ -90,7 +97,7 @@ def find_pairs(paths: Sequence[str]) -> tuple[list[SeedPair], list[str]]:
             missing = DIRECTIONS[direction == "forward"]
             notes.append(f"{run.title} is left out: there is no finished {missing} run beside it")
         elif direction == "forward":
-            pairs.append(SeedPair(model, seed, run, opposite))
+            pairs.append(SeedPair(model, seed, run, opposite, tuple(sorted(seeds[model]))))
     if not pairs:
         raise UserError(_nothing(paths, list(runs.values()), notes))
     for pair in pairs:
@@ -98,7 +105,28 @@ def find_pairs(paths: Sequence[str]) -> tuple[list[SeedPair], list[str]]:
         _check_alike(pair.forward, pair.reverse, {"direction"})
         _check_alike(first, pair.forward, {"direction", "seed"})
         _check_selection(pair)
+        here, there = (run.how.replace(BELOW, "") for run in (pair.forward, first))
+        if here != there and "named" not in (here, there):
+            notes.append(
+                f"{pair.model}: the epochs of seed {pair.seed} ({here}) and of seed {first.seed} "
+                f"({there}) were not chosen by the same rule"
+            )
     return pairs, notes
+
+
+def _seeds(paths: Sequence[str], found: Iterable[Path]) -> dict[str, set[int]]:
+    """By model, the seeds of all runs in the folders given, finished, listed by its plan or not."""
+    seeds: dict[str, set[int]] = {}
+    folders = [path for text in paths if (path := home_path(text)).is_dir()]
+    for folder in [*found, *(run.resolve() for path in folders for run in _runs_in(path))]:
+        number = folder.name.removeprefix("seed-")
+        if number.isdecimal():
+            seeds.setdefault(folder.parent.parent.name, set()).add(int(number))
+    for path in folders:
+        if (path / "experiment.json").exists():
+            for model, plan in read_json(path / "experiment.json")["models"].items():
+                seeds.setdefault(model, set()).update(s for s in plan["seeds"] if type(s) is int)
+    return seeds
 
 
 def _path_and_epoch(text: str) -> tuple[Path, str]:
@@ -131,7 +159,7 @@ def _experiment(folder: Path, notes: list[str]) -> list[Path]:
     experiment = read_json(path)
     try:
         for model, plan in sorted(experiment["models"].items()):
-            left = [f"{p['name']} is {p['state']}" for p in plan["pieces"] if p["state"] != "done"]
+            left = [f"{p['name']}: {p['state']}" for p in plan["pieces"] if p["state"] != "done"]
             if left:
                 notes.append(
                     f"{model}: {len(left)} of {len(plan['pieces'])} pieces of the experiment are "
@@ -150,6 +178,9 @@ def _experiment(folder: Path, notes: list[str]) -> list[Path]:
             f"{path} is no list of an experiment's pieces, so it is not known what there should "
             "be; restore it, or move it away and the folders beside it are compared."
         ) from None
+    for run in _runs_in(folder):
+        if run not in runs and not _not_ended(run):
+            notes.append(f"{run} is left out: it is finished, and the experiment does not list it")
     return runs
 
 
@@ -186,6 +217,10 @@ def _read_run(folder: Path, epoch: str) -> TrainedRun:
             f"{quoted(name)}, so its numbers would stand under another model's name; call that "
             f"folder {' or '.join(sorted(names))}."
         )
+    epochs = _epochs(folder)
+    if epoch and epoch not in epochs:
+        there = ", ".join(epochs) or "no epoch"
+        raise UserError(f"{folder} has no {epoch}; there is {there}. Name one that is there.")
     epoch, how = (epoch, "named") if epoch else _selected(folder)
     checkpoint = folder / "checkpoints" / epoch
     kept = all((checkpoint / file).is_file() for file in (CONFIG, WEIGHTS))
@@ -204,12 +239,29 @@ def _selected(folder: Path) -> tuple[str, str]:
                 f"{path} names no epoch as its winner, so it is not known which one to compare; "
                 "select again, or give RUN@epoch-03."
             )
-        return winner, "selected" if selected.get("qualified", True) else "selected, below the rule"
-    places = [*folder.glob("evaluations/epoch-*.jsonl"), *folder.glob("checkpoints/epoch-*")]
-    numbers = [int(found[1]) for place in places if (found := _EPOCH.fullmatch(place.stem))]
-    if not numbers:
+        how = "selected" if selected.get("qualified", True) else "selected" + BELOW
+        return winner, how + _other_rule(selected.get("rule", {}))
+    epochs = _epochs(folder)
+    if not epochs:
         raise UserError(f"{folder} holds no epoch that could be compared; train it to its end.")
-    return f"epoch-{max(numbers):02d}", "last, as none is selected"
+    return epochs[-1], "last, as none is selected"
+
+
+def _other_rule(rule: Mapping[str, Any]) -> str:
+    """What of the rule of a selection is not the paper's, or ""."""
+    usual = asdict(Rule())
+    differing = [
+        f"{name.replace('_', ' ')} {shortened(str(rule.get(name)))} instead of {usual[name]}"
+        for name in usual
+        if rule and rule.get(name) != usual[name]
+    ]
+    return f", {', '.join(differing)}" if differing else ""
+
+
+def _epochs(folder: Path) -> list[str]:
+    places = [*folder.glob("evaluations/epoch-*.jsonl"), *folder.glob("checkpoints/epoch-*")]
+    numbers = {int(found[1]) for place in places if (found := _EPOCH.fullmatch(place.stem))}
+    return [f"epoch-{number:02d}" for number in sorted(numbers)]
 
 
 def _check_alike(one: TrainedRun, other: TrainedRun, may_differ: set[str]) -> None:

@@ -70,7 +70,11 @@ def _means(found: Sequence[CellSet]) -> list[Table]:
     marks: dict[str, list[str]] = {}
     for cell in (cell for source in found for cell in source.cells if cell.notes):
         marks.setdefault("; ".join(cell.notes), []).append(f"{cell.model}, {cell.key}")
-    notes = [f"{text}: {' | '.join(where)}." for text, where in marks.items()]
+    every = {len(source.cells) for source in found if source.name == "here"}
+    notes = [
+        f"{text}: {'every cell here' if {len(where)} == every else ' | '.join(where)}."
+        for text, where in marks.items()
+    ]
     what: list[tuple[str, Literal["difference", "forward", "reverse"], str]] = [
         ("Table 4. Forward minus reverse, paired by seed", "difference", "+"),
         ("Table 5. Forward", "forward", ""),
@@ -89,7 +93,6 @@ def _means(found: Sequence[CellSet]) -> list[Table]:
             for key in keys
         ]
         tables.append(Table(title, ("metric", *columns), rows, [SPREAD, *notes]))
-        notes = []
     based = {head: cells for head, cells in columns.items() if any(c.base for c in cells.values())}
     if based:
         rows = [

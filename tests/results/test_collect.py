@@ -96,8 +96,10 @@ def test_an_experiment_is_what_its_own_list_says(tmp_path: Path) -> None:
     write(tmp_path / "experiment.json", {"models": {"tiny": plan}})
     found = collect([str(tmp_path)])
     assert found.cells[0].seeds == (1, 2)
-    said(found.notes, "1 of 2 pieces", "train forward seed 3 is waiting")
+    said(found.notes, "1 of 2 pieces", "train forward seed 3: waiting")
     said(found.notes, "reverse/seed-3 is left out")
+    said(found.notes, "reverse/seed-9 is left out", "finished", "does not list it")
+    assert found.cells[0].notes == ("2 of 4 seeds",)
 
 
 # --- left out, and said ---------------------------------------------------------------------------
@@ -109,6 +111,7 @@ def test_a_missing_seed_is_said_and_the_others_are_compared(tmp_path: Path) -> N
     found = collect([str(tmp_path)])
     assert found.cells[0].seeds == (1, 2)
     said(found.notes, "tiny forward seed 3 is left out", "no finished reverse run")
+    assert found.cells[0].notes == ("2 of 3 seeds",)
 
 
 def test_a_seed_without_this_benchmark_is_said_in_the_cell_too(tmp_path: Path) -> None:
@@ -116,7 +119,7 @@ def test_a_seed_without_this_benchmark_is_said_in_the_cell_too(tmp_path: Path) -
     trained(tmp_path, "forward", 3), trained(tmp_path, "reverse", 3)
     found = collect([str(tmp_path)])
     assert found.cells[0].seeds == (1, 2) and "2 of 3 seeds" in found.cells[0].notes
-    said(found.notes, "seed 3 is left out", "forward (epoch-02) and reverse (epoch-02)")
+    said(found.notes, "seed 3 is left out", "forward (epoch-02) and reverse (epoch-02) have no")
 
 
 @pytest.mark.parametrize("state", ["running", "failed", "interrupted"])
@@ -253,6 +256,9 @@ def test_nothing_to_compare(tmp_path: Path) -> None:
     forward, _ = pair(tmp_path)
     refused([tmp_path], "no benchmark was finished on both runs", "minihmx eval tiny --tasks all")
     refused([Path(f"{forward}@best")], "names no epoch")
+    named = [Path(f"{forward}@epoch-01"), tmp_path / "tiny/reverse/seed-1"]
+    refused(named, f"--adapter {forward}@epoch-01 --adapter {named[1]}` first")
+    refused([Path(f"{forward}@epoch-09")], "has no epoch-09; there is epoch-00, epoch-01, epoch-02")
     evaluated(forward, "are_you_sure", flips(1))
     refused([tmp_path], "reverse (epoch-02) has no result")
 
@@ -349,3 +355,20 @@ def test_a_model_s_folder_that_was_renamed_is_refused(tmp_path: Path) -> None:
     of_path = run_names("/models/My Model", "0123456789")
     assert of_path == {"My-Model-01234567"}
     assert run_names("Qwen/Qwen3-8B", "0123456789") == {"qwen3-8b", "Qwen3-8B-01234567"}
+
+
+def test_a_selection_by_another_rule_is_disclosed(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        for run in pair(tmp_path, seed):
+            evaluated(run, "are_you_sure", flips(1, 0))
+        runs = (tmp_path / "tiny" / d / f"seed-{seed}" for d in ("forward", "reverse"))
+        selected(*runs, ("epoch-02", "epoch-02"))
+    assert not any("rule" in note for note in collect([str(tmp_path)]).notes)
+    path = tmp_path / "tiny/forward/seed-2/selected.json"
+    rule = {"threshold": 0.5, "same_epoch_exception": "off", "max_unscored": 0.2}
+    write(path, made_up.read(path) | {"rule": rule})
+    found = collect([str(tmp_path)])
+    assert found.pairs[0].forward.how == "selected"
+    told = "selected, threshold 0.5 instead of 7.5, same epoch exception off instead of on"
+    assert found.pairs[1].forward.how == told
+    said(found.notes, "seed 2", "seed 1 (selected)", "not chosen by the same rule")

@@ -111,6 +111,8 @@ def test_what_was_left_out_stands_below_the_tables(capsys: Captured, tmp_path: P
     trained(tmp_path, "forward", 3)
     out = printed(capsys, tmp_path)
     assert "What to know" in out and "tiny forward seed 3 is left out" in out
+    for table in out.split("Table ")[1:4]:
+        assert "2 of 3 seeds: every cell here." in table
     for run in (trained(tmp_path, "reverse", 3), tmp_path / "tiny/forward/seed-3"):
         evaluated(run, "truthfulqa_mc2", [{"acc": 0.5}], headline=("acc",), limit=1, total=9)
     assert "partial 1/9; 1 of 3 seeds: tiny, truthfulqa_mc2/acc." in printed(capsys, tmp_path)
