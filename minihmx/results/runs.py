@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minihmx.errors import DataError, UserError, quoted, shortened
+from minihmx.errors import DataError, UserError, quoted
 from minihmx.models.adapters import CONFIG, WEIGHTS, adapter_digest
 from minihmx.models.hub import run_names
-from minihmx.selection import DIRECTIONS, Rule
+from minihmx.results.epochs import BELOW, EPOCH_NAME, epochs_of, selected_epoch
+from minihmx.selection import DIRECTIONS
 from minihmx.storage.disk import home_path
 from minihmx.storage.strict import read_json
-
-_EPOCH = re.compile(r"epoch-(\d+)")
-BELOW = ", below the rule"  # of an epoch that was the best there is
 
 
 class TrainedRun(NamedTuple):
@@ -80,7 +76,7 @@ def find_pairs(paths: Sequence[str]) -> tuple[list[SeedPair], list[str]]:
     runs: dict[tuple[str, str, int], TrainedRun] = {}
     seeds = _seeds(paths, found)
     for folder, epoch in found.items():
-        if why := _not_ended(folder):
+        if why := not_ended(folder):
             notes.append(why)
             continue
         run = _read_run(folder, epoch)
@@ -134,7 +130,7 @@ def _path_and_epoch(text: str) -> tuple[Path, str]:
     if not os.path.exists(path) and "@" in text:
         run, _, epoch = text.rpartition("@")
         path = home_path(run)
-        if not _EPOCH.fullmatch(epoch):
+        if not EPOCH_NAME.fullmatch(epoch):
             raise UserError(f"{text} names no epoch; write RUN@epoch-03, for example.")
     if not os.path.isdir(path):
         raise UserError(
@@ -179,12 +175,12 @@ def _experiment(folder: Path, notes: list[str]) -> list[Path]:
             "be; restore it, or move it away and the folders beside it are compared."
         ) from None
     for run in _runs_in(folder):
-        if run not in runs and not _not_ended(run):
+        if run not in runs and not not_ended(run):
             notes.append(f"{run} is left out: it is finished, and the experiment does not list it")
     return runs
 
 
-def _not_ended(folder: Path) -> str:
+def not_ended(folder: Path) -> str:
     """Why a run's folder may still change, or ""."""
     path = folder / "status.json"
     status = read_json(path) if path.exists() else {}
@@ -217,51 +213,15 @@ def _read_run(folder: Path, epoch: str) -> TrainedRun:
             f"{quoted(name)}, so its numbers would stand under another model's name; call that "
             f"folder {' or '.join(sorted(names))}."
         )
-    epochs = _epochs(folder)
+    epochs = epochs_of(folder)
     if epoch and epoch not in epochs:
         there = ", ".join(epochs) or "no epoch"
         raise UserError(f"{folder} has no {epoch}; there is {there}. Name one that is there.")
-    epoch, how = (epoch, "named") if epoch else _selected(folder)
+    epoch, how = (epoch, "named") if epoch else selected_epoch(folder)
     checkpoint = folder / "checkpoints" / epoch
     kept = all((checkpoint / file).is_file() for file in (CONFIG, WEIGHTS))
     adapter = adapter_digest(checkpoint) if kept else ""
     return TrainedRun(folder, name, direction, seed, science, fingerprint, epoch, how, adapter)
-
-
-def _selected(folder: Path) -> tuple[str, str]:
-    """The epoch of a run that is compared, and how it was chosen."""
-    path = folder / "selected.json"
-    if path.exists():
-        selected = read_json(path)
-        winner = selected.get("winner") if isinstance(selected, dict) else None
-        if not isinstance(winner, str) or not _EPOCH.fullmatch(winner):
-            raise DataError(
-                f"{path} names no epoch as its winner, so it is not known which one to compare; "
-                "select again, or give RUN@epoch-03."
-            )
-        how = "selected" if selected.get("qualified", True) else "selected" + BELOW
-        return winner, how + _other_rule(selected.get("rule", {}))
-    epochs = _epochs(folder)
-    if not epochs:
-        raise UserError(f"{folder} holds no epoch that could be compared; train it to its end.")
-    return epochs[-1], "last, as none is selected"
-
-
-def _other_rule(rule: Mapping[str, Any]) -> str:
-    """What of the rule of a selection is not the paper's, or ""."""
-    usual = asdict(Rule())
-    differing = [
-        f"{name.replace('_', ' ')} {shortened(str(rule.get(name)))} instead of {usual[name]}"
-        for name in usual
-        if rule and rule.get(name) != usual[name]
-    ]
-    return f", {', '.join(differing)}" if differing else ""
-
-
-def _epochs(folder: Path) -> list[str]:
-    places = [*folder.glob("evaluations/epoch-*.jsonl"), *folder.glob("checkpoints/epoch-*")]
-    numbers = {int(found[1]) for place in places if (found := _EPOCH.fullmatch(place.stem))}
-    return [f"epoch-{number:02d}" for number in sorted(numbers)]
 
 
 def _check_alike(one: TrainedRun, other: TrainedRun, may_differ: set[str]) -> None:
