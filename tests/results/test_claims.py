@@ -318,7 +318,8 @@ def test_as_typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
     )
     assert "qwen3-8b +0.25 ± 0.32 (p .16) within noise" in told
     assert main(["claims", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == check_claims()
+    out = capsys.readouterr().out
+    assert json.loads(out) == check_claims() and out.isascii()
 
 
 def test_on_an_experiment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
