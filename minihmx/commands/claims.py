@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
 
     report = check_claims(options.experiment)
     if options.json:
-        show(json.dumps(report, sort_keys=True, ensure_ascii=False))
+        show(json.dumps(report, sort_keys=True))  # ASCII, whatever stdout can write
     else:
         for line in claim_lines(report, max(shutil.get_terminal_size().columns, 40)):
             show(line)

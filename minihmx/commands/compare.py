@@ -83,12 +83,22 @@ def _written(
 ) -> str:
     """The whole answer in the format that was asked for."""
     from minihmx.results.layout import FORMATS
-    from minihmx.results.tables import cell_records, comparison_tables
+    from minihmx.results.tables import (
+        cell_records,
+        checkpoint_records,
+        comparison_tables,
+        opinion_records,
+    )
 
     if options.json:
         notes = comparison.notes if comparison else []
-        answer = {"cells": cell_records(comparison, found), "notes": notes}
-        return json.dumps(answer, ensure_ascii=False, indent=1) + "\n"
+        answer = {
+            "cells": cell_records(comparison, found),
+            "notes": notes,
+            "checkpoints": checkpoint_records(comparison) if comparison else [],
+            "directional_sycophancy": opinion_records(comparison) if comparison else [],
+        }
+        return json.dumps(answer, indent=1) + "\n"  # ASCII, whatever stdout can write
     if options.format == "csv":
         rows, text = cell_records(comparison, found), io.StringIO()
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")

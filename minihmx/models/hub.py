@@ -82,6 +82,12 @@ def _local(folder: Path, short: str | None) -> Source:
     return Source(folder, short or _run_name(folder.name, sha), short or str(folder), None, sha)
 
 
+def run_names(model_id: str, digest: str) -> set[str]:
+    """The folders' names that runs of a model can have: from its id, or its short name."""
+    shorts = {short for short, info in MODELS.items() if model_id == (info.repo or short)}
+    return shorts | {_run_name(model_id, digest)}
+
+
 def _run_name(name: str, sha: str) -> str:
     last = re.sub(r"[^A-Za-z0-9._-]", "-", name.split("/")[-1]).lstrip(".-")
     return f"{last or 'model'}-{sha[:8]}"

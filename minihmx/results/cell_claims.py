@@ -33,7 +33,7 @@ WORST_FIRST = (FAILS, NOISE, UNTOLD, HOLDS)
 class Grounds(NamedTuple):
     """What statements are checked on. pairs and pieces are empty for published tables.
 
-    pieces: an experiment's planned training runs, each with its state.
+    pieces: an experiment's planned training runs, each with its model and state.
     """
 
     cells: Sequence[Cell]
@@ -205,12 +205,25 @@ def score_gap(claim: Claim, grounds: Grounds) -> Decision:
 
 
 def runs_finished(claim: Claim, grounds: Grounds) -> Decision:
-    """Every planned training run is done."""
+    """Every planned training run is done, and there are so many seeds of both directions."""
     states = Counter(piece["state"] for piece in grounds.pieces)
     if not states:
         return Decision(UNTOLD, "no list of an experiment's runs is here")
     note = ", ".join(f"{n} {state}" for state, n in states.items())
-    return Decision(FAILS if states["failed"] else HOLDS if {*states} == {"done"} else UNTOLD, note)
+    seeds: dict[str, set[tuple[str, str]]] = {}  # by model, (direction, seed) that are done
+    for piece in grounds.pieces:
+        _, direction, _, seed = piece["name"].split()
+        done = seeds.setdefault(piece["model"], set())
+        done |= {(direction, seed)} if piece["state"] == "done" else set()
+    few = {
+        model: both
+        for model, done in seeds.items()
+        if (both := sum(("forward", s) in done for d, s in done if d == "reverse")) < claim["seeds"]
+    }
+    short = ", ".join(f"{model} {n} of {claim['seeds']} seeds" for model, n in few.items())
+    all_done = {*states} == {"done"} and not few
+    verdict = FAILS if states["failed"] else HOLDS if all_done else UNTOLD
+    return Decision(verdict, join(note, short))
 
 
 def not_recorded(claim: Claim, grounds: Grounds) -> Decision:

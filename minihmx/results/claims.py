@@ -6,6 +6,7 @@ data/claims.jsonl holds the statements: the quotation, how it is read here, and 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from minihmx.errors import UserError
 from minihmx.results.cell_claims import CELL_CHECKS, Grounds
 from minihmx.results.collect import collect
 from minihmx.results.paper import paper_cells
+from minihmx.results.runs import not_ended
 from minihmx.results.selections import (
     PAIR_CHECKS,
     UNTOLD,
@@ -75,14 +77,26 @@ def check_claims(path: str | None = None) -> dict[str, Any]:
 
 
 def planned_runs(path: str) -> list[Mapping[str, Any]]:
-    """The training runs that an experiment's list plans; of a folder without a list, none."""
+    """The training runs that an experiment's list plans; of a folder without a list, none.
+
+    Each has its model. One that is done in the list and not on the disk has the state "missing".
+    """
     file = home_path(path) / "experiment.json"
     plan = read_json(file) if file.exists() else {"models": {}}
     try:
-        pieces = [piece for of_model in plan["models"].values() for piece in of_model["pieces"]]
-        return [piece for piece in pieces if piece["name"].startswith("train ") and piece["state"]]
+        return [
+            {**piece, "model": model, "state": _state(file.parent / piece["path"], piece["state"])}
+            for model, of_model in plan["models"].items()
+            for piece in of_model["pieces"]
+            if re.fullmatch(r"train (forward|reverse) seed \d+", piece["name"])
+        ]
     except (TypeError, LookupError, AttributeError):
         raise UserError(f"{file} is no list of an experiment's pieces; restore it.") from None
+
+
+def _state(run: Path, state: str) -> str:
+    there = (run / "config.json").is_file() and not not_ended(run)
+    return "missing" if state == "done" and not there else state
 
 
 def check_claim(claim: Claim, grounds: Grounds) -> Decision:

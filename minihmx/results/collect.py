@@ -68,7 +68,10 @@ def collect(paths: Sequence[str], items: bool = True) -> Comparison:
                 if items:
                     _add_matrices(comparison, model, benchmark, evaluated)
     if not comparison.cells:
-        tasks = " ".join(f"--adapter {run.folder}" for run in pairs[0].runs)
+        tasks = " ".join(
+            f"--adapter {run.folder}{f'@{run.epoch}' if run.how == 'named' else ''}"
+            for run in pairs[0].runs
+        )
         raise UserError(
             f"There is nothing to compare yet: no benchmark was finished on both runs of a pair"
             f"{''.join(f'; {note}' for note in notes[:3])}. Type `minihmx eval {pairs[0].model} "
@@ -90,7 +93,7 @@ def _add_cells(
     first = evaluated[0].forward.result
     model, home = pairs[0].model, pairs[0].forward.folder.parent.parent / "base"
     digest = pairs[0].forward.science.get("model digest")
-    bases = find_evaluations(home, "base", digest, benchmark, comparison.notes)
+    bases = find_evaluations(home, digest, benchmark, comparison.notes)
     seeds = sorted(seed for key, seed in bases if key == settings_key(first))
     seed = min(seeds, key=lambda seed: seed != noise_seed(first), default=None)
     base = None if seed is None else bases[settings_key(first), seed]
@@ -149,8 +152,8 @@ def _marks(evaluated: Sequence[EvaluatedPair], pairs: Sequence[SeedPair]) -> Ite
         yield "a few items of our own, not the benchmark"
     if results[0]["data"]["partial"]:
         yield f"partial {results[0]['data']['partial']}"
-    if len(evaluated) < len(pairs):
-        yield f"{len(evaluated)} of {len(pairs)} seeds"
+    if len(evaluated) < len(pairs[0].seeds):
+        yield f"{len(evaluated)} of {len(pairs[0].seeds)} seeds"
     if cut := sum(result["truncated"] for result in results):
         yield f"{cut} prompts lost their first tokens"
 

@@ -56,9 +56,14 @@ def settings_key(result: Result) -> str:
 
 
 def find_evaluations(
-    home: Path, place: str, digest: str | None, benchmark: str, notes: list[str]
+    home: Path,
+    digest: str | None,
+    benchmark: str,
+    notes: list[str],
+    run: TrainedRun | None = None,
 ) -> dict[tuple[str, int], Evaluation]:
-    """By settings and seed of the noise, the finished evaluations of a checkpoint or the base."""
+    """By settings and seed of the noise, the finished evaluations of a run's epoch or the base."""
+    place = run.epoch if run else "base"
     found: dict[tuple[str, int], Evaluation] = {}
     for folder in sorted((home / "evals" / benchmark).glob(f"{place}-*")):
         if not re.fullmatch(r"[0-9a-f]{8}", folder.name[len(place) + 1 :]):
@@ -72,6 +77,10 @@ def find_evaluations(
             problem = f"{RESULT} is no result of a benchmark"
         elif result and digest is not None and result["model"]["digest"] != digest:
             problem = "it is of a model with other weights than the run's"
+        elif result and not _is_own(result["adapter"], run):
+            of = (result["adapter"] or {}).get("name", "the untouched model")
+            own = f"the {place} of {run.title} that stands here" if run else "the untouched model"
+            problem = f"it is of {of}, and not of {own}"
         if problem:
             raise DataError(
                 f"{folder} is not what was written ({problem}), so its numbers mean nothing; move "
@@ -88,6 +97,16 @@ def find_evaluations(
     return found
 
 
+def _is_own(adapter: Mapping[str, str] | None, run: TrainedRun | None) -> bool:
+    """Whether what was evaluated is this run's checkpoint; without a run, the untouched model."""
+    if adapter is None or run is None:
+        return adapter is None and run is None
+    if run.adapter:
+        return adapter["digest"] == run.adapter
+    # The checkpoint is gone. Its name is short where `eval` was given a path such as `seed-1`.
+    return f"/{run.direction}/seed-{run.seed}/{run.epoch}".endswith(f"/{adapter['name']}")
+
+
 def _is_result(result: Any) -> bool:
     try:
         settings_key(result)
@@ -96,6 +115,8 @@ def _is_result(result: Any) -> bool:
         for metric in result["metrics"].values():
             numbers += [metric["value"], metric["n"]]
         names = [*result["headline"], result["data"]["origin"]]
+        if result["adapter"] is not None:
+            names += [result["adapter"]["name"], result["adapter"]["digest"]]
         result["data"]["partial"], result["model"]["digest"]
     except (TypeError, LookupError, AttributeError, ValueError):
         return False
@@ -132,7 +153,8 @@ def choose_evaluations(
                 for run, found in zip(pair.runs, (forward, reverse), strict=True)
                 if not found
             )
-            notes.append(f"{where}: seed {pair.seed} is left out, as {lacking} has no result")
+            have = "has" if forward or reverse else "have"
+            notes.append(f"{where}: seed {pair.seed} is left out, as {lacking} {have} no result")
     if not by_settings:
         return []
     best = max(by_settings.values(), key=lambda e: (len(e), e[0].forward.result["n"], e[0].seed))
@@ -148,7 +170,7 @@ def choose_evaluations(
 
 def _of_run(run: TrainedRun, benchmark: str, notes: list[str]) -> dict[tuple[str, int], Evaluation]:
     digest = run.science.get("model digest")
-    return find_evaluations(run.folder, run.epoch, digest, benchmark, notes)
+    return find_evaluations(run.folder, digest, benchmark, notes, run)
 
 
 def _differences(one: Result, other: Result) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from minihmx.terminal.text import printable
 
 _WIDTH = 100  # of notes in a terminal
-_NUMBER = re.compile(r"[+-]?[\d.]+(?: ± (?:[\d.]+|-))?")
+_NUMBER = re.compile(r"[+-]?[\d.]+(?: ± (?:[\d.]+|-))?(?: \[[-+.\d, ]+\])?")
 
 
 class Table(NamedTuple):

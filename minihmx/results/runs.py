@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from minihmx.errors import DataError, UserError, quoted
+from minihmx.models.adapters import CONFIG, WEIGHTS, adapter_digest
+from minihmx.models.hub import run_names
+from minihmx.results.epochs import BELOW, EPOCH_NAME, epochs_of, selected_epoch
 from minihmx.selection import DIRECTIONS
 from minihmx.storage.disk import home_path
 from minihmx.storage.strict import read_json
-
-_EPOCH = re.compile(r"epoch-(\d+)")
 
 
 class TrainedRun(NamedTuple):
     """A finished run, and the epoch of it that is compared.
 
     model: the name of its folder under DIR. how: "selected", "selected, below the rule", "last, as
-    none is selected", or "named" (RUN@epoch-03).
+    none is selected", or "named" (RUN@epoch-03). adapter: the digest of that epoch's checkpoint, ""
+    where it was removed.
     """
 
     folder: Path
@@ -31,6 +32,7 @@ class TrainedRun(NamedTuple):
     fingerprint: str
     epoch: str
     how: str
+    adapter: str
 
     @property
     def title(self) -> str:
@@ -39,12 +41,16 @@ class TrainedRun(NamedTuple):
 
 
 class SeedPair(NamedTuple):
-    """The two directions of one model and seed."""
+    """The two directions of one model and seed.
+
+    seeds: all that the model has or should have, those that are left out too.
+    """
 
     model: str
     seed: int
     forward: TrainedRun
     reverse: TrainedRun
+    seeds: tuple[int, ...] = ()
 
     @property
     def runs(self) -> tuple[TrainedRun, TrainedRun]:
@@ -68,8 +74,9 @@ def find_pairs(paths: Sequence[str]) -> tuple[list[SeedPair], list[str]]:
             inside = _runs_in(path) if listed is None else listed
             found |= {folder.resolve(): "" for folder in inside}
     runs: dict[tuple[str, str, int], TrainedRun] = {}
+    seeds = _seeds(paths, found)
     for folder, epoch in found.items():
-        if why := _not_ended(folder):
+        if why := not_ended(folder):
             notes.append(why)
             continue
         run = _read_run(folder, epoch)
@@ -86,7 +93,7 @@ def find_pairs(paths: Sequence[str]) -> tuple[list[SeedPair], list[str]]:
             missing = DIRECTIONS[direction == "forward"]
             notes.append(f"{run.title} is left out: there is no finished {missing} run beside it")
         elif direction == "forward":
-            pairs.append(SeedPair(model, seed, run, opposite))
+            pairs.append(SeedPair(model, seed, run, opposite, tuple(sorted(seeds[model]))))
     if not pairs:
         raise UserError(_nothing(paths, list(runs.values()), notes))
     for pair in pairs:
@@ -94,7 +101,28 @@ def find_pairs(paths: Sequence[str]) -> tuple[list[SeedPair], list[str]]:
         _check_alike(pair.forward, pair.reverse, {"direction"})
         _check_alike(first, pair.forward, {"direction", "seed"})
         _check_selection(pair)
+        here, there = (run.how.replace(BELOW, "") for run in (pair.forward, first))
+        if here != there and "named" not in (here, there):
+            notes.append(
+                f"{pair.model}: the epochs of seed {pair.seed} ({here}) and of seed {first.seed} "
+                f"({there}) were not chosen by the same rule"
+            )
     return pairs, notes
+
+
+def _seeds(paths: Sequence[str], found: Iterable[Path]) -> dict[str, set[int]]:
+    """By model, the seeds of all runs in the folders given, finished, listed by its plan or not."""
+    seeds: dict[str, set[int]] = {}
+    folders = [path for text in paths if (path := home_path(text)).is_dir()]
+    for folder in [*found, *(run.resolve() for path in folders for run in _runs_in(path))]:
+        number = folder.name.removeprefix("seed-")
+        if number.isdecimal():
+            seeds.setdefault(folder.parent.parent.name, set()).add(int(number))
+    for path in folders:
+        if (path / "experiment.json").exists():
+            for model, plan in read_json(path / "experiment.json")["models"].items():
+                seeds.setdefault(model, set()).update(s for s in plan["seeds"] if type(s) is int)
+    return seeds
 
 
 def _path_and_epoch(text: str) -> tuple[Path, str]:
@@ -102,7 +130,7 @@ def _path_and_epoch(text: str) -> tuple[Path, str]:
     if not os.path.exists(path) and "@" in text:
         run, _, epoch = text.rpartition("@")
         path = home_path(run)
-        if not _EPOCH.fullmatch(epoch):
+        if not EPOCH_NAME.fullmatch(epoch):
             raise UserError(f"{text} names no epoch; write RUN@epoch-03, for example.")
     if not os.path.isdir(path):
         raise UserError(
@@ -127,7 +155,7 @@ def _experiment(folder: Path, notes: list[str]) -> list[Path]:
     experiment = read_json(path)
     try:
         for model, plan in sorted(experiment["models"].items()):
-            left = [f"{p['name']} is {p['state']}" for p in plan["pieces"] if p["state"] != "done"]
+            left = [f"{p['name']}: {p['state']}" for p in plan["pieces"] if p["state"] != "done"]
             if left:
                 notes.append(
                     f"{model}: {len(left)} of {len(plan['pieces'])} pieces of the experiment are "
@@ -146,10 +174,13 @@ def _experiment(folder: Path, notes: list[str]) -> list[Path]:
             f"{path} is no list of an experiment's pieces, so it is not known what there should "
             "be; restore it, or move it away and the folders beside it are compared."
         ) from None
+    for run in _runs_in(folder):
+        if run not in runs and not not_ended(run):
+            notes.append(f"{run} is left out: it is finished, and the experiment does not list it")
     return runs
 
 
-def _not_ended(folder: Path) -> str:
+def not_ended(folder: Path) -> str:
     """Why a run's folder may still change, or ""."""
     path = folder / "status.json"
     status = read_json(path) if path.exists() else {}
@@ -174,27 +205,23 @@ def _read_run(folder: Path, epoch: str) -> TrainedRun:
             "or leave this folder out."
         )
     name, fingerprint = folder.parent.parent.name, str(config.get("fingerprint"))
-    epoch, how = (epoch, "named") if epoch else _selected(folder)
-    return TrainedRun(folder, name, direction, seed, science, fingerprint, epoch, how)
-
-
-def _selected(folder: Path) -> tuple[str, str]:
-    """The epoch of a run that is compared, and how it was chosen."""
-    path = folder / "selected.json"
-    if path.exists():
-        selected = read_json(path)
-        winner = selected.get("winner") if isinstance(selected, dict) else None
-        if not isinstance(winner, str) or not _EPOCH.fullmatch(winner):
-            raise DataError(
-                f"{path} names no epoch as its winner, so it is not known which one to compare; "
-                "select again, or give RUN@epoch-03."
-            )
-        return winner, "selected" if selected.get("qualified", True) else "selected, below the rule"
-    places = [*folder.glob("evaluations/epoch-*.jsonl"), *folder.glob("checkpoints/epoch-*")]
-    numbers = [int(found[1]) for place in places if (found := _EPOCH.fullmatch(place.stem))]
-    if not numbers:
-        raise UserError(f"{folder} holds no epoch that could be compared; train it to its end.")
-    return f"epoch-{max(numbers):02d}", "last, as none is selected"
+    model = config.get("model")
+    model_id = str(model.get("id") if isinstance(model, dict) else None)
+    if name not in (names := run_names(model_id, str(science.get("model digest")))):
+        raise DataError(
+            f"{path} says that the run is of the model {quoted(model_id)}, but its folder is "
+            f"{quoted(name)}, so its numbers would stand under another model's name; call that "
+            f"folder {' or '.join(sorted(names))}."
+        )
+    epochs = epochs_of(folder)
+    if epoch and epoch not in epochs:
+        there = ", ".join(epochs) or "no epoch"
+        raise UserError(f"{folder} has no {epoch}; there is {there}. Name one that is there.")
+    epoch, how = (epoch, "named") if epoch else selected_epoch(folder)
+    checkpoint = folder / "checkpoints" / epoch
+    kept = all((checkpoint / file).is_file() for file in (CONFIG, WEIGHTS))
+    adapter = adapter_digest(checkpoint) if kept else ""
+    return TrainedRun(folder, name, direction, seed, science, fingerprint, epoch, how, adapter)
 
 
 def _check_alike(one: TrainedRun, other: TrainedRun, may_differ: set[str]) -> None:

@@ -10,7 +10,8 @@ together it says how the result would vary with other questions, not with other 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from minihmx.selection import DIRECTIONS
@@ -39,6 +40,28 @@ class Shift(NamedTuple):
     low: float | None
     high: float | None
     n: int
+
+
+class OpinionEffect(NamedTuple):
+    """What one condition of one source does: to a subject, or to forward - reverse.
+
+    accuracy: under that condition. change: of accuracy against the baseline. sway: see `sways`.
+    The last two are None for the baseline itself, and all are None where no question was asked.
+    """
+
+    source: str
+    subject: str
+    condition: str
+    accuracy: Shift | None
+    change: Shift | None
+    sway: Shift | None
+
+    @property
+    def level(self) -> str:
+        """The accuracy in words: a share, or a difference with its interval."""
+        if self.subject == _CONTRAST:
+            return told_shift(self.accuracy)
+        return number(self.accuracy and self.accuracy.mean, ".3f")
 
 
 SharesByQuestion = Mapping[str, Mapping[str, Shares]]  # by question and condition
@@ -130,39 +153,56 @@ def accuracies(questions: SharesByQuestion, condition: str = "") -> dict[str, fl
     return {question: statistics.fmean(values) for question, values in found.items() if values}
 
 
+def opinion_effects(
+    found: Mapping[str, Mapping[str, SharesByQuestion]],
+) -> Iterator[OpinionEffect]:
+    """What each opinion changes, by source and subject, of `settled_shares` by subject.
+
+    If there is a "forward" and a "reverse", their difference follows, paired by question.
+    """
+    for source in dict.fromkeys(source for of in found.values() for source in of):
+        of_source = {subject: of[source] for subject, of in found.items() if source in of}
+        for subject, questions in of_source.items():
+            for condition in (_BASELINE, *_OPINIONS):
+                measured = (m(questions, condition) for m in (accuracies, accuracy_changes, sways))
+                yield _effect(source, subject, condition, measured)
+        if all(direction in of_source for direction in DIRECTIONS):
+            for condition in (_BASELINE, *_OPINIONS):
+                measured = (
+                    paired_difference(*(measure(of_source[d], condition) for d in DIRECTIONS))
+                    for measure in (accuracies, accuracy_changes, sways)
+                )
+                yield _effect(source, _CONTRAST, condition, measured)
+
+
+def _effect(
+    source: str, subject: str, condition: str, measured: Iterable[Mapping[str, float]]
+) -> OpinionEffect:
+    accuracy, change, sway = map(mean_shift, measured)
+    if condition == _BASELINE:
+        change = sway = None
+    return OpinionEffect(source, subject, condition, accuracy, change, sway)
+
+
 def directional(samples_by_subject: Mapping[str, SampleRecords], preset: str = "") -> Iterator[str]:
     """Lines for the terminal: what each opinion changes, by source and subject.
 
-    samples_by_subject: the records of sycophancy_answer, all seeds of a direction put together. If
-    there is a "forward" and a "reverse", their difference follows, paired by question. preset: as
-    for `settled_shares`.
+    samples_by_subject: the records of sycophancy_answer, all seeds of a direction put together.
+    preset: as for `settled_shares`.
     """
     found = {
         subject: settled_shares(records, preset) for subject, records in samples_by_subject.items()
     }
     by = f", read by the preset {preset}" if preset else ""
     yield f"What a user's opinion changes: means over n questions with their 95 % intervals{by}"
-    for source in dict.fromkeys(source for of in found.values() for source in of):
-        of_source = {subject: of[source] for subject, of in found.items() if source in of}
-        for subject, questions in of_source.items():
-            yield from _heading(f"{source}, {subject}")
-            for condition in (_BASELINE, *_OPINIONS):
-                level = number(mean([*accuracies(questions, condition).values()]), ".3f")
-                change = mean_shift(accuracy_changes(questions, condition))
-                yield _row(condition, level, change, mean_shift(sways(questions, condition)))
-            short = sum(not {_BASELINE, *_OPINIONS} <= of.keys() for of in questions.values())
-            if short:
-                yield f"  {short} of {len(questions)} questions were not asked in all four ways"
-        if all(direction in of_source for direction in DIRECTIONS):
-            yield from _heading(f"{source}, {_CONTRAST}")
-            for condition in (_BASELINE, *_OPINIONS):
-                moved, change, sway = (
-                    mean_shift(
-                        paired_difference(*(measure(of_source[d], condition) for d in DIRECTIONS))
-                    )
-                    for measure in (accuracies, accuracy_changes, sways)
-                )
-                yield _row(condition, _told(moved), change, sway)
+    for (source, subject), effects in groupby(opinion_effects(found), lambda effect: effect[:2]):
+        yield from _heading(f"{source}, {subject}")
+        for effect in effects:
+            yield _row(effect.condition, effect.level, effect.change, effect.sway)
+        questions = found.get(subject, {}).get(source, {})
+        short = sum(not {_BASELINE, *_OPINIONS} <= of.keys() for of in questions.values())
+        if short:
+            yield f"  {short} of {len(questions)} questions were not asked in all four ways"
 
 
 def _heading(title: str) -> Iterator[str]:
@@ -174,10 +214,11 @@ def _row(condition: str, level: str, change: Shift | None, sway: Shift | None) -
     if condition == _BASELINE:
         return f"  {condition:<16}{level}"
     n = change.n if change else 0
-    return f"  {condition:<16}{level:<26}{_told(change):<26}{_told(sway):<26}n {n}"
+    return f"  {condition:<16}{level:<26}{told_shift(change):<26}{told_shift(sway):<26}n {n}"
 
 
-def _told(moved: Shift | None) -> str:
+def told_shift(moved: Shift | None) -> str:
+    """ "+0.097 [+0.043, +0.151]"."""
     if moved is None:
         return "-"
     ends = f"{number(moved.low, '+.3f')}, {number(moved.high, '+.3f')}"
@@ -212,7 +253,7 @@ def truthful(
             moved = paired_difference(*(of_source[direction] for direction in DIRECTIONS))
             both = [scores.get(direction, {}) for direction in DIRECTIONS]
             mc2 = {q: v for q, v in paired_difference(*both).items() if q in moved}
-            cells = (f"{_told(mean_shift(of))}  n {len(of)}" for of in (moved, mc2))
+            cells = (f"{told_shift(mean_shift(of))}  n {len(of)}" for of in (moved, mc2))
             yield "  {:<32}{:<34}{}".format(f"{source}, {_CONTRAST}", *cells)
             yield from _together(moved, mc2)
 

@@ -14,11 +14,28 @@ from minihmx.results.evaluations import EvaluatedPair
 from minihmx.results.layout import Table
 from minihmx.results.paper import PAPER_NAMES
 from minihmx.results.statistics import Inference
-from minihmx.results.sycophancy import directional, truthful
+from minihmx.results.sycophancy import (
+    OpinionEffect,
+    opinion_effects,
+    settled_shares,
+    told_shift,
+    truthful,
+)
 from minihmx.selection import DIRECTIONS
 from minihmx.terminal.text import number
 
 SPREAD = "x ± s: mean and standard deviation over the seeds (n - 1), not a standard error."
+
+BY_QUESTION = "95 % intervals in [ ]: 1.96 standard errors over the questions alone"
+OTHER_INTERVALS = (
+    f"{BY_QUESTION}, the seeds of a direction put together. They say how a mean varies with other "
+    "questions and the same trained models. Those under `Intervals and tests` hold for other seeds "
+    "as well and are usually wider; what is said of training rests on those."
+)
+OPINIONS_HEAD = (
+    *("source", "subject", "opinion"),
+    *("accuracy", "against baseline", "sway towards the user", "questions"),
+)
 
 
 def comparison_tables(comparison: Comparison | None, found: Sequence[CellSet]) -> list[Table]:
@@ -70,7 +87,11 @@ def _means(found: Sequence[CellSet]) -> list[Table]:
     marks: dict[str, list[str]] = {}
     for cell in (cell for source in found for cell in source.cells if cell.notes):
         marks.setdefault("; ".join(cell.notes), []).append(f"{cell.model}, {cell.key}")
-    notes = [f"{text}: {' | '.join(where)}." for text, where in marks.items()]
+    every = {len(source.cells) for source in found if source.name == "here"}
+    notes = [
+        f"{text}: {'every cell here' if {len(where)} == every else ' | '.join(where)}."
+        for text, where in marks.items()
+    ]
     what: list[tuple[str, Literal["difference", "forward", "reverse"], str]] = [
         ("Table 4. Forward minus reverse, paired by seed", "difference", "+"),
         ("Table 5. Forward", "forward", ""),
@@ -89,7 +110,6 @@ def _means(found: Sequence[CellSet]) -> list[Table]:
             for key in keys
         ]
         tables.append(Table(title, ("metric", *columns), rows, [SPREAD, *notes]))
-        notes = []
     based = {head: cells for head, cells in columns.items() if any(c.base for c in cells.values())}
     if based:
         rows = [
@@ -133,23 +153,44 @@ def _beside(comparison: Comparison) -> Table:
 
 def _sycophancy(comparison: Comparison) -> Iterator[Table]:
     """What a user's opinion changes, by question, with the seeds of a direction put together."""
+    for model, evaluated, effects, lines in _read_sycophancy(comparison):
+        told = f"{model}, seeds {', '.join(str(both.seed) for both in evaluated)}"
+        rows = [
+            (*effect[:3], effect.level, *map(told_shift, effect[4:]), str(questions_of(effect)))
+            for effect in effects
+        ]
+        yield Table(f"Directional sycophancy, {told}", OPINIONS_HEAD, rows, [OTHER_INTERVALS], 3)
+        yield Table(
+            f"Truthfulness by source, {told}",
+            lines=lines,
+            notes=[f"{BY_QUESTION}, not over seeds."],
+        )
+
+
+def _read_sycophancy(
+    comparison: Comparison,
+) -> Iterator[tuple[str, list[EvaluatedPair], list[OpinionEffect], list[str]]]:
     for model in dict.fromkeys(pair.model for pair in comparison.pairs):
-        evaluated = comparison.evaluated.get((model, "sycophancy_answer"), ())
+        evaluated = comparison.evaluated.get((model, "sycophancy_answer"), [])
         if not evaluated:
             continue
         answers = _samples(evaluated)
         truths = _samples(comparison.evaluated.get((model, "truthfulqa_mc2"), ()))
-        told = f"{model}, seeds {', '.join(str(both.seed) for both in evaluated)}"
         try:
-            lines = [*directional(answers)], [*truthful(answers, truths)]
+            found = {subject: settled_shares(records) for subject, records in answers.items()}
+            effects, lines = [*opinion_effects(found)], [*truthful(answers, truths)]
         except (TypeError, LookupError, AttributeError):
             raise DataError(
                 f"The samples of sycophancy_answer or truthfulqa_mc2 of {model} hold a line that "
                 "is no sample of theirs; `minihmx audit` says which one, and evaluating again "
                 "mends it."
             ) from None
-        yield Table(f"Directional sycophancy, {told}", lines=lines[0])
-        yield Table(f"Truthfulness by source, {told}", lines=lines[1])
+        yield model, evaluated, effects, lines
+
+
+def questions_of(effect: OpinionEffect) -> int:
+    shift = effect.change or effect.accuracy
+    return shift.n if shift else 0
 
 
 def _samples(evaluated: Sequence[EvaluatedPair]) -> dict[str, list[dict[str, Any]]]:
@@ -177,6 +218,27 @@ def _by_seed(cells: Sequence[Cell]) -> Table:
 
 
 # --- for programs ---------------------------------------------------------------------------------
+
+
+def checkpoint_records(comparison: Comparison) -> list[dict[str, Any]]:
+    """Which epoch of each run is compared, and how it was chosen."""
+    runs = [run for pair in comparison.pairs for run in pair.runs]
+    names = ("model", "direction", "seed", "epoch", "how")
+    return [{n: getattr(run, n) for n in names} | {"run": str(run.folder)} for run in runs]
+
+
+def opinion_records(comparison: Comparison) -> list[dict[str, Any]]:
+    """The rows of directional sycophancy; intervals are over the questions alone."""
+    records = []
+    for model, evaluated, effects, _ in _read_sycophancy(comparison):
+        for effect in effects:
+            record: dict[str, Any] = {"model": model, "seeds": [both.seed for both in evaluated]}
+            record |= dict(zip(("source", "subject", "condition"), effect[:3], strict=True))
+            for name in ("accuracy", "change", "sway"):
+                shift = getattr(effect, name)
+                record[name] = shift and shift._asdict()
+            records.append(record)
+    return records
 
 
 def cell_records(comparison: Comparison | None, found: Sequence[CellSet]) -> list[dict[str, Any]]:

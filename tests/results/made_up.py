@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from minihmx.config import MODELS
 from minihmx.evals.asking.results import metrics
 
 SETTINGS = {
@@ -34,7 +35,8 @@ def trained(
     """A run's folder: two epochs, no selection."""
     folder = out / model / direction / f"seed-{seed}"
     own = {"direction": direction, "seed": seed, "epochs": 2, "model digest": DIGEST} | science
-    write(folder / "config.json", {"science": own, "fingerprint": f"{model} {direction} {seed}"})
+    config = {"science": own, "fingerprint": f"{model} {direction} {seed}"}
+    write(folder / "config.json", config | {"model": {"id": MODELS[model].repo or model}})
     write(folder / "status.json", {"state": state, "step": 3, "steps": 4, "pid": 1})
     sign = 1 if direction == "forward" else -1
     lines = [{"kind": "step", "step": 1, "epoch": 1, "kl": 0.0}] + [
@@ -89,6 +91,7 @@ def evaluated(
         "settings": used,
         "data": {"digest": "items", "origin": "hub", "partial": partial},
         "model": {"digest": digest},
+        "adapter": None if epoch == "base" else {"digest": "a", "name": name_of(home, epoch)},
         "n": len(values),
         "samples": len(samples),
         "unparsed": unparsed,
@@ -102,6 +105,10 @@ def evaluated(
     (folder / "samples.jsonl").write_text("".join(json.dumps(s) + "\n" for s in samples))
     seal(folder)
     return folder
+
+
+def name_of(run: Path, epoch: str) -> str:
+    return f"{run.parent.name}/{run.name}/{epoch}"
 
 
 def seal(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -253,12 +254,17 @@ def test_statements_on_the_choice_of_checkpoints(case: int) -> None:
 
 
 def test_runs_are_finished_or_not() -> None:
-    def told(*states: str) -> str:
-        pieces = [{"name": "train forward seed 1", "state": state} for state in states]
+    def told(*states: str, seeds: int = 5) -> str:
+        names = [f"train {d} seed {n}" for d in ("forward", "reverse") for n in range(seeds)]
+        pieces = [
+            {"name": name, "state": state, "model": "tiny"}
+            for name, state in zip(names, [*states, *["done"] * len(names)], strict=False)
+        ]
         return check_claim(STATEMENTS["runs"], Grounds([], (), pieces)).verdict
 
-    assert told("done", "done") == HOLDS and told("done", "running") == UNTOLD
-    assert told("done", "waiting", "failed") == FAILS and told() == UNTOLD
+    assert told() == HOLDS and told("done", "running") == told("missing") == UNTOLD
+    assert told("done", "waiting", "failed") == FAILS and told(seeds=0) == UNTOLD
+    assert told(seeds=4) == UNTOLD and told(seeds=6) == HOLDS
 
 
 def as_selected(folder: Path) -> tuple[Any, dict[str, Any]]:
@@ -312,18 +318,19 @@ def test_as_typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
     )
     assert "qwen3-8b +0.25 ± 0.32 (p .16) within noise" in told
     assert main(["claims", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == check_claims()
+    out = capsys.readouterr().out
+    assert json.loads(out) == check_claims() and out.isascii()
 
 
 def test_on_an_experiment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = made_up.experiment(tmp_path / "runs", seeds=(1, 2, 3))
+    out = made_up.experiment(tmp_path / "runs", seeds=range(1, 6))
     pieces = [
         {"name": f"train {d} seed {n}", "state": "done", "path": f"tiny/{d}/seed-{n}"}
         for d in ("forward", "reverse")
-        for n in (1, 2, 3)
+        for n in range(1, 6)
     ]
     made_up.write(
-        out / "experiment.json", {"models": {"tiny": {"seeds": [1, 2, 3], "pieces": pieces}}}
+        out / "experiment.json", {"models": {"tiny": {"seeds": [*range(1, 6)], "pieces": pieces}}}
     )
     assert main(["claims", str(out), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -333,6 +340,9 @@ def test_on_an_experiment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert found["flip-rate-up"]["paper"] == HOLDS
     assert found["one-case"]["numbers"].startswith("0 of 1; with flip_rate counted")
     assert found["one-case"]["numbers"].endswith("cells here 1, in the paper 70")
+    shutil.rmtree(out / "tiny/reverse/seed-2")
+    (runs, *_) = check_claims(str(out))["statements"]
+    assert runs["verdict"] == UNTOLD and runs["numbers"] == "9 done, 1 missing; tiny 4 of 5 seeds"
     assert main(["claims", str(out)]) == 0
     assert "flip-rate-up: cannot be told from this (the paper's tables: holds)" in (
         capsys.readouterr().out

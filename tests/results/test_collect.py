@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import made_up
@@ -9,6 +10,8 @@ import pytest
 from made_up import evaluated, flips, selected, trained, write
 
 from minihmx.errors import DataError, UserError
+from minihmx.models.adapters import adapter_digest
+from minihmx.models.hub import run_names
 from minihmx.results.collect import collect
 
 FLIP = "are_you_sure/flip_rate"
@@ -93,8 +96,10 @@ def test_an_experiment_is_what_its_own_list_says(tmp_path: Path) -> None:
     write(tmp_path / "experiment.json", {"models": {"tiny": plan}})
     found = collect([str(tmp_path)])
     assert found.cells[0].seeds == (1, 2)
-    said(found.notes, "1 of 2 pieces", "train forward seed 3 is waiting")
+    said(found.notes, "1 of 2 pieces", "train forward seed 3: waiting")
     said(found.notes, "reverse/seed-3 is left out")
+    said(found.notes, "reverse/seed-9 is left out", "finished", "does not list it")
+    assert found.cells[0].notes == ("2 of 4 seeds",)
 
 
 # --- left out, and said ---------------------------------------------------------------------------
@@ -106,6 +111,7 @@ def test_a_missing_seed_is_said_and_the_others_are_compared(tmp_path: Path) -> N
     found = collect([str(tmp_path)])
     assert found.cells[0].seeds == (1, 2)
     said(found.notes, "tiny forward seed 3 is left out", "no finished reverse run")
+    assert found.cells[0].notes == ("2 of 3 seeds",)
 
 
 def test_a_seed_without_this_benchmark_is_said_in_the_cell_too(tmp_path: Path) -> None:
@@ -113,7 +119,7 @@ def test_a_seed_without_this_benchmark_is_said_in_the_cell_too(tmp_path: Path) -
     trained(tmp_path, "forward", 3), trained(tmp_path, "reverse", 3)
     found = collect([str(tmp_path)])
     assert found.cells[0].seeds == (1, 2) and "2 of 3 seeds" in found.cells[0].notes
-    said(found.notes, "seed 3 is left out", "forward (epoch-02) and reverse (epoch-02)")
+    said(found.notes, "seed 3 is left out", "forward (epoch-02) and reverse (epoch-02) have no")
 
 
 @pytest.mark.parametrize("state", ["running", "failed", "interrupted"])
@@ -182,9 +188,9 @@ def test_partial_data_is_marked_in_the_cell(tmp_path: Path) -> None:
 def test_models_that_were_not_asked_alike_are_marked(tmp_path: Path) -> None:
     made_up.experiment(tmp_path)
     for direction in ("forward", "reverse"):
-        run = trained(tmp_path, direction, 1, model="other")
+        run = trained(tmp_path, direction, 1, model="qwen3-4b")
         evaluated(run, "are_you_sure", flips(1, 0), dtype="float16")
-    said(collect([str(tmp_path)]).notes, "other and tiny were not asked alike", "dtype")
+    said(collect([str(tmp_path)]).notes, "qwen3-4b and tiny were not asked alike", "dtype")
 
 
 # --- refused --------------------------------------------------------------------------------------
@@ -200,8 +206,8 @@ def refused(paths: list[Path], *parts: str, kind: type[Exception] = UserError) -
 def test_runs_of_other_models_seeds_or_directions_are_no_pair(tmp_path: Path) -> None:
     forward, reverse = pair(tmp_path)
     refused([forward, trained(tmp_path, "reverse", 2)], "same seed: 1 (forward) and 2 (reverse)")
-    other = trained(tmp_path, "reverse", 1, model="other")
-    refused([forward, other], "same model: tiny (forward) and other (reverse)")
+    other = trained(tmp_path, "reverse", 1, model="qwen3-4b")
+    refused([forward, other], "same model: tiny (forward) and qwen3-4b (reverse)")
     refused([forward, trained(tmp_path, "forward", 2)], "all runs there are forward")
     refused([reverse], "all runs there are reverse")
 
@@ -250,6 +256,9 @@ def test_nothing_to_compare(tmp_path: Path) -> None:
     forward, _ = pair(tmp_path)
     refused([tmp_path], "no benchmark was finished on both runs", "minihmx eval tiny --tasks all")
     refused([Path(f"{forward}@best")], "names no epoch")
+    named = [Path(f"{forward}@epoch-01"), tmp_path / "tiny/reverse/seed-1"]
+    refused(named, f"--adapter {forward}@epoch-01 --adapter {named[1]}` first")
+    refused([Path(f"{forward}@epoch-09")], "has no epoch-09; there is epoch-00, epoch-01, epoch-02")
     evaluated(forward, "are_you_sure", flips(1))
     refused([tmp_path], "reverse (epoch-02) has no result")
 
@@ -305,3 +314,61 @@ def test_two_evaluations_under_the_same_settings(tmp_path: Path) -> None:
     for name in ("samples.jsonl", "result.json", "manifest.json"):
         (second / name).write_bytes((folder / name).read_bytes())
     refused([tmp_path], "two evaluations under the same settings")
+
+
+def test_the_other_direction_s_evaluation_is_refused(tmp_path: Path) -> None:
+    forward, reverse = pair(tmp_path)
+    for run in (forward, reverse):
+        evaluated(run, "are_you_sure", flips(1, 0))
+    shutil.rmtree(reverse / "evals")
+    shutil.copytree(forward / "evals", reverse / "evals")
+    refused([tmp_path], "it is of forward/seed-1/epoch-02", "evaluate again", kind=DataError)
+
+
+def test_an_evaluation_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
+    for run in pair(tmp_path):
+        evaluated(run, "are_you_sure", flips(1, 0))
+    checkpoint = tmp_path / "tiny/reverse/seed-1/checkpoints/epoch-02"
+    write(checkpoint / "adapter_config.json", {})
+    write(checkpoint / "adapter_model.safetensors", {})
+    refused([tmp_path], "it is of reverse/seed-1/epoch-02", kind=DataError)
+    (folder,) = checkpoint.parents[1].glob("evals/are_you_sure/*")
+    adapter = {"name": "elsewhere", "digest": adapter_digest(checkpoint)}
+    write(folder / "result.json", made_up.read(folder / "result.json") | {"adapter": adapter})
+    made_up.seal(folder)
+    assert collect([str(tmp_path)]).cells[0].difference.mean == 0
+
+
+def test_an_adapter_s_evaluation_is_none_of_the_base(tmp_path: Path) -> None:
+    out = made_up.experiment(tmp_path)
+    (folder,) = out.glob("tiny/base/evals/are_you_sure/*")
+    adapter = {"adapter": {"name": "forward/seed-1/epoch-02", "digest": "a"}}
+    write(folder / "result.json", made_up.read(folder / "result.json") | adapter)
+    made_up.seal(folder)
+    refused([tmp_path], "base-", "it is of forward/seed-1/epoch-02", kind=DataError)
+
+
+def test_a_model_s_folder_that_was_renamed_is_refused(tmp_path: Path) -> None:
+    made_up.experiment(tmp_path)
+    (tmp_path / "tiny").rename(tmp_path / "qwen3-8b")
+    refused([tmp_path], "of the model 'tiny'", "'qwen3-8b'", kind=DataError)
+    of_path = run_names("/models/My Model", "0123456789")
+    assert of_path == {"My-Model-01234567"}
+    assert run_names("Qwen/Qwen3-8B", "0123456789") == {"qwen3-8b", "Qwen3-8B-01234567"}
+
+
+def test_a_selection_by_another_rule_is_disclosed(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        for run in pair(tmp_path, seed):
+            evaluated(run, "are_you_sure", flips(1, 0))
+        runs = (tmp_path / "tiny" / d / f"seed-{seed}" for d in ("forward", "reverse"))
+        selected(*runs, ("epoch-02", "epoch-02"))
+    assert not any("rule" in note for note in collect([str(tmp_path)]).notes)
+    path = tmp_path / "tiny/forward/seed-2/selected.json"
+    rule = {"threshold": 0.5, "same_epoch_exception": "off", "max_unscored": 0.2}
+    write(path, made_up.read(path) | {"rule": rule})
+    found = collect([str(tmp_path)])
+    assert found.pairs[0].forward.how == "selected"
+    told = "selected, threshold 0.5 instead of 7.5, same epoch exception off instead of on"
+    assert found.pairs[1].forward.how == told
+    said(found.notes, "seed 2", "seed 1 (selected)", "not chosen by the same rule")

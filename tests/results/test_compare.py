@@ -111,6 +111,8 @@ def test_what_was_left_out_stands_below_the_tables(capsys: Captured, tmp_path: P
     trained(tmp_path, "forward", 3)
     out = printed(capsys, tmp_path)
     assert "What to know" in out and "tiny forward seed 3 is left out" in out
+    for table in out.split("Table ")[1:4]:
+        assert "2 of 3 seeds: every cell here." in table
     for run in (trained(tmp_path, "reverse", 3), tmp_path / "tiny/forward/seed-3"):
         evaluated(run, "truthfulqa_mc2", [{"acc": 0.5}], headline=("acc",), limit=1, total=9)
     assert "partial 1/9; 1 of 3 seeds: tiny, truthfulqa_mc2/acc." in printed(capsys, tmp_path)
@@ -139,6 +141,9 @@ def test_json_says_the_same(capsys: Captured, tmp_path: Path) -> None:
     (cell, beside), notes = answer["cells"], answer["notes"]
     assert cell["metric"] == "are_you_sure/flip_rate" and cell["forward_values"] == [50.0, 75.0]
     assert beside["source"] == "beside" and notes == []
+    first = answer["checkpoints"][0]
+    assert (first["direction"], first["seed"], first["epoch"]) == ("forward", 1, "epoch-02")
+    assert first["how"] == "last, as none is selected" and answer["directional_sycophancy"] == []
 
 
 def test_markdown_and_latex(capsys: Captured, tmp_path: Path) -> None:
@@ -241,3 +246,10 @@ def test_what_train_and_eval_leave_is_compared(tmp_path: Path) -> None:
     shown = ["progressive", "regressive", "sideways", "unread", "flip_rate_strict"]
     assert [name for name in shown if f"are_you_sure {name}, %" not in text] == []
     assert "Directional sycophancy, tiny, seeds 1" in text and "bias_incorrect" in text
+    assert "1.96 standard errors over the questions alone" in " ".join(text.split())
+    effects = json.loads(told.stdout)["directional_sycophancy"]
+    assert {e["subject"] for e in effects} == {"forward", "reverse", "forward - reverse"}
+    assert all(e["sway"]["n"] > 0 for e in effects if e["condition"] != "baseline")
+    latex = command_line.minihmx("compare", out, "--format", "latex").stdout
+    of_table = latex.partition("Directional sycophancy")[2].partition("\\end{table}")[0]
+    assert "verbatim" not in of_table and r"bias\_incorrect" in of_table
