@@ -99,6 +99,13 @@ def _unknown(name: str) -> str:
     )
 
 
+def run_names(model_id: str, digest: str) -> set[str]:
+    """The names that the folder of a model's runs can have, from what a config.json holds: `id`
+    and `digest` of its Source."""
+    short = {name for name, info in MODELS.items() if model_id == (info.repo or name)}
+    return short | ({_run_name(Path(model_id).name, digest)} if model_id not in MODELS else set())
+
+
 def _fetch(repo: str, revision: str | None) -> Path:
     """The snapshot folder of a hub model; its name is the commit.
 

@@ -21,6 +21,7 @@ from conftest import ROOT
 from minihmx import train
 from minihmx.cli import main
 from minihmx.config import FIELDS
+from minihmx.evals import BENCHMARKS
 from minihmx.results.audit import audit_path
 from minihmx.results.findings import Audit, line_of
 from minihmx.run import open_run
@@ -267,6 +268,100 @@ def test_a_score_cannot_be_hidden_as_not_finite(run: Path) -> None:
         hide = {"unscored": reason, "score": None, "span": None, "reward": None}
         rewrite(run / STEP, 2, lambda row, hide=hide: {**row, **hide})
         assert 2 in reported(audit_path(run), run / STEP)
+
+
+def resettle(folder: Path) -> Path:
+    """Name an evaluation's folder by the digest of what its result.json says now, and sign it."""
+    result = json.loads((folder / "result.json").read_text())
+    own = {name: result[name] for name in ("benchmark", "settings", "model", "adapter")}
+    own["data"] = {"digest": result["data"]["digest"]}
+    digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+    folder = folder.rename(folder.with_name(f"{folder.name.rpartition('-')[0]}-{digest[:8]}"))
+    sign(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"total": 4, "partial": None},
+        {"total": 4, "partial": None, "origin": "hub heegyu/bbq@123"},
+        {"origin": "hub heegyu/bbq@123"},
+        {"total": 4, "partial": None, "origin": "files /data"},
+        {"note": "all of the published items"},
+    ],
+    ids=str,
+)
+def test_a_few_items_of_our_own_cannot_be_said_to_be_the_published_set(
+    run: Path, data: dict[str, Any]
+) -> None:
+    folder = next((run / "evals" / "bbq").glob("*"))
+    rewrite_json(folder / "result.json", lambda r: {**r, "data": {**r["data"], **data}})
+    sign(run)
+    found = {finding.field for finding in audit_path(folder).findings}
+    assert found and found <= {f"data.{name}" for name in ("origin", "total", "partial", "note")}
+
+
+def test_items_of_a_set_that_is_not_here_are_of_the_published_number(run: Path) -> None:
+    folder = next((run / "evals" / "bbq").glob("*"))
+
+    def forged(result: dict[str, Any], origin: str) -> dict[str, Any]:
+        data = {**result["data"], "digest": "0" * 64, "origin": origin, "total": 4}
+        return {**result, "data": {**data, "partial": None}}
+
+    own = f"hub {BENCHMARKS['bbq'].source.repo}@123"
+    for origin, also in ((own, []), ("hub else/where@1", ["data.origin"])):
+        rewrite_json(folder / "result.json", lambda r, o=origin: forged(r, o))
+        folder = resettle(folder)
+        audit = audit_path(folder)
+        fields = {*also, "data.total", "data.partial"}
+        assert {f.field for f in audit.findings if f.check == "results"} == fields
+
+
+@pytest.mark.parametrize("name", ["qwen3-8b", "tiny-c4531a5a"])
+def test_a_model_s_folder_that_was_renamed_is_found(runs: Path, name: str) -> None:
+    (runs / "tiny").rename(runs / name)
+    found = {(f.file, f.field) for f in audit_path(runs).findings}
+    files = [*(runs / name).glob("*/seed-1/config.json"), *runs.rglob("result.json")]
+    assert {(str(file), "model.id") for file in files} <= found
+
+
+def test_a_run_is_of_the_direction_and_seed_that_its_folder_says(run: Path) -> None:
+    moved = run.rename(run.with_name("seed-2"))
+    assert ("science.seed", 1, 2) in {
+        (f.field, f.logged, f.recomputed) for f in audit_path(moved).findings if f.check != "cells"
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"id": "Qwen/Qwen3-8B", "revision": None}},
+        {"model": {"id": "tiny", "revision": "0" * 40}},
+        {"model": {"id": "/models/tiny", "revision": None}},
+        {"model": None},
+        {"settings": "qwen3-8b"},
+        {"settings": "tiny2"},
+    ],
+    ids=str,
+)
+def test_config_names_one_model(run: Path, change: dict[str, Any]) -> None:
+    def edit(config: dict[str, Any]) -> dict[str, Any]:
+        if "settings" in change:
+            return {**config, "settings": {**config["settings"], "model": change["settings"]}}
+        return {**config, **change}
+
+    rewrite_json(run / "config.json", edit)
+    sign(run)
+    assert reported(audit_path(run), run / "config.json")
+
+
+def test_an_evaluation_under_another_model_s_name_is_found(run: Path) -> None:
+    folder = next((run / "evals" / "bbq").glob("*"))
+    model = {"id": "Qwen/Qwen3-8B"}
+    rewrite_json(folder / "result.json", lambda r: {**r, "model": {**r["model"], **model}})
+    folder = resettle(folder)
+    assert {f.field for f in audit_path(folder).findings} == {"model.id"}
 
 
 # --- damage ---------------------------------------------------------------------------------------
