@@ -106,12 +106,13 @@ def _model(audit: Audit, folder: Path, stored: dict[str, Any], text: str) -> Non
         return
     own, digest = model["id"], stored["science"].get("model digest")
     local = own in MODELS or Path(own).is_absolute()
-    again = {"model": {"id": own, "revision": None if local else digest}}
-    typed = settings.get("model") if isinstance(settings, dict) else ABSENT
-    info = MODELS.get(typed) if type(typed) is str else None
-    if info or not Path(own).is_absolute():
-        again["model"]["id"] = (info.repo or typed) if info else typed
+    again = {"model": {"revision": None if local else digest}}
     audit.compare_tree("identity", file, stored, again)
+    typed = settings.get("model", ABSENT) if isinstance(settings, dict) else ABSENT
+    info = MODELS.get(typed) if type(typed) is str else None
+    holds = own == (info.repo or typed) if info else typed == own or Path(own).is_absolute()
+    place = Place(file[0], line_of(text, "settings", "model"))
+    audit.require("identity", place, "settings.model", typed, holds, f"what names {quoted(own)}")
 
 
 def _names(audit: Audit, folder: Path, stored: dict[str, Any], text: str) -> None:

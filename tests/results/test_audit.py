@@ -22,9 +22,11 @@ from minihmx import train
 from minihmx.cli import main
 from minihmx.config import FIELDS
 from minihmx.evals import BENCHMARKS
+from minihmx.experiment import Experiment, pieces, write_states
 from minihmx.results.audit import audit_path
 from minihmx.results.findings import Audit, line_of
 from minihmx.run import open_run
+from minihmx.selection import Rule
 from minihmx.storage.disk import dumps
 from minihmx.storage.identity import science_digest
 
@@ -573,34 +575,110 @@ def test_an_unfinished_evaluation_is_said(run: Path) -> None:
     assert not audit.findings and "not finished" in "".join(audit.notes)
 
 
-def test_an_experiment_names_what_is_done(runs: Path) -> None:
+@pytest.fixture
+def experiment(runs: Path) -> Path:
+    """The experiment.json over the runs, as `experiment` would have written it."""
+    tasks = tuple(sorted(path.name for path in (runs / "tiny/forward/seed-1/evals").iterdir()))
+    plan = Experiment(runs, "tiny", "tiny", (1,), tasks, "sample", Rule())
+    made = sorted(path.parent.relative_to(runs).as_posix() for path in runs.rglob("result.json"))
+    names = [piece.name for piece in pieces(plan)]
+    states = {name: "done" for name in names} | {"eval base": "waiting"}
+    write_states(plan, states, {"eval seed 1": made})
+    return runs / "experiment.json"
+
+
+def test_an_experiment_names_what_is_done(runs: Path, experiment: Path) -> None:
+    audit = audit_path(runs)
+    assert not audit.findings and not audit.notes
+    text = experiment.read_text()
+    experiment.write_text(text.replace('"waiting"', '"done"'))
+    found = audit_path(runs).findings
+    assert [f.field for f in found] == ["eval base, results"]
+    assert all("eval base" in text.splitlines()[(f.line or 0) - 1] for f in found)
+    experiment.write_text(text)
     forward = runs / "tiny" / "forward" / "seed-1"
-    results = [path.parent.relative_to(runs).as_posix() for path in runs.rglob("samples.jsonl")]
-    places = {
-        "train forward seed 1": "forward",
-        "select seed 1": "forward",
-        "eval seed 1": "forward",
-    }
-    pieces = [
-        {"name": name, "state": "done", "path": f"tiny/{where}/seed-1", "results": []}
-        for name, where in [*places.items(), ("train reverse seed 1", "reverse")]
-    ]
-    pieces[2]["results"] = results
-    pieces[3] |= {"state": "waiting", "path": "tiny/reverse/seed-9"}
-    record = {"models": {"tiny": {"model": "tiny", "seeds": [1], "pieces": pieces}}}
-    text = json.dumps(record, sort_keys=True, indent=1) + "\n"
-    (runs / "experiment.json").write_text(text)
-    assert not audit_path(runs).findings
-    (runs / "experiment.json").write_text(text.replace('"waiting"', '"done"'))
-    (finding,) = audit_path(runs).findings
-    assert "train reverse seed 1" in text.splitlines()[(finding.line or 0) - 1]
-    (runs / "experiment.json").write_text(text)
     for gone in (forward / "manifest.json", forward / "selected.json"):
         gone.rename(gone.with_suffix(".away"))
         assert "experiment" in {finding.check for finding in audit_path(runs).findings}
         gone.with_suffix(".away").rename(gone)
-    shutil.rmtree(runs / results[0])
-    assert [f.recomputed for f in audit_path(runs).findings] == [f"true of {results[0]}"]
+    first = json.loads(text)["models"]["tiny"]["pieces"][-1]["results"][0]
+    shutil.rmtree(runs / first)
+    assert [f.recomputed for f in audit_path(runs).findings] == [f"true of {first}"]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {},
+        {"models": {}},
+        {"models": []},
+        {"models": {"tiny": None}},
+        {"models": {"tiny": {}}},
+        {"models": {"tiny": {"pieces": [None]}}},
+    ],
+    ids=str,
+)
+def test_an_experiment_of_another_shape_is_found(
+    runs: Path, experiment: Path, record: dict[str, Any]
+) -> None:
+    experiment.write_text(json.dumps(record))
+    assert {f.check for f in audit_path(runs).findings} == {"experiment"}
+
+
+OF_MODEL: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "model": lambda model: model.update(model="qwen3-8b"),
+    "seeds": lambda model: model.update(seeds=[1, 2]),
+    "data": lambda model: model.update(data="hub"),
+    "tasks": lambda model: model.update(tasks=model["tasks"][1:]),
+    "another field": lambda model: model.update(note="all five"),
+    "no pieces": lambda model: model.pop("pieces"),
+    "another field of a piece": lambda model: model["pieces"][0].update(note="good"),
+    "a name": lambda model: model["pieces"][0].update(name="train forward seed x"),
+    "a path": lambda model: model["pieces"][0].update(path="tiny/reverse/seed-1"),
+    "a state": lambda model: model["pieces"][0].update(state="fine"),
+    "an error": lambda model: model["pieces"][0].update(error="It failed."),
+    "a command": lambda model: model["pieces"][0]["command"].__setitem__(3, "reverse"),
+    "no results": lambda model: model["pieces"][-1].update(results=[]),
+    "data of all": lambda model: (
+        model.update(data="hub"),
+        model["pieces"][-1]["command"].__setitem__(
+            model["pieces"][-1]["command"].index("--data") + 1, "hub"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", OF_MODEL)
+def test_a_change_of_experiment_json_is_found(runs: Path, experiment: Path, change: str) -> None:
+    record = json.loads(experiment.read_text())
+    OF_MODEL[change](record["models"]["tiny"])
+    experiment.write_text(json.dumps(record, sort_keys=True, indent=1) + "\n")
+    assert {f.check for f in audit_path(runs).findings} == {"experiment"}
+
+
+def test_a_model_under_another_name_is_found(runs: Path, experiment: Path) -> None:
+    (runs / "tiny").rename(runs / "qwen3-8b")
+    experiment.write_text(experiment.read_text().replace("tiny", "qwen3-8b"))
+    found = {f.file for f in audit_path(runs).findings if f.field == "model.id"}
+    assert len(found) == 2 + len(list(runs.rglob("result.json")))
+
+
+def test_a_finished_run_that_an_experiment_leaves_out_is_said(runs: Path, experiment: Path) -> None:
+    shutil.copytree(runs / "tiny/forward/seed-1", runs / "tiny/forward/seed-2")
+    assert f"{experiment}: it leaves tiny/forward/seed-2 out, which is finished" in (
+        audit_path(runs).notes
+    )
+
+
+def test_a_run_behind_a_link_is_audited_and_another_link_is_said(runs: Path, run: Path) -> None:
+    away = run.rename(runs.parent / "away")
+    run.symlink_to(away)
+    (runs / "circle").symlink_to(runs)
+    audit = audit_path(runs)
+    assert not audit.findings
+    assert [note.partition(":")[0] for note in audit.notes] == [str(runs / "circle")]
+    rewrite(run / STEP, 3, lambda row: {**row, "score": 9, "reward": 9.0})
+    assert 3 in reported(audit_path(runs), run / STEP)
 
 
 # --- the command ----------------------------------------------------------------------------------
