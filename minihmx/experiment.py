@@ -185,9 +185,9 @@ def write_states(
 ) -> None:
     """Bring this model's part of experiment.json up to date.
 
-    states: by piece, one of PIECE_STATES or the sentence of its failure; what waits here and another
-    process has claimed is running. Other models stay as they are, and so do pieces of other seeds,
-    and results that were asked otherwise.
+    states: by piece, one of PIECE_STATES or the sentence of its failure; what waits here, and is
+    claimed by another process, is running. Other models stay as they are, and so do pieces of other
+    seeds, and results that were asked otherwise.
     """
     planned = []
     for piece in pieces(experiment):

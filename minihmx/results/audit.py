@@ -15,6 +15,7 @@ from minihmx.experiment import EXPERIMENT
 from minihmx.judge import SIGN
 from minihmx.results.audit_cells import audit_cells
 from minihmx.results.audit_evals import audit_evaluation, is_evaluation
+from minihmx.results.audit_experiment import audit_experiment
 from minihmx.results.audit_run import check_files, read_facts
 from minihmx.results.audit_steps import check_checkpoints, check_steps
 from minihmx.results.findings import Audit, Place, Words
@@ -37,7 +38,7 @@ def audit_path(path: Path) -> Audit:
     if (path / EXPERIMENT).exists():
         audit_experiment(audit, path)
     seen = False
-    for folder in folders(path):
+    for folder in folders(audit, path):
         seen = True
         if is_evaluation(folder):
             run = folder.parents[2]
@@ -54,15 +55,21 @@ def audit_path(path: Path) -> Audit:
     return audit
 
 
-def folders(path: Path) -> Iterator[Path]:
-    """The runs and evaluations in a folder, itself among them, in the order of their names."""
+def folders(audit: Audit, path: Path) -> Iterator[Path]:
+    """The runs and evaluations in a folder, itself among them, in the order of their names.
+
+    A link to one of them is followed, as `compare` follows it. Another link might lead round in a
+    circle, so it is noted and not followed.
+    """
     if is_run(path) or is_evaluation(path):
         yield path
     if not is_evaluation(path):
         inner = [path / "evals"] if is_run(path) else sorted(path.iterdir())
         for folder in inner:
-            if folder.is_dir() and not folder.is_symlink():
-                yield from folders(folder)
+            if folder.is_symlink() and not is_run(folder) and not is_evaluation(folder):
+                audit.note(f"{folder}: a link, so audit the folder that it leads to by itself")
+            elif folder.is_dir():
+                yield from folders(audit, folder)
 
 
 def is_run(folder: Path) -> bool:
@@ -123,28 +130,3 @@ def audit_selection(audit: Audit, folder: Path) -> None:
         audit.find("selection", Place(path, 1), "text", Words("another"), what)
         return
     audit.compare_tree("selection", (path, text), stored, again)
-
-
-def audit_experiment(audit: Audit, folder: Path) -> None:
-    """Whether each piece that experiment.json calls done stands where it says, and is finished."""
-    path = folder / EXPERIMENT
-    found = audit.json(path)
-    if found is None:
-        return
-    models, text = found[0].get("models"), found[1]
-    for model in models.values() if isinstance(models, dict) else ():
-        pieces = model.get("pieces") if isinstance(model, dict) else None
-        for piece in pieces if isinstance(pieces, list) else ():
-            if isinstance(piece, dict) and piece.get("state") == "done":
-                where, name = str(piece.get("path")), str(piece.get("name"))
-                place = Place(path, text.partition(f'"{name}"')[0].count("\n") + 1)
-                kind = name.partition(" ")[0]
-                made: Any = [where]
-                mark = "manifest.json"
-                if kind == "select":
-                    mark = "selected.json"
-                elif kind == "eval":
-                    made = piece.get("results")
-                for made_at in made if isinstance(made, list) else ():
-                    there = (folder / str(made_at) / mark).is_file()
-                    audit.require("experiment", place, "state", "done", there, f"true of {made_at}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,7 +24,9 @@ from minihmx.evals.asking.results import (
 from minihmx.evals.benchmark import Benchmark, Item
 from minihmx.evals.items.load import Dataset, locate, read_items
 from minihmx.models.adapters import adapter_digest
+from minihmx.results.audit_run import check_model_name
 from minihmx.results.findings import ABSENT, Audit, Line, Place, Words
+from minihmx.selection import DIRECTIONS
 
 SETTING_TYPES = [bool, int, float, int, int, dict, str, str]  # of the settings, in their order
 SAYS = ("origin", "total", "note")  # of the data, which its digest does not cover
@@ -33,8 +36,8 @@ def is_evaluation(folder: Path) -> bool:
     return (folder / SAMPLES).exists() or (folder / RESULT).exists()
 
 
-def audit_evaluation(audit: Audit, folder: Path, model: str | None = None) -> None:
-    """Check one evaluation's folder. model: the digest of the model that its run was made with."""
+def audit_evaluation(audit: Audit, folder: Path, digest: str | None = None) -> None:
+    """Check one evaluation's folder. digest: of the model that its run was made with."""
     if not (folder / RESULT).exists():
         lines = audit.lines(folder / SAMPLES, growing=True)
         what = f"its {len(lines)} samples are whole lines, and not scored again"
@@ -50,17 +53,14 @@ def audit_evaluation(audit: Audit, folder: Path, model: str | None = None) -> No
     if results is None:
         return
     audit.compare("identity", Place(folder / RESULT), "folder", folder.name, results.folder.name)
-    if model is not None:
-        of_run = {"model": {"digest": model}}
+    if digest is not None:
+        of_run = {"model": {"digest": digest}}
         audit.compare_tree("identity", (folder / RESULT, text), stored, of_run)
+    check_name(audit, folder, stored, text)
     check_adapter(audit, folder, stored, text)
     if check_samples(audit, folder, results, lines):
         again = results.result([line.record for line in lines], results.dataset)
-        audit.compare_tree("results", (folder / RESULT, text), stored, again)
-        names = stored.get("metrics")
-        extra = names.keys() - again["metrics"].keys() if isinstance(names, dict) else ()
-        none = {"metrics": dict.fromkeys(sorted(extra), ABSENT)}
-        audit.compare_tree("results", (folder / RESULT, text), stored, none)
+        audit.compare_tree("results", (folder / RESULT, text), stored, again, exact=True)
 
 
 def results_again(
@@ -83,6 +83,8 @@ def results_again(
             )
             return None
         dataset = dataset_again(audit, benchmark, stored["data"]["digest"], data, settings, lines)
+        if [*map(type, (stored["model"]["id"], stored["model"]["digest"]))] != [str, str]:
+            raise ValueError(f"its model is {stored['model']}")
         subject = Subject(
             folder.parents[2], folder.name.rpartition("-")[0], stored["model"], stored["adapter"]
         )
@@ -102,15 +104,23 @@ def dataset_again(
     lines: list[Line],
 ) -> Dataset:
     """The items that were asked: those of a set with their digest that is here, else those that the
-    samples hold themselves."""
+    samples hold themselves.
+
+    A user's files may hold the items of any set; their set is the published one, as the hub's is.
+    """
+    own_files, hub = data["origin"].startswith("files "), f"hub {benchmark.source.repo}@"
     for where in ("sample", "hub"):
         known = known_items(benchmark.name, where)
         if known and known.digest == digest:
-            return replace(known, **data)
+            return replace(known, **data | {"total": benchmark.total}) if own_files else known
     audit.note(
         f"{benchmark.name}: no set of items with the digest {str(digest)[:8]} is here, so that the "
         "items in its samples are the published ones is not checked"
     )
+    if data["origin"] != "sample":  # another version of this package has another sample
+        data = data | {"total": benchmark.total}
+        if not own_files and not data["origin"].startswith(hub):
+            data["origin"] = Words(f"{hub} and a commit, files and a folder, or sample")
     items = {line.record["id"]: line.record["item"] for line in lines if line.record}
     return Dataset(list(items.values()), digest, **data)
 
@@ -123,6 +133,19 @@ def known_items(name: str, where: str) -> Dataset | None:
         return read_items(BENCHMARKS[name], found) if found else None
     except (OSError, Failure):
         return None
+
+
+def check_name(audit: Audit, folder: Path, stored: Mapping[str, Any], text: str) -> None:
+    """Whether the model is that of the folder in which its runs stand: MODEL/base, or of a run.
+
+    A run may be evaluated with a copy of its model that stands elsewhere; the digest is the same.
+    """
+    model, home = stored["model"], Path(os.path.abspath(folder)).parents[2]
+    if home.name == "base":
+        check_model_name(audit, (folder / RESULT, text), model, home.parent.name, model["digest"])
+    elif home.parent.name in DIRECTIONS and not Path(model["id"]).is_absolute():
+        named = home.parent.parent.name
+        check_model_name(audit, (folder / RESULT, text), model, named, model["digest"])
 
 
 def check_adapter(audit: Audit, folder: Path, stored: Mapping[str, Any], text: str) -> None:

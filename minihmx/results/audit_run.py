@@ -6,15 +6,19 @@ are. All that follows from them is made again by the very functions that made it
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minihmx.config import FIELDS, Config, check_config
-from minihmx.errors import Failure, UserError
+from minihmx.config import FIELDS, MODELS, Config, check_config
+from minihmx.errors import Failure, UserError, quoted
+from minihmx.models.hub import run_names
 from minihmx.questions import load_questions
 from minihmx.records import Question
 from minihmx.results.findings import ABSENT, Audit, Place, Words, line_of
+from minihmx.selection import DIRECTIONS
 from minihmx.storage.identity import questions_digest, science_digest, text_digest
 from minihmx.storage.run_folder import CHECKPOINT, LATER
 
@@ -61,6 +65,8 @@ def read_facts(audit: Audit, folder: Path) -> Facts | None:
         place = Place(path, line_of(text, "sampler", "temperature"))
         pair = sampler.get("temperature"), science.get("temperature")
         audit.compare("identity", place, "sampler.temperature", *pair)
+    _model(audit, folder, stored, text)
+    _names(audit, folder, stored, text)
     config = _config(audit, path, text, science)
     sealed = (folder / "manifest.json").exists()
     lacking = set[str]()
@@ -86,6 +92,61 @@ def read_facts(audit: Audit, folder: Path) -> Facts | None:
     if not complete:
         audit.note(f"{folder}: {said.get('state', 'unfinished')}, so audited as far as it is")
     return Facts(folder, config, science, questions, per_epoch, complete, sealed, lacking)
+
+
+def _model(audit: Audit, folder: Path, stored: dict[str, Any], text: str) -> None:
+    """Whether what was typed, `model` and the model's digest can all mean one model."""
+    file, model, settings = (
+        (folder / "config.json", text),
+        stored.get("model"),
+        stored.get("settings"),
+    )
+    if not isinstance(model, dict) or type(model.get("id")) is not str:
+        audit.find("identity", Place(file[0], 1), "model", model, Words("the id of a model"))
+        return
+    own, digest = model["id"], stored["science"].get("model digest")
+    local = own in MODELS or Path(own).is_absolute()
+    again = {"model": {"revision": None if local else digest}}
+    audit.compare_tree("identity", file, stored, again)
+    typed = settings.get("model", ABSENT) if isinstance(settings, dict) else ABSENT
+    info = MODELS.get(typed) if type(typed) is str else None
+    holds = own == (info.repo or typed) if info else typed == own or Path(own).is_absolute()
+    place = Place(file[0], line_of(text, "settings", "model"))
+    audit.require("identity", place, "settings.model", typed, holds, f"what names {quoted(own)}")
+
+
+def _names(audit: Audit, folder: Path, stored: dict[str, Any], text: str) -> None:
+    """Whether a run that stands at MODEL/DIRECTION/seed-N is the one that these names promise."""
+    home, science = Path(os.path.abspath(folder)), stored["science"]
+    if home.parent.name not in DIRECTIONS or not re.fullmatch(r"seed-\d+", home.name):
+        audit.note(f"{folder}: not at MODEL/DIRECTION/seed-N, so its name is held against nothing")
+        return
+    place = Place(folder / "config.json", line_of(text, "science"))
+    audit.compare(
+        "identity", place, "science.direction", science.get("direction"), home.parent.name
+    )
+    seed = int(home.name.removeprefix("seed-"))
+    audit.compare("identity", place, "science.seed", science.get("seed"), seed)
+    named = home.parent.parent.name
+    check_model_name(
+        audit,
+        (folder / "config.json", text),
+        stored.get("model"),
+        named,
+        science.get("model digest"),
+    )
+
+
+def check_model_name(
+    audit: Audit, file: tuple[Path, str], model: Any, named: str, digest: Any
+) -> None:
+    """Whether a folder's name is one that the runs of this model can have."""
+    own = model.get("id") if isinstance(model, dict) else None
+    names = sorted(run_names(own, str(digest))) if isinstance(own, str) else []
+    rule = f"that of a model whose runs stand in {quoted(named)}, and its own do in "
+    rule += " or ".join(map(quoted, names))
+    place = Place(file[0], line_of(file[1], "model", "id"))
+    audit.require("identity", place, "model.id", own, named in names, rule)
 
 
 def _config(audit: Audit, path: Path, text: str, science: dict[str, Any]) -> Config | None:

@@ -118,17 +118,35 @@ class Audit:
         logged: Any,
         recomputed: Any,
         keys: tuple[str, ...] = (),
+        exact: bool = False,
     ) -> None:
         """Compare the leaves of two JSON values, each named by the keys that lead to it.
 
-        file: path and text of the file that holds the first. Only what the second has is compared.
+        file: path and text of the file that holds the first. exact: what only the first has is a
+        finding as well.
         """
         if isinstance(logged, dict) and isinstance(recomputed, dict):
             for key, value in recomputed.items():
-                self.compare_tree(check, file, logged.get(key, ABSENT), value, (*keys, key))
+                of_key = logged.get(key, ABSENT)
+                self.compare_tree(check, file, of_key, value, (*keys, key), exact)
+            if exact:
+                self.known(check, file, logged, recomputed, keys)
         else:
             place = Place(file[0], line_of(file[1], *keys))
             self.compare(check, place, ".".join(keys), logged, recomputed)
+
+    def known(
+        self,
+        check: str,
+        file: tuple[Path, str],
+        logged: dict[str, Any],
+        names: Iterable[str],
+        keys: tuple[str, ...] = (),
+    ) -> None:
+        """A finding for each field of an object that has none of these names."""
+        for name in sorted(logged.keys() - set(names)):
+            place = Place(file[0], line_of(file[1], *keys, name))
+            self.find(check, place, ".".join((*keys, name)), logged[name], ABSENT)
 
     def of(self, check: str) -> list[Finding]:
         return [finding for finding in self.findings if finding.check == check]

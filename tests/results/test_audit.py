@@ -21,9 +21,12 @@ from conftest import ROOT
 from minihmx import train
 from minihmx.cli import main
 from minihmx.config import FIELDS
+from minihmx.evals import BENCHMARKS
+from minihmx.experiment import Experiment, pieces, write_states
 from minihmx.results.audit import audit_path
 from minihmx.results.findings import Audit, line_of
 from minihmx.run import open_run
+from minihmx.selection import Rule
 from minihmx.storage.disk import dumps
 from minihmx.storage.identity import science_digest
 
@@ -276,6 +279,100 @@ def test_a_score_cannot_be_hidden_as_not_finite(run: Path) -> None:
         assert 2 in reported(audit_path(run), run / STEP)
 
 
+def resettle(folder: Path) -> Path:
+    """Name an evaluation's folder by the digest of what its result.json says now, and sign it."""
+    result = json.loads((folder / "result.json").read_text())
+    own = {name: result[name] for name in ("benchmark", "settings", "model", "adapter")}
+    own["data"] = {"digest": result["data"]["digest"]}
+    digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+    folder = folder.rename(folder.with_name(f"{folder.name.rpartition('-')[0]}-{digest[:8]}"))
+    sign(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"total": 4, "partial": None},
+        {"total": 4, "partial": None, "origin": "hub heegyu/bbq@123"},
+        {"origin": "hub heegyu/bbq@123"},
+        {"total": 4, "partial": None, "origin": "files /data"},
+        {"note": "all of the published items"},
+    ],
+    ids=str,
+)
+def test_a_few_items_of_our_own_cannot_be_said_to_be_the_published_set(
+    run: Path, data: dict[str, Any]
+) -> None:
+    folder = next((run / "evals" / "bbq").glob("*"))
+    rewrite_json(folder / "result.json", lambda r: {**r, "data": {**r["data"], **data}})
+    sign(run)
+    found = {finding.field for finding in audit_path(folder).findings}
+    assert found and found <= {f"data.{name}" for name in ("origin", "total", "partial", "note")}
+
+
+def test_items_of_a_set_that_is_not_here_are_of_the_published_number(run: Path) -> None:
+    folder = next((run / "evals" / "bbq").glob("*"))
+
+    def forged(result: dict[str, Any], origin: str) -> dict[str, Any]:
+        data = {**result["data"], "digest": "0" * 64, "origin": origin, "total": 4}
+        return {**result, "data": {**data, "partial": None}}
+
+    own = f"hub {BENCHMARKS['bbq'].source.repo}@123"
+    for origin, also in ((own, []), ("hub else/where@1", ["data.origin"])):
+        rewrite_json(folder / "result.json", lambda r, o=origin: forged(r, o))
+        folder = resettle(folder)
+        audit = audit_path(folder)
+        fields = {*also, "data.total", "data.partial"}
+        assert {f.field for f in audit.findings if f.check == "results"} == fields
+
+
+@pytest.mark.parametrize("name", ["qwen3-8b", "tiny-c4531a5a"])
+def test_a_model_s_folder_that_was_renamed_is_found(runs: Path, name: str) -> None:
+    (runs / "tiny").rename(runs / name)
+    found = {(f.file, f.field) for f in audit_path(runs).findings}
+    files = [*(runs / name).glob("*/seed-1/config.json"), *runs.rglob("result.json")]
+    assert {(str(file), "model.id") for file in files} <= found
+
+
+def test_a_run_is_of_the_direction_and_seed_that_its_folder_says(run: Path) -> None:
+    moved = run.rename(run.with_name("seed-2"))
+    assert ("science.seed", 1, 2) in {
+        (f.field, f.logged, f.recomputed) for f in audit_path(moved).findings if f.check != "cells"
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"id": "Qwen/Qwen3-8B", "revision": None}},
+        {"model": {"id": "tiny", "revision": "0" * 40}},
+        {"model": {"id": "/models/tiny", "revision": None}},
+        {"model": None},
+        {"settings": "qwen3-8b"},
+        {"settings": "tiny2"},
+    ],
+    ids=str,
+)
+def test_config_names_one_model(run: Path, change: dict[str, Any]) -> None:
+    def edit(config: dict[str, Any]) -> dict[str, Any]:
+        if "settings" in change:
+            return {**config, "settings": {**config["settings"], "model": change["settings"]}}
+        return {**config, **change}
+
+    rewrite_json(run / "config.json", edit)
+    sign(run)
+    assert reported(audit_path(run), run / "config.json")
+
+
+def test_an_evaluation_under_another_model_s_name_is_found(run: Path) -> None:
+    folder = next((run / "evals" / "bbq").glob("*"))
+    model = {"id": "Qwen/Qwen3-8B"}
+    rewrite_json(folder / "result.json", lambda r: {**r, "model": {**r["model"], **model}})
+    folder = resettle(folder)
+    assert {f.field for f in audit_path(folder).findings} == {"model.id"}
+
+
 # --- damage ---------------------------------------------------------------------------------------
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
@@ -515,34 +612,110 @@ def test_an_unfinished_evaluation_is_said(run: Path) -> None:
     assert not audit.findings and "not finished" in "".join(audit.notes)
 
 
-def test_an_experiment_names_what_is_done(runs: Path) -> None:
+@pytest.fixture
+def experiment(runs: Path) -> Path:
+    """The experiment.json over the runs, as `experiment` would have written it."""
+    tasks = tuple(sorted(path.name for path in (runs / "tiny/forward/seed-1/evals").iterdir()))
+    plan = Experiment(runs, "tiny", "tiny", (1,), tasks, "sample", Rule())
+    made = sorted(path.parent.relative_to(runs).as_posix() for path in runs.rglob("result.json"))
+    names = [piece.name for piece in pieces(plan)]
+    states = {name: "done" for name in names} | {"eval base": "waiting"}
+    write_states(plan, states, {"eval seed 1": made})
+    return runs / "experiment.json"
+
+
+def test_an_experiment_names_what_is_done(runs: Path, experiment: Path) -> None:
+    audit = audit_path(runs)
+    assert not audit.findings and not audit.notes
+    text = experiment.read_text()
+    experiment.write_text(text.replace('"waiting"', '"done"'))
+    found = audit_path(runs).findings
+    assert [f.field for f in found] == ["eval base, results"]
+    assert all("eval base" in text.splitlines()[(f.line or 0) - 1] for f in found)
+    experiment.write_text(text)
     forward = runs / "tiny" / "forward" / "seed-1"
-    results = [path.parent.relative_to(runs).as_posix() for path in runs.rglob("samples.jsonl")]
-    places = {
-        "train forward seed 1": "forward",
-        "select seed 1": "forward",
-        "eval seed 1": "forward",
-    }
-    pieces = [
-        {"name": name, "state": "done", "path": f"tiny/{where}/seed-1", "results": []}
-        for name, where in [*places.items(), ("train reverse seed 1", "reverse")]
-    ]
-    pieces[2]["results"] = results
-    pieces[3] |= {"state": "waiting", "path": "tiny/reverse/seed-9"}
-    record = {"models": {"tiny": {"model": "tiny", "seeds": [1], "pieces": pieces}}}
-    text = json.dumps(record, sort_keys=True, indent=1) + "\n"
-    (runs / "experiment.json").write_text(text)
-    assert not audit_path(runs).findings
-    (runs / "experiment.json").write_text(text.replace('"waiting"', '"done"'))
-    (finding,) = audit_path(runs).findings
-    assert "train reverse seed 1" in text.splitlines()[(finding.line or 0) - 1]
-    (runs / "experiment.json").write_text(text)
     for gone in (forward / "manifest.json", forward / "selected.json"):
         gone.rename(gone.with_suffix(".away"))
         assert "experiment" in {finding.check for finding in audit_path(runs).findings}
         gone.with_suffix(".away").rename(gone)
-    shutil.rmtree(runs / results[0])
-    assert [f.recomputed for f in audit_path(runs).findings] == [f"true of {results[0]}"]
+    first = json.loads(text)["models"]["tiny"]["pieces"][-1]["results"][0]
+    shutil.rmtree(runs / first)
+    assert [f.recomputed for f in audit_path(runs).findings] == [f"true of {first}"]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {},
+        {"models": {}},
+        {"models": []},
+        {"models": {"tiny": None}},
+        {"models": {"tiny": {}}},
+        {"models": {"tiny": {"pieces": [None]}}},
+    ],
+    ids=str,
+)
+def test_an_experiment_of_another_shape_is_found(
+    runs: Path, experiment: Path, record: dict[str, Any]
+) -> None:
+    experiment.write_text(json.dumps(record))
+    assert {f.check for f in audit_path(runs).findings} == {"experiment"}
+
+
+OF_MODEL: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "model": lambda model: model.update(model="qwen3-8b"),
+    "seeds": lambda model: model.update(seeds=[1, 2]),
+    "data": lambda model: model.update(data="hub"),
+    "tasks": lambda model: model.update(tasks=model["tasks"][1:]),
+    "another field": lambda model: model.update(note="all five"),
+    "no pieces": lambda model: model.pop("pieces"),
+    "another field of a piece": lambda model: model["pieces"][0].update(note="good"),
+    "a name": lambda model: model["pieces"][0].update(name="train forward seed x"),
+    "a path": lambda model: model["pieces"][0].update(path="tiny/reverse/seed-1"),
+    "a state": lambda model: model["pieces"][0].update(state="fine"),
+    "an error": lambda model: model["pieces"][0].update(error="It failed."),
+    "a command": lambda model: model["pieces"][0]["command"].__setitem__(3, "reverse"),
+    "no results": lambda model: model["pieces"][-1].update(results=[]),
+    "data of all": lambda model: (
+        model.update(data="hub"),
+        model["pieces"][-1]["command"].__setitem__(
+            model["pieces"][-1]["command"].index("--data") + 1, "hub"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", OF_MODEL)
+def test_a_change_of_experiment_json_is_found(runs: Path, experiment: Path, change: str) -> None:
+    record = json.loads(experiment.read_text())
+    OF_MODEL[change](record["models"]["tiny"])
+    experiment.write_text(json.dumps(record, sort_keys=True, indent=1) + "\n")
+    assert {f.check for f in audit_path(runs).findings} == {"experiment"}
+
+
+def test_a_model_under_another_name_is_found(runs: Path, experiment: Path) -> None:
+    (runs / "tiny").rename(runs / "qwen3-8b")
+    experiment.write_text(experiment.read_text().replace("tiny", "qwen3-8b"))
+    found = {f.file for f in audit_path(runs).findings if f.field == "model.id"}
+    assert len(found) == 2 + len(list(runs.rglob("result.json")))
+
+
+def test_a_finished_run_that_an_experiment_leaves_out_is_said(runs: Path, experiment: Path) -> None:
+    shutil.copytree(runs / "tiny/forward/seed-1", runs / "tiny/forward/seed-2")
+    assert f"{experiment}: it leaves tiny/forward/seed-2 out, which is finished" in (
+        audit_path(runs).notes
+    )
+
+
+def test_a_run_behind_a_link_is_audited_and_another_link_is_said(runs: Path, run: Path) -> None:
+    away = run.rename(runs.parent / "away")
+    run.symlink_to(away)
+    (runs / "circle").symlink_to(runs)
+    audit = audit_path(runs)
+    assert not audit.findings
+    assert [note.partition(":")[0] for note in audit.notes] == [str(runs / "circle")]
+    rewrite(run / STEP, 3, lambda row: {**row, "score": 9, "reward": 9.0})
+    assert 3 in reported(audit_path(runs), run / STEP)
 
 
 # --- the command ----------------------------------------------------------------------------------
