@@ -189,6 +189,7 @@ def _read_sycophancy(
 
 
 def questions_of(effect: OpinionEffect) -> int:
+    """Over how many questions an opinion's effect is told."""
     shift = effect.change or effect.accuracy
     return shift.n if shift else 0
 
