@@ -85,7 +85,7 @@ def _local(folder: Path, short: str | None) -> Source:
 def run_names(model_id: str, digest: str) -> set[str]:
     """The folders' names that runs of a model can have: from its id, or its short name."""
     shorts = {short for short, info in MODELS.items() if model_id == (info.repo or short)}
-    return shorts | ({_run_name(model_id, digest)} if model_id not in MODELS else set())
+    return shorts | (set() if model_id in MODELS else {_run_name(model_id, digest)})
 
 
 def _run_name(name: str, sha: str) -> str:

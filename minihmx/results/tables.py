@@ -156,7 +156,7 @@ def _sycophancy(comparison: Comparison) -> Iterator[Table]:
     for model, evaluated, effects, lines in _read_sycophancy(comparison):
         told = f"{model}, seeds {', '.join(str(both.seed) for both in evaluated)}"
         rows = [
-            (*effect[:3], effect.level, *map(told_shift, effect[4:]), str(questions_of(effect)))
+            (*effect[:3], effect.level, *map(told_shift, effect[4:]), str(_questions(effect)))
             for effect in effects
         ]
         yield Table(f"Directional sycophancy, {told}", OPINIONS_HEAD, rows, [OTHER_INTERVALS], 3)
@@ -188,8 +188,7 @@ def _read_sycophancy(
         yield model, evaluated, effects, lines
 
 
-def questions_of(effect: OpinionEffect) -> int:
-    """Over how many questions an opinion's effect is told."""
+def _questions(effect: OpinionEffect) -> int:
     shift = effect.change or effect.accuracy
     return shift.n if shift else 0
 

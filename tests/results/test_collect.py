@@ -352,6 +352,7 @@ def test_a_model_s_folder_that_was_renamed_is_refused(tmp_path: Path) -> None:
     made_up.experiment(tmp_path)
     (tmp_path / "tiny").rename(tmp_path / "qwen3-8b")
     refused([tmp_path], "of the model 'tiny'", "'qwen3-8b'", kind=DataError)
+    assert run_names("tiny", "0123456789") == {"tiny"}
     of_path = run_names("/models/My Model", "0123456789")
     assert of_path == {"My-Model-01234567"}
     assert run_names("Qwen/Qwen3-8B", "0123456789") == {"qwen3-8b", "Qwen3-8B-01234567"}

@@ -249,7 +249,7 @@ def test_what_train_and_eval_leave_is_compared(tmp_path: Path) -> None:
     assert "1.96 standard errors over the questions alone" in " ".join(text.split())
     effects = json.loads(told.stdout)["directional_sycophancy"]
     assert {e["subject"] for e in effects} == {"forward", "reverse", "forward - reverse"}
-    assert all(e["sway"]["n"] > 0 for e in effects if e["condition"] != "baseline")
+    assert any(e["accuracy"] and e["accuracy"]["n"] > 0 for e in effects)
     latex = command_line.minihmx("compare", out, "--format", "latex").stdout
     of_table = latex.partition("Directional sycophancy")[2].partition("\\end{table}")[0]
     assert "verbatim" not in of_table and r"bias\_incorrect" in of_table
