@@ -20,9 +20,10 @@ PIECE_NAME = re.compile(r"eval base|(?:train (forward|reverse)|select|eval) seed
 
 
 def audit_experiment(audit: Audit, folder: Path) -> None:
-    """Whether what experiment.json says of its models and pieces is so; what it leaves out is noted.
+    """Whether what experiment.json says of its models and pieces is so.
 
-    A run that it leaves out may have been trained by hand, so that is no difference.
+    A finished run that it leaves out is noted. It may have been trained by hand, so that is no
+    difference.
     """
     path = folder / EXPERIMENT
     found = audit.json(path)
@@ -90,7 +91,7 @@ def _check_model(
         audit.compare("experiment", place, "path", piece["path"], f"{name}/{where}")
         _check_piece(audit, folder, place, piece, match)
     # The pieces of the last command stand behind those of earlier ones, which may differ.
-    typed = next((c for c in reversed(commands) if c[:1] in (["train"], ["eval"])), [])
+    typed: list[Any] = next((c for c in reversed(commands) if c[:1] in (["train"], ["eval"])), [])
     again: dict[str, Any] = {"seeds": sorted(seeds), "model": "".join(typed[1:2]), "tasks": []}
     if commands and commands[-1][:1] == ["eval"]:
         again["tasks"] = str(_given(commands[-1], "--tasks")).split(",")
