@@ -261,12 +261,10 @@ def _recorded(run: Run, position: Position, update: int) -> bool:
     whole = run.store.disk.read(path).split(b"\n")[: position.step + position.epoch + 1]
     lines = parse_lines(path, b"".join(line + b"\n" for line in whole))
     steps = [line for line in lines if line.get("kind") == "step"]
-    refused = [
-        line.get("not_finite", "?" * (position.bad_steps > n))
-        for n, line in enumerate(reversed(steps))
-    ]
-    bad = refused.index("") if "" in refused else len(refused)
-    return bad == position.bad_steps and (not steps or steps[-1].get("update", update) == update)
+    said = position.bad_steps
+    refused = [line.get("not_finite", n < said) for n, line in enumerate(reversed(steps))]
+    bad = next((n for n, why in enumerate(refused) if not why), len(refused))
+    return bad == said and (not steps or steps[-1].get("update", update) == update)
 
 
 @torch.no_grad()

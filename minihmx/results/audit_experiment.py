@@ -123,7 +123,8 @@ def _check_piece(
         audit.require("experiment", place, f"{named}, results", made, made != [], "some folders")
     for where in map(str, made):
         there = (folder / where / mark).is_file()
-        audit.require("experiment", place, "state", state, there, f"true of {where}")
+        rule = "there, as this piece is said to be done"
+        audit.require("experiment", place, f"{named}, {where}/{mark}", ABSENT, there, rule)
         if there and data in ("sample", "hub"):
             of_result = (Audit().json(folder / where / RESULT) or ({}, ""))[0].get("data")
             origin = of_result.get("origin") if isinstance(of_result, dict) else ABSENT
