@@ -27,7 +27,7 @@ from minihmx.optimizer import Optimizer
 from minihmx.questions import batch_of, load_questions, load_rubric
 from minihmx.records import Question, Rollout
 from minihmx.storage import identity
-from minihmx.storage.disk import dumps, home_path
+from minihmx.storage.disk import dumps, home_path, parse_lines
 from minihmx.storage.run_folder import LATEST, REPLACED, Store
 
 
@@ -238,6 +238,7 @@ def resume(run: Run, optimizer: Optimizer) -> tuple[Position, list[str]]:
         and optimizer.update <= position.step * run.config.iterations
         and position.epoch in epochs
         and position.bad_steps <= min(position.step, 2)  # the third ends the run unsaved
+        and _recorded(run, position, optimizer.update)
     ):
         raise DataError(
             f"The counts in {found.folder / 'state.json'} (step {position.step}, epoch "
@@ -249,6 +250,21 @@ def resume(run: Run, optimizer: Optimizer) -> tuple[Position, list[str]]:
     if found.folder.name not in (LATEST, REPLACED):  # then what those two hold is older
         run.store.drop(LATEST)
     return position, notices
+
+
+def _recorded(run: Run, position: Position, update: int) -> bool:
+    """Whether the lines of metrics.jsonl up to a checkpoint have its updates and bad steps.
+
+    A line that lacks a field, as one of older code may, says nothing against them.
+    """
+    path = run.store.folder / "metrics.jsonl"
+    whole = run.store.disk.read(path).split(b"\n")[: position.step + position.epoch + 1]
+    lines = parse_lines(path, b"".join(line + b"\n" for line in whole))
+    steps = [line for line in lines if line.get("kind") == "step"]
+    said = position.bad_steps
+    refused = [line.get("not_finite", n < said) for n, line in enumerate(reversed(steps))]
+    bad = next((n for n, why in enumerate(refused) if not why), len(refused))
+    return bad == said and (not steps or steps[-1].get("update", update) == update)
 
 
 @torch.no_grad()

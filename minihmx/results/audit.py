@@ -129,4 +129,4 @@ def audit_selection(audit: Audit, folder: Path) -> None:
         what = Words(f"a selection that can be made again ({type(error).__name__}: {error})")
         audit.find("selection", Place(path, 1), "text", Words("another"), what)
         return
-    audit.compare_tree("selection", (path, text), stored, again)
+    audit.compare_tree("selection", (path, text), stored, again, exact=True)

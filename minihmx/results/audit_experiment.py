@@ -20,9 +20,10 @@ PIECE_NAME = re.compile(r"eval base|(?:train (forward|reverse)|select|eval) seed
 
 
 def audit_experiment(audit: Audit, folder: Path) -> None:
-    """Whether what experiment.json says of its models and pieces is so, and what it leaves out.
+    """Whether what experiment.json says of its models and pieces is so.
 
-    A run that it leaves out may have been trained by hand, so that is no difference.
+    A finished run that it leaves out is noted. It may have been trained by hand, so that is no
+    difference.
     """
     path = folder / EXPERIMENT
     found = audit.json(path)
@@ -122,7 +123,8 @@ def _check_piece(
         audit.require("experiment", place, f"{named}, results", made, made != [], "some folders")
     for where in map(str, made):
         there = (folder / where / mark).is_file()
-        audit.require("experiment", place, "state", state, there, f"true of {where}")
+        rule = "there, as this piece is said to be done"
+        audit.require("experiment", place, f"{named}, {where}/{mark}", ABSENT, there, rule)
         if there and data in ("sample", "hub"):
             of_result = (Audit().json(folder / where / RESULT) or ({}, ""))[0].get("data")
             origin = of_result.get("origin") if isinstance(of_result, dict) else ABSENT

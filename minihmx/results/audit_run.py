@@ -26,6 +26,11 @@ SCIENCE = {name: f.default for name, f in FIELDS.items() if f.metadata["science"
 # What other commands add to a sealed run: `export` its merged model.
 ADDED = (*LATER, "merged")
 
+START = ("minihmx", "python", "torch", "git", "threads", "machine", "device", "command")
+PROMPTS = {"before": str, "after": str, "strips": bool}
+SAMPLER = ("temperature", "top_k", "top_p", "note")
+QUESTION = ("id", "category", "text", "split", "source")
+
 
 @dataclass
 class Facts:
@@ -65,6 +70,7 @@ def read_facts(audit: Audit, folder: Path) -> Facts | None:
         place = Place(path, line_of(text, "sampler", "temperature"))
         pair = sampler.get("temperature"), science.get("temperature")
         audit.compare("identity", place, "sampler.temperature", *pair)
+    _config_fields(audit, path, stored, text)
     _model(audit, folder, stored, text)
     _names(audit, folder, stored, text)
     config = _config(audit, path, text, science)
@@ -86,6 +92,8 @@ def read_facts(audit: Audit, folder: Path) -> Facts | None:
         total = per_epoch * config.epochs
         expected = {"steps": total, "step": total if complete else said.get("step")}
         expected["state"] = "complete" if sealed else said.get("state")
+        names = ("state", "step", "steps", "pid", "heartbeat", "error")
+        audit.known("records", (folder / "status.json", status[1]), said, names)
         for field, value in expected.items():
             place = Place(folder / "status.json", line_of(status[1], field))
             audit.compare("metrics", place, field, said.get(field, ABSENT), value)
@@ -185,7 +193,8 @@ def _questions(
             return questions
         lacking.add("questions.jsonl")
         return None
-    audit.lines(path)
+    for line in audit.lines(path):
+        audit.known("records", (path, ""), line.record, QUESTION, line=line.place.line)
     try:
         questions = load_questions(path)
     except Failure as error:
@@ -223,8 +232,37 @@ def check_files(audit: Audit, facts: Facts) -> None:
     for path in [folder / "amax.jsonl", *sorted((folder / "crash").glob("*.jsonl"))]:
         if path.exists():
             audit.lines(path, growing=not facts.complete)
-    for name in ("env.json", "prompts.json"):
-        if (folder / name).exists():
-            audit.value(folder / name)
-        elif name == "prompts.json":
-            facts.lacking.add(name)
+    _starts_and_prompts(audit, facts)
+
+
+def _starts_and_prompts(audit: Audit, facts: Facts) -> None:
+    """env.json, a list with an object for each start, and prompts.json, one object."""
+    path = facts.folder / "env.json"
+    if path.exists() and (found := audit.value(path)):
+        starts = found[0] if isinstance(found[0], list) else [found[0]]
+        for start in starts if found[0] != [] else [[]]:
+            if isinstance(start, dict) and isinstance(found[0], list):
+                audit.known("records", (path, ""), start, START, line=1)
+            else:
+                rule = Words("a list with an object for each start")
+                audit.find("records", Place(path, 1), "text", found[0], rule)
+    path = facts.folder / "prompts.json"
+    if not path.exists():
+        facts.lacking.add(path.name)
+    elif found := audit.json(path):
+        audit.known("records", (path, found[1]), found[0], PROMPTS)
+        for name, kind in PROMPTS.items():
+            value, place = found[0].get(name, ABSENT), Place(path, line_of(found[1], name))
+            audit.require("records", place, name, value, type(value) is kind, kind.__name__)
+
+
+def _config_fields(audit: Audit, path: Path, stored: dict[str, Any], text: str) -> None:
+    """Findings for fields of config.json that no version of minihmx writes."""
+    own = FIELDS.keys() - SCIENCE.keys()
+    parts: dict[str, Any] = {"settings": own, "sources": FIELDS, "model": ("id", "revision")}
+    digests = (f"{name} digest" for name in ("model", "questions", "rubric"))
+    parts |= {"science": (*SCIENCE, *digests), "sampler": SAMPLER}
+    audit.known("records", (path, text), stored, (*parts, "fingerprint"))
+    for name, names in parts.items():
+        if isinstance(stored.get(name), dict):
+            audit.known("records", (path, text), stored[name], names, (name,))

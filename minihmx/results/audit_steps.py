@@ -14,9 +14,32 @@ from minihmx.results.audit_rows import Endings, Turn, check_rows
 from minihmx.results.audit_run import Facts
 from minihmx.results.findings import ABSENT, Audit, Line, Place, Words
 from minihmx.stats import mean
+from minihmx.storage.run_folder import GROWING
 
 # Sums of fp32 numbers: the loss is one over micro-batches, and kl_tokens one over tokens in fp64.
 LOSS_ROUNDING, KL_ROUNDING = 1e-4, 1e-9
+
+STATE = {
+    **dict.fromkeys(("step", "epoch", "bad_steps"), ()),
+    "lines": GROWING,
+    "optimizer": ("update", "scale", "since_growth"),
+}
+PEFT = (  # what adapter_config.json says beside rank, alpha and targets
+    *("base_model_name_or_path", "bias", "fan_in_fan_out", "inference_mode", "init_lora_weights"),
+    *("lora_dropout", "modules_to_save", "peft_type", "task_type", "use_dora", "use_rslora"),
+)
+# Every field of a line, by the file and the line's kind.
+SECONDS = {"step": ("sample", "judge", "reference", "learn", "seconds", "peak_gib")}
+SECONDS["evaluation"] = ("sample", "judge", "measure", "seconds", "peak_gib")
+MEASURED = (
+    *("kind", "step", "epoch", "score", "reward", "reward_std", "unscored", "length", "truncated"),
+    *("kl", "kl_tokens", "entropy", "sampler_gap", "not_finite"),
+)
+METRICS = {"evaluation": (*MEASURED, "score_error")}
+METRICS["step"] = (
+    *(*MEASURED, "update", "zero_variance_groups"),
+    *("loss", "grad_norm", "learning_rate", "loss_scale"),
+)
 
 
 def turns(facts: Facts) -> Iterator[Turn]:
@@ -66,14 +89,21 @@ def check_steps(audit: Audit, facts: Facts) -> list[Line]:
 
 
 def check_timing(audit: Audit, turn: Turn, timing: Line, rollouts: Sequence[Rollout]) -> None:
-    """What a line of timings.jsonl says beside seconds and memory."""
+    """A line of timings.jsonl; of seconds and memory only that they are numbers from 0 on."""
     told: dict[str, Any] = {"kind": turn.kind, "epoch": turn.epoch}
     if turn.kind == "step":
         told = {"kind": turn.kind, "step": turn.step}
         if rollouts:
             told["tokens"] = sum(len(rollout.completion.ids) for rollout in rollouts)
+    file, line = (timing.place.file, ""), timing.place.line
+    names = (*told, *SECONDS[turn.kind], *(("tokens",) if turn.kind == "step" else ()))
+    audit.known("records", file, timing.record, names, line=line)
     for name, value in told.items():
         audit.compare("metrics", timing.place, name, timing.record.get(name, ABSENT), value)
+    for name in SECONDS[turn.kind]:
+        value = timing.record.get(name, ABSENT)
+        holds = type(value) in (int, float) and value >= 0
+        audit.require("bounds", timing.place, name, value, holds, "0 or more")
 
 
 def check_numbers(
@@ -81,6 +111,7 @@ def check_numbers(
 ) -> None:
     """What a line of metrics.jsonl says of its answers, made again from them."""
     record, place = line.record, line.place
+    audit.known("records", (place.file, ""), record, METRICS[turn.kind], line=place.line)
     again: dict[str, Any] = {"kind": turn.kind, "step": turn.step, "epoch": turn.epoch}
     if rollouts:
         again |= describe(rollouts)
@@ -191,11 +222,16 @@ def check_checkpoints(audit: Audit, facts: Facts, lines: Sequence[Line]) -> None
                 step = epoch * facts.steps_per_epoch
             again = state_again(steps, step, epoch)
             audit.compare_tree("checkpoints", (state, text), stored, again)
+            audit.known("records", (state, text), stored, STATE)
+            for name in ("lines", "optimizer"):
+                if isinstance(stored.get(name), dict):
+                    audit.known("records", (state, text), stored[name], STATE[name], (name,))
         if found := audit.json(adapter):
             targets = sorted(config.lora_targets.split(","))
             again = {"r": config.lora_rank, "lora_alpha": config.lora_alpha}
             again["target_modules"] = targets
             audit.compare_tree("checkpoints", (adapter, found[1]), found[0], again)
+            audit.known("records", (adapter, found[1]), found[0], (*again, *PEFT))
     for name in names:
         # an evaluation is written before its checkpoint is published
         if not (folder / name).is_dir() and (facts.complete or name != max(names)):

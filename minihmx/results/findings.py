@@ -142,10 +142,14 @@ class Audit:
         logged: dict[str, Any],
         names: Iterable[str],
         keys: tuple[str, ...] = (),
+        line: int | None = None,
     ) -> None:
-        """A finding for each field of an object that has none of these names."""
+        """A finding for each field of an object that has none of these names.
+
+        line: where it stands, for a line of a JSONL file; else the line is looked for in the text.
+        """
         for name in sorted(logged.keys() - set(names)):
-            place = Place(file[0], line_of(file[1], *keys, name))
+            place = Place(file[0], line or line_of(file[1], *keys, name))
             self.find(check, place, ".".join((*keys, name)), logged[name], ABSENT)
 
     def of(self, check: str) -> list[Finding]:
@@ -236,6 +240,7 @@ class Audit:
             again = sha256(folder / name) if there else ABSENT
             place = Place(folder / name) if own else Place(path, line_of(text, "sha256", name))
             self.compare("manifests", place, "sha256", digest, again)
+        self.known("manifests", (path, text), found[0], ("sha256",))
         for name in sorted(set(needed) - digests.keys()):
             self.find("manifests", Place(path, 1), name, ABSENT, Words("named"))
 

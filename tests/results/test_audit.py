@@ -39,6 +39,7 @@ IMPOSSIBLE = {
     **dict.fromkeys(("policy_logprob", "reference_logprob"), 0.5),
     **dict.fromkeys(("kl", "entropy", "sampler_gap", "grad_norm"), -1.0),
     "loss_scale": 3.0,
+    **dict.fromkeys(("reference", "learn", "measure", "seconds", "peak_gib"), -1.0),
     "not_finite": "loss",
 }
 
@@ -537,6 +538,53 @@ def test_values_of_no_kind_in_a_result_are_findings(run: Path) -> None:
         assert reported(audit_path(folder), folder / "result.json")
 
 
+EVERY_FILE = [
+    *("config.json", "status.json", "selected.json", "prompts.json", "manifest.json"),
+    *("checkpoints/epoch-01/state.json", "checkpoints/epoch-01/adapter_config.json"),
+    *(STEP, EPOCH, "metrics.jsonl", "timings.jsonl", "questions.jsonl", "samples.jsonl"),
+    *("result.json", "env.json"),
+]
+
+
+@pytest.mark.parametrize("file", EVERY_FILE)
+def test_a_field_that_nothing_writes_is_found(run: Path, file: str) -> None:
+    path = run / file
+    if file in ("samples.jsonl", "result.json"):
+        path = next((run / "evals" / "bbq").rglob(file))
+    if path.suffix == ".jsonl":
+        rewrite(path, 2, lambda record: {**record, "zz": 1})
+    elif file == "env.json":
+        path.write_text(json.dumps([{**start, "zz": 1} for start in json.loads(path.read_text())]))
+    else:
+        rewrite_json(path, lambda record: {**record, "zz": 1})
+        inner = [key for key, value in json.loads(path.read_text()).items() if type(value) is dict]
+        for key in set(inner) - {"sha256", "science", "candidates", "settings", "adapter", "rule"}:
+            rewrite_json(path, lambda r, key=key: {**r, key: {**r[key], "zz": 1}})
+    if file != "manifest.json":
+        sign(run)
+    fields = {f.field for f in audit_path(run).findings if f.file == str(path)}
+    assert "zz" in fields
+    if file in ("config.json", "checkpoints/epoch-01/state.json", "result.json"):
+        assert any(field.endswith(".zz") for field in fields)
+
+
+@pytest.mark.parametrize("name", ["env.json", "prompts.json"])
+@pytest.mark.parametrize("odd", [None, [], {}, [1], [[]], {"before": "", "after": "", "strips": 0}])
+def test_starts_and_prompts_have_their_shape(run: Path, name: str, odd: Any) -> None:
+    (run / name).write_text(json.dumps(odd))
+    sign(run)
+    assert reported(audit_path(run), run / name)
+
+
+@pytest.mark.parametrize("field", ["seconds", "sample", "judge", "peak_gib"])
+@pytest.mark.parametrize("value", [-5, None, "1"])
+def test_seconds_are_0_or_more(run: Path, field: str, value: Any) -> None:
+    for number in (1, 2):
+        rewrite(run / "timings.jsonl", number, lambda line: {**line, field: value})
+    sign(run)
+    assert reported(audit_path(run), run / "timings.jsonl") == [1, 2]
+
+
 # --- other configs, unfinished and older runs -----------------------------------------------------
 
 
@@ -640,7 +688,11 @@ def test_an_experiment_names_what_is_done(runs: Path, experiment: Path) -> None:
         gone.with_suffix(".away").rename(gone)
     first = json.loads(text)["models"]["tiny"]["pieces"][-1]["results"][0]
     shutil.rmtree(runs / first)
-    assert [f.recomputed for f in audit_path(runs).findings] == [f"true of {first}"]
+    (finding,) = audit_path(runs).findings
+    assert finding.text.endswith(
+        f"eval seed 1, {first}/manifest.json is absent and should be there, as this piece is said "
+        "to be done"
+    )
 
 
 @pytest.mark.parametrize(

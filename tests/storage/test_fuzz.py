@@ -47,7 +47,7 @@ from minihmx.questions import load_questions, load_rubric
 from minihmx.records import Completion
 from minihmx.run import Position, Run, open_run, resume
 from minihmx.storage import disk, strict
-from minihmx.storage.disk import read_lines, verify
+from minihmx.storage.disk import dumps, read_lines, verify
 from minihmx.storage.identity import check_same_experiment, earlier_starts
 from minihmx.storage.run_folder import CHECKPOINT, LATEST, Store
 from minihmx.train import train
@@ -558,8 +558,9 @@ def test_counters_that_no_step_leaves_behind(dtype: str) -> None:
     "change",
     [
         *({"optimizer": odd} for odd in ({}, None, {"update": 999_999_999})),
-        *({"optimizer": {"update": n, "scale": 1.0, "since_growth": n}} for n in (3, 4)),
-        *({"bad_steps": 3}, {"bad_steps": 999}, {"epoch": 2}),
+        *({"optimizer": {"update": n, "scale": 1.0, "since_growth": n}} for n in (1, 3, 4)),
+        *({"bad_steps": n} for n in (1, 2, 3, 999)),
+        {"epoch": 2},
         {"lines": {"metrics.jsonl": 3, "timings.jsonl": 3, "amax.jsonl": 0}},
     ],
 )
@@ -581,6 +582,22 @@ def test_a_checkpoint_with_impossible_counts_is_refused_and_nothing_is_cut(
     assert isinstance(failure, DataError) and "move that folder away" in str(failure)
     assert {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()} == before
     sealed(checkpoint, "state.json", json.dumps(state).encode())
+    assert resume(ready, optimizer)[0] == Position(2, 1, 0)
+    run.put(f"{EPOCH}/state.json", run[f"{EPOCH}/state.json"])
+
+
+@pytest.mark.parametrize("field", ["update", "not_finite"])
+def test_a_checkpoint_goes_on_where_older_records_lack_its_counts(field: str, run: Place) -> None:
+    ready = open_run(run.flags)  # type: ignore[attr-defined]
+    release(ready)
+    optimizer = Optimizer(lora.parameters(ready.decoder), ready.config, ready.total_steps)
+    run.put(f"{EPOCH}/state.json", run[f"{EPOCH}/state.json"])
+    for other in ("epoch-02", LATEST):
+        shutil.rmtree(run.folder / "checkpoints" / other)
+    metrics = run.folder / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    older = [{k: v for k, v in line.items() if k != field} for line in lines]
+    metrics.write_text("".join(dumps(line) + "\n" for line in older))
     assert resume(ready, optimizer)[0] == Position(2, 1, 0)
     run.put(f"{EPOCH}/state.json", run[f"{EPOCH}/state.json"])
 
