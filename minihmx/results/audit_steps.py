@@ -97,7 +97,7 @@ def check_timing(audit: Audit, turn: Turn, timing: Line, rollouts: Sequence[Roll
             told["tokens"] = sum(len(rollout.completion.ids) for rollout in rollouts)
     file, line = (timing.place.file, ""), timing.place.line
     names = (*told, *SECONDS[turn.kind], *(("tokens",) if turn.kind == "step" else ()))
-    audit.known("records", file, timing.record, names, line=line)
+    audit.known("metrics", file, timing.record, names, line=line)
     for name, value in told.items():
         audit.compare("metrics", timing.place, name, timing.record.get(name, ABSENT), value)
     for name in SECONDS[turn.kind]:
@@ -111,7 +111,7 @@ def check_numbers(
 ) -> None:
     """What a line of metrics.jsonl says of its answers, made again from them."""
     record, place = line.record, line.place
-    audit.known("records", (place.file, ""), record, METRICS[turn.kind], line=place.line)
+    audit.known("metrics", (place.file, ""), record, METRICS[turn.kind], line=place.line)
     again: dict[str, Any] = {"kind": turn.kind, "step": turn.step, "epoch": turn.epoch}
     if rollouts:
         again |= describe(rollouts)
