@@ -29,13 +29,15 @@ PEFT = (  # what adapter_config.json says beside rank, alpha and targets
     *("lora_dropout", "modules_to_save", "peft_type", "task_type", "use_dora", "use_rslora"),
 )
 # Every field of a line, by the file and the line's kind.
-SECONDS = {"step": ("sample", "judge", "reference", "learn", "seconds", "peak_gib")}
+SECONDS: dict[str, tuple[str, ...]] = {
+    "step": ("sample", "judge", "reference", "learn", "seconds", "peak_gib")
+}
 SECONDS["evaluation"] = ("sample", "judge", "measure", "seconds", "peak_gib")
 MEASURED = (
     *("kind", "step", "epoch", "score", "reward", "reward_std", "unscored", "length", "truncated"),
     *("kl", "kl_tokens", "entropy", "sampler_gap", "not_finite"),
 )
-METRICS = {"evaluation": (*MEASURED, "score_error")}
+METRICS: dict[str, tuple[str, ...]] = {"evaluation": (*MEASURED, "score_error")}
 METRICS["step"] = (
     *(*MEASURED, "update", "zero_variance_groups"),
     *("loss", "grad_norm", "learning_rate", "loss_scale"),
