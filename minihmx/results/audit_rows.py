@@ -109,7 +109,7 @@ def check_rows(
         assign_weights(rollouts, config.generations, config.loss_type, cap)
     for row, rollout in zip(rows, rollouts, strict=True):
         again = rollout.line()
-        audit.known("records", (row.place.file, ""), row.record, again, line=row.place.line)
+        audit.known("scores", (row.place.file, ""), row.record, again, line=row.place.line)
         for name, check in REMADE.items():
             if name == "weight" not in row.record and not facts.sealed:
                 facts.lacking.add("weight")

@@ -29,13 +29,15 @@ PEFT = (  # what adapter_config.json says beside rank, alpha and targets
     *("lora_dropout", "modules_to_save", "peft_type", "task_type", "use_dora", "use_rslora"),
 )
 # Every field of a line, by the file and the line's kind.
-SECONDS = {"step": ("sample", "judge", "reference", "learn", "seconds", "peak_gib")}
+SECONDS: dict[str, tuple[str, ...]] = {
+    "step": ("sample", "judge", "reference", "learn", "seconds", "peak_gib")
+}
 SECONDS["evaluation"] = ("sample", "judge", "measure", "seconds", "peak_gib")
 MEASURED = (
     *("kind", "step", "epoch", "score", "reward", "reward_std", "unscored", "length", "truncated"),
     *("kl", "kl_tokens", "entropy", "sampler_gap", "not_finite"),
 )
-METRICS = {"evaluation": (*MEASURED, "score_error")}
+METRICS: dict[str, tuple[str, ...]] = {"evaluation": (*MEASURED, "score_error")}
 METRICS["step"] = (
     *(*MEASURED, "update", "zero_variance_groups"),
     *("loss", "grad_norm", "learning_rate", "loss_scale"),
@@ -97,7 +99,7 @@ def check_timing(audit: Audit, turn: Turn, timing: Line, rollouts: Sequence[Roll
             told["tokens"] = sum(len(rollout.completion.ids) for rollout in rollouts)
     file, line = (timing.place.file, ""), timing.place.line
     names = (*told, *SECONDS[turn.kind], *(("tokens",) if turn.kind == "step" else ()))
-    audit.known("records", file, timing.record, names, line=line)
+    audit.known("metrics", file, timing.record, names, line=line)
     for name, value in told.items():
         audit.compare("metrics", timing.place, name, timing.record.get(name, ABSENT), value)
     for name in SECONDS[turn.kind]:
@@ -111,7 +113,7 @@ def check_numbers(
 ) -> None:
     """What a line of metrics.jsonl says of its answers, made again from them."""
     record, place = line.record, line.place
-    audit.known("records", (place.file, ""), record, METRICS[turn.kind], line=place.line)
+    audit.known("metrics", (place.file, ""), record, METRICS[turn.kind], line=place.line)
     again: dict[str, Any] = {"kind": turn.kind, "step": turn.step, "epoch": turn.epoch}
     if rollouts:
         again |= describe(rollouts)

@@ -39,7 +39,9 @@ IMPOSSIBLE = {
     **dict.fromkeys(("policy_logprob", "reference_logprob"), 0.5),
     **dict.fromkeys(("kl", "entropy", "sampler_gap", "grad_norm"), -1.0),
     "loss_scale": 3.0,
-    **dict.fromkeys(("reference", "learn", "measure", "seconds", "peak_gib"), -1.0),
+    **dict.fromkeys(
+        ("sample", "judge", "reference", "learn", "measure", "seconds", "peak_gib"), -1.0
+    ),
     "not_finite": "loss",
 }
 
