@@ -128,7 +128,9 @@ def test_what_is_no_pair(runs: Path, tmp_path: Path) -> None:
     forward, reverse, other = (
         runs / f"{x}/seed-{s}" for x, s in (("forward", 1), ("reverse", 1), ("forward", 2))
     )
-    refused(in_process("select", other, reverse), "are no pair (seed is 2 and 1)")
+    refused(
+        in_process("select", other, reverse), "are no pair (seed is 2 forward and 1 in reverse)"
+    )
     refused(in_process("select", reverse, forward), "the order is: minihmx select FORWARD REVERSE")
     refused(in_process("select", tmp_path / "none", reverse), "is no run")
     refused(in_process("select", forward, reverse, "--threshold", "nan"), "--threshold nan")

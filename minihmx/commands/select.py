@@ -12,6 +12,7 @@ from minihmx.errors import DataError, UserError, quoted
 from minihmx.selection import Rule, candidates, selected
 from minihmx.storage.disk import home_path, verify
 from minihmx.storage.history import history
+from minihmx.storage.identity import differences
 from minihmx.storage.run_folder import CHECKPOINT, Store
 from minihmx.storage.strict import read_json
 from minihmx.terminal.text import number
@@ -132,14 +133,9 @@ def finished_config(folder: Path, direction: str) -> dict[str, Any]:
 def check_pair(configs: Mapping[str, Mapping[str, Any]], folders: Mapping[str, Path]) -> None:
     """Raises UserError, naming each field, where two runs differ in more than the direction."""
     forward, reverse = (configs[which]["science"] for which in folders)
-    differences = [
-        f"{name} is {quoted(forward.get(name))} and {quoted(reverse.get(name))}"
-        for name in sorted(forward.keys() | reverse.keys())
-        if name != "direction" and forward.get(name) != reverse.get(name)
-    ]
-    if differences:
+    if differ := differences(forward, reverse, {"direction"}, ("forward", "in reverse")):
         raise UserError(
-            f"{folders['forward']} and {folders['reverse']} are no pair ({'; '.join(differences)}),"
-            " so a difference between them would not come from the direction alone; give two runs "
-            "of the same model, seed and options."
+            f"{folders['forward']} and {folders['reverse']} are no pair ({differ}), so a "
+            "difference between them would not come from the direction alone; give two runs of the "
+            "same model, seed and options."
         )

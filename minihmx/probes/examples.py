@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minihmx.config import FIELDS, LEAST_TEMPERATURE, MOST, Config, check_number
-from minihmx.errors import Diverged, UserError, quoted
+from minihmx.errors import Diverged, UserError
 from minihmx.models import adapters
 from minihmx.questions import extra_questions, load_questions, load_rubric
 from minihmx.records import Question, Rollout
 from minihmx.stats import mean
+from minihmx.storage.identity import differences
 from minihmx.storage.strict import read_json
 
 if TYPE_CHECKING:
@@ -59,15 +60,10 @@ def open_pair(forward: str, reverse: str) -> OpenPair:
             "is one of each; give the forward run first, then the reverse one."
         )
     of_forward, of_reverse = ({"model": c["model"]["id"]} | c["science"] for c in configs)
-    differences = [
-        f"{name} {quoted(of_forward.get(name))} and {quoted(of_reverse.get(name))}"
-        for name in sorted(of_forward.keys() | of_reverse.keys())
-        if name != "direction" and of_forward.get(name) != of_reverse.get(name)
-    ]
-    if differences:
+    if differ := differences(of_forward, of_reverse, {"direction"}, ("forward", "in reverse")):
         raise UserError(
-            f"{forward} and {reverse} are no pair ({'; '.join(differences)}), so their answers "
-            "would differ for more than the direction; give two runs that were started alike."
+            f"{forward} and {reverse} are no pair ({differ}), so their answers would "
+            "differ for more than the direction; give two runs that were started alike."
         )
     values = configs[0]["settings"] | configs[0]["science"]
     config = Config(**{name: value for name, value in values.items() if name in FIELDS})

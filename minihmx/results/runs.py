@@ -13,6 +13,7 @@ from minihmx.models.hub import run_names
 from minihmx.results.epochs import BELOW, EPOCH_NAME, epochs_of, selected_epoch
 from minihmx.selection import DIRECTIONS
 from minihmx.storage.disk import home_path
+from minihmx.storage.identity import differences
 from minihmx.storage.strict import read_json
 
 
@@ -225,15 +226,9 @@ def _read_run(folder: Path, epoch: str) -> TrainedRun:
 
 
 def _check_alike(one: TrainedRun, other: TrainedRun, may_differ: set[str]) -> None:
-    there, here = one.science, other.science
-    differences = [
-        f"{name} is {quoted(there.get(name))} there and {quoted(here.get(name))} here"
-        for name in sorted((there.keys() | here.keys()) - may_differ)
-        if there.get(name) != here.get(name)
-    ]
-    if differences:
+    if differ := differences(one.science, other.science, may_differ):
         raise UserError(
-            f"{one.folder} and {other.folder} are of other configs ({'; '.join(differences)}), so "
+            f"{one.folder} and {other.folder} are of other configs ({differ}), so "
             "they are not of one experiment, and a difference would not be one of direction; give "
             "the runs that belong together, or train one of them again."
         )

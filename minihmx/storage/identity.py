@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -52,16 +52,25 @@ def check_same_experiment(store: Store, own: Mapping[str, Any]) -> None:
     there = there.get("science") if isinstance(there, dict) else None
     if not isinstance(there, dict):
         raise UserError(f"{path} is no config of a run; move {store.folder} away to start anew.")
-    differences = [
-        f"{name} is {quoted(there.get(name))} there and {quoted(own.get(name))} here"
-        for name in sorted(own.keys() | there.keys())
-        if own.get(name) != there.get(name)
-    ]
-    if differences:
+    if differ := differences(there, own):
         raise UserError(
-            f"{store.folder} holds a run of another config ({'; '.join(differences)}); "
+            f"{store.folder} holds a run of another config ({differ}); "
             "choose another --out or --seed, or give the options that it was started with."
         )
+
+
+def differences(
+    there: Mapping[str, Any],
+    here: Mapping[str, Any],
+    may_differ: Collection[str] = (),
+    where: tuple[str, str] = ("there", "here"),
+) -> str:
+    """The fields in which two runs differ, "seed is 2 there and 1 here; ..."; empty for none."""
+    return "; ".join(
+        f"{name} is {quoted(there.get(name))} {where[0]} and {quoted(here.get(name))} {where[1]}"
+        for name in sorted((there.keys() | here.keys()) - set(may_differ))
+        if there.get(name) != here.get(name)
+    )
 
 
 def write_config(store: Store, own: Mapping[str, Any], others: Mapping[str, Any]) -> None:

@@ -165,10 +165,10 @@ def other(folder: Path, part: str, **changes: object) -> None:
 
 
 NO_PAIRS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "seeds": (lambda run: other(run, "science", seed=2), "seed 1 and 2"),
+    "seeds": (lambda run: other(run, "science", seed=2), "seed is 1 forward and 2 in reverse"),
     "models": (lambda run: other(run, "model", id="Qwen/Qwen3-4B"), "'Qwen/Qwen3-4B'"),
     "versions": (lambda run: other(run, "science", **{"model digest": "0"}), "model digest"),
-    "settings": (lambda run: other(run, "science", beta=0.5), "beta 0.001 and 0.5"),
+    "settings": (lambda run: other(run, "science", beta=0.5), "beta is 0.001 forward and 0.5 in"),
     "directions": (lambda run: other(run, "science", direction="forward"), "one of each"),
     "no config": (lambda run: (run / "config.json").unlink(), "lies in no run's folder"),
     "no JSON": (lambda run: (run / "config.json").write_text("{"), "not valid JSON"),
