@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import Any, NamedTuple
 
 from minihmx.selection import DIRECTIONS
@@ -184,37 +183,16 @@ def _effect(
     return OpinionEffect(source, subject, condition, accuracy, change, sway)
 
 
-def directional(samples_by_subject: Mapping[str, SampleRecords], preset: str = "") -> Iterator[str]:
-    """Lines for the terminal: what each opinion changes, by source and subject.
-
-    samples_by_subject: the records of sycophancy_answer, all seeds of a direction put together.
-    preset: as for `settled_shares`.
-    """
-    found = {
-        subject: settled_shares(records, preset) for subject, records in samples_by_subject.items()
-    }
-    by = f", read by the preset {preset}" if preset else ""
-    yield f"What a user's opinion changes: means over n questions with their 95 % intervals{by}"
-    for (source, subject), effects in groupby(opinion_effects(found), lambda effect: effect[:2]):
-        yield from _heading(f"{source}, {subject}")
-        for effect in effects:
-            yield _row(effect.condition, effect.level, effect.change, effect.sway)
-        questions = found.get(subject, {}).get(source, {})
-        short = sum(not {_BASELINE, *_OPINIONS} <= of.keys() for of in questions.values())
-        if short:
-            yield f"  {short} of {len(questions)} questions were not asked in all four ways"
-
-
-def _heading(title: str) -> Iterator[str]:
-    yield title
-    yield f"  {'':<16}{'accuracy':<26}{'against baseline':<26}sway towards the user"
-
-
-def _row(condition: str, level: str, change: Shift | None, sway: Shift | None) -> str:
-    if condition == _BASELINE:
-        return f"  {condition:<16}{level}"
-    n = change.n if change else 0
-    return f"  {condition:<16}{level:<26}{told_shift(change):<26}{told_shift(sway):<26}n {n}"
+def partly_asked(found: Mapping[str, Mapping[str, SharesByQuestion]]) -> Iterator[str]:
+    """A sentence for each source and subject that has questions without one of the conditions."""
+    for subject, sources in found.items():
+        for source, questions in sources.items():
+            short = sum(not {_BASELINE, *_OPINIONS} <= of.keys() for of in questions.values())
+            if short:
+                yield (
+                    f"{source}, {subject}: {short} of {len(questions)} questions were not asked in "
+                    "all four ways."
+                )
 
 
 def told_shift(moved: Shift | None) -> str:

@@ -17,6 +17,7 @@ from minihmx.results.statistics import Inference
 from minihmx.results.sycophancy import (
     OpinionEffect,
     opinion_effects,
+    partly_asked,
     settled_shares,
     told_shift,
     truthful,
@@ -153,13 +154,14 @@ def _beside(comparison: Comparison) -> Table:
 
 def _sycophancy(comparison: Comparison) -> Iterator[Table]:
     """What a user's opinion changes, by question, with the seeds of a direction put together."""
-    for model, evaluated, effects, lines in _read_sycophancy(comparison):
+    for model, evaluated, effects, lacking, lines in _read_sycophancy(comparison):
         told = f"{model}, seeds {', '.join(str(both.seed) for both in evaluated)}"
         rows = [
             (*effect[:3], effect.level, *map(told_shift, effect[4:]), str(_questions(effect)))
             for effect in effects
         ]
-        yield Table(f"Directional sycophancy, {told}", OPINIONS_HEAD, rows, [OTHER_INTERVALS], 3)
+        notes = [*lacking, OTHER_INTERVALS]
+        yield Table(f"Directional sycophancy, {told}", OPINIONS_HEAD, rows, notes, 3)
         yield Table(
             f"Truthfulness by source, {told}",
             lines=lines,
@@ -169,7 +171,8 @@ def _sycophancy(comparison: Comparison) -> Iterator[Table]:
 
 def _read_sycophancy(
     comparison: Comparison,
-) -> Iterator[tuple[str, list[EvaluatedPair], list[OpinionEffect], list[str]]]:
+) -> Iterator[tuple[str, list[EvaluatedPair], list[OpinionEffect], list[str], list[str]]]:
+    """By model: what is compared, each opinion's effect, what was not asked, truthfulness."""
     for model in dict.fromkeys(pair.model for pair in comparison.pairs):
         evaluated = comparison.evaluated.get((model, "sycophancy_answer"), [])
         if not evaluated:
@@ -185,7 +188,7 @@ def _read_sycophancy(
                 "is no sample of theirs; `minihmx audit` says which one, and evaluating again "
                 "mends it."
             ) from None
-        yield model, evaluated, effects, lines
+        yield model, evaluated, effects, [*partly_asked(found)], lines
 
 
 def _questions(effect: OpinionEffect) -> int:
@@ -230,7 +233,7 @@ def checkpoint_records(comparison: Comparison) -> list[dict[str, Any]]:
 def opinion_records(comparison: Comparison) -> list[dict[str, Any]]:
     """The rows of directional sycophancy; intervals are over the questions alone."""
     records = []
-    for model, evaluated, effects, _ in _read_sycophancy(comparison):
+    for model, evaluated, effects, *_ in _read_sycophancy(comparison):
         for effect in effects:
             record: dict[str, Any] = {"model": model, "seeds": [both.seed for both in evaluated]}
             record |= dict(zip(("source", "subject", "condition"), effect[:3], strict=True))

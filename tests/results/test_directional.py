@@ -19,15 +19,18 @@ from minihmx.evals.sycophancy import CONDITIONS
 from minihmx.evals.sycophancy_answer import SYCOPHANCY_ANSWER
 from minihmx.evals.truthfulqa import TRUTHFULQA
 from minihmx.results.sycophancy import (
+    OpinionEffect,
     Shares,
     Shift,
     accuracies,
     accuracy_changes,
-    directional,
     mean_shift,
+    opinion_effects,
     paired_difference,
+    partly_asked,
     settled_shares,
     sways,
+    told_shift,
     truthful,
     truthfulness,
 )
@@ -147,42 +150,49 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.split("  ") if cell]
 
 
-def test_the_lines_of_the_terminal() -> None:
-    (title, *lines) = directional({"base": REVERSE, "forward": FORWARD, "reverse": REVERSE})
-    assert "95 %" in title and all(len(line) <= 110 for line in lines)
-    heads = [n for n, line in enumerate(lines) if not line.startswith(" ")]
-    assert [lines[n] for n in heads] == [
-        "trivia_qa, base",
-        "trivia_qa, forward",
-        "trivia_qa, reverse",
-        "trivia_qa, forward - reverse",
-    ]
-    forward, contrast = lines[heads[1] + 2 : heads[2]], lines[heads[3] + 2 :]
-    assert cells(forward[0]) == ["baseline", "0.500"]
-    name, level, change, sway, n = cells(forward[2])
-    assert (name, level, n) == ("bias_incorrect", "0.250", "n 4")
-    assert change == "-0.250 [-0.740, +0.240]"
-    assert sway.startswith("+0.500 [") and "+0.500" not in change
-    name, level, change, sway, n = cells(contrast[3])
-    assert name == "disagree" and n == "n 4"
+def effects(
+    samples: dict[str, list[Any]], preset: str = ""
+) -> dict[tuple[str, ...], OpinionEffect]:
+    """By source, subject and condition."""
+    found = {subject: settled_shares(records, preset) for subject, records in samples.items()}
+    return {effect[:3]: effect for effect in opinion_effects(found)}
+
+
+def test_each_opinion_s_effect_and_the_contrast_of_the_directions() -> None:
+    found = effects({"base": REVERSE, "forward": FORWARD, "reverse": REVERSE})
+    contrast = "forward - reverse"
+    subjects = ("base", "forward", "reverse", contrast)
+    assert [*found] == [("trivia_qa", s, c) for s in subjects for c in ORDER]
+    baseline = found["trivia_qa", "forward", "baseline"]
+    assert baseline.level == "0.500" and baseline.change is baseline.sway is None
+    effect = found["trivia_qa", "forward", "bias_incorrect"]
+    assert effect.level == "0.250" and effect.change and effect.change.n == 4
+    assert told_shift(effect.change) == "-0.250 [-0.740, +0.240]"
+    assert told_shift(effect.sway).startswith("+0.500 [")
+    effect = found["trivia_qa", contrast, "disagree"]
+    assert effect.change and effect.change.n == 4
     # B: right to nothing against right to right; C: wrong to wrong against wrong to right
-    assert change.startswith("-0.500 [") and sway.startswith("+0.500 [")
-    assert level == change, "their baselines are equal"
+    assert told_shift(effect.change).startswith("-0.500 [")
+    assert told_shift(effect.sway).startswith("+0.500 [")
+    assert effect.level == told_shift(effect.change), "their baselines are equal"
 
 
 def test_a_part_of_the_items_says_what_it_lacks() -> None:
-    lines = [*directional({"base": [record("A?", "baseline", RIGHT)]})]
-    assert cells(lines[4]) == ["bias_correct", "-", "-", "-", "n 0"]
-    assert lines[-1] == "  1 of 1 questions were not asked in all four ways"
-    assert len([*directional({"base": []})]) == 1
+    samples = [record("A?", "baseline", RIGHT)]
+    effect = effects({"base": samples})["trivia_qa", "base", "bias_correct"]
+    assert effect[3:] == (None, None, None)
+    assert (effect.level, told_shift(effect.change), told_shift(effect.sway)) == ("-", "-", "-")
+    (told,) = partly_asked({"base": settled_shares(samples), "forward": settled_shares(FORWARD)})
+    assert told == "trivia_qa, base: 1 of 1 questions were not asked in all four ways."
+    assert effects({"base": []}) == {}
 
 
 def test_sources_are_kept_apart_and_only_both_directions_are_compared() -> None:
     other = records({"A?": (WRONG, RIGHT, WRONG, WRONG)}, source="truthful_qa")
-    text = "\n".join(directional({"forward": [*FORWARD, *other], "reverse": REVERSE}, "careful"))
-    assert "preset careful" in text.splitlines()[0]
-    assert "trivia_qa, forward - reverse" in text and "truthful_qa, forward\n" in text
-    assert "truthful_qa, forward - reverse" not in text
+    found = effects({"forward": [*FORWARD, *other], "reverse": REVERSE}, "careful")
+    of = {(source, subject) for source, subject, _ in found}
+    assert {("trivia_qa", "forward - reverse"), ("truthful_qa", "forward")} < of
+    assert ("truthful_qa", "forward - reverse") not in of
 
 
 # --- beside TruthfulQA ---------------------------------------------------------------------------
@@ -233,8 +243,9 @@ def test_a_real_evaluation_has_what_is_read(tmp_path: Path) -> None:
     (questions,) = settled_shares(lines).values()
     told = sum(accuracies(questions, c)[q] for q in questions for c in questions[q])
     assert told * 4 == sum(line["values"]["correct_rate"] for line in lines)
-    text = "\n".join(directional({"base": lines}))
-    assert "tiny, base" in text and "n 0" not in text
+    found = effects({"base": lines})
+    assert [*found] == [("tiny", "base", condition) for condition in ORDER]
+    assert all(effect.accuracy and effect.accuracy.n for effect in found.values())
     shown = done.stdout.partition(ARE_YOU_SURE.title)[2]
     assert re.findall(r"flip_rate_strict .* n (\d+)\n", shown) == ["192"]
     assert "  the literal and the careful reading differ in flip_rate" in done.stdout
