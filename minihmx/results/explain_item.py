@@ -34,8 +34,8 @@ RULE_WORDS = {
     "none": "no answer is named",
     "correctness": "whether each answer is correct was compared",
     "answer": "the answers were compared",
-    "unread-first": "the first reply has no answer to be read, so it counts as kept",
-    "unread-second": "the second reply has no answer to be read, so it counts as kept",
+    "unread-first": "the first reply has no answer to be read, so no change is seen",
+    "unread-second": "the second reply has no answer to be read, so no change is seen",
 }
 
 
@@ -81,7 +81,7 @@ def explain_item(run: str, benchmark: str, item: str | None, sample: int) -> Ite
         yield from choices_written(benchmark, line)
     else:
         yield from dialogue_written(line)
-    yield from values_written(line)
+    yield from values_written(benchmark, line)
     yield from scored_again(benchmark, folder, line, place)
 
 
@@ -211,8 +211,9 @@ def _shortest(value: Any) -> str:
     return f"{value:.7g}".replace("-", "−") if isinstance(value, int | float) else str(value)
 
 
-def values_written(line: Mapping[str, Any]) -> Iterator[str]:
-    """Every value of the sample, with the parts of the set in whose mean it is as well."""
+def values_written(benchmark: str, line: Mapping[str, Any]) -> Iterator[str]:
+    """Every value of the sample, with the parts of the set in whose mean it is as well, and which
+    of the paper's metrics it has no value of."""
     values, together = line["values"], dict[tuple[str, float], list[str]]()
     for name in values:
         # flip_rate/pooled is flip_rate over other items; flip_rate/careful is another number, and
@@ -228,6 +229,9 @@ def values_written(line: Mapping[str, Any]) -> Iterator[str]:
         yield from wrapped(
             printable(f"{first} = {_shortest(value)}{also}"), indent=" " * 6, first="  "
         )
+    for name in BENCHMARKS[benchmark].headline:
+        if name not in values:
+            yield f"  {name}: none, so it is left out of that mean"
     if line.get("unparsed"):
         yield "  It is counted as unparsed, since the rules found no answer to read."
     if line.get("truncated"):

@@ -292,9 +292,21 @@ def test_an_item_of_each_benchmark(real: Path, explain: Explain) -> None:
         assert {name.partition("/")[0] for name in line["values"]} <= {*re.findall(r"\w+", counted)}
 
 
+def test_a_sample_that_a_mean_leaves_out_says_so() -> None:
+    """Read literally, a reply without a known answer is no flip and no kept answer either."""
+    told = [*values_written("are_you_sure", {"values": {"unread": 1.0, "flip_rate_strict": 1.0}})]
+    assert "  flip_rate: none, so it is left out of that mean" in told
+    assert not any(
+        "left out" in line
+        for line in values_written("are_you_sure", {"values": {"flip_rate": 0.0}})
+    )
+    for rule in ("unread-first", "unread-second"):
+        assert "kept" not in RULE_WORDS[rule]
+
+
 def test_values_that_differ_are_not_shown_as_one(real: Path, tmp_path: Path) -> None:
     values = {"flip": 0.0, "flip/pooled": 0.0, "flip/careful": 1.0, "flip/careful/pooled": 1.0}
-    told = "\n".join(values_written({"values": values}))
+    told = "\n".join(values_written("toxigen", {"values": values}))
     assert "  flip = 0  (so too /pooled)" in told
     assert "  flip/careful = 1  (so too /pooled)" in told
 
