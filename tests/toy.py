@@ -7,11 +7,13 @@ from pathlib import Path
 
 import tokenizers
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save, save_file
 from tokenizers import decoders, models, pre_tokenizers
 
 from minihmx.models.configs import ModelConfig
 from minihmx.models.decoder import Decoder
+from minihmx.storage import strict
+from minihmx.storage.run_folder import Store
 
 SPECIAL = ["<|pad|>", "<|bos|>", "<|user|>", "<|assistant|>", "<|end|>", "<|system|>"]
 CONFIG = {
@@ -79,3 +81,17 @@ def flags(tmp_path: Path, **changes: object) -> dict[str, object]:
         "learning_rate": 1e-2,
     }
     return small | changes
+
+
+def stir(run: Path, epoch: str, seed: int) -> None:
+    """Publish a run's checkpoint anew with a B that is far from zero, so that it says something."""
+    last = run / "checkpoints" / epoch
+    tensors = load_file(last / "adapter_model.safetensors")
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in tensors.items():
+        if "lora_B" in name:
+            tensor += torch.randn(tensor.shape, generator=generator) * 0.3
+    names = ("adapter_config.json", "optimizer.safetensors")
+    files = {name: (last / name).read_bytes() for name in names}
+    files["adapter_model.safetensors"] = save(tensors)
+    Store(run).publish(epoch, files, strict.read_json(last / "state.json"))

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+import toy
 from command_line import minihmx, small
-from safetensors.torch import load_file, save
 from test_train import finished
 
 from minihmx.cli import main
@@ -22,7 +22,6 @@ from minihmx.models import weights
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.questions import extra_questions, load_questions, load_rubric
 from minihmx.storage import strict
-from minihmx.storage.run_folder import Store
 from minihmx.terminal.examples import markdown_page, show_examples
 
 Typed = Callable[..., tuple[int, str, str]]
@@ -34,17 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
     for seed, direction in enumerate(("forward", "reverse")):
         finished(folder, direction=direction).rename(folder / direction)
-        last = folder / direction / "checkpoints" / "epoch-02"
-        tensors = load_file(last / "adapter_model.safetensors")
-        generator = torch.Generator().manual_seed(seed)
-        for name, tensor in tensors.items():
-            if "lora_B" in name:
-                tensor += torch.randn(tensor.shape, generator=generator) * 0.3
-        names = ("adapter_config.json", "optimizer.safetensors")
-        files = {name: (last / name).read_bytes() for name in names}
-        files["adapter_model.safetensors"] = save(tensors)
-        state = strict.read_json(last / "state.json")
-        Store(folder / direction).publish("epoch-02", files, state)
+        toy.stir(folder / direction, "epoch-02", seed)
     return folder
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import golden
 import pytest
 import torch
-from safetensors.torch import load_file, save, save_file
+import toy
+from safetensors.torch import load_file, save_file
 from test_train import finished
 
 from minihmx import lora
@@ -23,7 +24,6 @@ from minihmx.models import adapters, weights
 from minihmx.models.targets import written_out
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Message
-from minihmx.storage import run_folder as store
 from minihmx.storage import strict
 from minihmx.terminal import talk
 
@@ -40,17 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, toy, and a run on it of two epochs, the last with a B that is far from zero."""
     folder = tmp_path_factory.mktemp("made")
     finished(folder).rename(folder / "run")
-    last = folder / "run" / "checkpoints" / "epoch-02"
-    tensors = load_file(last / "adapter_model.safetensors")
-    generator = torch.Generator().manual_seed(1)
-    for name, tensor in tensors.items():
-        if "lora_B" in name:
-            tensor += torch.randn(tensor.shape, generator=generator) * 0.3
-    names = ("adapter_config.json", "optimizer.safetensors")
-    files = {name: (last / name).read_bytes() for name in names}
-    files["adapter_model.safetensors"] = save(tensors)
-    state = strict.read_json(last / "state.json")
-    store.Store(folder / "run").publish("epoch-02", files, state)
+    toy.stir(folder / "run", "epoch-02", seed=1)
     return folder
 
 
