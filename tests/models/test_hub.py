@@ -277,6 +277,17 @@ def test_download_then_cache_then_no_network(tmp_path: Path) -> None:
     assert codes == [2, 2, 2, 2, 2, 4]
 
 
+def test_a_template_in_a_file_of_its_own_comes_along_and_needs_no_network_where_there_is_none(
+    tmp_path: Path,
+) -> None:
+    repo = checkpoint(tmp_path / "repos" / "org" / "new")
+    (repo / "chat_template.jinja").write_text("{{ 'one' }}")
+    checkpoint(tmp_path / "repos" / "org" / "old")
+    new, old, again = asked(tmp_path, *({"name": f"org/{name}"} for name in ("new", "old", "old")))
+    assert (Path(new["folder"]) / "chat_template.jinja").read_text() == "{{ 'one' }}"
+    assert "chat_template.jinja" not in old["files"] and again["requests"] == 0
+
+
 def test_what_cannot_be_used_is_refused_before_its_weights_are_fetched(tmp_path: Path) -> None:
     repos = tmp_path / "repos" / "org"
     (checkpoint(repos / "mistral") / "config.json").write_text('{"model_type": "mistral"}')
