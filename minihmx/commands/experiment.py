@@ -43,7 +43,7 @@ from minihmx.terminal.plan import headline, plan_lines, time_left
 from minihmx.terminal.text import show
 
 # What `train` and `eval` both take, in the same meaning.
-SHARED = ("revision", "device", "dtype", "threads", "decode_rows", "date")
+SHARED = ("revision", "device", "dtype", "threads", "decode_rows", "date", "chat_format")
 MOST_SEEDS = 1000
 
 

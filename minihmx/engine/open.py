@@ -27,6 +27,7 @@ from minihmx.models import adapters, hub, weights
 from minihmx.models.configs import ModelConfig
 from minihmx.models.decoder import Decoder
 from minihmx.models.folder import read_config
+from minihmx.models.template import AUTO
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Question
 
@@ -35,7 +36,8 @@ from minihmx.records import Question
 class Model:
     """A model that was found, whose config and tokenizer belong together; its weights may follow.
 
-    config: of a run on this model. Its dtype is resolved; device and checkpointing may be "auto".
+    config: of a run on this model. Its dtype and chat format are resolved, but for a base model's
+    format; device and checkpointing may be "auto".
     sources: where each value of config came from.
     """
 
@@ -66,8 +68,9 @@ def find_model(flags: Mapping[str, Any], *, slow_dtypes: bool = False) -> Model:
     device = pick_device(config.device)
     dtype = weights.DTYPES.get(config.dtype) if slow_dtypes else None
     dtype = dtype or pick_dtype(config.dtype, device)
-    config = replace(config, dtype=str(dtype).removeprefix("torch."))
-    tokenizer = load_tokenizer(source.folder, shape)
+    tokenizer = load_tokenizer(source.folder, shape, config.chat_format)
+    settled = tokenizer.chat_format.name or config.chat_format
+    config = replace(config, dtype=str(dtype).removeprefix("torch."), chat_format=settled)
     return Model(source, shape, tokenizer, config, sources, device, dtype)
 
 
@@ -82,9 +85,10 @@ def load_decoder(model: Model, underflow: Counter[str] | None = None) -> Decoder
     return weights.load(model.source.folder, model.dtype, model.device, underflow)
 
 
-def load_tokenizer(folder: Path, shape: ModelConfig) -> Tokenizer:
-    """The model's tokenizer. Raises UserError where it and the model do not belong together."""
-    tokenizer = Tokenizer.load(folder)
+def load_tokenizer(folder: Path, shape: ModelConfig, chat_format: str = AUTO) -> Tokenizer:
+    """The model's tokenizer. Raises UserError where it and the model, or it and the chat format
+    that is asked for, do not belong together."""
+    tokenizer = Tokenizer.load(folder, chat_format)
     if not shape.eos_ids:
         raise UserError(
             f"{folder} names no eos_token_id in generation_config.json or config.json, so no "

@@ -136,7 +136,8 @@ def examples(
         )
     kept = pair.run / "rubric.txt"
     rubric = load_rubric(kept if kept.exists() else path_or_none(config.rubric))
-    own = {name: getattr(config, name) for name in ("model", "revision", "threads", "date")}
+    kept_values = ("model", "revision", "threads", "date", "chat_format")
+    own = {name: getattr(config, name) for name in kept_values}
     model = find_model(own | dict(flags or {}), slow_dtypes=True)
     opened = {side: open_adapter(str(pair.folders[side]), model.source) for side in SIDES[1:]}
     prompts, decoder = Prompts(model.tokenizer, config.date, rubric), load_decoder(model)

@@ -191,6 +191,7 @@ def settings(
         switches(benchmark, given),
         config.dtype,
         config.date,
+        config.chat_format if chat else "",
     )
 
 
