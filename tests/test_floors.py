@@ -31,6 +31,7 @@ FLOORS = {
     1: "storage.run_folder storage.identity grpo lora optimizer",  # disk and mathematics
     2: "models models.configs models.context models.decoder models.weights models.tokenizer"
     " models.chat models.hub models.folder models.hub_errors models.targets models.adapters"
+    " models.template"
     " models.export engine engine.memory engine.sampling engine.prompts engine.open",  # machines
     3: "instruments instruments.clock instruments.amax instruments.metrics instruments.estimate"
     " instruments.machine",  # what watches
@@ -67,6 +68,7 @@ TORCH_FREE = (
     " storage.history commands.select experiment terminal.plan commands.experiment"
     " storage.strict storage.disk storage.run_folder storage.identity models models.configs"
     " models.tokenizer models.chat models.hub models.folder models.hub_errors models.targets"
+    " models.template"
     " models.adapters engine engine.prompts instruments instruments.estimate instruments.metrics"
     " instruments.machine probes"
     " probes.judge evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"

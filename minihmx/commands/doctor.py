@@ -65,10 +65,13 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+UNSAID = ("shape", "refusal", "folder")  # of Found, in the report
+
+
 class Found(NamedTuple):
     """A model as far as it is known without its weights.
 
-    shape: None where config.json could not be had. refusal: why the hub does not give it.
+    shape, folder: None where config.json could not be had. refusal: why the hub does not give it.
     """
 
     id: str
@@ -77,6 +80,7 @@ class Found(NamedTuple):
     access: str
     shape: ModelConfig | None
     refusal: Failure | None = None
+    folder: Path | None = None
 
 
 def examine(flags: Mapping[str, Any], gpu: float | None = None) -> dict[str, Any]:
@@ -103,14 +107,15 @@ def examine(flags: Mapping[str, Any], gpu: float | None = None) -> dict[str, Any
     family = found.shape.model_type if found.shape else MODELS[str(short)].family
     context = found.shape.max_positions if found.shape else sys.maxsize
     config, _ = resolve_config(flags, short, family, context)
-    config = settle(config, device)
+    config, chat_notice, chat_problem = settle_chat(settle(config, device), found.folder)
     out = home_path(config.out)
     report: dict[str, Any] = {
         "versions": machine.versions(),
         "device": device,
-        "model": {n: v for n, v in found._asdict().items() if n not in ("shape", "refusal")},
+        "model": {n: v for n, v in found._asdict().items() if n not in UNSAID},
         "locks": machine.locks(out / found.run_name) if found.run_name else [],
         "settings": {name: getattr(config, name) for name in FIELDS},
+        "notices": chat_notice,
     }
     if found.shape:
         work = estimate.Workload.of(questions, rubric)
@@ -134,7 +139,7 @@ def examine(flags: Mapping[str, Any], gpu: float | None = None) -> dict[str, Any
         "hub cache": machine.disk(Path(constants.HF_HUB_CACHE), 0 if found.cached else download),
         "runs": machine.disk(out, written),
     }
-    report["problems"] = list(problems(report, found, config))
+    report["problems"] = [*chat_problem, *problems(report, found, config)]
     return report
 
 
@@ -177,6 +182,23 @@ def settle(config: Config, device: Mapping[str, Any]) -> Config:
     return replace(config, device=device["kind"], dtype=device["dtype"], checkpointing=keep)
 
 
+def settle_chat(config: Config, folder: Path | None) -> tuple[Config, list[str], list[str]]:
+    """The config with the chat format that training would take, a notice on it, and a problem.
+
+    Nothing changes where the folder, or the tokenizer in it, is not on this disk yet.
+    """
+    from minihmx.models.tokenizer import Tokenizer
+
+    if folder is None or not (folder / "tokenizer.json").is_file():
+        return config, [], []
+    try:
+        tokenizer = Tokenizer.load(folder, config.chat_format)
+        settled = replace(config, chat_format=tokenizer.family)
+    except UserError as refusal:
+        return config, [], [str(refusal)]
+    return settled, list(filter(None, [tokenizer.chat_format.notice])), []
+
+
 # --- the model, without its weights ---------------------------------------------------------------
 
 
@@ -189,7 +211,8 @@ def look_up(name: str, revision: str | None) -> Found:
     repo = info.repo if info else name if hub.HUB_ID.fullmatch(name) else ""
     if not repo or (name not in MODELS and os.path.exists(name)):
         source = hub.resolve(name, revision)
-        return Found(source.id, source.run_name, True, "local", read_config(source.folder))
+        shape = read_config(source.folder)
+        return Found(source.id, source.run_name, True, "local", shape, folder=source.folder)
     access, refusal, path = ask_hub(repo, revision)
     if path is None:
         if info is None:
@@ -201,7 +224,7 @@ def look_up(name: str, revision: str | None) -> Found:
     run_name = name if name in MODELS else None
     if cached and run_name is None:  # its digest is the commit, which only a snapshot has
         run_name = hub.resolve(name, revision).run_name
-    return Found(repo, run_name, cached, access, shape, None if cached else refusal)
+    return Found(repo, run_name, cached, access, shape, None if cached else refusal, folder)
 
 
 def ask_hub(repo: str, revision: str | None) -> tuple[str, Failure | None, Path | None]:

@@ -154,10 +154,13 @@ class OpenAdapter(NamedTuple):
     notices: list[str]
 
 
-def open_adapter(name: str, source: hub.Source) -> OpenAdapter:
-    """Find, read and check an adapter: a run, RUN@epoch-03, or a folder in PEFT's format."""
+def open_adapter(name: str, source: hub.Source, chat_format: str = "") -> OpenAdapter:
+    """Find, read and check an adapter: a run, RUN@epoch-03, or a folder in PEFT's format.
+
+    chat_format: as in adapters.belongs.
+    """
     adapter = adapters.read_adapter(adapters.find_adapter(name))
-    notices = adapters.belongs(adapter, source)
+    notices = adapters.belongs(adapter, source, chat_format)
     return OpenAdapter(adapter, adapters.tensors(adapter), notices)
 
 

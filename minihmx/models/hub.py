@@ -13,7 +13,7 @@ from minihmx.config import MODELS
 from minihmx.errors import DataError, UserError, quoted, shortened
 from minihmx.models.folder import (
     INDEX,
-    TEMPLATE,
+    TEMPLATE_FILE,
     TEXT_FILES,
     folder_digest,
     read_config,
@@ -125,7 +125,7 @@ def _fetch(repo: str, revision: str | None) -> Path:
         revision = cached.name  # what was begun is continued at its own commit
     if constants.HF_HUB_OFFLINE:
         raise failure("offline", repo)
-    folder = _snapshot(repo, revision, [*TEXT_FILES, TEMPLATE, INDEX])
+    folder = _snapshot(repo, revision, [*TEXT_FILES, TEMPLATE_FILE, INDEX])
     assert folder is not None
     try:
         read_config(folder)  # refused before gigabytes come

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from minihmx.errors import UserError
 from minihmx.models import chat
-from minihmx.models.folder import TEMPLATE
+from minihmx.models.folder import TEMPLATE_FILE
 from minihmx.storage import strict
 
 AUTO = "auto"
@@ -22,7 +22,9 @@ REMEDY = "download the model again"
 
 # sha256 of a published template without the blanks at its ends -> the format that renders the same.
 KNOWN = {
-    "87a2728cb8dc9fe424d624542f6060ec05a1d285ebbec578bb078900e33396b5": "qwen3",
+    "87a2728cb8dc9fe424d624542f6060ec05a1d285ebbec578bb078900e33396b5": "qwen3",  # the first one
+    "a55ee1b1660128b7098723e0abcd92caa0788061051c62d51cbe87d9cf1974d8": "qwen3",  # its successor
+    "153280e3ff55d19da1398bdb3914ee2a51b80429bfaedde11d7d216c39db80f3": "chatml",
     "55b2f4a26ac9ee719330a61a0c39d9e538b0e9322212f048326318cff4f8674a": "qwen2.5",
     "872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788": "smollm2",
     "ecd6ae513fe103f0eb62e8ab5bfa8d0fe45c1074fa398b089c93a7e70c15cfd6": "gemma2",
@@ -31,14 +33,14 @@ KNOWN = {
 }
 
 
-class Choice(NamedTuple):
+class ChatFormat(NamedTuple):
     """A format of chat.FORMATS, "" for a base model; notice: why it may be wrong, else ""."""
 
     name: str
     notice: str = ""
 
 
-def choose_format(folder: Path, special_tokens: Collection[str], asked: str = AUTO) -> Choice:
+def choose_format(folder: Path, special_tokens: Collection[str], asked: str = AUTO) -> ChatFormat:
     """The chat format of the model in a folder whose tokenizer has these control tokens.
 
     asked: the format that the user names, or "auto". Raises UserError where the tokenizer lacks
@@ -54,24 +56,25 @@ def choose_format(folder: Path, special_tokens: Collection[str], asked: str = AU
                 f" give {' or '.join(fitting) or 'an instruction-tuned model'}, or leave the"
                 " option out."
             )
-        return Choice(asked)
+        return ChatFormat(asked)
     template = published_template(folder)
     if template is not None:
         found = KNOWN.get(hashlib.sha256(template.strip().encode()).hexdigest())
         if found and known[found].issubset(special_tokens):
-            return Choice(found)
+            return ChatFormat(found)
     try:
         name = chat.family(special_tokens)
     except UserError:  # said where the model is asked something; a base model can be measured
-        return Choice("")
+        return ChatFormat("")
     if template is None:
-        return Choice(name)
-    return Choice(
+        return ChatFormat(name)
+    fitting = [name for name, needed in known.items() if needed.issubset(special_tokens)]
+    return ChatFormat(
         name,
-        f"the chat template of {folder} is none of those known here, so its control tokens decide"
-        f" and prompts are in the format {name}; if the template adds other text, such as a system"
-        " message, the model sees prompts that it was not trained on: compare, and choose with"
-        f" --chat-format {'|'.join(n for n in known if known[n].issubset(special_tokens))}",
+        f"the chat template of {folder} is none of those that are known here, so the format {name}"
+        " is taken, which its control tokens stand for; where the template writes other text, such"
+        " as a system message, the model gets prompts that it was not trained on; to choose, give"
+        f" --chat-format {'|'.join(fitting)}",
     )
 
 
@@ -81,7 +84,7 @@ def published_template(folder: Path) -> str | None:
     It is the file chat_template.jinja, else what tokenizer_config.json says: a text, or a list of
     named ones of which "default" counts.
     """
-    path, config = folder / TEMPLATE, folder / "tokenizer_config.json"
+    path, config = folder / TEMPLATE_FILE, folder / "tokenizer_config.json"
     if path.is_file():
         return strict.read_file(path).decode("utf-8", errors="replace")
     settings = strict.read_json(config, REMEDY) if config.is_file() else None

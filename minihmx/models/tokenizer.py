@@ -19,7 +19,7 @@ import tokenizers
 
 from minihmx.errors import UserError, quoted
 from minihmx.models import chat
-from minihmx.models.template import AUTO, Choice, choose_format
+from minihmx.models.template import AUTO, ChatFormat, choose_format
 from minihmx.records import Segment
 from minihmx.storage import strict
 
@@ -48,7 +48,7 @@ class Tokenizer:
         self._control_ids = frozenset(control.values())
         self._split = re.compile(f"({'|'.join(map(re.escape, control)) or '(?!)'})").split
         self.vocab_size = size
-        self.chat_format = Choice("")
+        self.chat_format = ChatFormat("")
 
     @classmethod
     def load(cls, folder: Path, chat_format: str = AUTO) -> Tokenizer:

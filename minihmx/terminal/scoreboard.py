@@ -70,8 +70,8 @@ class Board:
 def as_json(session: Session) -> Iterator[str]:
     """Each finished result.json with its folder, on one line; all else goes to stderr."""
     board = Board(sys.stderr)
-    if doubt := session.machine.tokenizer.chat_format.notice:
-        print(f"notice: {doubt}", file=sys.stderr)
+    if session.doubt:
+        print(f"notice: {session.doubt}", file=sys.stderr)
     for loaded in dict.fromkeys(loaded for loaded, _ in session.jobs):
         for notice in loaded.notices:
             print(f"notice: {notice}", file=sys.stderr)
@@ -87,8 +87,8 @@ def heading(session: Session) -> Iterator[str]:
     decoder, source = session.machine.decoder, session.source
     dtype = str(decoder.dtype).removeprefix("torch.")
     yield f"model      {source.id} ({decoder.device}, {dtype}), loaded once"
-    if doubt := session.machine.tokenizer.chat_format.notice:
-        yield f"notice     {doubt}"
+    if session.doubt:
+        yield f"notice     {session.doubt}"
     for loaded in dict.fromkeys(loaded for loaded, _ in session.jobs):
         where = loaded.adapter.adapter.folder if loaded.adapter else "no adapter"
         yield f"evaluated  {loaded.subject.title}: {where}"

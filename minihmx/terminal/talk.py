@@ -119,7 +119,9 @@ def talk(options: argparse.Namespace) -> None:
         adapters.find_adapter(options.adapter)
     flags = {name: getattr(options, name) for name in ("model", "device", "dtype", "chat_format")}
     model = find_model(flags, slow_dtypes=True)
-    trained = None if options.adapter is None else open_adapter(options.adapter, model.source)
+    trained = None
+    if options.adapter is not None:
+        trained = open_adapter(options.adapter, model.source, model.config.chat_format)
     name, family = model.source.id, model.tokenizer.family
     print(f"{BASE:<8} {name}, {family} chat, {model.device}, {model.config.dtype}", flush=True)
     if doubt := model.tokenizer.chat_format.notice:
