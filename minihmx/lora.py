@@ -1,4 +1,4 @@
-"""LoRA by hand (Hu et al. 2021): y = W x + alpha / r * B (A x), with W frozen.
+"""LoRA by hand (Hu et al. 2021): y = W x + b + alpha / r * B (A x), with W and b frozen.
 
 The adapter is the policy. Switched off, the very same model is the judge and the reference (paper
 section 3.2): one copy of the weights plays all three parts, which is why a 3B model trains on one
@@ -34,7 +34,8 @@ class LoRALinear(nn.Module):
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float):
         super().__init__()
-        self.weight = base.weight  # the frozen linear's own tensor, under the name it had there
+        # The frozen linear's own tensors, under the names they had there. Only Qwen2 has biases.
+        self.weight, self.bias = base.weight, base.bias
         out_features, in_features = base.weight.shape
         master = torch.float64 if base.weight.dtype == torch.float64 else torch.float32
         device = base.weight.device
@@ -49,8 +50,8 @@ class LoRALinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
         if self.enabled and self.merged is not None:
-            return F.linear(x, self.merged)
-        base = F.linear(x, self.weight)
+            return F.linear(x, self.merged, self.bias)
+        base = F.linear(x, self.weight, self.bias)
         # Off, the branch is skipped. Multiplying it by zero would not do: judge and reference have
         # to be the base to the last bit, and 0 * infinity would not even be 0.
         if not self.enabled:
@@ -195,7 +196,7 @@ def detach(model: nn.Module) -> None:
         out_features, in_features = adapted.weight.shape
         # A linear on "meta" has no memory, which its weight would only occupy until it is replaced.
         linear = nn.Linear(in_features, out_features, bias=False, device="meta")
-        linear.weight = adapted.weight
+        linear.weight, linear.bias = adapted.weight, adapted.bias
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, linear)
 

@@ -120,15 +120,27 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Raises UserError for 16 bit on a CPU, where it is slow and nobody has tried a whole run."""
+    """Raises UserError for 16 bit on a CPU that has no instructions for such products."""
     if name == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
-    if device.type == "cpu" and name != "float32":
+    if device.type == "cpu" and name == "bfloat16" and not cpu_has_bfloat16():
         raise UserError(
-            f"--dtype {name} on a CPU is refused, because 16-bit products are slow there and "
+            "--dtype bfloat16 on a CPU is refused here, because this processor has neither AMX nor "
+            "AVX-512 BF16 and would be slower with it; leave --dtype out, or train on a GPU."
+        )
+    if device.type == "cpu" and name == "float16":
+        raise UserError(
+            "--dtype float16 on a CPU is refused, because 16-bit products are slow there and "
             "overflow; leave --dtype out, or train on a GPU."
         )
     return weights.DTYPES[name]
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware, as torch sees it."""
+    # torch has no public name for this question in every version from 2.6 on.
+    asked = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in asked)
 
 
 # --- adapters -------------------------------------------------------------------------------------
@@ -154,16 +166,31 @@ def open_adapter(name: str, source: hub.Source, chat_format: str = "") -> OpenAd
 
 @contextmanager
 def with_adapter(decoder: Decoder, opened: OpenAdapter | None) -> Iterator[None]:
-    """Inside, the loaded base has this adapter (None: stays as it is); behind, it is the base."""
+    """Inside, the loaded base has this adapter (None: stays as it is); behind, it is the base.
+
+    Raises RuntimeError if it is not the base any more, since every later figure would be wrong.
+    """
     if opened is None:
         yield
         return
+    before = checksum(decoder)
     adapters.attach_adapter(decoder, opened.adapter, opened.tensors)
     try:
         with lora.merged(decoder):
             yield
     finally:
         lora.detach(decoder)
+    if checksum(decoder) != before:
+        raise RuntimeError("taking the adapter off did not give the base back: this is a bug")
+
+
+def checksum(decoder: Decoder) -> dict[str, int]:
+    """For each tensor the sum of its bits read as integers, which a changed or lost one changes."""
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return {
+        name: int(tensor.view(integers[tensor.itemsize]).sum())
+        for name, tensor in decoder.state_dict().items()
+    }
 
 
 def check_lengths(model: Model, prompts: Prompts, questions: list[Question]) -> None:

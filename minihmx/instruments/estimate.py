@@ -61,6 +61,8 @@ def parameter_counts(model: ModelConfig) -> tuple[int, int, int]:
     D, hd = model.hidden_size, model.head_dim
     layer = sum(inner * outer for inner, outer in linears(model).values())
     layer += D * (4 if model.sandwich else 2) + (2 * hd if model.qk_norm else 0)
+    if model.qkv_bias:
+        layer += hd * (model.num_attention_heads + 2 * model.num_key_value_heads)
     embedding = model.vocab_size * D
     return model.num_hidden_layers * layer + D, embedding, 0 if model.tied else embedding
 

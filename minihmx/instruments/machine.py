@@ -61,11 +61,11 @@ def environment(device: torch.device) -> dict[str, Any]:
 def describe_device(config: Config, gpu: float | None) -> dict[str, Any]:
     """Where the run would be; bytes of memory and what others leave free.
 
-    Raises UserError for a device that is not there, or 16 bit on a CPU.
+    Raises UserError for a device that is not there, or 16 bit on a CPU without it.
     """
     import torch
 
-    from minihmx.engine.open import pick_device, pick_dtype
+    from minihmx.engine.open import cpu_has_bfloat16, pick_device, pick_dtype
 
     device = torch.device("cuda") if gpu is not None else pick_device(config.device)
     dtype = str(pick_dtype(config.dtype, device)).removeprefix("torch.")
@@ -76,7 +76,8 @@ def describe_device(config: Config, gpu: float | None) -> dict[str, Any]:
         name, (free, total) = torch.cuda.get_device_name(), torch.cuda.mem_get_info()
         free = min(free + CUDA_CONTEXT, total)  # to ask has made this process's own context
     else:
-        name = platform.machine()
+        products = "has" if cpu_has_bfloat16() else "has not"
+        name = f"{platform.machine()}, which {products} bfloat16 products"
         free = total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "kind": device.type,

@@ -1,7 +1,8 @@
 """A model family is a handful of scalars read from Hugging Face's config.json.
 
-The three families differ in: q/k norms (Qwen3); norms after attention and MLP, 1 + w norm weights,
-tanh-gelu, scaled embeddings, two softcaps and sliding windows (Gemma 2); llama3 rope scaling.
+The families differ in: q/k norms (Qwen3); biases on q, k and v (Qwen2, Qwen2.5); norms after
+attention and MLP, 1 + w norm weights, tanh-gelu, scaled embeddings, two softcaps and sliding
+windows (Gemma 2); llama3 rope scaling.
 A new family is one function here and one entry in FAMILIES.
 """
 
@@ -54,6 +55,7 @@ class ModelConfig:
     attention_scale: float
     eos_ids: tuple[int, ...]
     qk_norm: bool = False
+    qkv_bias: bool = False
     sandwich: bool = False  # norms after attention and MLP as well as before
     norm_offset: float = 0.0  # added to every norm weight
     activation: str = "silu"
@@ -183,16 +185,24 @@ def _expect_activation(config: Mapping[str, Any], key: str, expected: str) -> No
         )
 
 
+def _expect_full_attention(config: Mapping[str, Any]) -> None:
+    if config.get("use_sliding_window") not in (None, False):
+        raise UserError("use_sliding_window is set, but no supported Qwen model has it.")
+
+
 def _llama(config: Mapping[str, Any]) -> dict[str, Any]:
     _expect_activation(config, "hidden_act", "silu")
     return {}
 
 
+def _qwen2(config: Mapping[str, Any]) -> dict[str, Any]:
+    _expect_full_attention(config)
+    return dict(_llama(config), qkv_bias=True)
+
+
 def _qwen3(config: Mapping[str, Any]) -> dict[str, Any]:
-    _expect_activation(config, "hidden_act", "silu")
-    if config.get("use_sliding_window") not in (None, False):
-        raise UserError("use_sliding_window is set, but no supported Qwen3 model has it.")
-    return dict(qk_norm=True)
+    _expect_full_attention(config)
+    return dict(_llama(config), qk_norm=True)
 
 
 def _gemma2(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,6 +232,7 @@ def _gemma2(config: Mapping[str, Any]) -> dict[str, Any]:
 
 FAMILIES: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "llama": _llama,
+    "qwen2": _qwen2,
     "qwen3": _qwen3,
     "gemma2": _gemma2,
 }

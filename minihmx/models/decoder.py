@@ -1,4 +1,4 @@
-"""One transformer for Llama, Qwen3 and Gemma 2.
+"""One transformer for Llama, Qwen2, Qwen3 and Gemma 2.
 
 The module tree carries Hugging Face's names, so loading is `load_state_dict` and a LoRA on it has
 PEFT's names. What tells the families apart is a handful of scalars in configs.py.
@@ -79,11 +79,11 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        size, D = config.hidden_size, config.head_dim
+        size, D, bias = config.hidden_size, config.head_dim, config.qkv_bias
         self.config = config
-        self.q_proj = nn.Linear(size, config.num_attention_heads * D, bias=False)
-        self.k_proj = nn.Linear(size, config.num_key_value_heads * D, bias=False)
-        self.v_proj = nn.Linear(size, config.num_key_value_heads * D, bias=False)
+        self.q_proj = nn.Linear(size, config.num_attention_heads * D, bias=bias)
+        self.k_proj = nn.Linear(size, config.num_key_value_heads * D, bias=bias)
+        self.v_proj = nn.Linear(size, config.num_key_value_heads * D, bias=bias)
         self.o_proj = nn.Linear(config.num_attention_heads * D, size, bias=False)
         if config.qk_norm:  # per head, before the rotation (Qwen3)
             self.q_norm = RMSNorm(D, config.rms_norm_eps, config.norm_offset)

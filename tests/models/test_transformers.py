@@ -21,7 +21,7 @@ from minihmx.engine.sampling import generate
 from minihmx.models import weights
 from minihmx.models.decoder import Decoder
 
-FAMILIES = ("llama", "qwen3", "gemma2")
+FAMILIES = ("llama", "qwen2", "qwen3", "gemma2")
 WINDOW = 8
 SHAPE: dict[str, Any] = dict(
     vocab_size=160,
@@ -40,6 +40,7 @@ OWN: dict[str, dict[str, Any]] = {
         rms_norm_eps=1e-5,
         rope_parameters=ROPE | dict(original_max_position_embeddings=32, rope_theta=5e4),
     ),
+    "qwen2": dict(rope_parameters=dict(rope_type="default", rope_theta=1e6)),
     "qwen3": dict(rope_parameters=dict(rope_type="default", rope_theta=1e6)),
     "gemma2": dict(
         query_pre_attn_scalar=24,
@@ -65,7 +66,8 @@ def save(tmp_path_factory: pytest.TempPathFactory) -> Save:
     """Writes a family's random checkpoint with save_pretrained, once for each form."""
     import transformers
 
-    classes = {"llama": "LlamaConfig", "qwen3": "Qwen3Config", "gemma2": "Gemma2Config"}
+    classes = {"llama": "LlamaConfig", "gemma2": "Gemma2Config"}
+    classes |= {"qwen2": "Qwen2Config", "qwen3": "Qwen3Config"}
 
     @functools.cache
     def write(family: str, *, tied: bool = True, sharded: bool = False) -> Path:
@@ -78,6 +80,8 @@ def save(tmp_path_factory: pytest.TempPathFactory) -> Save:
                 noise = torch.randn(parameter.shape, generator=generator)
                 if "norm" in name:  # Gemma's stand beside 0, the others' beside 1
                     parameter.copy_((family != "gemma2") + 0.3 * noise)
+                elif "bias" in name:  # as large as what they are added to, as Qwen2's are
+                    parameter.copy_(noise)
                 else:  # about 1 / sqrt(hidden): each product keeps the size of what goes in
                     parameter.copy_(0.15 * noise)
         folder = tmp_path_factory.mktemp("checkpoint")
@@ -133,7 +137,7 @@ def changed(decoder: Decoder, trait: str, value: Any) -> Decoder:
     if trait != "norms":
         config = dataclasses.replace(decoder.config, **{trait: value})
         other = Decoder(config).requires_grad_(False)
-        other.load_state_dict(decoder.state_dict(), strict=trait != "qk_norm")
+        other.load_state_dict(decoder.state_dict(), strict=trait not in ("qk_norm", "qkv_bias"))
         return other
     for name, parameter in decoder.named_parameters():
         if "norm" in name:
@@ -147,6 +151,7 @@ def changed(decoder: Decoder, trait: str, value: Any) -> Decoder:
         ("llama", "norms", 1.0),
         ("llama", "rope_scaling", None),
         ("llama", "rope_theta", 1e4),
+        ("qwen2", "qkv_bias", False),
         ("qwen3", "norms", 1.0),
         ("qwen3", "qk_norm", False),
         ("gemma2", "norms", 0.0),
