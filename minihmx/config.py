@@ -67,6 +67,7 @@ MODEL_VALUES: dict[str, dict[str, Any]] = {
     "qwen3-8b": dict(max_completion_length=128),
 }
 LOSS_TYPES = ("bnpo", "grpo", "dr_grpo", "dapo")
+CHAT_FORMATS = ("auto", "qwen3", "chatml", "qwen2.5", "smollm2", "gemma2", "llama3", "tiny")
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FAMILY_VALUES: dict[str, dict[str, Any]] = {"gemma2": dict(learning_rate=1e-5)}
 
@@ -98,6 +99,9 @@ class Config:
     max_completion_length: int = knob(256, "ours", "cap on an answer (paper: 128 for Qwen3-8B)")
     max_sequence_length: int = knob(4096, "paper", "prompt and completion together")
     date: str = knob("26 Jul 2024", "ours", "the date in Llama 3's header; it would change daily")
+    chat_format: str = knob(
+        "auto", "ours", "auto: as the model's published template has it", choices=CHAT_FORMATS
+    )
     judge_max_tokens: int = knob(64, "ours", "cap on the judge's greedy score and reason")
     # objective
     loss_type: str = knob("bnpo", "ours", "how tokens are weighted", choices=LOSS_TYPES)

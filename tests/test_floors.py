@@ -32,6 +32,7 @@ FLOORS = {
     2: "models models.configs models.context models.decoder models.weights models.tokenizer"
     " instruments.estimate"
     " models.chat models.hub models.folder models.hub_errors models.targets models.adapters"
+    " models.template"
     " models.export engine engine.memory engine.sampling engine.prompts engine.open",  # machines
     3: "instruments instruments.clock instruments.amax instruments.metrics"
     " instruments.machine",  # what watches
@@ -68,6 +69,7 @@ TORCH_FREE = (
     " storage.history commands.select experiment terminal.plan commands.experiment"
     " storage.strict storage.disk storage.run_folder storage.identity models models.configs"
     " models.tokenizer models.chat models.hub models.folder models.hub_errors models.targets"
+    " models.template"
     " models.adapters engine engine.prompts instruments instruments.estimate instruments.metrics"
     " instruments.machine probes"
     " probes.judge evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"

@@ -27,6 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "max_completion_length": "tokens",
         "device": "where",
         "dtype": "what to compute in",
+        "chat_format": "what is written around each turn",
     }.items():
         default, choices = FIELDS[name].default, FIELDS[name].metadata["choices"]
         flag, text = f"--{name.replace('_', '-')}", f"{text} (%(default)s)"

@@ -65,11 +65,14 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+UNSAID = ("shape", "refusal", "folder")  # of Found, in the report
+
+
 class Found(NamedTuple):
     """A model as far as it is known without its weights.
 
-    shipped: whether the shape is the package's own, as config.json could not be had. refusal: why
-    the hub does not give it.
+    folder: None where config.json could not be had; then a short name's shape is the one that
+    ships. refusal: why the hub does not give it.
     """
 
     id: str
@@ -78,7 +81,7 @@ class Found(NamedTuple):
     access: str
     shape: ModelConfig
     refusal: Failure | None = None
-    shipped: bool = False
+    folder: Path | None = None
 
 
 def examine(flags: Mapping[str, Any], gpu: float | None = None) -> dict[str, Any]:
@@ -102,7 +105,7 @@ def examine(flags: Mapping[str, Any], gpu: float | None = None) -> dict[str, Any
     device = machine.describe_device(given, gpu)
     short, shape = short_name(given.model), found.shape
     config, _ = resolve_config(flags, short, shape.model_type, shape.max_positions)
-    config = settle(config, device)
+    config, chat_notice, chat_problem = settle_chat(settle(config, device), found.folder)
     out = home_path(config.out)
     work = estimate.Workload.of(questions, rubric)
     parts = estimate.parts(shape, config, work)
@@ -114,9 +117,11 @@ def examine(flags: Mapping[str, Any], gpu: float | None = None) -> dict[str, Any
     report: dict[str, Any] = {
         "versions": machine.versions(),
         "device": device,
-        "model": {n: v for n, v in found._asdict().items() if n not in ("shape", "refusal")},
+        "model": {n: v for n, v in found._asdict().items() if n not in UNSAID}
+        | {"shipped": found.folder is None},
         "locks": machine.locks(out / found.run_name) if found.run_name else [],
         "settings": {name: getattr(config, name) for name in FIELDS},
+        "notices": chat_notice,
         "workload": work._asdict(),
         "memory": {name: part._asdict() for name, part in parts.items()},
         "peak": estimate.peaks(parts),
@@ -128,7 +133,7 @@ def examine(flags: Mapping[str, Any], gpu: float | None = None) -> dict[str, Any
             "runs": machine.disk(out, written),
         },
     }
-    report["problems"] = list(problems(report, found, config))
+    report["problems"] = [*chat_problem, *problems(report, found, config)]
     return report
 
 
@@ -169,6 +174,23 @@ def settle(config: Config, device: Mapping[str, Any]) -> Config:
     return replace(config, device=device["kind"], dtype=device["dtype"], checkpointing=keep)
 
 
+def settle_chat(config: Config, folder: Path | None) -> tuple[Config, list[str], list[str]]:
+    """The config with the chat format that training would take, a notice on it, and a problem.
+
+    Nothing changes where the folder, or the tokenizer in it, is not on this disk yet.
+    """
+    from minihmx.models.tokenizer import Tokenizer
+
+    if folder is None or not (folder / "tokenizer.json").is_file():
+        return config, [], []
+    try:
+        tokenizer = Tokenizer.load(folder, config.chat_format)
+        settled = replace(config, chat_format=tokenizer.family)
+    except UserError as refusal:
+        return config, [], [str(refusal)]
+    return settled, list(filter(None, [tokenizer.chat_format.notice])), []
+
+
 # --- the model, without its weights ---------------------------------------------------------------
 
 
@@ -182,20 +204,21 @@ def look_up(name: str, revision: str | None) -> Found:
     repo = info.repo if info else name if hub.HUB_ID.fullmatch(name) else ""
     if not repo or (name not in MODELS and os.path.exists(name)):
         source = hub.resolve(name, revision)
-        return Found(source.id, source.run_name, True, "local", read_config(source.folder))
+        shape = read_config(source.folder)
+        return Found(source.id, source.run_name, True, "local", shape, folder=source.folder)
     access, refusal, path = ask_hub(repo, revision)
     if path is None:
         if short is None:
             raise refusal or failure("offline", repo)
         shape, run_name = shipped_config(short), name if name in MODELS else None
-        return Found(repo, run_name, False, access, shape, refusal, shipped=True)
+        return Found(repo, run_name, False, access, shape, refusal)
     folder = path.parent
     shape = read_config(folder)
     cached = all((folder / weights).is_file() for weights in weight_names(folder))
     run_name = name if name in MODELS else None
     if cached and run_name is None:  # its digest is the commit, which only a snapshot has
         run_name = hub.resolve(name, revision).run_name
-    return Found(repo, run_name, cached, access, shape, None if cached else refusal)
+    return Found(repo, run_name, cached, access, shape, None if cached else refusal, folder)
 
 
 def ask_hub(repo: str, revision: str | None) -> tuple[str, Failure | None, Path | None]:

@@ -45,7 +45,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-tokens", type=int, default=8192, metavar="N", help="tokens together (%(default)s)"
     )
-    for name in ("seed", "out", "revision", "device", "dtype", "threads", "decode_rows", "date"):
+    names = ("seed", "out", "revision", "device", "dtype", "threads", "decode_rows", "date")
+    for name in (*names, "chat_format"):
         field, flag = FIELDS[name], f"--{name.replace('_', '-')}"
         kind, text = type(field.default), f"{field.metadata['help']} ({field.default!r})"
         no_default, choices = argparse.SUPPRESS, field.metadata["choices"]

@@ -43,7 +43,7 @@ from minihmx.terminal.plan import headline, plan_lines, time_left
 from minihmx.terminal.text import show
 
 # What `train` and `eval` both take, in the same meaning.
-SHARED = ("revision", "device", "dtype", "threads", "decode_rows", "date")
+SHARED = ("revision", "device", "dtype", "threads", "decode_rows", "date", "chat_format")
 MOST_SEEDS = 1000
 
 
@@ -72,9 +72,7 @@ def run(options: argparse.Namespace) -> int:
     flags = {name: value for name, value in vars(options).items() if name in FIELDS}
     flags.setdefault("model", "tiny")
     check_number("limit", options.limit, 1, LARGEST, or_zero=True)
-    report = doctor.examine(flags)
-    if report["problems"]:
-        raise UserError(report["problems"][0])
+    report = examined(flags)
     tasks = benchmark_names(options.tasks)
     data = options.data or ("sample" if flags["model"] == "tiny" else "hub")
     for task in tasks:  # what cannot be had is refused before the hours of training
@@ -86,6 +84,8 @@ def run(options: argparse.Namespace) -> int:
     if report["model"]["cached"] or not options.dry_run:
         source = hub.resolve(flags["model"], flags.get("revision") or None)
         found = source.run_name, source.digest
+        if not report["model"]["cached"]:  # what was downloaded now tells the chat format
+            report = examined(flags)
     given = {name: value for name, value in flags.items() if name not in ("model", "out")}
     of_eval = {name: value for name, value in given.items() if name in SHARED}
     of_eval |= {"limit": options.limit} if options.limit else {}
@@ -109,6 +109,14 @@ def run(options: argparse.Namespace) -> int:
     for line in plan_lines(experiment, report):
         show(line)
     return 0 if options.dry_run else work(experiment)
+
+
+def examined(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """What doctor says of a run. Raises UserError for the first thing that would stop it."""
+    report = doctor.examine(flags)
+    if report["problems"]:
+        raise UserError(report["problems"][0])
+    return report
 
 
 def benchmark_names(text: str) -> list[str]:

@@ -29,6 +29,7 @@ from minihmx.models import adapters, hub, weights
 from minihmx.models.configs import ModelConfig
 from minihmx.models.decoder import Decoder
 from minihmx.models.folder import read_config, shipped_config
+from minihmx.models.template import AUTO
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Question
 
@@ -37,7 +38,8 @@ from minihmx.records import Question
 class Model:
     """A model that was found, whose config and tokenizer belong together; its weights may follow.
 
-    config: of a run on this model. Its dtype is resolved; device and checkpointing may be "auto".
+    config: of a run on this model. Its dtype and chat format are resolved, but for a base model's
+    format; device and checkpointing may be "auto".
     sources: where each value of config came from.
     """
 
@@ -71,8 +73,9 @@ def find_model(flags: Mapping[str, Any], *, slow_dtypes: bool = False) -> Model:
     shape = read_config(source.folder)
     check_memory(source.id, shape, dtype, device)
     config, sources = resolve_config(flags, short, shape.model_type, shape.max_positions)
-    config = replace(config, dtype=str(dtype).removeprefix("torch."))
-    tokenizer = load_tokenizer(source.folder, shape)
+    tokenizer = load_tokenizer(source.folder, shape, config.chat_format)
+    settled = tokenizer.chat_format.name or config.chat_format
+    config = replace(config, dtype=str(dtype).removeprefix("torch."), chat_format=settled)
     return Model(source, shape, tokenizer, config, sources, device, dtype)
 
 
@@ -100,9 +103,10 @@ def check_memory(name: str, shape: ModelConfig, dtype: torch.dtype, device: torc
         )
 
 
-def load_tokenizer(folder: Path, shape: ModelConfig) -> Tokenizer:
-    """The model's tokenizer. Raises UserError where it and the model do not belong together."""
-    tokenizer = Tokenizer.load(folder)
+def load_tokenizer(folder: Path, shape: ModelConfig, chat_format: str = AUTO) -> Tokenizer:
+    """The model's tokenizer. Raises UserError where it and the model, or it and the chat format
+    that is asked for, do not belong together."""
+    tokenizer = Tokenizer.load(folder, chat_format)
     if not shape.eos_ids:
         raise UserError(
             f"{folder} names no eos_token_id in generation_config.json or config.json, so no "
@@ -168,10 +172,13 @@ class OpenAdapter(NamedTuple):
     notices: list[str]
 
 
-def open_adapter(name: str, source: hub.Source) -> OpenAdapter:
-    """Find, read and check an adapter: a run, RUN@epoch-03, or a folder in PEFT's format."""
+def open_adapter(name: str, source: hub.Source, chat_format: str = "") -> OpenAdapter:
+    """Find, read and check an adapter: a run, RUN@epoch-03, or a folder in PEFT's format.
+
+    chat_format: as in adapters.belongs.
+    """
     adapter = adapters.read_adapter(adapters.find_adapter(name))
-    notices = adapters.belongs(adapter, source)
+    notices = adapters.belongs(adapter, source, chat_format)
     return OpenAdapter(adapter, adapters.tensors(adapter), notices)
 
 

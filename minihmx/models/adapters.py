@@ -162,8 +162,10 @@ def read_adapter(folder: Path) -> Adapter:
     return Adapter(folder, base or "", rank, alpha, targets)
 
 
-def belongs(adapter: Adapter, source: Source) -> list[str]:
+def belongs(adapter: Adapter, source: Source, chat_format: str = "") -> list[str]:
     """Raises UserError for an adapter of another model; returns what remains uncertain.
+
+    chat_format: in which the adapter is going to be asked, if it is.
 
     A path and an id may well be the same model, so there the shapes decide (`attach`).
     """
@@ -182,9 +184,18 @@ def belongs(adapter: Adapter, source: Source) -> list[str]:
     run = checkpoints.parent / "config.json"
     config = read_json(run) if checkpoints.name == "checkpoints" and run.is_file() else None
     science = config.get("science") if isinstance(config, dict) else None
-    if isinstance(science, dict) and science.get("model digest") != source.digest:
-        return [f"{source.id} is not the same version (digest) that the adapter was trained on"]
-    return []
+    if not isinstance(science, dict):
+        return []
+    notices, trained = [], science.get("chat_format")
+    if science.get("model digest") != source.digest:
+        text = f"{source.id} is not the same version (digest) that the adapter was trained on"
+        notices.append(text)
+    if isinstance(trained, str) and chat_format and trained != chat_format:
+        notices.append(
+            f"the adapter was trained on prompts in the chat format {quoted(trained)}, and is asked"
+            f" in {chat_format}, so it may answer otherwise; give --chat-format as in its training"
+        )
+    return notices
 
 
 def _is_public(name: str) -> bool:

@@ -42,6 +42,25 @@ def qwen3(messages: Turns, date: str, prompt: bool, thinking: bool | None) -> li
     return segments
 
 
+def chatml(default: str) -> Format:
+    """ChatML without thoughts, content not stripped. default: the system message that the template
+    adds to a conversation which has none of its own; empty where it adds nothing."""
+
+    def render_turns(
+        messages: Turns, date: str, prompt: bool, thinking: bool | None
+    ) -> list[Segment]:
+        segments = []
+        if default and messages[0].role != "system":
+            segments.append(Segment(f"<|im_start|>system\n{default}<|im_end|>\n", True))
+        for role, content in messages:
+            segments += _turn(f"<|im_start|>{role}\n", content, "<|im_end|>\n")
+        if prompt:
+            segments.append(Segment("<|im_start|>assistant\n", True))
+        return segments
+
+    return render_turns
+
+
 def gemma2(messages: Turns, date: str, prompt: bool, thinking: bool | None) -> list[Segment]:
     """Gemma 2: content stripped, "model" answers. Raises UserError where the template raises."""
     if messages[0].role == "system":
@@ -94,9 +113,17 @@ def _turn(start: str, content: str, end: str) -> list[Segment]:
     return [Segment(start, True), Segment(content, False), Segment(end, True)]
 
 
-# Each family's format and the control tokens that it writes, by which a tokenizer is recognised.
+QWEN = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+SMOLLM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+CHATML = frozenset({"<|im_start|>", "<|im_end|>"})
+
+# Each format and the control tokens that it writes. A tokenizer is recognised by them, the first
+# format whose tokens it has; so plain ChatML stands behind Qwen3's and before its named kin.
 FORMATS: dict[str, tuple[Format, frozenset[str]]] = {
-    "qwen3": (qwen3, frozenset({"<|im_start|>", "<|im_end|>"})),
+    "qwen3": (qwen3, CHATML | {"<think>", "</think>"}),
+    "chatml": (chatml(""), CHATML),
+    "qwen2.5": (chatml(QWEN), CHATML),
+    "smollm2": (chatml(SMOLLM), CHATML),
     "gemma2": (gemma2, frozenset({"<bos>", "<start_of_turn>", "<end_of_turn>"})),
     "llama3": (
         llama3,
@@ -129,7 +156,7 @@ def render(
     generation_prompt: bool = True,
     thinking: bool | None = False,
 ) -> list[Segment]:
-    """The conversation (at least one message) in a family's chat format.
+    """The conversation (at least one message) in a chat format of FORMATS.
 
     date: Llama's "Today Date". thinking: Qwen3's enable_thinking, None where it is not given.
     Raises UserError for what the real template refuses.

@@ -20,6 +20,7 @@ from minihmx.storage import strict
 from minihmx.storage.disk import home_path
 
 TEXT_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+TEMPLATE_FILE = "chat_template.jinja"  # older models have it in tokenizer_config.json
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 OTHER_FORMATS = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".npz", ".onnx"}
@@ -163,7 +164,7 @@ def cache_folder() -> Path:
 
 def folder_digest(folder: Path) -> str:
     """sha256 (hex) over names and contents of every file that is read from a local folder."""
-    texts = [folder / name for name in TEXT_FILES if (folder / name).is_file()]
+    texts = [folder / name for name in (*TEXT_FILES, TEMPLATE_FILE) if (folder / name).is_file()]
     files = sorted([*texts, *weight_files(folder)])
     try:
         digests = _digests(files)

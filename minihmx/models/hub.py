@@ -13,6 +13,7 @@ from minihmx.config import MODEL_GROUPS, MODELS
 from minihmx.errors import DataError, UserError, quoted, shortened
 from minihmx.models.folder import (
     INDEX,
+    TEMPLATE_FILE,
     TEXT_FILES,
     folder_digest,
     is_gguf,
@@ -129,14 +130,15 @@ def _fetch(repo: str, revision: str | None) -> Path:
     cached = _snapshot(repo, revision, ["config.json"], local=True)
     if cached is not None:
         # Without a network the cache cannot tell an optional file that it lacks from one that the
-        # repository lacks: take what is there.
+        # repository lacks: take what is there. Nor can it for the template, which many repositories
+        # lack, but that comes before the weights do, so where those are it is too.
         needed = TEXT_FILES[:1] if constants.HF_HUB_OFFLINE else TEXT_FILES
         if _holds(cached, [*needed, *weight_names(cached)]):
             return cached
         revision = cached.name  # what was begun is continued at its own commit
     if constants.HF_HUB_OFFLINE:
         raise failure("offline", repo)
-    folder = _snapshot(repo, revision, [*TEXT_FILES, INDEX])
+    folder = _snapshot(repo, revision, [*TEXT_FILES, TEMPLATE_FILE, INDEX])
     assert folder is not None
     try:
         if not _holds(folder, ["config.json"]):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import tokenizers
 
 from minihmx.errors import UserError, quoted
 from minihmx.models import chat
+from minihmx.models.template import AUTO, ChatFormat, choose_format
 from minihmx.records import Segment
 from minihmx.storage import strict
 
@@ -32,6 +32,7 @@ class Tokenizer:
     """A tokenizer.json with a BPE model, made safe for quoting. Build it with `load`.
 
     vocab_size: one more than the highest id that has a text (the model may have more rows).
+    chat_format: what its folder asks for; empty without one, where the control tokens decide.
     """
 
     def __init__(
@@ -47,10 +48,15 @@ class Tokenizer:
         self._control_ids = frozenset(control.values())
         self._split = re.compile(f"({'|'.join(map(re.escape, control)) or '(?!)'})").split
         self.vocab_size = size
+        self.chat_format = ChatFormat("")
 
     @classmethod
-    def load(cls, folder: Path) -> Tokenizer:
-        """Reads folder/tokenizer.json. Raises UserError where it is missing or unusable."""
+    def load(cls, folder: Path, chat_format: str = AUTO) -> Tokenizer:
+        """Reads folder/tokenizer.json, and which chat format the folder's template is.
+
+        chat_format: the one to take instead. Raises UserError where tokenizer.json is missing or
+        unusable, or has not that format's control tokens.
+        """
         path = folder / "tokenizer.json"
         if not path.is_file():
             instead = " (only tokenizer.model)" if (folder / "tokenizer.model").is_file() else ""
@@ -58,7 +64,9 @@ class Tokenizer:
                 f"{folder} holds no tokenizer.json{instead}, the one file that minihmx reads a"
                 " tokenizer from: copy it there from the model's Hugging Face page."
             )
-        return cls.from_bytes(path.read_bytes(), str(path))
+        found = cls.from_bytes(path.read_bytes(), str(path))
+        found.chat_format = choose_format(folder, found.special, chat_format)
+        return found
 
     @classmethod
     def from_bytes(cls, raw: bytes, name: str = "tokenizer.json") -> Tokenizer:
@@ -89,10 +97,10 @@ class Tokenizer:
         """Control tokens and template markers: what content never becomes and decode leaves out."""
         return frozenset(self._control)
 
-    @cached_property
+    @property
     def family(self) -> str:
         """The chat format. Raises UserError for a base model, which has none (models/chat.py)."""
-        return chat.family(self._control)
+        return self.chat_format.name or chat.family(self._control)
 
     def id(self, token: str) -> int | None:
         """The id of a token spelled as in tokenizer.json, None if there is no such token."""

@@ -136,8 +136,10 @@ def examples(
         )
     kept = pair.run / "rubric.txt"
     rubric = load_rubric(kept if kept.exists() else path_or_none(config.rubric))
-    own = {name: getattr(config, name) for name in ("model", "revision", "threads", "date")}
+    kept_values = ("model", "revision", "threads", "date", "chat_format")
+    own = {name: getattr(config, name) for name in kept_values}
     model = find_model(own | dict(flags or {}), slow_dtypes=True)
+    doubts = filter(None, [model.tokenizer.chat_format.notice])
     opened = {side: open_adapter(str(pair.folders[side]), model.source) for side in SIDES[1:]}
     prompts, decoder = Prompts(model.tokenizer, config.date, rubric), load_decoder(model)
     wanted = [(question, s) for question in questions for s in range(samples)]
@@ -158,7 +160,7 @@ def examples(
         "seed": config.seed,
         "temperature": config.temperature,
         "runs": {side: str(folder) for side, folder in pair.folders.items()},
-        "notices": sorted({notice for each in opened.values() for notice in each.notices}),
+        "notices": sorted({*doubts, *(n for each in opened.values() for n in each.notices)}),
         "answers": [{"side": s, **answer_record(r)} for s in SIDES for r in rollouts[s]],
         "scores": {side: score_record(rollouts[side]) for side in SIDES},
     }

@@ -108,6 +108,7 @@ def probe(flags: Mapping[str, Any], samples: int = 5) -> dict[str, Any]:
             "wordings": len(WORDINGS) + 1,
             "seed": config.seed,
         },
+        "notices": list(filter(None, [model.tokenizer.chat_format.notice])),
         **summarize(items, greedy, sampled, reworded),
     }
 
@@ -227,6 +228,7 @@ def judge_lines(report: Mapping[str, Any]) -> Iterator[str]:
         f"judge      {model['id']}, {settings['dtype']}: {n} fixed answers, greedy, "
         f"{settings['judge_max_tokens']} tokens at most"
     )
+    yield from (f"notice     {notice}" for notice in report.get("notices", ()))
     if model["id"] == "tiny":
         yield "           tiny knows its own small language only; this English is foreign to it"
     yield "class        answers  scored   mean  above the median real answer"

@@ -191,6 +191,8 @@ def plan(run: Run) -> Iterator[str]:
     for name, came_from in sorted(run.sources.items()):
         if came_from != "default" and name != "model":
             yield f"  {name} = {getattr(c, name)}  ({came_from})"
+    if notice := run.prompts.tokenizer.chat_format.notice:
+        yield f"notice     {notice}"
     yield from (f"warning    {doubt}" for doubt in doubts(run.prompts.rubric))
     yield f"files      {run.store.folder}"
 

@@ -36,6 +36,7 @@ def plan_lines(experiment: Experiment, report: Mapping[str, Any]) -> Iterator[st
         least = f"; on an RTX 4090 the training takes {hours:.1f} hours at the very least, by the "
         least += "arithmetic of `minihmx doctor`"
         yield f"  time        unknown until the first run is through{least if hours > 0.1 else ''}"
+    yield from (f"  notice      {notice}" for notice in report["notices"])
     for piece in listed:
         mark = "done" if piece.name in done else "to do"
         yield f"  {mark:<5}  minihmx {shlex.join(piece.arguments)}"

@@ -49,6 +49,7 @@ def preflight_lines(report: Mapping[str, Any]) -> Iterator[str]:
         f"fits       {'yes' if largest <= limit else 'no'}: {size(largest)} in "
         f"{size(limit)}, {MARGIN:.0%} of what is free"
     )
+    yield from (f"notice     {notice}" for notice in report["notices"])
     yield from (f"problem    {problem}" for problem in report["problems"])
 
 

@@ -70,6 +70,8 @@ class Board:
 def as_json(session: Session) -> Iterator[str]:
     """Each finished result.json with its folder, on one line; all else goes to stderr."""
     board = Board(sys.stderr)
+    if session.doubt:
+        print(f"notice: {session.doubt}", file=sys.stderr)
     for loaded in dict.fromkeys(loaded for loaded, _ in session.jobs):
         for notice in loaded.notices:
             print(f"notice: {notice}", file=sys.stderr)
@@ -85,6 +87,8 @@ def heading(session: Session) -> Iterator[str]:
     decoder, source = session.machine.decoder, session.source
     dtype = str(decoder.dtype).removeprefix("torch.")
     yield f"model      {source.id} ({decoder.device}, {dtype}), loaded once"
+    if session.doubt:
+        yield f"notice     {session.doubt}"
     for loaded in dict.fromkeys(loaded for loaded, _ in session.jobs):
         where = loaded.adapter.adapter.folder if loaded.adapter else "no adapter"
         yield f"evaluated  {loaded.subject.title}: {where}"

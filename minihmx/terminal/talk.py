@@ -117,11 +117,15 @@ def talk(options: argparse.Namespace) -> None:
             stream.reconfigure(errors="replace")
     if options.adapter is not None:  # one that is not there is refused before a download
         adapters.find_adapter(options.adapter)
-    flags = {name: getattr(options, name) for name in ("model", "device", "dtype")}
+    flags = {name: getattr(options, name) for name in ("model", "device", "dtype", "chat_format")}
     model = find_model(flags, slow_dtypes=True)
-    trained = None if options.adapter is None else open_adapter(options.adapter, model.source)
+    trained = None
+    if options.adapter is not None:
+        trained = open_adapter(options.adapter, model.source, model.config.chat_format)
     name, family = model.source.id, model.tokenizer.family
     print(f"{BASE:<8} {name}, {family} chat, {model.device}, {model.config.dtype}", flush=True)
+    if doubt := model.tokenizer.chat_format.notice:
+        print(f"notice   {doubt}")
     sides: tuple[str, ...] = (BASE,)
     decoder = load_decoder(model)
     if trained:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import templates
 from conftest import shared
 
 from minihmx.errors import UserError
@@ -15,13 +16,12 @@ from minihmx.records import Message, Segment
 
 render = partial(chat.render, date="26 Jul 2024")
 
-TEMPLATES = {"qwen3": "qwen3", "gemma2": "gemma2-it", "llama3": "llama-3.2-3b-instruct"}
-GOLDEN_NAMES = {"qwen3": "qwen3", "gemma2": "gemma2", "llama3": "llama3.2"}
+GOLDEN_NAMES = {"llama3": "llama3.2"}
 
 
 def golden(name: str) -> list[dict[str, Any]]:
     cases = json.loads(shared("templates/golden.json").read_text(encoding="utf-8"))
-    return [case for case in cases if case["family"] == GOLDEN_NAMES[name]]
+    return [case for case in cases if case["family"] == GOLDEN_NAMES.get(name, name)]
 
 
 def render_case(name: str, case: dict[str, Any]) -> list[Segment]:
@@ -40,9 +40,12 @@ def joined(segments: list[Segment]) -> str:
     return "".join(segment.text for segment in segments)
 
 
-@pytest.mark.parametrize(("name", "count"), [("qwen3", 72), ("gemma2", 24), ("llama3", 32)])
-def test_segments_join_to_what_the_real_template_renders(name: str, count: int) -> None:
-    cases = golden(name)
+@pytest.mark.parametrize(
+    ("published", "count"),
+    [("qwen3", 72), ("qwen2.5", 24), ("gemma2", 24), ("llama3.2", 32), ("llama3.1", 32)],
+)
+def test_segments_join_to_what_the_real_template_renders(published: str, count: int) -> None:
+    name, cases = templates.KNOWN[published], golden(published)
     assert len(cases) == count
     for case in cases:
         if case["rendered"] is None:
@@ -53,20 +56,6 @@ def test_segments_join_to_what_the_real_template_renders(name: str, count: int) 
             assert joined(render_case(name, case)) == case["rendered"], case["name"]
 
 
-def jinja(name: str) -> Any:
-    """The real template under jinja2 (a dependency of torch), which minihmx itself never needs."""
-    sandbox = pytest.importorskip("jinja2.sandbox")
-    environment = sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-
-    def refuse(message: str) -> None:
-        raise UserError(message)
-
-    environment.globals["raise_exception"] = refuse
-    return environment.from_string(shared(f"templates/{TEMPLATES[name]}.jinja").read_text())
-
-
 def outcome(call: Any) -> str:
     try:
         return str(call())
@@ -74,10 +63,10 @@ def outcome(call: Any) -> str:
         return "refused: " + str(refused).split(":")[0]
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_random_conversations_render_as_the_real_template_renders_them(name: str) -> None:
-    template = jinja(name)
-    bos = {"qwen3": "", "gemma2": "<bos>", "llama3": "<|begin_of_text|>"}[name]
+@pytest.mark.parametrize("published", templates.KNOWN)
+def test_random_conversations_render_as_the_real_template_renders_them(published: str) -> None:
+    name, template = templates.KNOWN[published], templates.jinja(templates.published(published))
+    bos = templates.BOS.get(name, "")
     draw = random.Random(0)
     pieces = ["", "a", "\n", " ", "b c", "<think>", "</think>", "\n\nok", "<tool_response>"]
     pieces += ["</tool_response>", "<|im_end|>", "<end_of_turn>", "{{ x }}", "你"]
@@ -161,8 +150,12 @@ def test_fold_system_puts_the_system_text_before_the_first_question() -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_family_is_told_by_the_control_tokens_a_tokenizer_holds(name: str) -> None:
     tokens = FORMATS[name][1]
-    assert family([*tokens, "<|endoftext|>", "<unk>"]) == name
+    plain = tokens == FORMATS["chatml"][1]  # then only a template tells its kin from ChatML
+    assert family([*tokens, "<|endoftext|>", "<unk>"]) == ("chatml" if plain else name)
     for missing in tokens:
+        if missing in ("<think>", "</think>"):
+            assert family(tokens - {missing}) == "chatml"
+            continue
         with pytest.raises(UserError):
             family(tokens - {missing})
 

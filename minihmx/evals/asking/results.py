@@ -32,7 +32,8 @@ class Settings:
     """What decides a number beside model, adapter and items.
 
     samples, temperature, seed: of generated replies; temperature 0 is greedy. limit: so many items,
-    0 for all. switches: the benchmark's own. date: of Llama's chat header.
+    0 for all. switches: the benchmark's own. date: of Llama's chat header. chat_format: empty where
+    chat is off, and then it is not written.
     """
 
     chat: bool
@@ -43,6 +44,7 @@ class Settings:
     switches: Mapping[str, str]
     dtype: str
     date: str
+    chat_format: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Results:
         self.settings, self.items = settings, chosen(dataset, settings.limit)
         self.identity = {
             "benchmark": benchmark.name,
-            "settings": asdict(settings),
+            "settings": {n: v for n, v in asdict(settings).items() if v or n != "chat_format"},
             "data": {"digest": dataset.digest},
             "model": dict(subject.model),
             "adapter": subject.adapter and dict(subject.adapter),

@@ -61,6 +61,12 @@ class Session:
     config: Config
     jobs: list[tuple[Loaded, Results]]
 
+    @property
+    def doubt(self) -> str:
+        """What is uncertain about the chat format, where any benchmark is asked in one; else ""."""
+        in_chat = any(results.settings.chat for _, results in self.jobs)
+        return self.machine.tokenizer.chat_format.notice if in_chat else ""
+
 
 def open_session(flags: Mapping[str, Any], options: Options) -> Session:
     """Check the cheap things first, then load the model once. Raises Failure (errors.py)."""
@@ -191,6 +197,7 @@ def settings(
         switches(benchmark, given),
         config.dtype,
         config.date,
+        config.chat_format if chat else "",
     )
 
 
@@ -200,7 +207,7 @@ def load_subject(name: str, source: hub.Source, config: Config) -> Loaded:
     model = {"id": source.id, "revision": source.revision, "digest": source.digest}
     if name == adapters.BASE:
         return Loaded(Subject(runs / adapters.BASE, adapters.BASE, model, None), None)
-    opened = open_adapter(name, source)
+    opened = open_adapter(name, source, config.chat_format)
     folder = opened.adapter.folder
     sha = adapters.adapter_digest(folder)
     if folder.parent.name == "checkpoints":
