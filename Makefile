@@ -19,7 +19,7 @@ DATA   ?= $(if $(filter tiny,$(MODEL)),sample,hub)
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 
-train: .venv/run  ## train MODEL (default tiny): make train MODEL=llama3.2-3b SEED=1 [DIRECTION=reverse]
+train: .venv/run  ## train MODEL (default tiny): make train MODEL=llama3.2-3b SEED=1 [DIRECTION=reverse]; a small one is MODEL=qwen2.5-0.5b
 	$(PY) -m minihmx train '$(MODEL)' --direction $(DIRECTION) --seed $(SEED) $(ARGS)
 
 eval: .venv/evals  ## benchmarks on MODEL and on RUNs of it: make eval MODEL=tiny RUN=runs/tiny/forward/seed-1 [TASKS=bbq,toxigen] [LIMIT=100]

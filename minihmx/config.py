@@ -18,22 +18,38 @@ from minihmx.errors import UserError, quoted, shortened
 
 
 class ModelInfo(NamedTuple):
-    """A model known by a short name. gigabytes: 16-bit weights on disk."""
+    """A model known by a short name. gigabytes: 16-bit weights on disk. paper: one of its five."""
 
     repo: str
     family: str
     parameters: str
     gigabytes: float
     gated: bool
+    paper: bool = False
 
 
 MODELS = {
     "tiny": ModelInfo("", "llama", "1.5M", 0.003, False),
-    "qwen3-0.6b": ModelInfo("Qwen/Qwen3-0.6B", "qwen3", "0.6B", 1.5, False),
-    "qwen3-4b": ModelInfo("Qwen/Qwen3-4B", "qwen3", "4.0B", 8.0, False),
-    "qwen3-8b": ModelInfo("Qwen/Qwen3-8B", "qwen3", "8.2B", 16.4, False),
-    "gemma2-2b": ModelInfo("google/gemma-2-2b-it", "gemma2", "2.6B", 5.2, True),
-    "llama3.2-3b": ModelInfo("meta-llama/Llama-3.2-3B-Instruct", "llama", "3.2B", 6.4, True),
+    "qwen3-0.6b": ModelInfo("Qwen/Qwen3-0.6B", "qwen3", "0.6B", 1.5, False, True),
+    "qwen3-4b": ModelInfo("Qwen/Qwen3-4B", "qwen3", "4.0B", 8.0, False, True),
+    "qwen3-8b": ModelInfo("Qwen/Qwen3-8B", "qwen3", "8.2B", 16.4, False, True),
+    "gemma2-2b": ModelInfo("google/gemma-2-2b-it", "gemma2", "2.6B", 5.2, True, True),
+    "llama3.2-3b": ModelInfo("meta-llama/Llama-3.2-3B-Instruct", "llama", "3.2B", 6.4, True, True),
+    "smollm2-135m": ModelInfo("HuggingFaceTB/SmolLM2-135M-Instruct", "llama", "135M", 0.27, False),
+    "smollm2-360m": ModelInfo("HuggingFaceTB/SmolLM2-360M-Instruct", "llama", "362M", 0.72, False),
+    "smollm2-1.7b": ModelInfo("HuggingFaceTB/SmolLM2-1.7B-Instruct", "llama", "1.7B", 3.4, False),
+    "qwen2.5-0.5b": ModelInfo("Qwen/Qwen2.5-0.5B-Instruct", "qwen2", "0.5B", 1.0, False),
+    "qwen2.5-1.5b": ModelInfo("Qwen/Qwen2.5-1.5B-Instruct", "qwen2", "1.5B", 3.1, False),
+    "qwen2.5-3b": ModelInfo("Qwen/Qwen2.5-3B-Instruct", "qwen2", "3.1B", 6.2, False),
+    "llama3.2-1b": ModelInfo("meta-llama/Llama-3.2-1B-Instruct", "llama", "1.2B", 2.5, True),
+    "qwen3-1.7b": ModelInfo("Qwen/Qwen3-1.7B", "qwen3", "1.7B", 4.1, False),
+}
+
+# How a list of the models is headed, and the names below each heading.
+MODEL_GROUPS = {
+    "bundled": [name for name, info in MODELS.items() if not info.repo],
+    "the paper's": [name for name, info in MODELS.items() if info.paper],
+    "for small machines": [name for name, info in MODELS.items() if info.repo and not info.paper],
 }
 
 # Field values that a model needs instead of the dataclass's default. A short name's row also holds

@@ -30,10 +30,11 @@ FLOORS = {
     " terminal.text",  # words and plain arithmetic
     1: "storage.run_folder storage.identity grpo lora optimizer",  # disk and mathematics
     2: "models models.configs models.context models.decoder models.weights models.tokenizer"
+    " instruments.estimate"
     " models.chat models.hub models.folder models.hub_errors models.targets models.adapters"
     " models.template"
     " models.export engine engine.memory engine.sampling engine.prompts engine.open",  # machines
-    3: "instruments instruments.clock instruments.amax instruments.metrics instruments.estimate"
+    3: "instruments instruments.clock instruments.amax instruments.metrics"
     " instruments.machine",  # what watches
     4: "run rollout learn instruments.notfinite train",  # a run
     5: "probes probes.judge probes.examples"

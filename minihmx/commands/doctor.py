@@ -24,7 +24,7 @@ from minihmx.instruments import estimate, machine
 from minihmx.instruments.estimate import MARGIN, size
 from minihmx.models import hub
 from minihmx.models.configs import ModelConfig
-from minihmx.models.folder import read_config, weight_names
+from minihmx.models.folder import read_config, shipped_config, weight_names
 from minihmx.models.hub_errors import failure, hub_failure
 from minihmx.questions import load_questions, load_rubric
 from minihmx.storage.disk import home_path
@@ -71,14 +71,15 @@ UNSAID = ("shape", "refusal", "folder")  # of Found, in the report
 class Found(NamedTuple):
     """A model as far as it is known without its weights.
 
-    shape, folder: None where config.json could not be had. refusal: why the hub does not give it.
+    folder: None where config.json could not be had; then a short name's shape is the one that
+    ships. refusal: why the hub does not give it.
     """
 
     id: str
     run_name: str | None
     cached: bool
     access: str
-    shape: ModelConfig | None
+    shape: ModelConfig
     refusal: Failure | None = None
     folder: Path | None = None
 
@@ -102,42 +103,35 @@ def examine(flags: Mapping[str, Any], gpu: float | None = None) -> dict[str, Any
     rubric = load_rubric(path_or_none(given.rubric))
     found = look_up(given.model, given.revision or None)
     device = machine.describe_device(given, gpu)
-    # without config.json, a short name's row knows the family
-    short = short_name(given.model)
-    family = found.shape.model_type if found.shape else MODELS[str(short)].family
-    context = found.shape.max_positions if found.shape else sys.maxsize
-    config, _ = resolve_config(flags, short, family, context)
+    short, shape = short_name(given.model), found.shape
+    config, _ = resolve_config(flags, short, shape.model_type, shape.max_positions)
     config, chat_notice, chat_problem = settle_chat(settle(config, device), found.folder)
     out = home_path(config.out)
+    work = estimate.Workload.of(questions, rubric)
+    parts = estimate.parts(shape, config, work)
+    download = 2 * sum(estimate.parameter_counts(shape))  # all of them are stored in 16 bit
+    if short:  # some hold the tied head a second time
+        download = round(MODELS[short].gigabytes * 1e9)
+    # masters and both moments, in every checkpoint and in the replaceable one
+    written = 12 * estimate.trainable(shape, config) * (config.epochs + 2)
     report: dict[str, Any] = {
         "versions": machine.versions(),
         "device": device,
-        "model": {n: v for n, v in found._asdict().items() if n not in UNSAID},
+        "model": {n: v for n, v in found._asdict().items() if n not in UNSAID}
+        | {"shipped": found.folder is None},
         "locks": machine.locks(out / found.run_name) if found.run_name else [],
         "settings": {name: getattr(config, name) for name in FIELDS},
         "notices": chat_notice,
-    }
-    if found.shape:
-        work = estimate.Workload.of(questions, rubric)
-        parts = estimate.parts(found.shape, config, work)
-        download = 2 * sum(
-            estimate.parameter_counts(found.shape)
-        )  # all of them are stored in 16 bit
-        report["workload"] = work._asdict()
-        report["memory"] = {name: part._asdict() for name, part in parts.items()}
-        report["peak"] = estimate.peaks(parts)
-        report["floors"] = estimate.floors(found.shape, config, work)
-        # masters and both moments, in every checkpoint and in the replaceable one
-        written = 12 * estimate.trainable(found.shape, config) * (config.epochs + 2)
-    else:
-        download = round(MODELS[str(short)].gigabytes * 1e9)
-        how = f"{MODELS[str(short)].parameters} parameters, {config.dtype}"
-        weights = download * estimate.width(config.dtype) // 2
-        report["memory"] = {"weights": {"bytes": weights, "how": how}}
-        report["peak"], report["floors"], written = {"weights alone": weights}, {}, 0
-    report["disk"] = {
-        "hub cache": machine.disk(Path(constants.HF_HUB_CACHE), 0 if found.cached else download),
-        "runs": machine.disk(out, written),
+        "workload": work._asdict(),
+        "memory": {name: part._asdict() for name, part in parts.items()},
+        "peak": estimate.peaks(parts),
+        "floors": estimate.floors(shape, config, work),
+        "disk": {
+            "hub cache": machine.disk(
+                Path(constants.HF_HUB_CACHE), 0 if found.cached else download
+            ),
+            "runs": machine.disk(out, written),
+        },
     }
     report["problems"] = [*chat_problem, *problems(report, found, config)]
     return report
@@ -167,8 +161,6 @@ def problems(report: Mapping[str, Any], found: Found, config: Config) -> Iterato
 def remedy(found: Found, config: Config, report: Mapping[str, Any], limit: float) -> str:
     """What to do about a run that does not fit."""
     other = "plan for a GPU with --gpu GIB" if config.device == "cpu" else "take a larger GPU"
-    if found.shape is None:
-        return f"choose a smaller model or {other}"
     smaller = estimate.shrink(found.shape, config, estimate.Workload(**report["workload"]), limit)
     if smaller is None:
         return f"not even one row at a time does: choose a smaller model or {other}"
@@ -207,7 +199,8 @@ def look_up(name: str, revision: str | None) -> Found:
 
     Raises Failure for a name that means nothing, and for a hub id whose config.json cannot be had.
     """
-    info = MODELS.get(short_name(name) or "")
+    short = short_name(name)
+    info = MODELS.get(short or "")
     repo = info.repo if info else name if hub.HUB_ID.fullmatch(name) else ""
     if not repo or (name not in MODELS and os.path.exists(name)):
         source = hub.resolve(name, revision)
@@ -215,9 +208,10 @@ def look_up(name: str, revision: str | None) -> Found:
         return Found(source.id, source.run_name, True, "local", shape, folder=source.folder)
     access, refusal, path = ask_hub(repo, revision)
     if path is None:
-        if info is None:
+        if short is None:
             raise refusal or failure("offline", repo)
-        return Found(repo, name if name in MODELS else None, False, access, None, refusal)
+        shape, run_name = shipped_config(short), name if name in MODELS else None
+        return Found(repo, run_name, False, access, shape, refusal)
     folder = path.parent
     shape = read_config(folder)
     cached = all((folder / weights).is_file() for weights in weight_names(folder))
@@ -247,10 +241,7 @@ def ask_hub(repo: str, revision: str | None) -> tuple[str, Failure | None, Path 
     except (TypeError, AttributeError):  # a bug stays one
         raise
     except EntryNotFoundError:
-        raise UserError(
-            f"{repo} holds no config.json, so it is no model in Hugging Face's format; name the "
-            "repository that it was made from."
-        ) from None
+        raise UserError(f"{repo} {hub.NO_CONFIG}") from None
     except Exception as error:  # requests, httpx and hf_xet each raise their own
         found = hub_failure(error, repo, revision)
         if isinstance(found, IOFailure):

@@ -8,24 +8,24 @@ import os
 import signal
 from collections.abc import Sequence
 
-from minihmx.config import FIELDS, MODELS
+from minihmx.config import FIELDS, MODEL_GROUPS, MODELS
 from minihmx.errors import INTERRUPTED
+from minihmx.models.configs import FAMILIES
 from minihmx.terminal.text import show, typed
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Every config field is a flag, so that a default stands in one place."""
-    parser.epilog = "\n".join(
-        [
-            "models:",
-            *(
-                f"  {name:<12} {info.parameters:>5}  {info.repo or 'bundled, no download'}"
-                + (" (gated: needs HF_TOKEN)" if info.gated else "")
-                for name, info in MODELS.items()
-            ),
-            "  or a local path, or a hub id of one of these three families",
-        ]
-    )
+    lines = []
+    for heading, names in MODEL_GROUPS.items():
+        lines.append(f"models, {heading}:")
+        for name in names:
+            info = MODELS[name]
+            gated = " (gated: needs HF_TOKEN)" if info.gated else ""
+            where = info.repo + gated or "no download"
+            lines.append(f"  {name:<12} {info.parameters:>5} {info.gigabytes:>6g} GB  {where}")
+    lines.append(f"  or a local path, or a hub id of one of these families: {', '.join(FAMILIES)}")
+    parser.epilog = "\n".join(lines)
     config_flags(parser)
 
 

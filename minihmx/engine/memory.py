@@ -6,13 +6,16 @@ the same however rows are cut, up to rounding.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
+PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")  # Linux tells there what memory there is
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -111,3 +114,35 @@ def release() -> None:
     """Give cached memory back. It helps only outside an `except`, whose traceback holds tensors."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+# --- what there is, before anything is loaded -----------------------------------------------------
+
+
+def free_memory(device: torch.device) -> tuple[int, int]:
+    """Bytes that a process can still take on this device, and bytes of it in all.
+
+    On a CPU a limit on the process, as a container has one, counts as all of the memory.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info()
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total = min([physical, *_cgroup_limits()])
+    with suppress(OSError, ValueError, IndexError):
+        told = (PROC / "meminfo").read_text().partition("MemAvailable:")[2]
+        return min(total, int(told.split()[0]) * 1024), total
+    return total, total
+
+
+def _cgroup_limits() -> Iterator[int]:
+    """The limits of the process's control group and of those above it, in version 1 or 2."""
+    with suppress(OSError):
+        for line in (PROC / "self" / "cgroup").read_text().splitlines():
+            _, kinds, path = line.split(":", 2)
+            if kinds not in ("", "memory"):
+                continue
+            folder, name = CGROUPS / kinds, f"memory.{'limit_in_bytes' if kinds else 'max'}"
+            for part in path.split("/"):  # its first is empty, which is the root
+                folder /= part
+                with suppress(OSError, ValueError):  # no limit is the word "max"
+                    yield int((folder / name).read_text())

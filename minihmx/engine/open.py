@@ -21,12 +21,14 @@ from torch import Tensor
 
 from minihmx import lora
 from minihmx.config import MODELS, Config, resolve_config, short_name
+from minihmx.engine.memory import free_memory
 from minihmx.engine.prompts import Prompts
 from minihmx.errors import UserError
+from minihmx.instruments.estimate import parameter_counts, size
 from minihmx.models import adapters, hub, weights
 from minihmx.models.configs import ModelConfig
 from minihmx.models.decoder import Decoder
-from minihmx.models.folder import read_config
+from minihmx.models.folder import read_config, shipped_config
 from minihmx.models.template import AUTO
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Question
@@ -62,12 +64,15 @@ def find_model(flags: Mapping[str, Any], *, slow_dtypes: bool = False) -> Model:
     given, _ = resolve_config(
         flags, short, MODELS[short].family if short else "", context=sys.maxsize
     )
+    device = pick_device(given.device)
+    dtype = weights.DTYPES.get(given.dtype) if slow_dtypes else None
+    dtype = dtype or pick_dtype(given.dtype, device)
+    if short and MODELS[short].repo:
+        check_memory(given.model, shipped_config(short), dtype, device)
     source = hub.resolve(given.model, given.revision or None)
     shape = read_config(source.folder)
+    check_memory(source.id, shape, dtype, device)
     config, sources = resolve_config(flags, short, shape.model_type, shape.max_positions)
-    device = pick_device(config.device)
-    dtype = weights.DTYPES.get(config.dtype) if slow_dtypes else None
-    dtype = dtype or pick_dtype(config.dtype, device)
     tokenizer = load_tokenizer(source.folder, shape, config.chat_format)
     settled = tokenizer.chat_format.name or config.chat_format
     config = replace(config, dtype=str(dtype).removeprefix("torch."), chat_format=settled)
@@ -83,6 +88,19 @@ def load_decoder(model: Model, underflow: Counter[str] | None = None) -> Decoder
     if model.config.threads:
         torch.set_num_threads(model.config.threads)
     return weights.load(model.source.folder, model.dtype, model.device, underflow)
+
+
+def check_memory(name: str, shape: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
+    """Raises UserError where the weights alone are more than the device has free."""
+    needed, (free, _) = sum(parameter_counts(shape)) * dtype.itemsize, free_memory(device)
+    if needed > free:
+        place = "the GPU" if device.type == "cuda" else "this machine"
+        halved = "--dtype bfloat16 where it is allowed, " if dtype == torch.float32 else ""
+        raise UserError(
+            f"{name} does not fit: its weights alone take {size(needed)} in "
+            f"{str(dtype).removeprefix('torch.')}, and {place} has {size(free)} of memory free; "
+            f"take a smaller model, {halved}or another machine."
+        )
 
 
 def load_tokenizer(folder: Path, shape: ModelConfig, chat_format: str = AUTO) -> Tokenizer:

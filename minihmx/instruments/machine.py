@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import importlib.metadata
-import os
 import platform
 import shutil
 import subprocess
@@ -65,6 +64,7 @@ def describe_device(config: Config, gpu: float | None) -> dict[str, Any]:
     """
     import torch
 
+    from minihmx.engine.memory import free_memory
     from minihmx.engine.open import cpu_has_bfloat16, pick_device, pick_dtype
 
     device = torch.device("cuda") if gpu is not None else pick_device(config.device)
@@ -72,13 +72,11 @@ def describe_device(config: Config, gpu: float | None) -> dict[str, Any]:
     if gpu is not None:
         name, free = f"--gpu {gpu:g}", round(gpu * GIB)
         total = free
-    elif device.type == "cuda":
-        name, (free, total) = torch.cuda.get_device_name(), torch.cuda.mem_get_info()
-        free = min(free + CUDA_CONTEXT, total)  # to ask has made this process's own context
     else:
-        products = "has" if cpu_has_bfloat16() else "has not"
-        name = f"{platform.machine()}, which {products} bfloat16 products"
-        free = total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        products = f"{'with' if cpu_has_bfloat16() else 'without'} bfloat16 products"
+        name, (free, total) = f"{platform.machine()} {products}", free_memory(device)
+        if device.type == "cuda":  # to ask has made this process's own context
+            name, free = torch.cuda.get_device_name(), min(free + CUDA_CONTEXT, total)
     return {
         "kind": device.type,
         "name": name,

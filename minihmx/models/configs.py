@@ -128,7 +128,10 @@ def _shared_fields(
 ) -> dict[str, Any]:
     for bias in ("attention_bias", "mlp_bias"):
         if config.get(bias) not in (None, False):
-            raise UserError(f"{bias} is set in config.json, but no supported {kind} model has it.")
+            raise UserError(
+                f"{bias} is set in config.json, but no supported {kind} model has it, and without "
+                "these biases every answer would be wrong; name a model that has none."
+            )
     sizes = {name: _size(name, config[name]) for name in VERBATIM}
     heads = sizes["num_attention_heads"]
     default_head_dim = {"qwen3": 128, "gemma2": 256}.get(kind, sizes["hidden_size"] // heads)

@@ -23,7 +23,7 @@ TEXT_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokeni
 TEMPLATE_FILE = "chat_template.jinja"  # older models have it in tokenizer_config.json
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-OTHER_FORMATS = {".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".npz", ".onnx"}
+OTHER_FORMATS = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".npz", ".onnx"}
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -41,6 +41,8 @@ def read_config(folder: Path) -> ModelConfig:
     """
     path, generation = folder / "config.json", folder / "generation_config.json"
     if not os.path.isfile(path):  # unlike Path.is_file, False where permission is denied
+        if gguf := _gguf_alone(folder):
+            raise UserError(no_gguf(gguf))
         adapter = os.path.isfile(folder / "adapter_config.json")
         what = "is a LoRA adapter, not a model" if adapter else "holds no config.json"
         raise UserError(
@@ -60,6 +62,41 @@ def read_config(folder: Path) -> ModelConfig:
     except ValueError as error:
         raise UserError(f"{path} is malformed ({error}); download the model again.") from None
     return found
+
+
+def shipped_config(short: str) -> ModelConfig:
+    """The shape of a model of config.MODELS as it ships with the package, so without the hub.
+
+    It names no eos tokens: for those, and all that a run computes, the model's own file is read.
+    """
+    shapes = strict.read_json(Path(__file__).parents[1] / "data" / "shapes.json")
+    return ModelConfig.from_hf(shapes[short])
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether it is a file in GGUF, llama.cpp's format, whatever its name."""
+    if not path.is_file():
+        return False
+    with suppress(OSError), path.open("rb") as file:
+        if file.read(4) == b"GGUF":
+            return True
+    return path.suffix.lower() == ".gguf"
+
+
+def no_gguf(path: Path) -> str:
+    """Why a GGUF file is refused, and what to do with it."""
+    return (
+        f"{path} is a GGUF file, and only safetensors are read, because GGUF mostly holds weights "
+        "that were rounded to a few bits; name the model that it was made from, or convert it with "
+        f"transformers and gguf: AutoModelForCausalLM.from_pretrained({str(path.parent)!r}, "
+        f"gguf_file={path.name!r}).save_pretrained(NEW_FOLDER), and AutoTokenizer likewise."
+    )
+
+
+def _gguf_alone(folder: Path) -> Path | None:
+    """The first GGUF file of a folder without other weights."""
+    others = (path for path in folder.glob("*") if path.suffix in {".safetensors", *OTHER_FORMATS})
+    return next(filter(is_gguf, sorted(folder.glob("*"))), None) if not any(others) else None
 
 
 def weight_names(folder: Path) -> list[str]:
@@ -104,6 +141,8 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _no_weights(folder: Path) -> str:
+    if gguf := _gguf_alone(folder):
+        return no_gguf(gguf)
     others = sorted(path.name for path in folder.iterdir() if path.suffix in OTHER_FORMATS)
     if others:
         return (

@@ -9,13 +9,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from minihmx.config import MODELS
+from minihmx.config import MODEL_GROUPS, MODELS
 from minihmx.errors import DataError, UserError, quoted, shortened
 from minihmx.models.folder import (
     INDEX,
     TEMPLATE_FILE,
     TEXT_FILES,
     folder_digest,
+    is_gguf,
+    no_gguf,
     read_config,
     weight_files,
     weight_names,
@@ -24,6 +26,10 @@ from minihmx.models.hub_errors import failure, hub_failure
 from minihmx.storage.disk import home_path, verify
 
 TINY = Path(__file__).resolve().parents[1] / "tiny"
+NO_CONFIG = (
+    "holds no config.json, so it is no model in Hugging Face's format (a repository of GGUF files "
+    "alone is none); name the repository that it was made from."
+)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 
@@ -76,6 +82,8 @@ def _bundled(name: str) -> Source:
 
 
 def _local(folder: Path, short: str | None) -> Source:
+    if is_gguf(folder):
+        raise UserError(no_gguf(folder))
     if not folder.is_dir():
         raise UserError(f"{folder} is a file; name the folder that holds it and its config.json.")
     read_config(folder)
@@ -97,13 +105,18 @@ def _run_name(name: str, sha: str) -> str:
 def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name.lower(), MODELS, n=1)
     guess = f" (did you mean {near[0]}?)" if near else ""
-    known = ", ".join(
-        f"{short} ({info.parameters}, {info.gigabytes:g} GB{', gated' if info.gated else ''})"
-        for short, info in MODELS.items()
+    known = "; ".join(
+        f"{heading}: {', '.join(map(_with_size, group))}" for heading, group in MODEL_GROUPS.items()
     )
     return (
-        f"Unknown model {quoted(name)}{guess}: take {known}, a local folder, or a hub id ORG/NAME."
+        f"Unknown model {quoted(name)}{guess}; take a local folder, a hub id ORG/NAME, or one of "
+        f"these, {known}."
     )
+
+
+def _with_size(short: str) -> str:
+    info = MODELS[short]
+    return f"{short} ({info.parameters}, {info.gigabytes:g} GB{', gated' if info.gated else ''})"
 
 
 def _fetch(repo: str, revision: str | None) -> Path:
@@ -128,6 +141,8 @@ def _fetch(repo: str, revision: str | None) -> Path:
     folder = _snapshot(repo, revision, [*TEXT_FILES, TEMPLATE_FILE, INDEX])
     assert folder is not None
     try:
+        if not _holds(folder, ["config.json"]):
+            raise UserError(f"it {NO_CONFIG}")
         read_config(folder)  # refused before gigabytes come
         names = weight_names(folder)
         _snapshot(repo, folder.name, names)

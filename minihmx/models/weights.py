@@ -97,6 +97,11 @@ def _check(files: Sequence[Path], shapes: Mapping[str, list[int]], tied: bool) -
 
 
 def _check_tensor(tensor: Any, name: str, path: Path, shapes: Mapping[str, list[int]]) -> None:
+    if name not in shapes and name.endswith(".bias"):
+        raise UserError(
+            f"{path} holds the bias {shortened(name)}, which the model_type of its config.json "
+            "does not have, and without it every answer would be wrong; name a model without it."
+        )
     if name not in shapes:
         raise UserError(
             f"{path} holds the tensor {shortened(name)}, which the model of its config.json does "

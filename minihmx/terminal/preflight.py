@@ -21,6 +21,8 @@ def preflight_lines(report: Mapping[str, Any]) -> Iterator[str]:
         f"model      {model['id']}, {'on this disk' if model['cached'] else 'not downloaded yet'}; "
         f"access: {model['access']}"
     )
+    if model["shipped"]:
+        yield "shape      the one that ships with minihmx, as config.json could not be had"
     for name, place in report["disk"].items():
         needed = f"about {size(place['needed'])} to come" if place["needed"] else "nothing to come"
         yield f"disk       {name} {place['path']}: {size(place['free'])} free, {needed}"
@@ -41,14 +43,10 @@ def preflight_lines(report: Mapping[str, Any]) -> Iterator[str]:
         + ", ".join(f"{stage} {size(n)}" for stage, n in report["peak"].items())
         + " (an estimate; of parts that take turns the largest counts)"
     )
-    if not report["floors"]:
-        yield "shapes     unknown, as config.json could not be had: weights from the name alone"
-    else:
-        yield from _floor_lines(report["floors"])
+    yield from _floor_lines(report["floors"])
     largest, limit = max(report["peak"].values()), MARGIN * device["free"]
-    verdict = "yes" if report["floors"] else "the weights alone would"
     yield (
-        f"fits       {verdict if largest <= limit else 'no'}: {size(largest)} in "
+        f"fits       {'yes' if largest <= limit else 'no'}: {size(largest)} in "
         f"{size(limit)}, {MARGIN:.0%} of what is free"
     )
     yield from (f"notice     {notice}" for notice in report["notices"])

@@ -386,7 +386,7 @@ MODELS: dict[str, tuple[Damage, list[str]]] = {
     "torch's": (renamed("model.safetensors", "model.pt"), ["only safetensors", "model.pt"]),
     "a folder": (folder_instead("model.safetensors"), ["only safetensors"]),
     "a way out": (put(INDEX, SECRET), [INDEX, "../questions.jsonl.safetensors"]),
-    "another family": (but("config.json", model_type="mistral"), ["'mistral'", "llama, qwen3"]),
+    "another family": (but("config.json", model_type="mistral"), ["'mistral'", "qwen2, qwen3"]),
     "no family": (but("config.json", model_type=...), ["model_type None"]),
     "quantised": (but("config.json", quantization_config={"bits": 4}), ["quantised"]),
     "no layers": (but("config.json", num_hidden_layers=0), ["num_hidden_layers is 0"]),

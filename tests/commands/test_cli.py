@@ -282,7 +282,7 @@ def _base_model(folder: Path) -> None:
         (_truncated, ["model.safetensors"]),
         (_garbage, ["model.safetensors"]),
         (_wrong_shape, ["model.norm.weight"]),
-        (_other_family, ["mistral", "llama, qwen3, gemma2"]),
+        (_other_family, ["mistral", "llama, qwen2, qwen3, gemma2"]),
         (_no_eos, ["eos_token_id"]),
         (_no_tokenizer, ["tokenizer.json"]),
         (_base_model, ["chat"]),

@@ -282,7 +282,12 @@ def test_tiny_fits_and_nothing_is_made(offline: Path, capsys: pytest.CaptureFixt
 def test_a_known_model_from_its_cached_config(
     offline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cached(offline / "hub", "Qwen/Qwen3-8B", raw("qwen3-8b"))
+    other = raw("qwen3-8b") | {"num_hidden_layers": 35}  # goes before the shape that ships
+    cached(offline / "hub", "Qwen/Qwen3-8B", other)
+    code, out, err = asked(capsys, "qwen3-8b", "--gpu", "24")
+    assert code == 0 and "14.90 GiB  weights" in out and "ships with minihmx" not in out
+    folder = offline / "hub" / "models--Qwen--Qwen3-8B" / "snapshots" / SHA
+    (folder / "config.json").write_text(json.dumps(raw("qwen3-8b")))
     code, out, err = asked(capsys, "qwen3-8b", "--gpu", "24")
     assert code == 0, err
     assert "15.26 GiB  weights              8,190,735,360 parameters x 2 bytes" in out
@@ -300,8 +305,15 @@ def test_a_known_model_from_its_cached_config(
 def test_without_network_and_cache(offline: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = asked(capsys, "llama3.2-3b", "--gpu", "24")
     assert code == 0 and not err
-    assert "access: unknown" in out and "weights from the name alone" in out
-    assert "the weights alone would" in out
+    assert "access: unknown" in out and "shape      the one that ships with minihmx" in out
+    assert "3,212,749,824 parameters x 2 bytes" in out and "fits       yes" in out
+    assert "about 5.96 GiB to come" in out and "peak       sampling " in out
+    code, out, err = asked(capsys, "qwen3-8b", "--gpu", "24", "--json")
+    report = json.loads(out)
+    assert code == 0 and report["model"]["shipped"] and report["floors"]["step"] > 1
+    assert {"weights", "activations", "kv cache of judge"} <= report["memory"].keys()
+    code, out, err = asked(capsys, "qwen3-8b", "--gpu", "18")
+    assert code == 2 and "it fits with --decode-rows " in err
     code, out, err = asked(capsys, "google/gemma-2-2b-it", "--gpu", "4")
     assert code == 2 and "does not fit" in err
     code, out, err = asked(capsys, "some/model", "--gpu", "24")

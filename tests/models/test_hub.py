@@ -102,7 +102,7 @@ def test_an_unknown_name_gets_the_nearest_and_the_list() -> None:
     message = refused(UserError, "qwen3-06b", "did you mean qwen3-0.6b?")
     for short, info in MODELS.items():
         assert f"{short} ({info.parameters}, {info.gigabytes:g} GB" in message
-    assert message.count("gated") == sum(info.gated for info in MODELS.values()) == 2
+    assert message.count("gated") == sum(info.gated for info in MODELS.values()) == 3
     refused(UserError, "LLAMA3.2-3B", "did you mean llama3.2-3b?")
     assert "did you mean" not in refused(UserError, "zzz", "Unknown model 'zzz'")
 
@@ -121,7 +121,10 @@ def test_a_path_that_does_not_exist(name: str) -> None:
 
 def test_paths_that_hold_no_model(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_text("")
-    refused(UserError, str(tmp_path / "model.gguf"), "is a file")
+    refused(UserError, str(tmp_path / "model.gguf"), "is a GGUF file")
+    refused(UserError, str(tmp_path), "is a GGUF file")
+    (tmp_path / "model.gguf").rename(tmp_path / "model.txt")
+    refused(UserError, str(tmp_path / "model.txt"), "is a file")
     refused(UserError, str(tmp_path), "holds no config.json")
     refused(UserError, str(checkpoint(tmp_path / "m")), "revision", revision="main")
 
@@ -301,7 +304,8 @@ def test_what_cannot_be_used_is_refused_before_its_weights_are_fetched(tmp_path:
     (repos / "gguf" / "model.gguf").write_bytes(b"GGUF")
     names = ("mistral", "pickled", "outside", "gguf")
     said = asked(tmp_path, *({"name": f"org/{name}"} for name in names))
-    words = ("model_type 'mistral'", "model.safetensors", "../../x.safetensors", "no config.json")
+    words = ["model_type 'mistral'", "model.safetensors", "../../x.safetensors"]
+    words.append("it holds no config.json, so it is no model in Hugging Face's format (a repo")
     for name, word, case in zip(names, words, said, strict=True):
         assert case["code"] == 2 and case["message"].startswith(f"org/{name} cannot be used")
         assert word in case["message"]

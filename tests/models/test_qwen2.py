@@ -186,7 +186,7 @@ def test_a_run_in_bfloat16_on_a_cpu_that_has_it(
     assert json.loads((run / "config.json").read_text())["science"]["dtype"] == "bfloat16"
     assert in_process("audit", run).returncode == 0
     seen = in_process("doctor", folder, "--dtype", "bfloat16")
-    assert seen.returncode == 0 and "which has bfloat16 products" in seen.stdout
+    assert seen.returncode == 0 and "with bfloat16 products" in seen.stdout
 
 
 def test_bfloat16_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -384,7 +384,7 @@ LLAMA3 |= dict(original_max_position_embeddings=64)
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        (dict(model_type="mistral"), "llama, qwen3, gemma2"),
+        (dict(model_type="mistral"), "llama, qwen2, qwen3, gemma2"),
         (dict(model_type=None), "model_type"),
         (dict(model_type=["llama"]), "model_type ['llama'] is not supported"),
         (dict(rope_scaling={"rope_type": "yarn", "factor": 4.0}), "yarn"),
