@@ -131,9 +131,9 @@ def test_a_base_that_does_not_come_back_is_noticed(
         model.model.layers[0].self_attn.q_proj.bias = None
 
     monkeypatch.setattr(lora, "detach", forgetful)
-    with pytest.raises(RuntimeError, match="did not give the base back"):
-        with opening.with_adapter(decoder, opened):
-            pass
+    lost = pytest.raises(RuntimeError, match="did not give the base back")
+    with lost, opening.with_adapter(decoder, opened):
+        pass
 
 
 def test_estimate_counts_them(folder: Path) -> None:
