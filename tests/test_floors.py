@@ -33,6 +33,7 @@ FLOORS = {
     " models.chat models.hub models.folder models.hub_errors models.targets models.adapters"
     " models.export engine engine.memory engine.sampling engine.prompts engine.open",  # machines
     3: "instruments instruments.clock instruments.amax instruments.metrics instruments.estimate"
+    " instruments.degenerate"
     " instruments.machine",  # what watches
     4: "run rollout learn instruments.notfinite train",  # a run
     5: "probes probes.judge probes.examples"
@@ -68,6 +69,7 @@ TORCH_FREE = (
     " storage.strict storage.disk storage.run_folder storage.identity models models.configs"
     " models.tokenizer models.chat models.hub models.folder models.hub_errors models.targets"
     " models.adapters engine engine.prompts instruments instruments.estimate instruments.metrics"
+    " instruments.degenerate"
     " instruments.machine probes"
     " probes.judge evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
