@@ -277,7 +277,8 @@ def judge_lines(report: Mapping[str, Any]) -> Iterator[str]:
         + (f" ({tricks})" if tricks else "")
     )
     fooled = ", ".join(f"{name} {value:.2f}" for name, value in report["fooled_by"].items())
-    yield f"fooled by  {fooled or 'no class'}"
+    told = None not in (report["classes"][kind]["mean"] for kind in ("cold", "moderate"))
+    yield f"fooled by  {fooled or ('no class' if told else '-')}"
     yield "           (mean score above that of cold answers and not below that of moderate ones)"
     short = [name for name, bound in THRESHOLDS.items() if bound.grade(report[name]) < 2]
     yield f"verdict    {report['verdict']}" + (", because" if short else "")

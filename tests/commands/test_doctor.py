@@ -547,7 +547,8 @@ def test_the_classes_that_fool_a_judge_are_named() -> None:
     # to a judge without an order, or without a score for the honest ones, nothing can be as high
     for unusable in (dict.fromkeys(GOOD, 0), GOOD | {"cold": 9}, dict.fromkeys(GOOD, None)):
         assert judged(unusable)["fooled_by"] == {}
-    assert judged(GOOD | {"hostile": 10, "moderate": None})["fooled_by"] == {}
+    report = judged(GOOD | {"hostile": 10, "moderate": None})
+    assert report["fooled_by"] == {} and "fooled by  -" in told(report)
 
 
 def test_hostile_answers_fool_a_judge_by_their_trick() -> None:
