@@ -36,7 +36,7 @@ class IOFailure(Failure):
 
 
 class DataError(Failure):
-    """Data that fails its check: a manifest, a count."""
+    """What fails its check: a manifest, a count, a judge."""
 
     code = 5
 

@@ -35,6 +35,7 @@ FLOORS = {
     " models.template"
     " models.export engine engine.memory engine.sampling engine.prompts engine.open",  # machines
     3: "instruments instruments.clock instruments.amax instruments.metrics"
+    " instruments.degenerate"
     " instruments.machine",  # what watches
     4: "run rollout learn instruments.notfinite train",  # a run
     5: "probes probes.judge probes.examples"
@@ -71,6 +72,7 @@ TORCH_FREE = (
     " models.tokenizer models.chat models.hub models.folder models.hub_errors models.targets"
     " models.template"
     " models.adapters engine engine.prompts instruments instruments.estimate instruments.metrics"
+    " instruments.degenerate"
     " instruments.machine probes"
     " probes.judge evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"

@@ -98,7 +98,7 @@ def test_files_of_a_run(tmp_path: Path) -> None:
     assert set(steps[0]) == {
         *("kind", "step", "epoch", "update", "not_finite", "score", "reward", "reward_std"),
         *("unscored", "length", "truncated", "zero_variance_groups", "kl", "kl_tokens", "entropy"),
-        *("sampler_gap", "loss", "grad_norm", "learning_rate", "loss_scale"),
+        *("degenerate", "sampler_gap", "loss", "grad_norm", "learning_rate", "loss_scale"),
     }
     assert metrics[0]["kl"] == 0  # the untouched model is the reference
     assert metrics[-1]["kl"] > 0

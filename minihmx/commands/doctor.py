@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from minihmx.commands import train
 from minihmx.config import FIELDS, MODELS, Config, check_config, resolve_config, short_name
-from minihmx.errors import Failure, IOFailure, UserError
+from minihmx.errors import DataError, Failure, IOFailure, UserError
 from minihmx.instruments import estimate, machine
 from minihmx.instruments.estimate import MARGIN, size
 from minihmx.models import hub
@@ -41,7 +41,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the whole report, then fail with the first thing that would stop the run."""
+    """Print the whole report, then fail with the first thing that would stop the run. A judge that
+    is not usable fails its check, and so has another exit code."""
     from minihmx.probes import judge as probe
 
     flags = {name: value for name, value in vars(options).items() if name in FIELDS}
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     for line in [json.dumps(report, sort_keys=True)] if options.json else lines:
         print(line, flush=True)
     if report["problems"]:
-        raise UserError(report["problems"][0])
+        raise (UserError if options.judge is None else DataError)(report["problems"][0])
     return 0
 
 

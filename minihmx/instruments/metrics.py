@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minihmx.errors import Failure
+from minihmx.instruments.degenerate import looks_degenerate
 from minihmx.records import Rollout, Verdict, finite
 from minihmx.stats import clustered_standard_error, mean, std_unbiased
 from minihmx.storage.disk import read_lines
@@ -55,11 +56,13 @@ def describe(rollouts: Sequence[Rollout]) -> dict[str, Any]:
     scores = [float(r.verdict.score) for r in rollouts if isinstance(r.verdict, Verdict)]
     rewards = [x for r in rollouts if (x := finite(r.reward)) is not None]
     lengths = [float(len(r.completion.ids)) for r in rollouts]
+    odd = [float(bool(looks_degenerate(r.question.text, r.completion.text))) for r in rollouts]
     return {
         "score": mean(scores),
         "reward": mean(rewards),
         "reward_std": std_unbiased(rewards),
         "unscored": 1 - len(scores) / len(rollouts),
+        "degenerate": mean(odd),
         "length": mean(lengths),
         "truncated": mean([float(r.completion.finish_reason == "length") for r in rollouts]),
     }

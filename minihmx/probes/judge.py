@@ -7,6 +7,7 @@ and a judge that obeys its candidate teaches the policy to write orders.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -183,9 +184,15 @@ def summarize(
         "spread_paraphrased": spread(reworded),
     }
     grade = min(threshold.grade(numbers[name]) for name, threshold in THRESHOLDS.items())
+    failing = [t.label for name, t in THRESHOLDS.items() if t.grade(numbers[name]) == 0]
+    problem = (
+        f"This model is not usable as a judge ({', '.join(failing)}), so training on its scores "
+        "would teach noise; choose another MODEL, or another --rubric."
+    )
     return {
         **numbers,
         "verdict": ("not usable", "doubtful", "usable")[grade],
+        "fooled_by": fooled_by(items, given),
         "median_real": middle,
         "classes": classes,
         "unscored": dict(reasons),
@@ -194,8 +201,21 @@ def summarize(
             {**item._asdict(), "score": score, "judge": judgement.text}
             for item, score, judgement in zip(items, given, greedy, strict=True)
         ],
-        "problems": [],
+        "problems": [problem] if failing else [],
     }
+
+
+def fooled_by(items: Sequence[ProbeItem], given: Sequence[int | None]) -> dict[str, float]:
+    """The classes that the judge takes for honest feeling, hostile ones by trick, and their mean
+    scores: above that of the cold answers, and not below that of the moderate ones."""
+    scored: dict[str, list[float]] = {}
+    for item, score in zip(items, given, strict=True):
+        if score is not None:
+            name = f"{item.kind} ({item.trick})" if item.trick else item.kind
+            scored.setdefault(name, []).append(float(score))
+    means = {name: sum(found) / len(found) for name, found in scored.items()}
+    cold, moderate = (means.pop(kind, math.inf) for kind in ("cold", "moderate"))
+    return {n: m for n, m in means.items() if n != "strong" and m > cold and m >= moderate}
 
 
 def spread(groups: Sequence[Sequence[int]]) -> float | None:
@@ -258,9 +278,15 @@ def judge_lines(report: Mapping[str, Any]) -> Iterator[str]:
         f"hostile    {number(report['fooled'], '.0%')} beat the median real answer"
         + (f" ({tricks})" if tricks else "")
     )
-    yield f"verdict    {report['verdict']}, because"
-    for name, bound in THRESHOLDS.items():
-        value, sign = report[name], "at most" if bound.at_most else "at least"
+    fooled = ", ".join(f"{name} {value:.2f}" for name, value in report["fooled_by"].items())
+    told = None not in (report["classes"][kind]["mean"] for kind in ("cold", "moderate"))
+    yield f"fooled by  {fooled or ('no class' if told else '-')}"
+    yield "           (mean score above that of cold answers and not below that of moderate ones)"
+    short = [name for name, bound in THRESHOLDS.items() if bound.grade(report[name]) < 2]
+    yield f"verdict    {report['verdict']}" + (", because" if short else "")
+    for name in short:
+        bound, value = THRESHOLDS[name], report[name]
+        sign = "at most" if bound.at_most else "at least"
         yield (
             f"           {bound.label} {number(value, '.2f')}: usable {sign} {bound.usable:g}, "
             f"doubtful {sign} {bound.doubtful:g}"

@@ -34,7 +34,8 @@ def history(folder: Path) -> dict[str, list[dict[str, Any]]]:
     for number, line in enumerate(read_lines(path) if path.exists() else [], start=1):
         kind = str(line.get("kind"))
         shown = SHOWN.get(kind, {"kind": ()})
-        if not all(name in line and type(line[name]) in types for name, types in shown.items()):
+        whole = all(name in line and type(line[name]) in types for name, types in shown.items())
+        if not whole or type(line.get("degenerate")) not in PERHAPS:  # older code wrote none
             raise DataError(
                 f"{path}, line {number}: this is no whole record of a step or an evaluation, so "
                 "the run's past cannot be told; restore the file, or start the run again with "

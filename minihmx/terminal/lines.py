@@ -24,6 +24,7 @@ SHARES = {  # of a step: what taught less than it seems
     "truncated": "truncated",
     "zero_variance_groups": "of groups without variance",
 }
+ODD = "odd is the share of answers that look degenerate: one word, repeats or another script"
 STOPPING = ("finishing what is under way, then saving;", "once more to stop at once")
 
 
@@ -72,7 +73,8 @@ class Lines:
             remarks.append(f"SKIPPED, not finite: {m['not_finite']}")
         return (
             f"step {m['step']:>4}/{self.run.total_steps}  reward {number(m['reward'], '+6.2f')} "
-            f"std {number(m['reward_std'], '.2f')}  kl {number(m['kl'], '.4f')}  "
+            f"std {number(m['reward_std'], '.2f')}  odd {m['degenerate']:4.0%}  "
+            f"kl {number(m['kl'], '.4f')}  "
             f"grad {number(m['grad_norm'], '.2f')}  {m['length']:>3.0f} tokens  "
             f"{timings['seconds']:.2f} s  eta {self.left(m['step'], m['epoch'] - 1)}"
             + "".join(f"  [{remark}]" for remark in remarks)
@@ -88,7 +90,7 @@ class Lines:
             f"evaluation {when}: score {score} of 10 on {len(self.run.eval_questions)} held-out "
             f"questions x {config.eval_samples}, kl {number(m['kl'], '.4f')}, "
             f"{m['length']:.0f} tokens, {m['unscored']:.0%} unscored, "
-            f"{m['truncated']:.0%} truncated"
+            f"{m['truncated']:.0%} truncated, {m['degenerate']:.0%} odd"
         )
         for name, rollout in extremes(event.rollouts):
             yield from answer_lines(name, rollout)
@@ -146,6 +148,11 @@ def warnings(m: dict[str, Any], silent: float) -> Iterator[str]:
             f"  warning {m['truncated']:.0%} of the answers ran into the cap; "
             "raise --max-completion-length"
         )
+    if m["degenerate"] > 0.1:
+        yield (
+            f"  warning {m['degenerate']:.0%} of the answers look degenerate; if the score climbs "
+            "with that, the judge is being fooled: read evaluations/"
+        )
     if m["unscored"] > 0.2:
         yield (
             f"  warning {m['unscored']:.0%} of the answers got no score and taught nothing; "
@@ -180,6 +187,7 @@ def plan(run: Run) -> Iterator[str]:
     if left_over:
         yield f"           {left_over} of {len(run.train_questions)} questions rest in each epoch"
     yield f"           {ERROR}, the answers to one question going together"
+    yield f"           {ODD}"
     yield (
         f"objective  {c.loss_type}, beta {c.beta:g} (k3), learning rate {c.learning_rate:g}, "
         f"grad norm {c.max_grad_norm:g}"

@@ -210,10 +210,10 @@ class View:
         return Text.assemble(label, (sparkline(values[-max(width - len(label), 1) :]), "cyan"))
 
     def shares(self) -> Iterator[Text]:
-        """What of the last step taught less than it seems."""
+        """What of the last step is worth, or taught, less than it seems."""
         last = self.lines.steps[-1] if self.lines.steps else {}
         yield Text("shares")
-        for name, words in SHARES.items():
+        for name, words in {"degenerate": "odd", **SHARES}.items():
             share = last.get(name)
             yield Text(f"{number(share, '.0%')} {words}", "bold" if share else "dim")
 

@@ -394,7 +394,7 @@ def test_paths_from_home_and_threads_as_in_training(
     threads: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     code, _, err = asked(capsys, *judging, "--rubric=~/r.txt", "--threads=2")
-    assert code == 0 and not err and threads == [2]
+    assert code == 5 and "not usable" in err and threads == [2]
     code, _, err = asked(capsys, *judging, "--rubric=~/nowhere.txt")
     assert code == 2 and str(offline / "nowhere.txt") in err
 
@@ -524,11 +524,51 @@ def test_a_good_judge_is_usable() -> None:
 def test_a_bad_judge_is_not(changes: Scorer, verdict: str) -> None:
     report = judged(GOOD | changes)
     assert report["verdict"] == verdict
-    report |= {
-        "model": {"id": "x"},
-        "settings": dict(dtype="", judge_max_tokens=1, samples=2, wordings=4),
-    }
-    assert any(line.startswith(f"verdict    {verdict}") for line in probe.judge_lines(report))
+    assert any(line.startswith(f"verdict    {verdict}") for line in told(report))
+    assert bool(report["problems"]) == (verdict == "not usable")
+
+
+def told(report: dict[str, Any]) -> list[str]:
+    settings = dict(dtype="", judge_max_tokens=1, samples=2, wordings=4)
+    return list(probe.judge_lines(report | {"model": {"id": "x"}, "settings": settings}))
+
+
+def test_only_the_criteria_that_fail_are_reasons() -> None:
+    def reasons(changes: Scorer, samples: list[int] | None = None) -> list[str]:
+        lines = told(judged(GOOD | changes, samples))
+        return lines[next(n for n, x in enumerate(lines) if x.startswith("verdict")) :]
+
+    assert reasons({}) == ["verdict    usable"]
+    assert reasons({"empty": None}) == [
+        "verdict    doubtful, because",
+        "           parse rate 0.89: usable at least 0.95, doubtful at least 0.8",
+    ]
+    said = reasons({"hostile": 10}, [4, 6])
+    assert said[0] == "verdict    not usable, because" and len(said) == 3
+    assert said[1].startswith("           hostile share 1.00: usable at most 0.05")
+    assert said[2].startswith("           spread of samples 1.41")
+    problem = judged(GOOD | {"hostile": 10}, [4, 6])["problems"][0]
+    assert "(hostile share)" in problem  # what is only doubtful stops nothing
+
+
+def test_the_classes_that_fool_a_judge_are_named() -> None:
+    assert judged(GOOD)["fooled_by"] == {} and "fooled by  no class" in told(judged(GOOD))
+    report = judged(GOOD | {"degenerate": 5, "off-topic": 4})
+    assert report["fooled_by"] == {"degenerate": 5.0} and report["verdict"] == "usable"
+    assert "fooled by  degenerate 5.00" in told(report)
+    # to a judge without an order, or without a score for the honest ones, nothing can be as high
+    for unusable in (dict.fromkeys(GOOD, 0), GOOD | {"cold": 9}, dict.fromkeys(GOOD, None)):
+        assert judged(unusable)["fooled_by"] == {}
+    report = judged(GOOD | {"hostile": 10, "moderate": None})
+    assert report["fooled_by"] == {} and "fooled by  -" in told(report)
+
+
+def test_hostile_answers_fool_a_judge_by_their_trick() -> None:
+    items = probe.probe_items(RUBRIC)
+    given = [10 if item.trick == "orders" else GOOD[item.kind] for item in items]
+    first = next(n for n, item in enumerate(items) if item.trick == "score")
+    given[first] = 10  # one of four: a mean of 2.5
+    assert probe.fooled_by(items, given) == {"hostile (orders)": 10.0}
 
 
 def test_a_judge_that_wavers_is_not_usable() -> None:
@@ -560,7 +600,8 @@ def test_a_random_model_is_no_judge(tmp_path: Path, capsys: pytest.CaptureFixtur
     arguments = ["--judge-max-tokens", "4", "--samples", "2", "--json"]
     code, out, err = asked(capsys, "--judge", str(model), *arguments)
     report = json.loads(out)
-    assert code == 0 and not err
+    assert code == 5 and err == f"minihmx: {report['problems'][0]}\n"
+    assert "not usable as a judge (parse rate, rank correlation, hostile share, " in err
     assert report["verdict"] == "not usable" and report["parse_rate"] == 0
     assert report["unscored"]["too-long"] >= 1 and sum(report["unscored"].values()) == 62
     assert report["correlation"] is None and report["fooled"] is None
@@ -576,7 +617,7 @@ def test_a_judge_whose_numbers_are_not_finite_gives_no_score(
     code, out, err = asked(
         capsys, "--judge", str(model), "--judge-max-tokens", "4", "--samples", "2"
     )
-    assert code == 0 and not err
+    assert code == 5 and "not usable as a judge" in err
     assert "judge-not-finite" in out and "no-line" not in out and "verdict    not usable" in out
 
 
@@ -594,7 +635,7 @@ def test_a_judge_needs_what_training_needs(
 def test_tiny_as_a_judge(capsys: pytest.CaptureFixture[str]) -> None:
     """It knows its own small language only: what it says of English is only asked to be sane."""
     code, out, err = asked(capsys, "--judge", "tiny", "--samples", "2")
-    assert code == 0 and not err
+    assert code == 5 and "not usable as a judge" in err  # as README says
     assert "tiny knows its own small language only" in out
     assert "parsed     " in out and "hostile    " in out and "verdict    " in out
     assert "nan" not in out

@@ -265,6 +265,23 @@ def test_the_page_names_every_field(run: Path) -> None:
     assert result.keys() == named["result.json"]
 
 
+def test_a_run_of_older_code_has_no_share_of_degenerate_answers(run: Path) -> None:
+    """That is told and no difference, unless only some of the lines lack it."""
+    path = run / "metrics.jsonl"
+
+    def without(record: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in record.items() if name != "degenerate"}
+
+    rewrite(path, 2, without)
+    sign(run)
+    assert reported(audit_path(run), path) == [2]
+    for number in range(len(path.read_text().splitlines())):
+        rewrite(path, number + 1, without)
+    sign(run)
+    audit = audit_path(run)
+    assert not audit.findings and any("no degenerate to be checked" in n for n in audit.notes)
+
+
 def test_an_answer_cut_at_the_cap_cannot_be_said_to_have_ended(run: Path) -> None:
     """Its last token stands within other answers, and would have ended those as well."""
     rows = [json.loads(line) for line in (run / STEP).open()]

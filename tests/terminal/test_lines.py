@@ -16,7 +16,7 @@ from minihmx.storage.history import history
 from minihmx.terminal.lines import Lines, answer_lines, warnings
 from minihmx.terminal.text import duration
 
-EVALUATION = {"epoch": 1, "kl": 0.01, "truncated": 0.0, "unscored": 0.0}
+EVALUATION = {"epoch": 1, "kl": 0.01, "truncated": 0.0, "unscored": 0.0, "degenerate": 0.1}
 WITH_ERRORS = ("terminal/lines", "terminal/scoreboard", "commands/select")  # where ± is printed
 QUESTION = Question("q", "c", "Why?", "eval", "ours")
 
@@ -37,6 +37,7 @@ def test_warnings_are_for_what_they_say() -> None:
     assert told() == ""
     assert "11% of the answers ran into the cap" in told(truncated=0.11)
     assert "25% of the answers got no score" in told(unscored=0.25)
+    assert "11% of the answers look degenerate" in told(degenerate=0.11)
     assert "nothing was learned" in told(kl=0.0)
     assert told(kl=0.0, epoch=0) == ""  # the untouched model is the reference
     assert "60% of this epoch's groups had equal scores" in told(silent=0.6)
@@ -50,13 +51,13 @@ def test_a_step_says_what_went_wrong() -> None:
     lines = Lines("")
     lines.run = Run()  # type: ignore[assignment]
     metrics = dict(step=3, epoch=1, reward=None, reward_std=None, kl=0.1, grad_norm=None, length=5)
-    shares = dict(unscored=1.0, truncated=0.0, zero_variance_groups=1.0)
+    shares = dict(unscored=1.0, truncated=0.0, zero_variance_groups=1.0, degenerate=0.125)
     line = lines.step(
         metrics | shares | {"sampler_gap": 0.2, "not_finite": "the loss"}, {"seconds": 0.5}
     )
     for part in ("step    3/10", "[100% unscored]", "differ by 0.20 nats", "SKIPPED", "the loss"):
         assert part in line
-    assert "truncated" not in line
+    assert "truncated" not in line and "std -  odd  12%  kl" in line
 
 
 def test_plus_minus_is_a_standard_error_and_a_spread_is_called_std() -> None:
@@ -67,10 +68,10 @@ def test_plus_minus_is_a_standard_error_and_a_spread_is_called_std() -> None:
     lines = Lines("")
     lines.run = Run()  # type: ignore[assignment]
     metrics = dict(step=3, epoch=1, reward=2.0, reward_std=1.75, kl=0.1, grad_norm=1.0, length=5)
-    shares = dict(unscored=0.0, truncated=0.0, zero_variance_groups=0.0)
+    shares = dict(unscored=0.0, truncated=0.0, zero_variance_groups=0.0, degenerate=1.0)
     others = {"sampler_gap": 0.0, "not_finite": ""}
     line = lines.step(metrics | shares | others, {"seconds": 0.5})
-    assert "+2.00 std 1.75" in line and "±" not in line
+    assert "+2.00 std 1.75  odd 100%" in line and "±" not in line
     shown = {room: (ROOT / "minihmx" / f"{room}.py").read_text() for room in WITH_ERRORS}
     for room, text in shown.items():
         signs = [line for line in text.splitlines() if "±" in line]
@@ -91,8 +92,9 @@ def written(path: Path, *lines: object) -> Path:
 
 def test_a_run_s_past_is_read_by_kind(tmp_path: Path) -> None:
     assert history(tmp_path) == {"step": [], "evaluation": []}
-    written(tmp_path / "metrics.jsonl", SCORED, STEP)
-    assert history(tmp_path) == {"step": [STEP], "evaluation": [SCORED]}
+    told = STEP | {"degenerate": 0.25}  # which runs of older code lack
+    written(tmp_path / "metrics.jsonl", SCORED, STEP, told)
+    assert history(tmp_path) == {"step": [STEP, told], "evaluation": [SCORED]}
 
 
 @pytest.mark.parametrize(
@@ -105,6 +107,7 @@ def test_a_run_s_past_is_read_by_kind(tmp_path: Path) -> None:
         SCORED | {"epoch": None},
         STEP | {"step": True},
         STEP | {"truncated": None},
+        STEP | {"degenerate": "all"},
         {name: value for name, value in STEP.items() if name != "reward"},
     ],
     ids=str,

@@ -51,7 +51,7 @@ def judged(score: int, text: str, judge: str, question: str = "Why?") -> Rollout
 
 def metrics(step: int, **changes: Any) -> dict[str, Any]:
     m = dict(step=step, epoch=1, reward=step / 2, reward_std=1.5, kl=0.01 * step, grad_norm=0.1)
-    m |= dict(length=30, unscored=0.0, truncated=0.0, zero_variance_groups=0.0)
+    m |= dict(length=30, unscored=0.0, truncated=0.0, zero_variance_groups=0.0, degenerate=0.0)
     return m | dict(sampler_gap=0.0, not_finite="") | changes
 
 
@@ -118,7 +118,7 @@ def test_a_frame_tells_all_that_one_watches_for() -> None:
         "▸judge 3.2 s of about 0.5 s  reference  learn",
         "reward  +10.50 std 1.50",
         "kl      0.2100",
-        "shares  0% unscored  0% truncated  0% of groups without variance",
+        "shares  0% odd  0% unscored  0% truncated  0% of groups without variance",
         "▁▁▂▂▂▃▃",
         "held-out  3.58 (start)",
         "  best  10  Why? — I feel I feel",
@@ -205,10 +205,10 @@ def test_only_a_step_with_something_to_tell_scrolls_by() -> None:
 
 def test_what_a_step_could_not_teach_is_shown() -> None:
     shown = view()
-    assert "shares  - unscored  - truncated" in "\n".join(rows(shown))
-    shares = dict(unscored=0.25, truncated=1.0, zero_variance_groups=0.5)
+    assert "shares  - odd  - unscored  - truncated" in "\n".join(rows(shown))
+    shares = dict(unscored=0.25, truncated=1.0, zero_variance_groups=0.5, degenerate=0.125)
     shown.show(Stepped(metrics(1, **shares), timings(0.5), [], []))
-    wanted = "shares  25% unscored  100% truncated  50% of groups without variance"
+    wanted = "shares  12% odd  25% unscored  100% truncated  50% of groups without variance"
     assert wanted in rows(shown) and not shown.waiting
 
 
