@@ -1,10 +1,12 @@
 """Golden log-likelihoods, scores and token splits, made by lm-evaluation-harness itself.
 
     pip install -e '.[bench]'
-    python scripts/golden_lm_eval.py ../shared tests/evals/golden_lm_eval.json
+    python ../shared/tools/real_model.py smollm2-135m SMOLLM2
+    python scripts/golden_lm_eval.py ../shared SMOLLM2 tests/evals/golden_lm_eval.json
 
-Its own tasks and model class (HFLM) run on items of our own, on a real model of 260 K parameters
-and on random ones with the published tokenizers of Qwen3 and Llama 3. Nothing is downloaded.
+Its own tasks and model class (HFLM) run on items of our own, on real models of 260 K and 135 M
+parameters and on random ones with the published tokenizers of Qwen3 and Llama 3. Nothing is
+downloaded.
 """
 
 from __future__ import annotations
@@ -278,6 +280,7 @@ def splits(folder: Path, kind: str) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shared", type=Path, help="holds tokenizers/ and weights/stories260K/")
+    parser.add_argument("smollm2", type=Path, help="the folder of SmolLM2-135M-Instruct")
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -290,6 +293,7 @@ def main() -> None:
         stories = options.shared / "weights" / "stories260K" / "hf"
         models["stories260K"] = evaluate(stories, tasks)
         models["stories260K, cut"] = evaluate(stories, tasks, max_length=100)
+        models["smollm2-135m"] = evaluate(options.smollm2, tasks)
         for family, kind in TOKENIZER.items():
             folder = Path(scratch) / family
             folder.mkdir()

@@ -159,7 +159,7 @@ def _take_out_control_tokens(file: dict[str, Any]) -> dict[str, int]:
             raise ValueError(
                 f"no token has content {quoted(token['content'])} and id {quoted(token['id'])}"
             )
-    if model.get("continuing_subword_prefix"):  # none of the three families has one
+    if model.get("continuing_subword_prefix"):  # no supported family has one
         raise ValueError("continuing_subword_prefix is set")
     control = {
         token["content"]: token["id"]

@@ -1,7 +1,7 @@
 """Equal to lm-evaluation-harness on items of our own; scripts/golden_lm_eval.py made its numbers.
 
 What was asked, the log-likelihood of every choice, each item's score and the printed ones, on a
-real model of 260 K parameters and on random ones with the published tokenizers.
+real models of 260 K and 135 M parameters and on random ones with the published tokenizers.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import real_models
 import torch
 from conftest import ROOT, shared
 
@@ -33,6 +34,7 @@ from minihmx.stats import mean
 
 GOLDEN = json.loads((ROOT / "tests" / "evals" / "golden_lm_eval.json").read_text("utf-8"))
 TASKS = ("truthfulqa_mc2", "toxigen", "bbq")
+SLOW = ("llama", "gemma2", "smollm2-135m")
 
 
 def items(task: str) -> list[Item]:
@@ -54,6 +56,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def found(name: str) -> Path:
         if name.startswith("stories"):
             return shared("weights/stories260K/hf")
+        if name.startswith("smollm2"):
+            return real_models.built(name)
         path = tmp_path_factory.mktemp(name)
         script.checkpoint(path, name, published(script.TOKENIZER[name]))
         return path
@@ -66,6 +70,8 @@ def tokenizer(name: str) -> Tokenizer:
     """By a model's name or a tokenizer's; the published ones take seconds to load."""
     if name.startswith("stories"):
         return Tokenizer.load(shared("weights/stories260K/hf"))
+    if name.startswith("smollm2"):
+        return Tokenizer.load(real_models.built(name))
     if name in script.TOKENIZER and script.TOKENIZER[name] != name:
         return tokenizer(script.TOKENIZER[name])
     return Tokenizer.from_bytes(gzip.decompress(published(name)))
@@ -92,7 +98,7 @@ def test_prompts_and_choices_are_lm_evals_to_the_letter(task: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name in ("llama", "gemma2") else [])
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW else [])
         for name in GOLDEN["models"]
     ],
 )
