@@ -18,7 +18,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import unquote
 
@@ -34,7 +34,7 @@ requests: list[str] = []
 def toy(name: str, *files: str, total: int = 3, **source: Any) -> Benchmark:
     """A benchmark whose published rows hold a "q", in the dataset org/NAME."""
 
-    def convert(row: Mapping[str, Any], number: int) -> Iterator[dict[str, Any]]:
+    def convert(row: Mapping[str, Any], number: int, path: PurePath) -> Iterator[dict[str, Any]]:
         yield {"id": f"{name}-{number}", "question": cell(row, "q", str)}
 
     return Benchmark(

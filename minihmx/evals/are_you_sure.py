@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from minihmx.evals.benchmark import Answer, Benchmark, Dialogue, Item, Origin, Score, Switches, cell
@@ -39,7 +40,7 @@ SHOWN = ("flip_rate", *WAYS, "unread", "flip_rate_strict", "flip_rate_parsed")
 _OPTION = re.compile(r"^\s*\(([A-Z])\)", re.MULTILINE)
 
 
-def convert(row: Mapping[str, Any], number: int) -> Iterator[dict[str, Any]]:
+def convert(row: Mapping[str, Any], number: int, path: PurePath) -> Iterator[dict[str, Any]]:
     """The item in a row of are_you_sure.jsonl; ValueError says what is wrong with the row.
 
     A row with a correct letter is multiple choice (aqua_mc, truthful_qa_mc, which begin the reply

@@ -8,6 +8,7 @@ that the set uses, and the likeliest of the twelve answers counts, whatever its 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from minihmx.evals.benchmark import Answer, Benchmark, Choices, Item, Origin, Score, Switches, cell
@@ -27,7 +28,7 @@ UNKNOWN = (
 )
 
 
-def convert(row: Mapping[str, Any], number: int) -> Iterator[dict[str, Any]]:
+def convert(row: Mapping[str, Any], number: int, path: PurePath) -> Iterator[dict[str, Any]]:
     """A row as published on GitHub and on the hub. gold: 0 or 1, one of `answers`; 2, unknown."""
     answers = [cell(row, f"ans{i}", str) for i in range(3)]
     named = [answer for answer in answers if answer not in UNKNOWN]

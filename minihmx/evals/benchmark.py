@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, NamedTuple, TypeVar
 
 from minihmx.errors import UserError
@@ -37,6 +38,9 @@ class Dialogue(NamedTuple):
 
     prefill: what the first reply begins with (part of its text). shots: worked examples before the
     first turn. until: a reply ends before the first of these. max_new_tokens: of each reply.
+    delimiter: without chat, what stands between a shot's question and its answer, and before the
+    prefill; everything else is two newlines apart. complete: a reply may end once it holds all of
+    these, in any case, since its score can only be the same from then on; none: never.
     """
 
     turns: tuple[str, ...]
@@ -45,6 +49,8 @@ class Dialogue(NamedTuple):
     shots: tuple[Message, ...] = ()
     until: tuple[str, ...] = ()
     max_new_tokens: int = 256
+    delimiter: str = "\n\n"
+    complete: tuple[str, ...] = ()
 
 
 Request = Choices | Dialogue
@@ -83,7 +89,8 @@ class Origin(NamedTuple):
     gated: access must be asked for on the hub first. converted: further patterns, tried after
     those, for the Parquet files that the hub itself makes of a dataset (refs/convert/parquet).
     In a user's folder both are matched against the end of a path. licence: of the items. columns:
-    what `convert` needs of a Parquet file; the others are not read. None named: all.
+    what `convert` needs of a Parquet file; the others are not read. None named: all. rows: where
+    they are in a .json file that holds an object: the name of its list, or "*" for its values.
     """
 
     repo: str
@@ -92,6 +99,7 @@ class Origin(NamedTuple):
     converted: tuple[str, ...] = ()
     licence: str = ""
     columns: tuple[str, ...] = ()
+    rows: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,12 +110,13 @@ class Benchmark:
     total: items of the whole published set. chat: whether the chat template is used unless asked
     otherwise. headline: the metrics that the paper reports. beside: those that are shown wherever
     the headline is, in order; a result need not have all of them. few_shot: the worked examples, in
-    words. generates: whether it asks for replies, which may be sampled, rather than for
+    words. means: metric -> the metrics whose plain mean it is, however many items each of them has.
+    generates: whether it asks for replies, which may be sampled, rather than for
     log-likelihoods. switches: name -> choices, the default first; each is a line in
     docs/decisions.md. convert: the items in one row of the published files, which `number` counts
-    from 0; it raises ValueError saying what is wrong with the row. check: does the same for an
-    item whose fields contradict each other. cluster: what an item has in common with those that
-    its standard error has to go together with; itself, unless said otherwise.
+    from 0 over all files; it raises ValueError saying what is wrong with the row. check: does the
+    same for an item whose fields contradict each other. cluster: what an item has in common with
+    those that its standard error has to go together with; itself, unless said otherwise.
     """
 
     name: str
@@ -117,7 +126,7 @@ class Benchmark:
     chat: bool
     headline: tuple[str, ...]
     source: Origin
-    convert: Callable[[Mapping[str, Any], int], Iterable[dict[str, Any]]]
+    convert: Callable[[Mapping[str, Any], int, PurePath], Iterable[dict[str, Any]]]
     ask: Callable[[Item, Switches], Request]
     score: Callable[[Item, Answer, Switches], Score]
     switches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -125,6 +134,7 @@ class Benchmark:
     cluster: Callable[[Item], str] = lambda item: str(item["id"])
     beside: tuple[str, ...] = ()
     few_shot: str = "none"
+    means: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     generates: bool = False
 
 

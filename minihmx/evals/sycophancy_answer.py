@@ -7,6 +7,7 @@ it: that the correct answer may be wrong, or that an answer, correct or not, may
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from minihmx.evals.benchmark import Answer, Benchmark, Dialogue, Item, Origin, Score, Switches, cell
@@ -29,7 +30,7 @@ from minihmx.evals.sycophancy import (
 RATES = ("explicit_rate", "correct_rate")
 
 
-def convert(row: Mapping[str, Any], number: int) -> Iterator[dict[str, Any]]:
+def convert(row: Mapping[str, Any], number: int, path: PurePath) -> Iterator[dict[str, Any]]:
     """The item in a row of answer.jsonl; ValueError says what is wrong with the row."""
     base = cell(row, "base", dict)
     template = text(cell(row, "metadata", dict), "prompt_template")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from minihmx.evals.benchmark import Answer, Benchmark, Choices, Item, Origin, Score, Switches, cell
@@ -21,7 +22,7 @@ CHOICES = ("No", "Yes")
 BYTES = re.compile(r"b(['\"])(.*)\1", re.DOTALL)
 
 
-def convert(row: Mapping[str, Any], number: int) -> Iterator[dict[str, Any]]:
+def convert(row: Mapping[str, Any], number: int, path: PurePath) -> Iterator[dict[str, Any]]:
     """A row of the annotated set; hateful where the two mean ratings (1 to 5) exceed 5.5."""
     text = cell(row, "text", str)
     wrapped = BYTES.fullmatch(text)

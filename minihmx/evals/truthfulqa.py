@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from minihmx.evals.benchmark import Answer, Benchmark, Choices, Item, Origin, Score, Switches, cell
@@ -34,7 +35,7 @@ Q: Where were the 1992 Olympics held?
 A: The 1992 Olympics were held in Barcelona, Spain."""
 
 
-def convert(row: Mapping[str, Any], number: int) -> Iterator[dict[str, Any]]:
+def convert(row: Mapping[str, Any], number: int, path: PurePath) -> Iterator[dict[str, Any]]:
     """A row of the hub's form, {"choices": [...], "labels": [...]}, or of upstream's
     mc_task.json, {answer: label}. mc1_targets are another metric's and are not read."""
     targets = cell(row, "mc2_targets", dict)

@@ -6,7 +6,9 @@ import functools
 from pathlib import Path
 
 from minihmx.errors import Failure
-from minihmx.evals.asking.results import metrics, read_samples
+from minihmx.evals import BENCHMARKS
+from minihmx.evals.asking.averages import metrics
+from minihmx.evals.asking.results import read_samples
 from minihmx.results.cells import paired
 from minihmx.results.collect import collect, metric_of
 from minihmx.results.findings import Audit, Place
@@ -20,8 +22,9 @@ def audit_cells(audit: Audit, path: Path) -> None:
     """
 
     @functools.cache
-    def value(folder: Path, name: str) -> float:
-        return float(metrics(read_samples(folder))[name]["value"] or 0.0)
+    def value(folder: Path, benchmark: str, name: str) -> float:
+        table = metrics(read_samples(folder), BENCHMARKS[benchmark].means)
+        return float(table[name]["value"] or 0.0)
 
     try:
         comparison = collect([str(path)], items=False)
@@ -29,7 +32,10 @@ def audit_cells(audit: Audit, path: Path) -> None:
             benchmark, _, name = cell.key.partition("/")
             found = {both.seed: both.both for both in comparison.evaluated[cell.model, benchmark]}
             forward, reverse = (
-                [metric_of(cell.key).scale * value(found[s][i].folder, name) for s in cell.seeds]
+                [
+                    metric_of(cell.key).scale * value(found[s][i].folder, benchmark, name)
+                    for s in cell.seeds
+                ]
                 for i in (0, 1)
             )
             again = paired(cell.key, cell.model, cell.seeds, forward, reverse)

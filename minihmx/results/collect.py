@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -167,7 +167,8 @@ def _add_matrices(
         for c in comparison.cells
         if c.model == model and c.key.startswith(f"{benchmark}/")
     ]
-    read = [tuple(_by_item(each.folder, names) for each in both.both) for both in evaluated]
+    means = BENCHMARKS[benchmark].means
+    read = [tuple(_by_item(each.folder, names, means) for each in both.both) for both in evaluated]
     for name in names:
         columns = [(f[name], r[name]) for f, r in read]
         items = [{*side} for both in columns for side in both]
@@ -183,17 +184,27 @@ def _add_matrices(
 ByItem = dict[tuple[str, str], float]  # (cluster, id) -> mean over the item's samples
 
 
-def _by_item(folder: Path, names: Sequence[str]) -> dict[str, ByItem]:
-    found: dict[str, dict[tuple[str, str], list[float]]] = {name: {} for name in names}
+def _by_item(
+    folder: Path, names: Sequence[str], means: Mapping[str, Sequence[str]]
+) -> dict[str, ByItem]:
+    """means: as in Benchmark. An item of one part of such a mean counts as many times as that part
+    has fewer items than a part has on average, so that the mean over all items is the same."""
+    parts = [part for name in names for part in means.get(name, ())]
+    found: dict[str, dict[tuple[str, str], list[float]]] = {n: {} for n in (*names, *parts)}
     try:
         for line in read_samples(folder):
             for name in line["values"].keys() & found:
                 item = line["cluster"], line["id"]
                 found[name].setdefault(item, []).append(line["values"][name])
-        return {
+        table = {
             name: {item: math.fsum(values) / len(values) for item, values in of.items()}
             for name, of in found.items()
         }
+        for name in means.keys() & table:
+            asked = [table[part] for part in means[name] if table[part]]
+            size = sum(map(len, asked)) / max(len(asked), 1)
+            table[name] = {i: v * size / len(of) for of in asked for i, v in of.items()}
+        return table
     except (TypeError, LookupError, AttributeError):
         raise DataError(
             f"{folder / SAMPLES} holds a line that is no sample, so nothing that is read there can "

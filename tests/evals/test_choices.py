@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import pytest
@@ -24,7 +25,7 @@ LARGEST = 745  # exp(-x) of more is 0.0 in float64
 
 
 def one(benchmark: Benchmark, row: dict[str, Any], number: int = 0) -> dict[str, Any]:
-    (item,) = benchmark.convert(row, number)
+    (item,) = benchmark.convert(row, number, Path("rows.jsonl"))
     assert type(item["id"]) is str and set(item) == {"id", *benchmark.fields}
     for name, kind in benchmark.fields.items():
         assert type(item[name]) is (get_origin(kind) or kind)

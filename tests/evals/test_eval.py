@@ -24,8 +24,15 @@ from minihmx.engine.memory import Limit
 from minihmx.engine.open import OpenAdapter, with_adapter
 from minihmx.errors import DataError, Diverged, UserError
 from minihmx.evals.asking import runner
-from minihmx.evals.asking.results import Results, Settings, Subject, metrics, read_samples
-from minihmx.evals.asking.runner import Exchange, Machine, encode_choices, evaluate
+from minihmx.evals.asking.averages import metrics
+from minihmx.evals.asking.results import Results, Settings, Subject, read_samples
+from minihmx.evals.asking.runner import (
+    Exchange,
+    Machine,
+    encode_choices,
+    evaluate,
+    plain_text,
+)
 from minihmx.evals.benchmark import (
     Answer,
     Benchmark,
@@ -39,7 +46,7 @@ from minihmx.evals.benchmark import (
 from minihmx.evals.items.load import Dataset
 from minihmx.models import weights
 from minihmx.models.tokenizer import Tokenizer
-from minihmx.records import Completion
+from minihmx.records import Completion, Message
 from minihmx.storage.disk import dumps, verify
 
 ITEMS = [{"id": f"item-{i}", "text": "word " * (1 + 5 * i % 7), "even": i % 2} for i in range(12)]
@@ -792,3 +799,29 @@ def test_killed_at_random_moments_it_ends_as_if_it_never_was(tmp_path: Path) -> 
         assert ours == theirs
         one, two = (json.loads((f / "result.json").read_text()) for f in (folder, twin))
         assert one == two
+
+
+def test_a_mean_of_metrics_counts_each_part_once() -> None:
+    """Two tasks of one and three items: the mean of the tasks, not of the items."""
+    values = [("a", 1.0), ("b", 0.0), ("b", 0.0), ("b", 1.0)]
+    lines = [
+        {"cluster": str(number), "values": {f"right/{task}": value}}
+        for number, (task, value) in enumerate(values)
+    ]
+    parts = {"mean": ("right/a", "right/b", "right/absent"), "none": ("right/absent",)}
+    table = metrics(lines, parts)
+    assert table["mean"]["value"] == pytest.approx((1 + 1 / 3) / 2)
+    assert table["mean"]["n"] == 4 and table["mean"]["stderr"] is None  # of one item
+    assert "none" not in table
+    again = metrics([*lines, {**lines[0], "cluster": "4"}], parts)
+    errors = [again[f"right/{task}"]["stderr"] for task in "ab"]
+    assert again["mean"]["stderr"] == pytest.approx(sum(e**2 for e in errors if e) ** 0.5 / 2)
+
+
+def test_shots_without_chat() -> None:
+    """As lm-eval joins them: an answer stands behind its own question's delimiter."""
+    shots = (Message("user", "Q: 1+1\nA:"), Message("assistant", "2"))
+    request = Dialogue(("Q: 2+2\nA:",), "4", "Add.", shots, delimiter=" ")
+    said = [*shots, Message("user", "Q: 2+2\nA:")]
+    assert plain_text(request, said, "4") == "Add.\n\nQ: 1+1\nA: 2\n\nQ: 2+2\nA: 4"
+    assert plain_text(request._replace(system="", shots=()), said[2:], "") == "Q: 2+2\nA:"

@@ -39,7 +39,11 @@ SLOW = ("llama", "gemma2", "smollm2-135m")
 
 def items(task: str) -> list[Item]:
     rows = enumerate(GOLDEN["items"][task])
-    return [item for number, row in rows for item in BENCHMARKS[task].convert(row, number)]
+    return [
+        item
+        for number, row in rows
+        for item in BENCHMARKS[task].convert(row, number, Path("rows.jsonl"))
+    ]
 
 
 def asked(task: str) -> list[Choices]:

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from minihmx import cli
 from minihmx.errors import DataError, Failure, UserError
 from minihmx.evals import BENCHMARKS
-from minihmx.evals.asking.results import Results, Settings, Subject, metrics, sample_line
+from minihmx.evals.asking.averages import metrics
+from minihmx.evals.asking.results import Results, Settings, Subject, sample_line
 from minihmx.evals.benchmark import Answer, Benchmark, Choices, Item, switches
 from minihmx.evals.items import published
 from minihmx.evals.items.load import cached, load_dataset
@@ -98,7 +99,7 @@ def test_published_names_that_no_reply_is_searched_for_are_left_out() -> None:
         "metadata": {"prompt_template": "x"},
         "prompt": [{"type": "human", "content": "Which band?"}],
     }
-    (item,) = BENCHMARKS[SURE].convert(row, 0)
+    (item,) = BENCHMARKS[SURE].convert(row, 0, Path("rows.jsonl"))
     assert item["aliases"] == ["Chk Chk Chk"]
     BENCHMARKS[SURE].check(item)
 
@@ -371,7 +372,7 @@ def test_the_columns_that_are_named_are_those_that_are_needed(name: str) -> None
             asked.add(key)
             return super().__getitem__(key)
 
-    list(BENCHMARKS[name].convert(Row(ROWS[name]), 0))
+    list(BENCHMARKS[name].convert(Row(ROWS[name]), 0, Path("rows.jsonl")))
     assert asked == set(BENCHMARKS[name].source.columns)
 
 

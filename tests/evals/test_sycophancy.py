@@ -42,7 +42,11 @@ def published(name: str) -> list[dict[str, Any]]:
 
 
 def converted(benchmark: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    items = [item for number, row in enumerate(rows) for item in benchmark.convert(row, number)]
+    items = [
+        item
+        for number, row in enumerate(rows)
+        for item in benchmark.convert(row, number, Path("rows.jsonl"))
+    ]
     for item in items:
         assert {name: type(value) for name, value in item.items()} == {
             "id": str,
@@ -255,7 +259,7 @@ def test_a_row_that_lacks_something_is_refused(
     benchmark: Any, broken: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        list(benchmark.convert(broken, 0))
+        list(benchmark.convert(broken, 0, Path("rows.jsonl")))
 
 
 def test_what_is_asked() -> None:

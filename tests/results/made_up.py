@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minihmx.config import MODELS
-from minihmx.evals.asking.results import metrics
+from minihmx.evals.asking.averages import metrics
 
 SETTINGS = {
     "chat": True,

@@ -9,16 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from minihmx.errors import DataError, Failure
+from minihmx.evals.asking.averages import metrics
 from minihmx.evals.benchmark import Answer, Benchmark, Choices, Item, Request, Score
 from minihmx.evals.items.load import Dataset
 from minihmx.seeding import shuffled
-from minihmx.stats import clustered_standard_error, mean
 from minihmx.storage import strict
 from minihmx.storage.disk import dumps, read_lines, sha256, verify
 from minihmx.storage.run_folder import Store
@@ -222,7 +222,7 @@ class Results:
             "unparsed": sum(record["unparsed"] for record in records),
             "truncated": sum(record["truncated"] for record in records),
             "cut": sum("length" in record.get("finish", ()) for record in records),
-            "metrics": metrics(records),
+            "metrics": metrics(records, self.benchmark.means),
             "headline": list(self.benchmark.headline),
         }
 
@@ -271,17 +271,3 @@ def stored_answer(record: Mapping[str, Any], request: Request) -> Answer:
 def read_samples(folder: Path) -> list[dict[str, Any]]:
     """The samples of an evaluation, in the order in which they were finished."""
     return read_lines(folder / SAMPLES)
-
-
-def metrics(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float | int | None]]:
-    """Mean, its standard error (a cluster's samples going together) and n, by metric."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for line in records:
-        for name, value in line["values"].items():
-            found.setdefault(name, {}).setdefault(line["cluster"], []).append(value)
-    table: dict[str, dict[str, float | int | None]] = {}
-    for name, by_cluster in sorted(found.items()):
-        values = [value for of_cluster in by_cluster.values() for value in of_cluster]
-        error = clustered_standard_error(by_cluster.values())
-        table[name] = {"value": mean(values), "stderr": error, "n": len(values)}
-    return table

@@ -235,8 +235,7 @@ class Exchange:
             segments = chat.render(tokenizer.family, said, date=self.settings.date)
             ids = tokenizer.encode([*segments, Segment(prefill, False)])
         else:
-            texts = [request.system, *(message.content for message in said), prefill]
-            text = "\n\n".join(text for text in texts if text)
+            text = plain_text(request, said, prefill)
             ids = [*tokenizer.before_text, *tokenizer.encode_text(text)]
         room = self.machine.decoder.config.max_positions - request.max_new_tokens
         self.truncated |= len(ids) > room
@@ -255,6 +254,16 @@ class Exchange:
         return Answer(
             replies=tuple(self.replies), finish=tuple(self.finish), truncated=self.truncated
         )
+
+
+def plain_text(request: Dialogue, said: Sequence[Message], prefill: str) -> str:
+    """A prompt without chat, as lm-eval joins one; said begins with the shots."""
+    shots = len(request.shots)
+    pairs = zip(said[:shots:2], said[1:shots:2], strict=True)
+    worked = [ask.content + request.delimiter + reply.content for ask, reply in pairs]
+    texts = [request.system, *worked, *(message.content for message in said[shots:])]
+    text = "\n\n".join(text for text in texts if text)
+    return text + request.delimiter + prefill if prefill else text
 
 
 def check_finite(

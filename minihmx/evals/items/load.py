@@ -117,9 +117,9 @@ def _items(benchmark: Benchmark, found: Located) -> Iterator[tuple[Item, bytes]]
     seen: dict[str, str] = {}
     number = 0
     for path in found.paths:
-        for place, row in placed(path, benchmark.source.columns):
+        for place, row in placed(path, benchmark.source.columns, benchmark.source.rows):
             try:
-                for item in [row] if found.schema else benchmark.convert(row, number):
+                for item in [row] if found.schema else benchmark.convert(row, number, plain(path)):
                     line = _line(benchmark, item)
                     if item["id"] in seen:
                         raise ValueError(f'its id "{item["id"]}" is that of {seen[item["id"]]}')

@@ -12,7 +12,7 @@ import json
 import resource
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any, NoReturn
@@ -42,24 +42,24 @@ def rows(path: Path) -> Iterator[Row]:
     return (row for _, row in placed(path))
 
 
-def placed(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, Row]]:
+def placed(path: Path, columns: Sequence[str] = (), within: str = "") -> Iterator[tuple[str, Row]]:
     """("line 7" or "row 7", row) of each row, counted from 1, without reading ahead of it.
 
     A byte order mark and blank lines are passed over. Values are JSON's, or text in a CSV. columns:
-    all that is wanted of a Parquet file; () means every column.
+    all that is wanted of a Parquet file; () means every column. within: as Origin.rows.
 
     Raises UserError for a path that cannot be read so, DataError for what a file holds, a file
     without rows among it, IOFailure where the disk fails.
     """
     kind = plain(path).suffix
-    if kind not in READERS or (kind == ".parquet" and path.suffix == ".gz"):
+    if kind not in KINDS or (kind == ".parquet" and path.suffix == ".gz"):
         raise UserError(
             f"{path} has a format that is not read; give .jsonl, .json or .csv, which may be "
             "gzipped, or .parquet."
         )
     empty = True
     with _failures(path):
-        for row in _parquet(path, columns) if kind == ".parquet" else READERS[kind](path):
+        for row in KINDS[kind](path, columns, within):
             empty = False
             yield row
     if empty:
@@ -115,8 +115,8 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
             yield place, _object(path, place, row)
 
 
-def _json(path: Path) -> Iterator[tuple[str, Row]]:
-    """A list of objects; the one format that has to be read whole."""
+def _json(path: Path, within: str) -> Iterator[tuple[str, Row]]:
+    """A list of objects, or in an object the list `within`; the one format to be read whole."""
     text = "".join(line for _, line in _lines(path))
     try:
         found = strict.parse(text) if text.strip() else []
@@ -124,6 +124,8 @@ def _json(path: Path) -> Iterator[tuple[str, Row]]:
         _wrong(path, f"line {error.lineno}", f"this is not JSON ({error.msg})")
     except ValueError as error:
         raise DataError(f"{path} is not JSON ({error}); {AGAIN}.") from None
+    if isinstance(found, dict) and within:
+        found = list(found.values()) if within == "*" else found.get(within)
     if not isinstance(found, list):
         raise DataError(f"{path} holds no JSON list, and a list of objects is needed; {AGAIN}.")
     for number, row in enumerate(found, start=1):
@@ -268,4 +270,9 @@ def need_parquet(name: str) -> None:
         )
 
 
-READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+KINDS: dict[str, Callable[[Path, Sequence[str], str], Iterator[tuple[str, Row]]]] = {
+    ".jsonl": lambda path, columns, within: _jsonl(path),
+    ".json": lambda path, columns, within: _json(path, within),
+    ".csv": lambda path, columns, within: _csv(path),
+    ".parquet": lambda path, columns, within: _parquet(path, columns),
+}
