@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     closed = open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a model may say what the terminal cannot show
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="plainly")
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # see __main__.py
         options = parse_arguments(sys.argv[1:] if arguments is None else arguments)

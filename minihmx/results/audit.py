@@ -96,7 +96,8 @@ def audit_run(audit: Audit, folder: Path) -> None:
         audit_selection(audit, folder)
     if facts.lacking:
         older = ", ".join(sorted(facts.lacking))
-        audit.note(f"{folder}: made by older code, so there is no {older} to be checked")
+        why = "older code wrote none, or it was removed"
+        audit.note(f"{folder}: {older} is not there to be checked ({why})")
 
 
 def audit_selection(audit: Audit, folder: Path) -> None:

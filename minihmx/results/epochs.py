@@ -18,7 +18,7 @@ BELOW = ", below the rule"  # of an epoch that was the best there is
 
 def selected_epoch(folder: Path) -> tuple[str, str]:
     """The epoch of a run that is compared, and how it was chosen."""
-    path = folder / "selected.json"
+    path, epochs = folder / "selected.json", epochs_of(folder)
     if path.exists():
         selected = read_json(path)
         winner = selected.get("winner") if isinstance(selected, dict) else None
@@ -27,10 +27,14 @@ def selected_epoch(folder: Path) -> tuple[str, str]:
                 f"{path} names no epoch as its winner, so it is not known which one to compare; "
                 "select again, or give RUN@epoch-03."
             )
+        if epochs and winner not in epochs:
+            raise DataError(
+                f"{path} names {winner} as the winner, but there is {', '.join(epochs)}; select "
+                "again, or give RUN@epoch-03."
+            )
         how = "selected" if selected.get("qualified", True) else "selected" + BELOW
         rule = selected.get("rule")
         return winner, how + _other_rule(rule if isinstance(rule, dict) else {})
-    epochs = epochs_of(folder)
     if not epochs:
         raise UserError(f"{folder} holds no epoch that could be compared; train it to its end.")
     return epochs[-1], "last, as none is selected"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import shlex
 import sys
@@ -13,6 +14,8 @@ from minihmx.errors import IOFailure
 # What the sign says wherever train, eval and select show it: how far a mean may be off. How far
 # single answers lie apart is called std, and never has this sign.
 ERROR = "± is the standard error of a mean"
+# For a terminal or a file that has no such sign. A minus is never lost.
+SPELLED = {"−": "-", "–": "-", "—": "-", "±": "+/-", "·": "*", "²": "^2", "Σ": "sum of ", "’": "'"}
 LONGEST = 1e10  # seconds; timedelta knows no more than some thousand times that
 # These verbs, and `data get`, leave files, so they go on unseen where stdout is closed.
 LEAVE_FILES = {"train", "eval", "experiment", "select", "export", "get"}
@@ -50,6 +53,20 @@ def show(line: str) -> None:
         print(line, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def plainly(error: UnicodeError) -> tuple[str, int]:
+    """What to print for signs that the encoding lacks, and where to go on: codecs' own protocol.
+
+    >>> "−0.34 ± 0.1 ☃".encode("ascii", "plainly")
+    b'-0.34 +/- 0.1 ?'
+    """
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    return "".join(SPELLED.get(sign, "?") for sign in lacking), error.end
+
+
+codecs.register_error("plainly", plainly)
 
 
 def typed() -> str:

@@ -63,6 +63,14 @@ def test_help_names_every_knob_and_model() -> None:
     assert minihmx().returncode == 2
 
 
+def test_a_sign_that_the_terminal_lacks_is_spelled_out() -> None:
+    paper = minihmx("compare", "--paper", PYTHONIOENCODING="ascii")
+    assert paper.returncode == 0 and paper.stdout.isascii() and "?" not in paper.stdout
+    assert "BBQ accuracy_amb, %" in paper.stdout and "-3.58 +/- 0.25" in paper.stdout
+    for minus in ("\N{MINUS SIGN}0.34", "\N{EN DASH}0.34"):
+        assert minus.encode("latin-1", "plainly") == b"-0.34"
+
+
 def test_a_verb_is_a_file_and_the_door_has_no_rules() -> None:
     """Each file in commands/ adds its arguments and runs; cli.py only knows where it is."""
     files = {path.stem for path in (ROOT / "minihmx" / "commands").glob("*.py")} - {"__init__"}

@@ -243,6 +243,8 @@ def test_a_selection_that_names_no_epoch_is_refused(tmp_path: Path) -> None:
     forward, _ = pair(tmp_path)
     write(forward / "selected.json", {"winner": "../x"})
     refused([tmp_path], "selected.json names no epoch", kind=DataError)
+    write(forward / "selected.json", {"winner": "epoch-09"})
+    refused([tmp_path], "names epoch-09 as the winner, but there is epoch-00", kind=DataError)
 
 
 def test_a_single_unfinished_run_is_why_there_is_nothing(tmp_path: Path) -> None:
