@@ -33,7 +33,8 @@ FLOORS = {
     " instruments.estimate"
     " models.chat models.hub models.folder models.hub_errors models.targets models.adapters"
     " models.template"
-    " models.export engine engine.memory engine.sampling engine.prompts engine.open",  # machines
+    " models.export engine engine.memory engine.prefill engine.sampling engine.prompts"
+    " engine.open",  # machines
     3: "instruments instruments.clock instruments.amax instruments.metrics"
     " instruments.degenerate"
     " instruments.machine",  # what watches
@@ -45,7 +46,7 @@ FLOORS = {
     " evals.reading.letters evals.reading.literal"
     " evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.averages evals.asking.likelihood"
-    " evals.asking.results"
+    " evals.asking.results evals.asking.task evals.asking.replies"
     " evals.asking.runner evals.asking.session",  # what asks a finished model
     6: "experiment results results.cells results.sycophancy"
     " results.claims results.cell_claims results.selections"
@@ -100,7 +101,7 @@ LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 300, 60
 SHORTER = {"train": 200, "cli": 150, "models.decoder": 250}
 # What a reader with the paper in hand walks through; comments here say why.
 CORE = ["train", "rollout", "judge", "advantages", "grpo", "lora", "learn", "optimizer"]
-CORE += ["engine.sampling", "models.decoder", "models.context"]
+CORE += ["engine.prefill", "engine.sampling", "models.decoder", "models.context"]
 # One name for each of several things of one kind: the functions of a benchmark and of a verb.
 PROTOCOLS = {"ask", "score", "convert", "check", "arguments", "run"}
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -334,8 +335,8 @@ def test_comments_and_code_are_told_apart() -> None:
         ("judge", "parse_score"),
         ("advantages", "row_weights"),
         ("config", "learning_rate"),
-        ("engine.sampling", "prefill"),
-        ("engine.sampling", "common_prefix"),
+        ("engine.prefill", "prefill"),
+        ("engine.prefill", "common_prefix"),
         ("evals.reading.flips", "commitment"),
         ("evals.reading.flips", "flip"),
         ("evals.reading.literal", "plain_letters"),

@@ -1,29 +1,64 @@
-"""The one generate path: rollouts, the judge and evaluations all come through here.
+"""The one generate path: rollouts, the judge, chat and evaluations all come through here.
 
-What rows share is computed once: equal prompts are prefilled as one row, and the longest common
-prefix of different prompts (a chat header, the judge's rubric) is prefilled before they part.
-Rows keep their own lengths and positions; nothing is left-padded.
+Rows are decoded together, one token each at a time. Where there are more jobs than rows, a row
+that has finished is given to the next job at once (continuous batching): nobody waits for the
+longest answer, and the shape of a step, rows x 1 token, never changes.
 
 Sampling is plain softmax at the stated temperature: the log-prob stored with a token is that of the
 very distribution it was drawn from, and the one that training differentiates.
+
+Shapes: B rows, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from minihmx.engine.memory import Limit, in_pieces
+from minihmx.engine.memory import Limit, release
+from minihmx.engine.prefill import Prefix, prefill, same_tokens
 from minihmx.errors import UserError
 from minihmx.models.context import KVCache
 from minihmx.models.decoder import Decoder
 from minihmx.records import Completion
 from minihmx.seeding import uniform
 
+LOOK_EVERY = 8  # tokens between two looks at an answer's text
 
-@torch.inference_mode()
+
+class Job(NamedTuple):
+    """A prompt (token ids) and where its completion ends.
+
+    noise: names the random stream, None at temperature 0. until: texts of which one ends it.
+    complete: texts, in any case, all of which together end it. What stands behind such a text is
+    not cut off here, since up to LOOK_EVERY tokens may.
+    """
+
+    prompt: Sequence[int]
+    max_new_tokens: int
+    noise: tuple[object, ...] | None = None
+    until: tuple[str, ...] = ()
+    complete: tuple[str, ...] = ()
+
+
+class Decoding(NamedTuple):
+    """How every job is decoded. decode: token ids to text. temperature 0 is greedy.
+
+    prefill_tokens: of prompts, beyond what they share, that go through the model at once.
+    """
+
+    decoder: Decoder
+    decode: Callable[[list[int]], str]
+    stop_ids: Sequence[int]
+    temperature: float = 0.0
+    prefill_tokens: int = sys.maxsize
+
+
 def generate(
     decoder: Decoder,
     decode: Callable[[list[int]], str],
@@ -35,7 +70,7 @@ def generate(
     noise: Sequence[tuple[object, ...]] | None = None,
     limit: Limit | None = None,
 ) -> list[Completion]:
-    """Complete every prompt (token ids); a prompt named G times gets G completions.
+    """Complete every prompt (token ids), in order; a prompt named G times gets G completions.
 
     decode: token ids to text. temperature 0 is greedy. Otherwise noise names each row's random
     stream: the random number of token t is a pure function of the row's names and t, whatever else
@@ -43,132 +78,181 @@ def generate(
 
     Raises UserError when a prompt and its completion exceed the model's context.
     """
-    longest = max(map(len, prompts), default=0)
-    context = decoder.config.max_positions
-    if longest + max_new_tokens > context:
-        raise UserError(
-            f"A prompt of {longest} tokens and {max_new_tokens} new ones exceed the model's "
-            f"context of {context}; shorten the text or lower the completion cap."
-        )
-    stop = torch.tensor(sorted(stop_ids), dtype=torch.long, device=decoder.device)
-
-    def decode_rows(rows: Sequence[int]) -> list[Completion]:
-        names = None if noise is None else [noise[row] for row in rows]
-        decoded = _decode_batch(
-            decoder, [prompts[row] for row in rows], max_new_tokens, stop, temperature, names
-        )
-        return [_completion(*row, set(stop_ids), decode) for row in zip(*decoded, strict=True)]
-
-    limit = limit or Limit("--decode-rows", len(prompts))
-    pieces = in_pieces(range(len(prompts)), limit, decode_rows)
-    return [completion for piece in pieces for completion in piece]
+    names: Sequence[tuple[object, ...] | None] = noise or [None] * len(prompts)
+    jobs = [Job(prompt, max_new_tokens, name) for prompt, name in zip(prompts, names, strict=True)]
+    how = Decoding(decoder, decode, stop_ids, temperature)
+    found = dict(complete(how, jobs, limit or Limit("--decode-rows", len(prompts))))
+    return [found[index] for index in range(len(jobs))]
 
 
-def _decode_batch(
-    decoder: Decoder,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    stop: Tensor,
-    temperature: float,
-    noise: Sequence[tuple[object, ...]] | None,
-) -> tuple[list[list[int]], list[list[float]]]:
-    """Token ids and log-probs of every row, up to the step at which the last row stopped."""
-    device = decoder.device
-    cache, hidden_BD = prefill(decoder, prompts, max_new_tokens)
-    # One random number for each token position, drawn before it is known which row stops where.
-    # A generator's state would depend on how many rows and tokens came before.
-    uniforms_BT = torch.tensor(
-        [[uniform(*names, t) for t in range(max_new_tokens)] for names in noise or ()],
-        dtype=torch.float64,
-        device=device,
-    )
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    longest = max(map(len, prompts))
-    stopped = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    ids, logprobs = [], []
-    for t in range(max_new_tokens):
-        logits_BV = decoder.logits(hidden_BD)
-        token, logprob = draw(logits_BV, temperature, uniforms_BT[:, t] if noise else None)
-        ids.append(token)
+@torch.inference_mode()
+def complete(how: Decoding, jobs: Sequence[Job], limit: Limit) -> Iterator[tuple[int, Completion]]:
+    """(index of a job, its completion), each when it is finished.
+
+    Requests that share a prefix should stand side by side. Where memory runs out, what was not
+    finished begins again in half as many rows, and comes out the same up to rounding.
+    """
+    context = how.decoder.config.max_positions
+    for prompt, cap, *_ in jobs:
+        if len(prompt) + cap > context:
+            raise UserError(
+                f"A prompt of {len(prompt)} tokens and {cap} new ones exceed the model's "
+                f"context of {context}; shorten the text or lower the completion cap."
+            )
+    missing = dict.fromkeys(range(len(jobs)))
+    while missing:
+        rows, fits = min(limit.rows, len(missing)), True
+        try:
+            for index, completion in _decode(how, jobs, list(missing), rows):
+                del missing[index]
+                yield index, completion
+        except torch.OutOfMemoryError as error:
+            limit.halve(rows, error)
+            fits = False
+        if not fits:
+            release()
+
+
+class _Row:
+    """What one row has said so far for its job."""
+
+    def __init__(self, index: int, job: Job):
+        self.index, self.job = index, job
+        self.ids: list[int] = []
+        self.logprobs: list[float] = []
+
+    def hear(self, token: int, logprob: float, how: Decoding) -> bool:
+        """Add a token; whether it was the last one."""
+        self.ids.append(token)
+        self.logprobs.append(logprob)
+        full = len(self.ids) == self.job.max_new_tokens
+        return full or token in how.stop_ids or self._text_ends(how.decode)
+
+    def _text_ends(self, decode: Callable[[list[int]], str]) -> bool:
+        """Whether the text says that it is over. To look behind every token would take longer."""
+        until, wanted = self.job.until, self.job.complete
+        if not (until or wanted) or len(self.ids) % LOOK_EVERY:
+            return False
+        text = decode(self.ids)
+        found = bool(wanted) and all(part.lower() in text.lower() for part in wanted)
+        return found or any(stop in text for stop in until)
+
+    def completion(self, how: Decoding) -> Completion:
+        # The stop token stays among the ids, because ending an answer is something the policy has
+        # to learn; it is not part of the text, because the judge should not see markup.
+        stopped = self.ids[-1] in how.stop_ids
+        text = how.decode(self.ids[:-1] if stopped else self.ids)
+        cut = not stopped and len(self.ids) == self.job.max_new_tokens
+        return Completion(self.ids, self.logprobs, text, "length" if cut else "stop")
+
+
+class _Batch:
+    """Rows that are decoded together, their cache, and the hidden states [B, D] of their last
+    tokens. An empty row is None."""
+
+    def __init__(self, how: Decoding, rows: int, jobs: Sequence[Job]):
+        self.how = how
+        self.rows: list[_Row | None] = [None] * rows
+        self.capacity = max(len(r.prompt) + r.max_new_tokens for r in jobs)
+        self.positions = [0] * rows  # at which the next token of each row goes into the cache
+        self.cache: KVCache | None = None
+        self.hidden = torch.empty(0)
+        self.known: Prefix | None = None
+        # One random number for each token position, drawn before it is known which row stops where.
+        # A generator's state would depend on how many rows and tokens came before.
+        longest = max(r.max_new_tokens for r in jobs) if how.temperature else 0
+        self.uniforms = torch.zeros(rows, longest, dtype=torch.float64, device=how.decoder.device)
+
+    def fill(self, slots: Sequence[int], rows: Sequence[_Row], following: Sequence[int]) -> None:
+        """Let the prompts of these rows into these slots; following: the prompt that comes next."""
+        prompts = [row.job.prompt for row in rows]
+        longest, decoder = max(map(len, prompts)), self.how.decoder
+        after = [following] if following else []
+        whole = len(rows) == len(self.rows)  # then the cache that comes back is the batch's own
+        room = self.capacity - longest if whole else 0
+        found = prefill(decoder, prompts, room, after, self.known)
+        self.known = found.prefix
+        if whole:
+            self.cache, self.hidden = found.cache, found.hidden
+        else:
+            index = torch.tensor(slots, device=decoder.device)
+            if self.cache is None:
+                size = len(self.rows), self.capacity, decoder.dtype, decoder.device
+                self.cache = KVCache(decoder.config, *size)
+                self.hidden = found.hidden.new_zeros(len(self.rows), found.hidden.shape[-1])
+            self.cache.put(index, found.cache, longest)
+            self.hidden[index] = found.hidden
+        for slot, row in zip(slots, rows, strict=True):
+            self.rows[slot], self.positions[slot] = row, len(row.job.prompt)
+            if self.how.temperature:
+                names, cap = row.job.noise or (), row.job.max_new_tokens
+                numbers = [uniform(*names, t) for t in range(cap)]
+                self.uniforms[slot, :cap] = torch.tensor(numbers, dtype=torch.float64)
+
+    def step(self) -> Iterator[tuple[int, Completion]]:
+        """One more token for every row; yields what is finished by it, whose row is empty then."""
+        decoder, device = self.how.decoder, self.hidden.device
+        logits_BV = decoder.logits(self.hidden)
+        token, logprob = draw(logits_BV, self.how.temperature, self._noise())
         # The sum is finite only if every logit is. Adding 0 times the sum changes no finite
         # log-prob, and makes it NaN when any logit of the row is infinite or NaN, also one that
         # was not drawn. A minus infinity, for example, is never drawn and would pass unseen.
-        logprobs.append(logprob + 0 * logits_BV.sum(-1))
-        stopped |= torch.isin(token, stop)
-        # Rows that have stopped go on being decoded, as padding, until the last one stops; what
-        # they write is cut off in _completion. Removing them would change the batch's shape, and
-        # with that the last bits of the other rows' logits.
-        if t + 1 == max_new_tokens or bool(stopped.all()):
+        logprob = logprob + 0 * logits_BV.sum(-1)
+        heard = torch.stack((token.double(), logprob.double())).tolist()  # waits for the GPU once
+        for slot, row in enumerate(self.rows):
+            if row and row.hear(int(heard[0][slot]), heard[1][slot], self.how):
+                self.rows[slot] = None
+                yield row.index, row.completion(self.how)
+        if not any(self.rows):
+            return
+        # Rows that have stopped, and found nobody to follow them, go on being decoded as padding.
+        # Removing them would change the batch's shape, and with that the last bits of the other
+        # rows' logits.
+        where = torch.tensor(self.positions, device=device)
+        assert self.cache is not None
+        keys = max(self.positions) + 1
+        self.hidden = decoder(token[:, None], where[:, None], self.cache, keys)[:, 0]
+        self.positions = [min(p + 1, self.capacity - 1) for p in self.positions]
+
+    def _noise(self) -> Tensor | None:
+        """Each row's random number for its next token, [B]; None at temperature 0."""
+        if not self.how.temperature:
+            return None
+        said = [len(row.ids) if row else 0 for row in self.rows]
+        index = torch.tensor(said, device=self.uniforms.device)
+        return self.uniforms.gather(1, index[:, None])[:, 0]
+
+
+def _decode(
+    how: Decoding, jobs: Sequence[Job], order: Sequence[int], rows: int
+) -> Iterator[tuple[int, Completion]]:
+    """Decode the jobs of these indexes in so many rows."""
+    waiting = deque(order)
+    batch = _Batch(how, rows, [jobs[index] for index in order])
+    while waiting or any(batch.rows):
+        free = [slot for slot, row in enumerate(batch.rows) if row is None]
+        # A prompt lets all other rows wait, so several go together; an eighth of the rows is little
+        # to leave empty meanwhile.
+        while free and waiting and len(free) >= rows // 8:
+            group = _next_group(jobs, waiting, len(free), how.prefill_tokens)
+            following = jobs[waiting[0]].prompt if waiting else ()
+            batch.fill(free[: len(group)], [_Row(i, jobs[i]) for i in group], following)
+            free = free[len(group) :]
+        yield from batch.step()
+
+
+def _next_group(jobs: Sequence[Job], waiting: deque[int], most: int, tokens: int) -> list[int]:
+    """Take the next jobs whose prompts have so many tokens at most, and always one."""
+    group = [waiting.popleft()]
+    first = jobs[group[0]].prompt
+    count = len(first)
+    while waiting and len(group) < most:
+        prompt = jobs[waiting[0]].prompt
+        count += len(prompt) - same_tokens(prompt, first)
+        if count > tokens:
             break
-        hidden_BD = decoder(token[:, None], (lengths + t)[:, None], cache, longest + t + 1)[:, 0]
-    return torch.stack(ids, 1).tolist(), torch.stack(logprobs, 1).tolist()
-
-
-def prefill(
-    decoder: Decoder, prompts: Sequence[Sequence[int]], room: int
-) -> tuple[KVCache, Tensor]:
-    """A cache with every prompt in it and room for `room` more tokens a row, and each prompt's last
-    hidden state, [B, D].
-
-    What prompts share is computed once. Here the first and the third are one row until the end,
-    and all three begin with the same two tokens, which are one row of a pass of their own:
-
-    >>> from minihmx.models import hub, weights
-    >>> decoder = weights.load(hub.TINY, torch.float32, "cpu")
-    >>> cache, hidden = prefill(decoder, [[1, 5, 6], [1, 5, 7, 8], [1, 5, 6]], room=10)
-    >>> _, rows, _, capacity, _ = cache.k.shape
-    >>> rows, capacity, len(hidden), torch.equal(hidden[0], hidden[2])
-    (3, 14, 3, True)
-    """
-    device = decoder.device
-    # G samples of one question have equal prompts. They are one row here and G rows afterwards.
-    unique = list(dict.fromkeys(map(tuple, prompts)))
-    lengths = [len(prompt) for prompt in unique]
-    shared = common_prefix(unique) if len(unique) > 1 else 0
-    cache = KVCache(decoder.config, 1, max(lengths) + room, decoder.dtype, device)
-    if shared:
-        prefix = torch.tensor([unique[0][:shared]], device=device)
-        decoder(prefix, torch.arange(shared, device=device)[None], cache, shared)
-    if len(unique) > 1:
-        cache = cache.select(torch.zeros(len(unique), dtype=torch.long, device=device))
-    # Shorter rests are padded on the right. The padding writes into slots of the cache that the
-    # row's own next tokens overwrite before any query may see them, so no mask has to know of it.
-    width = max(lengths) - shared
-    rest = torch.tensor(
-        [[*prompt[shared:], *[0] * (width + shared - len(prompt))] for prompt in unique],
-        device=device,
-    )
-    positions = torch.arange(shared, shared + width, device=device).expand(len(unique), width)
-    hidden = decoder(rest, positions, cache, shared + width)
-    last = torch.tensor([length - shared - 1 for length in lengths], device=device)
-    hidden = hidden[torch.arange(len(unique), device=device), last]
-    place = {prompt: row for row, prompt in enumerate(unique)}
-    rows = [place[tuple(prompt)] for prompt in prompts]
-    # Where all prompts differ, as the judge's do, the cache is in order already. Copying it would
-    # double the memory of the step's largest tensor.
-    if rows == list(range(len(unique))):
-        return cache, hidden
-    index = torch.tensor(rows, device=device)
-    return cache.select(index), hidden[index]
-
-
-def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with, leaving each at least one of its own.
-
-    >>> common_prefix([[5, 6, 7], [5, 6, 8, 9], [5, 6]])
-    1
-
-    The third prompt would share two tokens, but then nothing of its own would be left to compute
-    the next token from.
-    """
-    # Sorted as lists, the first and the last prompt differ no later than any other two.
-    ordered = sorted(map(list, prompts))
-    first, last = ordered[0], ordered[-1]
-    limit = min(map(len, prompts)) - 1
-    same = 0
-    while same < limit and first[same] == last[same]:
-        same += 1
-    return same
+        group.append(waiting.popleft())
+    return group
 
 
 def draw(logits: Tensor, temperature: float, u: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -194,15 +278,3 @@ def draw(logits: Tensor, temperature: float, u: Tensor | None) -> tuple[Tensor, 
     # valid token will do there, because its log-prob is NaN and the answer is refused for that.
     token = token.clamp(max=logits.shape[-1] - 1)
     return token, logprobs.gather(-1, token[:, None])[:, 0]
-
-
-def _completion(
-    ids: list[int], logprobs: list[float], stop: set[int], decode: Callable[[list[int]], str]
-) -> Completion:
-    """The row up to its first stop token."""
-    # The stop token stays among the ids, because ending an answer is something the policy has to
-    # learn; it is not part of the text, because the judge should not see markup.
-    end = next((t for t, token in enumerate(ids) if token in stop), None)
-    if end is None:
-        return Completion(ids, logprobs, decode(ids), "length")
-    return Completion(ids[: end + 1], logprobs[: end + 1], decode(ids[:end]), "stop")

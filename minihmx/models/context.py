@@ -85,6 +85,17 @@ class KVCache:
         chosen.k, chosen.v = self.k[:, rows], self.v[:, rows]
         return chosen
 
+    def first(self, tokens: int) -> KVCache:
+        """A copy of the first row's first tokens, in a cache that has room for no more."""
+        chosen = object.__new__(KVCache)
+        chosen.k, chosen.v = self.k[:, :1, :, :tokens].clone(), self.v[:, :1, :, :tokens].clone()
+        return chosen
+
+    def put(self, rows: Tensor | slice, other: KVCache, tokens: int) -> None:
+        """Write the first tokens of another cache's rows, in order, into these rows of this one."""
+        self.k[:, rows, :, :tokens] = other.k[:, :, :, :tokens]
+        self.v[:, rows, :, :tokens] = other.v[:, :, :, :tokens]
+
 
 class Context:
     """What every layer of one forward pass shares.

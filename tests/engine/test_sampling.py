@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from minihmx.engine.memory import Limit
-from minihmx.engine.sampling import common_prefix, draw, generate
+from minihmx.engine.prefill import common_prefix
+from minihmx.engine.sampling import LOOK_EVERY, Decoding, Job, complete, draw, generate
 from minihmx.errors import UserError
 from minihmx.models.decoder import Decoder
 from minihmx.records import Completion
@@ -134,3 +135,109 @@ def test_a_prompt_longer_than_the_context_is_refused() -> None:
     decoder, _ = golden.load("llama")
     with pytest.raises(UserError, match=r"505 tokens and 8 new .* context of 512"):
         generate(decoder, str, [[1] * 505], max_new_tokens=8, stop_ids=[])
+
+
+# --- continuous batching --------------------------------------------------------------------------
+
+SHOTS = list(range(20, 50))
+JOBS = [
+    Job([*SHOTS, *(rest % 290 + 3 for rest in range(i, i + 2 + i % 3))], 4 + i % 5, ("job", i))
+    for i in range(9)
+]
+
+
+def letters(ids: list[int]) -> str:
+    """A text for token ids: each a word of its own."""
+    return " ".join(f"w{token}" for token in ids)
+
+
+def completed(decoder: Decoder, jobs: list[Job], rows: int, **options):  # type: ignore[no-untyped-def]
+    how = Decoding(decoder, letters, [], **options)
+    found = list(complete(how, jobs, Limit("--decode-rows", rows)))
+    assert sorted(index for index, _ in found) == list(range(len(jobs)))
+    return dict(found), [index for index, _ in found]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("family", golden.FAMILIES)
+def test_a_row_is_given_to_the_next_job_and_nothing_changes(
+    family: str, temperature: float
+) -> None:
+    """Whatever the number of rows, and however many prompt tokens go together."""
+    decoder, _ = golden.load(family)
+    alone = [
+        generate(
+            decoder,
+            letters,
+            [job.prompt],
+            max_new_tokens=job.max_new_tokens,
+            stop_ids=[],
+            temperature=temperature,
+            noise=[job.noise or ()],
+        )[0]
+        for job in JOBS
+    ]
+    assert [len(c.ids) for c in alone] == [job.max_new_tokens for job in JOBS]
+    for rows, tokens in ((1, 8), (2, 10_000), (4, 8), (4, 10_000), (20, 40), (20, 10_000)):
+        found, order = completed(
+            decoder, JOBS, rows, temperature=temperature, prefill_tokens=tokens
+        )
+        assert [found[i].ids for i in range(9)] == [c.ids for c in alone], (rows, tokens)
+        for i, other in enumerate(alone):
+            assert found[i].logprobs == pytest.approx(other.logprobs, abs=1e-4)
+        if rows == 4:
+            assert order[0] == 0 and order != sorted(order)  # the short ones do not wait
+
+
+def test_shapes_of_steps_and_shared_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step has all rows and one token; the worked examples go through the model once."""
+    decoder, _ = golden.load("llama")
+    seen = []
+    forward = Decoder.forward
+
+    def spy(self: Decoder, ids: torch.Tensor, *rest: object) -> torch.Tensor:
+        seen.append(tuple(ids.shape))
+        return forward(self, ids, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Decoder, "forward", spy)
+    completed(decoder, JOBS, 3)
+    steps = [shape for shape in seen if shape == (3, 1)]
+    assert 9 + 3 <= len(steps) <= sum(job.max_new_tokens for job in JOBS) // 3 + 8
+    rest = [shape for shape in seen if shape != (3, 1)]
+    assert rest[0] == (1, 30)
+    assert all(width < 30 for _, width in rest[1:]), rest
+
+
+def test_a_text_ends_its_own_row_only() -> None:
+    decoder, _ = golden.load("llama")
+    jobs = [job._replace(max_new_tokens=40) for job in JOBS]
+    free, _ = completed(decoder, jobs, 3)
+    fifth = f"w{free[2].ids[5]}"
+    ends = [job._replace(until=(fifth,)) if i == 2 else job for i, job in enumerate(jobs)]
+    found, _ = completed(decoder, ends, 3)
+    assert found[2].ids == free[2].ids[: len(found[2].ids)]
+    assert 6 <= len(found[2].ids) <= 5 + LOOK_EVERY and fifth in found[2].text
+    assert found[2].finish_reason == "stop" and free[2].finish_reason == "length"
+    assert all(found[i].ids == free[i].ids for i in range(9) if i != 2)
+    both = (f"W{free[4].ids[1]}", f"w{free[4].ids[12]}")  # in any case, and only where all stand
+    wanted = [job._replace(complete=both) if i == 4 else job for i, job in enumerate(jobs)]
+    found, _ = completed(decoder, wanted, 3)
+    assert 13 <= len(found[4].ids) <= 16 and found[4].finish_reason == "stop"
+
+
+def test_out_of_memory_begins_again_in_half_as_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was finished is kept, and no more than two rows fit."""
+    decoder, _ = golden.load("llama")
+    whole, _ = completed(decoder, JOBS, 2)
+    forward = Decoder.forward
+
+    def tight(self: Decoder, ids: torch.Tensor, *rest: object) -> torch.Tensor:
+        if ids.shape[0] > 2:
+            raise torch.OutOfMemoryError("too many rows")
+        return forward(self, ids, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Decoder, "forward", tight)
+    limit = Limit("--decode-rows", 8)
+    found = dict(complete(Decoding(decoder, letters, []), JOBS, limit))
+    assert limit.rows == 2 and "--decode-rows 2" in limit.notice
+    assert {i: c.ids for i, c in found.items()} == {i: c.ids for i, c in whole.items()}

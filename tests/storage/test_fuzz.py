@@ -34,8 +34,9 @@ from minihmx.engine.memory import Limit
 from minihmx.engine.open import load_tokenizer
 from minihmx.errors import DataError, Failure, UserError
 from minihmx.evals import BENCHMARKS
-from minihmx.evals.asking import runner
+from minihmx.evals.asking import replies, runner
 from minihmx.evals.asking.results import Results, Settings, Subject
+from minihmx.evals.asking.task import Machine
 from minihmx.evals.benchmark import switches
 from minihmx.evals.items.load import load_dataset
 from minihmx.judge import parse_score
@@ -671,13 +672,13 @@ def test_a_manifest_names_every_file_that_is_needed(run: Place) -> None:
 
 
 @pytest.fixture(scope="module")
-def asker(tmp_path_factory: pytest.TempPathFactory) -> runner.Machine:
+def asker(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     """A model whose context is too short for some prompts."""
     folder = tmp_path_factory.mktemp("asker")
     toy.model(folder, max_position_embeddings=640)
     decoder = weights.load(folder, torch.float32, "cpu")
     limits = Limit("--batch-tokens", 999), Limit("--decode-rows", 5)
-    return runner.Machine(decoder, Tokenizer.load(folder), *limits)
+    return Machine(decoder, Tokenizer.load(folder), *limits)
 
 
 def evaluation(home: Path, name: str) -> Results:
@@ -701,12 +702,13 @@ def answer_by_names(patch: pytest.MonkeyPatch, items: Any) -> None:
             batch = requests[first : first + 3]
             yield [[-9 * random.Random(repr(pair)).random() for pair in p] for p in batch]
 
-    def replies(*_: Any, noise: Any, **__: Any) -> list[Completion]:
-        draws = [random.Random(repr(name)) for name in noise]
-        return [Completion([], [], f"It is {d.choice(words)}.", "stop") for d in draws]
+    def completions(how: Any, requests: Any, limit: Limit) -> Any:
+        for index, request in enumerate(requests):
+            word = random.Random(repr(request.noise)).choice(words)
+            yield index, Completion([], [], f"It is {word}.", "stop")
 
     patch.setattr(runner, "loglikelihoods", sums)
-    patch.setattr(runner, "generate", replies)
+    patch.setattr(replies, "complete", completions)
 
 
 # One benchmark of each kind is quick: answers that are compared, and replies that are read.
@@ -718,7 +720,7 @@ KINDS = ("truthfulqa_mc2", "are_you_sure")
     [*KINDS, *(pytest.param(n, marks=pytest.mark.slow) for n in BENCHMARKS if n not in KINDS)],
 )
 def test_samples_that_are_damaged_never_make_another_number(
-    name: str, asker: runner.Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, asker: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asked again or refused, the result has the same bytes or there is none."""
     found = evaluation(tmp_path, name)
@@ -763,7 +765,7 @@ def test_samples_that_are_damaged_never_make_another_number(
 
 @pytest.mark.parametrize("name", ["toxigen", "are_you_sure"])
 def test_a_result_that_is_damaged_and_signed_anew(
-    name: str, asker: runner.Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, asker: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = evaluation(tmp_path, name)
     answer_by_names(monkeypatch, found.items)

@@ -1,7 +1,7 @@
 """Log-likelihoods of continuations, as lm-evaluation-harness defines them (its _encode_pair).
 
 Each context runs through the model once, however many continuations it has, and what the contexts
-of a batch begin with runs once for all (`sampling.prefill`). The vocabulary is only ever reached
+of a batch begin with runs once for all (`engine/prefill.py`). The vocabulary is only ever reached
 from the positions that predict a token of a continuation, once for those that share a beginning.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from minihmx.engine.memory import Limit, in_pieces
-from minihmx.engine.sampling import prefill
+from minihmx.engine.prefill import prefill
 from minihmx.models.decoder import Decoder
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Segment
@@ -92,7 +92,7 @@ def padded_tokens(requests: Sequence[Sequence[Pair]]) -> int:
 def _sums(decoder: Decoder, pairs: Sequence[Pair]) -> list[float]:
     """One sum per pair, in float64 over the tokens' fp32 log-probs."""
     width = max(len(pair.continuation) for pair in pairs) - 1  # the last token predicts nothing
-    cache, hidden = prefill(decoder, [pair.context for pair in pairs], width)
+    cache, hidden, _ = prefill(decoder, [pair.context for pair in pairs], width)
     states = hidden[:, None]
     if width:
         device = decoder.device

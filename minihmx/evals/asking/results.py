@@ -183,11 +183,25 @@ class Results:
         assert len(records) == len(self.wanted), "samples are missing"
         if self._sealed:
             return self._checked(records)
+        records = self._put_in_order(records)
         result = self.result(records, self.dataset)
         self.store.write_json(RESULT, result)
         digests = {name: sha256(self.folder / name) for name in (SAMPLES, RESULT)}
         self.store.write_json("manifest.json", {"sha256": digests})
         return result
+
+    def _put_in_order(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The samples in the order of the items, on the disk too: they were finished in another,
+        which depends on where the evaluation was interrupted."""
+        place = {item["id"]: number for number, item in enumerate(self.items)}
+        ordered = sorted(records, key=lambda record: (place[record["id"]], record["sample"]))
+        if ordered != records:
+            path = self.folder / SAMPLES
+            new = path.with_name(f".{SAMPLES}.new")
+            text = "".join(dumps(record) + "\n" for record in ordered)
+            self.store.disk.write(new, text.encode())
+            self.store.disk.rename(new, path)
+        return ordered
 
     def _checked(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """What result.json holds. The same items may have come from another place then."""
@@ -269,5 +283,5 @@ def stored_answer(record: Mapping[str, Any], request: Request) -> Answer:
 
 
 def read_samples(folder: Path) -> list[dict[str, Any]]:
-    """The samples of an evaluation, in the order in which they were finished."""
+    """The samples of an evaluation: of a complete one in the order of its items."""
     return read_lines(folder / SAMPLES)

@@ -1,27 +1,24 @@
 """Asks a model the items of a benchmark, scores its answers and keeps every sample.
 
-Batches hold requests of similar length; a batch that does not fit is halved. Each batch's samples
-are on the disk before the next begins, so a run that was killed goes on where it was. Only this
-file, likelihood.py and session.py need torch in evals/.
+What is finished is on the disk at once, so a run that was killed goes on where it was. Only this
+file, task.py, likelihood.py, replies.py and session.py need torch in evals/.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from minihmx.engine.memory import Limit, take_notices
-from minihmx.engine.sampling import generate
-from minihmx.errors import Diverged, UserError
+from minihmx.engine.memory import take_notices
+from minihmx.errors import UserError
 from minihmx.evals.asking.likelihood import Pair, encode_pair, loglikelihoods
+from minihmx.evals.asking.replies import Exchange, ask_replies
 from minihmx.evals.asking.results import Results, Settings, sample_line
-from minihmx.evals.benchmark import Answer, Benchmark, Choices, Dialogue, Item, Request
+from minihmx.evals.asking.task import Batches, Machine, Task, check_finite
+from minihmx.evals.benchmark import Answer, Benchmark, Choices, Dialogue, Request
 from minihmx.models import chat
-from minihmx.models.decoder import Decoder
-from minihmx.models.tokenizer import Tokenizer
-from minihmx.records import Completion, Message, Segment
+from minihmx.records import Message, Segment
 
 WINDOW = 256  # requests encoded ahead of the model
 
@@ -37,28 +34,6 @@ class Progress:
     total: int
     notices: list[str]
     result: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A loaded model and how much of it goes together."""
-
-    decoder: Decoder
-    tokenizer: Tokenizer
-    token_limit: Limit
-    row_limit: Limit
-
-
-@dataclass(frozen=True)
-class Task:
-    """One request on its way to the model."""
-
-    item: Item
-    sample: int
-    request: Request
-
-
-Batches = Iterator[tuple[Sequence[Task], list[Answer]]]
 
 
 def evaluate(machine: Machine, results: Results) -> Iterator[Progress]:
@@ -171,111 +146,3 @@ def encode_choices(machine: Machine, task: Task, settings: Settings) -> list[Pai
             f"Item {task.item['id']} cannot be asked ({error}), so there would be no score for it; "
             "take a model with a longer context, or leave the item out."
         ) from None
-
-
-# --- generated replies ----------------------------------------------------------------------------
-
-
-def ask_replies(
-    machine: Machine, benchmark: Benchmark, tasks: Sequence[Task], settings: Settings
-) -> Batches:
-    """A reply to every turn, each turn of a whole batch at once."""
-    rows = machine.row_limit.rows
-    for first in range(0, len(tasks), rows):
-        batch = tasks[first : first + rows]
-        dialogues = [Exchange(machine, task.request, settings) for task in batch]
-        for turn in range(max(len(dialogue.request.turns) for dialogue in dialogues)):
-            talking = [i for i, d in enumerate(dialogues) if turn < len(d.request.turns)]
-            caps = sorted({dialogues[i].request.max_new_tokens for i in talking})
-            for cap in caps:  # rows with one cap go together
-                going = [i for i in talking if dialogues[i].request.max_new_tokens == cap]
-                completions = generate(
-                    machine.decoder,
-                    machine.tokenizer.decode,
-                    [dialogues[i].prompt(turn) for i in going],
-                    max_new_tokens=cap,
-                    stop_ids=machine.decoder.config.eos_ids,
-                    temperature=settings.temperature,
-                    noise=[noise(benchmark, batch[i], turn, settings) for i in going],
-                    limit=machine.row_limit,
-                )
-                for i, completion in zip(going, completions, strict=True):
-                    check_finite(benchmark, batch[i], completion.logprobs, settings)
-                    dialogues[i].hear(turn, completion)
-        yield batch, [dialogue.answer() for dialogue in dialogues]
-
-
-def noise(benchmark: Benchmark, task: Task, turn: int, settings: Settings) -> tuple[object, ...]:
-    """Names the random stream of one reply; the same for base, forward and reverse."""
-    return "benchmark", settings.seed, benchmark.name, task.item["id"], task.sample, turn
-
-
-class Exchange:
-    """One dialogue as it goes: what was said, and whether it still fits."""
-
-    def __init__(self, machine: Machine, request: Request, settings: Settings):
-        assert isinstance(request, Dialogue)
-        self.machine, self.request, self.settings = machine, request, settings
-        self.replies: list[str] = []
-        self.finish: list[str] = []
-        self.truncated = False
-
-    def prompt(self, turn: int) -> list[int]:
-        """Token ids up to where the next reply begins, the first ones left out where too many."""
-        request, tokenizer = self.request, self.machine.tokenizer
-        said = [*request.shots, Message("user", request.turns[0])]
-        for reply, asked in zip(self.replies, request.turns[1 : turn + 1], strict=True):
-            said += [Message("assistant", reply), Message("user", asked)]
-        prefill = request.prefill if turn == 0 else ""
-        if self.settings.chat:
-            if request.system:
-                said = [Message("system", request.system), *said]
-            if not chat.has_system_turn(tokenizer.family):  # then it is dropped, as lm-eval does
-                said = [message for message in said if message.role != "system"]
-            segments = chat.render(tokenizer.family, said, date=self.settings.date)
-            ids = tokenizer.encode([*segments, Segment(prefill, False)])
-        else:
-            text = plain_text(request, said, prefill)
-            ids = [*tokenizer.before_text, *tokenizer.encode_text(text)]
-        room = self.machine.decoder.config.max_positions - request.max_new_tokens
-        self.truncated |= len(ids) > room
-        return ids[-room:]
-
-    def hear(self, turn: int, completion: Completion) -> None:
-        """Add the reply to a turn, up to the first stop text."""
-        text, finish = completion.text, str(completion.finish_reason)
-        for stop in self.request.until:
-            if stop in text:
-                text, finish = text.split(stop)[0], "stop"
-        self.replies.append((self.request.prefill if turn == 0 else "") + text)
-        self.finish.append(finish)
-
-    def answer(self) -> Answer:
-        return Answer(
-            replies=tuple(self.replies), finish=tuple(self.finish), truncated=self.truncated
-        )
-
-
-def plain_text(request: Dialogue, said: Sequence[Message], prefill: str) -> str:
-    """A prompt without chat, as lm-eval joins one; said begins with the shots."""
-    shots = len(request.shots)
-    pairs = zip(said[:shots:2], said[1:shots:2], strict=True)
-    worked = [ask.content + request.delimiter + reply.content for ask, reply in pairs]
-    texts = [request.system, *worked, *(message.content for message in said[shots:])]
-    text = "\n\n".join(text for text in texts if text)
-    return text + request.delimiter + prefill if prefill else text
-
-
-def check_finite(
-    benchmark: Benchmark, task: Task, values: Sequence[float], settings: Settings
-) -> None:
-    """Raises Diverged, naming the item, for log-probs that are not finite."""
-    if not all(map(math.isfinite, values)):
-        advice = "try --dtype bfloat16 or float32"
-        if settings.dtype == "float32":
-            advice = "the model or its adapter seems damaged, so fetch it again"
-        raise Diverged(
-            f"{benchmark.name}, item {task.item['id']}: the model's log-probs are not finite in "
-            f"{settings.dtype}, so no score would mean anything; {advice}. What was finished is "
-            "kept."
-        )

@@ -12,7 +12,8 @@ from minihmx.engine.open import OpenAdapter, find_model, load_decoder, open_adap
 from minihmx.errors import UserError
 from minihmx.evals import BENCHMARKS, named
 from minihmx.evals.asking.results import Results, Settings, Subject
-from minihmx.evals.asking.runner import Machine, Progress, check_room, evaluate
+from minihmx.evals.asking.runner import Progress, check_room, evaluate
+from minihmx.evals.asking.task import Machine
 from minihmx.evals.benchmark import Benchmark, switches
 from minihmx.evals.items.load import Dataset, load_dataset
 from minihmx.models import adapters, hub

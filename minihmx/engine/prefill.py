@@ -1,0 +1,126 @@
+"""What comes before the first new token: every prompt through the model, what prompts share once.
+
+Equal prompts are one row. The longest prefix that different prompts have in common (a chat header,
+the judge's rubric, worked examples) is a pass of its own before they part, and where the prompts
+come one batch after the other it is kept for the next. Rows keep their own lengths and positions;
+nothing is left-padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from minihmx.models.context import KVCache
+from minihmx.models.decoder import Decoder
+
+
+class Prefix(NamedTuple):
+    """The first tokens of a prompt, and a cache of one row that holds them."""
+
+    ids: tuple[int, ...]
+    cache: KVCache
+
+
+class Prefilled(NamedTuple):
+    """A cache with a row for every prompt, and each prompt's last hidden state, [B, D].
+
+    prefix: what the prompts shared with those that come after them, None where there are none.
+    """
+
+    cache: KVCache
+    hidden: Tensor
+    prefix: Prefix | None = None
+
+
+def prefill(
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    room: int,
+    following: Sequence[Sequence[int]] = (),
+    known: Prefix | None = None,
+) -> Prefilled:
+    """Every prompt in a cache that has room for `room` more tokens a row.
+
+    following: prompts of the next batch; what they begin with as well becomes `prefix`. known: the
+    prefix of the batch before, whose tokens are not computed again.
+
+    Here the first and the third prompt are one row until the end, and all three begin with the same
+    two tokens, which are one row of a pass of their own:
+
+    >>> from minihmx.models import hub, weights
+    >>> decoder = weights.load(hub.TINY, torch.float32, "cpu")
+    >>> cache, hidden, _ = prefill(decoder, [[1, 5, 6], [1, 5, 7, 8], [1, 5, 6]], room=10)
+    >>> _, rows, _, capacity, _ = cache.k.shape
+    >>> rows, capacity, len(hidden), torch.equal(hidden[0], hidden[2])
+    (3, 14, 3, True)
+    """
+    device = decoder.device
+    # G samples of one question have equal prompts. They are one row here and G rows afterwards.
+    unique = list(dict.fromkeys(map(tuple, prompts)))
+    lengths = [len(prompt) for prompt in unique]
+    together = [*unique, *map(tuple, following)]
+    shared = common_prefix(together) if len(together) > 1 else 0
+    if known and len(together) == 1:
+        shared = min(same_tokens(unique[0], known.ids), lengths[0] - 1)
+    cache = KVCache(decoder.config, 1, max(lengths) + room, decoder.dtype, device)
+    done = take_over(cache, unique[0][:shared], known)
+    if done < shared:
+        rest = torch.tensor([unique[0][done:shared]], device=device)
+        decoder(rest, torch.arange(done, shared, device=device)[None], cache, shared)
+    prefix = known if known and done == shared == len(known.ids) else None
+    if following and shared and prefix is None:
+        prefix = Prefix(unique[0][:shared], cache.first(shared))
+    if len(unique) > 1:
+        cache = cache.select(torch.zeros(len(unique), dtype=torch.long, device=device))
+    # Shorter rests are padded on the right. The padding writes into slots of the cache that the
+    # row's own next tokens overwrite before any query may see them, so no mask has to know of it.
+    width = max(lengths) - shared
+    rest = torch.tensor(
+        [[*prompt[shared:], *[0] * (width + shared - len(prompt))] for prompt in unique],
+        device=device,
+    )
+    positions = torch.arange(shared, shared + width, device=device).expand(len(unique), width)
+    hidden = decoder(rest, positions, cache, shared + width)
+    last = torch.tensor([length - shared - 1 for length in lengths], device=device)
+    hidden = hidden[torch.arange(len(unique), device=device), last]
+    place = {prompt: row for row, prompt in enumerate(unique)}
+    rows = [place[tuple(prompt)] for prompt in prompts]
+    # Where all prompts differ, as the judge's do, the cache is in order already. Copying it would
+    # double the memory of the step's largest tensor.
+    if rows == list(range(len(unique))):
+        return Prefilled(cache, hidden, prefix)
+    index = torch.tensor(rows, device=device)
+    return Prefilled(cache.select(index), hidden[index], prefix)
+
+
+def take_over(cache: KVCache, ids: Sequence[int], known: Prefix | None) -> int:
+    """Copy what of these first tokens is known already into the cache; returns how many."""
+    if known is None:
+        return 0
+    same = same_tokens(ids, known.ids)
+    cache.put(slice(0, 1), known.cache, same)
+    return same
+
+
+def same_tokens(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with, leaving each at least one of its own.
+
+    >>> common_prefix([[5, 6, 7], [5, 6, 8, 9], [5, 6]])
+    1
+
+    The third prompt would share two tokens, but then nothing of its own would be left to compute
+    the next token from.
+    """
+    # Sorted as lists, the first and the last prompt differ no later than any other two.
+    ordered = sorted(map(list, prompts))
+    return min(same_tokens(ordered[0], ordered[-1]), min(map(len, prompts)) - 1)
