@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from minihmx.evals import BENCHMARKS
 from minihmx.evals.asking.results import Results
 from minihmx.results.cells import METRICS
 from minihmx.terminal.scoreboard import marks
@@ -41,7 +43,7 @@ def paper_rows(finished: Sequence[tuple[Results, Mapping[str, Any]]]) -> Iterato
             numbers = [number(v, ".2f") for v in (*scaled, detectable)]
             cells = f"{numbers[0]:>10} {numbers[1]:>8} {numbers[2]:>11} {found['n']:>6}"
             yield f"{metric.title:<{width}}{cells}  {_settings(asked)}"
-    yield from (LEGEND,) if by_subject else ()
+    yield from textwrap.wrap(LEGEND, 100) if by_subject else ()
 
 
 def _settings(result: Mapping[str, Any]) -> str:
@@ -50,7 +52,9 @@ def _settings(result: Mapping[str, Any]) -> str:
     words = [f"chat {'on' if settings['chat'] else 'off'}"]
     if settings["temperature"]:
         words.append(f"temperature {settings['temperature']:g} x {settings['samples']}")
-    words += [f"{name} {value}" for name, value in settings["switches"].items()]
+    choices = BENCHMARKS[result["benchmark"]].switches
+    changed = {n: v for n, v in settings["switches"].items() if v != choices[n][0]}
+    words += [f"{name} {value}" for name, value in changed.items()]
     if result["few_shot"] != "none":
         words.append(result["few_shot"])
     words += [mark.partition(":")[0] for mark in marks(result)]
