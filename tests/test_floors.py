@@ -46,7 +46,7 @@ FLOORS = {
     " evals.reading.letters evals.reading.literal"
     " evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.averages evals.asking.likelihood"
-    " evals.asking.results evals.asking.task evals.asking.replies"
+    " evals.asking.results evals.asking.task evals.asking.replies evals.asking.forecast"
     " evals.asking.runner evals.asking.session",  # what asks a finished model
     6: "experiment results results.cells results.sycophancy"
     " results.claims results.cell_claims results.selections"
@@ -58,6 +58,7 @@ FLOORS = {
     " results.evidence results.workings results.explain results.explain_group"
     " results.explain_epoch results.explain_item"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
+    " terminal.paper_rows terminal.differences"
     " terminal.talk terminal.plan"
     " terminal.examples",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"

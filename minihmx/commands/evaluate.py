@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from minihmx.config import FIELDS
+from minihmx.errors import UserError
+from minihmx.storage.disk import Disk, dumps, home_path
 from minihmx.terminal.text import show
+
+if TYPE_CHECKING:
+    from minihmx.evals.asking.results import Results
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,18 +59,65 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         kind, text = type(field.default), f"{field.metadata['help']} ({field.default!r})"
         no_default, choices = argparse.SUPPRESS, field.metadata["choices"]
         parser.add_argument(flag, type=kind, default=no_default, choices=choices, help=text)
+    parser.add_argument(
+        "--differences",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="the items on which the models differ; all of them go to FILE, a JSON object a line",
+    )
     parser.add_argument("--json", action="store_true", help="each result.json on a line instead")
 
 
 def run(options: argparse.Namespace) -> int:
     """Ask, score and print; what is finished stays, and the same command goes on."""
     from minihmx.evals.asking.session import Options, open_session
+    from minihmx.terminal.paper_rows import paper_rows
     from minihmx.terminal.scoreboard import Board, as_json
 
+    differences_to = _new_file(options)
     asked = Options(**{name: getattr(options, name) for name in Options._fields})
     others = vars(options).keys() - set(Options._fields)  # --temperature is not that of training
     session = open_session({name: vars(options)[name] for name in others & FIELDS.keys()}, asked)
-    lines = as_json(session) if options.json else Board(sys.stdout).watch(session)
-    for line in lines:
+    board = Board(sys.stderr if options.json else sys.stdout)
+    for line in as_json(session, board) if options.json else board.watch(session):
+        show(line)
+    if session.whole_table and not options.json:
+        for line in paper_rows(board.finished):
+            show(line)
+    for line in _differing(options, board.finished, differences_to):
         show(line)
     return 0
+
+
+def _new_file(options: argparse.Namespace) -> Path | None:
+    """Where the differences go. Raises UserError before hours are spent, where they cannot."""
+    if options.differences is not None and len(set(options.adapters)) < 2:
+        raise UserError(
+            "--differences compares models, and there is one; name another with --adapter, such as "
+            "--adapter base --adapter RUN."
+        )
+    path = home_path(options.differences) if options.differences else None
+    if path and (path.exists() or not path.parent.is_dir()):
+        what = "exists already" if path.exists() else "would stand in a folder that is not there"
+        raise UserError(f"--differences {path} {what}; name another file.")
+    return path
+
+
+def _differing(
+    options: argparse.Namespace,
+    finished: Sequence[tuple[Results, Mapping[str, Any]]],
+    differences_to: Path | None,
+) -> Iterator[str]:
+    """Where the models differ, if that was asked."""
+    from minihmx.terminal.differences import difference_lines, differing_samples
+
+    if options.differences is None:
+        return
+    records = list(differing_samples(finished))
+    if differences_to:
+        Disk().write(differences_to, "".join(dumps(r) + "\n" for r in records).encode())
+    if not options.json:
+        yield from difference_lines(records, str(differences_to or ""))
+    elif not differences_to:
+        yield from (dumps({"difference": record}) for record in records)

@@ -10,10 +10,11 @@ from datetime import timedelta
 from typing import Any, TextIO
 
 from minihmx.evals import BENCHMARKS
+from minihmx.evals.asking.forecast import SHORT, forecast
 from minihmx.evals.asking.results import Results
 from minihmx.evals.asking.runner import Progress
 from minihmx.evals.asking.session import Session, run_session
-from minihmx.terminal.text import ERROR, number
+from minihmx.terminal.text import ERROR, duration, number
 
 EVERY = 10.0  # seconds between progress lines where nobody watches
 
@@ -24,18 +25,17 @@ class Board:
     def __init__(self, stream: TextIO):
         self.stream, self.live = stream, stream.isatty()
         self.results: Results | None = None
+        self.finished: list[tuple[Results, Mapping[str, Any]]] = []
 
     def watch(self, session: Session) -> Iterator[str]:
         """The lines of the whole session."""
         yield from heading(session)
-        finished = []
         for results, progress in run_session(session):
             yield from self.told_of(results, progress)
             if progress.result is not None:
                 yield from table(progress.result)
                 yield f"  kept in {results.folder}"
-                finished.append((results, progress.result))
-        yield from side_by_side(finished)
+        yield from side_by_side(self.finished)
 
     def told_of(self, results: Results, progress: Progress) -> Iterator[str]:
         """What is asked, where it stands, and what was noticed."""
@@ -47,6 +47,7 @@ class Board:
             yield from self.ticked(progress)
         yield from (f"  notice   {notice}" for notice in progress.notices)
         if progress.result is not None:
+            self.finished.append((results, progress.result))
             self.clear()
 
     def ticked(self, progress: Progress) -> Iterator[str]:
@@ -67,9 +68,8 @@ class Board:
             self.stream.write("\r\x1b[K")
 
 
-def as_json(session: Session) -> Iterator[str]:
+def as_json(session: Session, board: Board) -> Iterator[str]:
     """Each finished result.json with its folder, on one line; all else goes to stderr."""
-    board = Board(sys.stderr)
     if session.doubt:
         print(f"notice: {session.doubt}", file=sys.stderr)
     for loaded in dict.fromkeys(loaded for loaded, _ in session.jobs):
@@ -94,6 +94,12 @@ def heading(session: Session) -> Iterator[str]:
         yield f"evaluated  {loaded.subject.title}: {where}"
         yield from (f"  notice   {notice}" for notice in loaded.notices)
     yield f"           {ERROR}, what is about one question going together"
+    if session.whole_table:
+        least, most = forecast(session.machine, [results for _, results in session.jobs])
+        yield (
+            f"time       about {duration(least)} with replies of {SHORT} tokens, {duration(most)} "
+            "if every reply runs into its cap; what is there already is not asked again"
+        )
 
 
 def title(results: Results, progress: Progress) -> Iterator[str]:

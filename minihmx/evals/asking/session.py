@@ -20,6 +20,7 @@ from minihmx.models import adapters, hub
 from minihmx.storage.disk import home_path
 
 MOST_REPLIES = 10_000_000
+WHOLE_TABLE = ("paper", "all")  # names of all benchmarks together
 
 
 class Options(NamedTuple):
@@ -55,12 +56,14 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Session:
-    """Everything loaded. jobs: one per subject and benchmark, subjects outermost."""
+    """Everything loaded. jobs: one per subject and benchmark, subjects outermost. whole_table: all
+    of the paper's benchmarks are asked."""
 
     machine: Machine
     source: hub.Source
     config: Config
     jobs: list[tuple[Loaded, Results]]
+    whole_table: bool = False
 
     @property
     def doubt(self) -> str:
@@ -101,7 +104,7 @@ def open_session(flags: Mapping[str, Any], options: Options) -> Session:
             pass
     for _, results in jobs:
         check_room(machine, results)
-    return Session(machine, source, config, jobs)
+    return Session(machine, source, config, jobs, options.tasks.strip() in WHOLE_TABLE)
 
 
 def run_session(session: Session) -> Iterator[tuple[Results, Progress]]:
@@ -127,7 +130,7 @@ def check_options(options: Options) -> None:
 
 def benchmarks(tasks: str) -> list[Benchmark]:
     """Those of a comma-separated list; "paper" and "all" are every one there is."""
-    if tasks.strip() in ("paper", "all"):
+    if tasks.strip() in WHOLE_TABLE:
         return list(BENCHMARKS.values())
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names:

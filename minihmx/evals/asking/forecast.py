@@ -1,0 +1,71 @@
+"""How long a session will take, from a second of trials and a few of the prompts.
+
+A reply's length is not known before it is there, so the answer is two numbers: with replies of
+SHORT tokens, and with every reply running into its cap.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from minihmx.engine.sampling import generate
+from minihmx.evals.asking.replies import Exchange
+from minihmx.evals.asking.results import Results
+from minihmx.evals.asking.task import Machine
+from minihmx.evals.benchmark import Choices, Dialogue
+from minihmx.stats import mean
+
+SHORT = 32  # tokens
+TRIED = 8  # items of each benchmark whose prompts are measured
+TRIAL = 512, 8  # prompt tokens, and tokens of each row, that are timed
+
+
+def forecast(machine: Machine, todo: Sequence[Results]) -> tuple[float, float]:
+    """Seconds at least and at most, by the machine's speed now."""
+    per_token, per_step = speeds(machine)
+    least = most = 0.0
+    for results in todo:
+        prompt, short, cap = sizes(machine, results)
+        samples = len(results.wanted)
+        steps = samples / min(machine.row_limit.rows, max(samples, 1))
+        least += samples * prompt * per_token + steps * short * per_step
+        most += samples * prompt * per_token + steps * cap * per_step
+    return least, most
+
+
+def sizes(machine: Machine, results: Results) -> tuple[float, float, float]:
+    """Of one sample: prompt tokens, and reply tokens at least and at most."""
+    prompts, short, caps = [0.0], [0.0], [0.0]
+    for item in results.items[:: max(1, len(results.items) // TRIED)][:TRIED]:
+        request = results.benchmark.ask(item, results.settings.switches)
+        if isinstance(request, Choices):
+            texts = [request.context, *request.continuations]
+            prompts.append(sum(len(machine.tokenizer.encode_text(text)) for text in texts))
+        elif isinstance(request, Dialogue):
+            turns = len(request.turns)
+            prompts.append(turns * len(Exchange(machine, request, results.settings).prompt(0)))
+            caps.append(turns * request.max_new_tokens)
+            short.append(min(turns * SHORT, caps[-1]))
+    found = [mean(values[1:] or values) or 0.0 for values in (prompts, short, caps)]
+    return found[0], found[1], found[2]
+
+
+@torch.inference_mode()
+def speeds(machine: Machine) -> tuple[float, float]:
+    """Seconds of a prompt token, and of a step in which every row gets a token."""
+    decoder, (length, tokens) = machine.decoder, TRIAL
+    length = min(length, decoder.config.max_positions - tokens)
+    prompt = [token % decoder.config.vocab_size for token in range(length)]
+
+    def timed(prompts: list[list[int]], new: int) -> float:
+        started = time.monotonic()
+        generate(decoder, lambda ids: "", prompts, max_new_tokens=new, stop_ids=[])
+        return time.monotonic() - started
+
+    rows = [[token] for token in range(machine.row_limit.rows)]
+    timed([prompt[:8]], 2)  # the first pass also warms up
+    per_step = max(timed(rows, tokens) - timed(rows, 1), 0.0) / (tokens - 1)
+    return timed([prompt], 1) / length, per_step
