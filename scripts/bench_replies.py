@@ -1,0 +1,217 @@
+"""Tokens per second of generated replies against lm-evaluation-harness's `hf` model, one process
+for each side.
+
+    pip install -e '.[bench]'
+    python scripts/bench_replies.py --data ../shared/data \\
+        --tokenizer ../shared/tokenizers/qwen3/tokenizer.json.gz
+    python scripts/bench_replies.py --data ../shared/data --real SMOLLM2
+
+The first measures a random Qwen3-shaped checkpoint of 103 M parameters on 64 SQuAD and 32 BBH
+prompts. A random model never stops by itself, so each reply's length is drawn beforehand from one
+seeded list, and both sides are made to end there: ours by its cap, lm-eval's by a logits processor
+that allows only the end token then. The second measures a real model (SMOLLM2 is a folder that
+../shared/tools/real_model.py makes), which stops where it stops: items per second of IFEval and
+BBH. fp32 on the CPU; each side tries its batch sizes on a few prompts first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_eval import SHAPE
+from golden_lm_eval import checkpoint, harness
+
+from minihmx.engine.memory import Limit
+from minihmx.engine.open import find_model, load_decoder
+from minihmx.engine.sampling import Decoding, Job, complete
+from minihmx.evals import BENCHMARKS
+from minihmx.evals.asking.replies import plain_text
+from minihmx.evals.asking.results import chosen
+from minihmx.evals.benchmark import Dialogue, switches
+from minihmx.evals.items.load import load_dataset
+from minihmx.records import Message
+
+BATCHES = {"minihmx": (8, 16, 32, 64), "lm-eval": (4, 8, 16, 32)}
+# Items, and the shortest and longest reply that is drawn for the random model.
+FORCED = {"squad_v2": (64, 4, 96), "bbh": (32, 32, 384)}
+REAL = {"ifeval": 16, "bbh": 16}
+TRIED = 8  # prompts of the trials
+Work = dict[str, Any]
+
+
+def prompts(task: str, data: str, count: int) -> list[dict[str, Any]]:
+    """The prompts of a benchmark without chat, and where its replies end."""
+    benchmark = BENCHMARKS[task]
+    found = []
+    for item in chosen(load_dataset(benchmark, data), count):
+        asked = benchmark.ask(item, switches(benchmark, {}))
+        assert isinstance(asked, Dialogue)
+        said = [*asked.shots, Message("user", asked.turns[0])]
+        text = plain_text(asked, said, asked.prefill)
+        found.append({"text": text, "until": asked.until, "cap": asked.max_new_tokens})
+    return found
+
+
+def ours(job: Work) -> tuple[float, list[str]]:
+    """(seconds, replies) of the engine behind `minihmx eval`."""
+    model = find_model({"model": job["model"], "device": "cpu", "dtype": "float32"})
+    decoder, tokenizer = load_decoder(model), model.tokenizer
+    start = time.perf_counter()
+    jobs = []
+    for number, prompt in enumerate(job["prompts"]):
+        ids = [*tokenizer.before_text, *tokenizer.encode_text(prompt["text"])]
+        cap = prompt.get("length") or prompt["cap"]
+        jobs.append((Job(ids, cap, None, tuple(prompt["until"])), number))
+    jobs.sort(key=lambda pair: list(pair[0].prompt))
+    forced = "length" in job["prompts"][0]  # its last token is lm-eval's end token
+    stops = [] if forced else decoder.config.eos_ids
+    how = Decoding(decoder, tokenizer.decode, stops, 0.0, 8192)
+    found = complete(how, [j for j, _ in jobs], Limit("--decode-rows", job["batch"]))
+    replies = {
+        jobs[index][1]: tokenizer.decode(completion.ids[:-1]) if forced else completion.text
+        for index, completion in found
+    }
+    return time.perf_counter() - start, [replies[n] for n in range(len(jobs))]
+
+
+def theirs(job: Work) -> tuple[float, list[str]]:
+    """The same from HFLM.generate_until."""
+    from lm_eval.api.instance import Instance
+
+    model = harness(Path(job["model"]), batch_size=job["batch"])
+    if "length" in job["prompts"][0]:
+        force_lengths(model, job["prompts"])
+    requests = [
+        Instance(
+            "generate_until",
+            {},
+            (p["text"], {"until": p["until"], "max_gen_toks": p["cap"], "do_sample": False}),
+            number,
+        )
+        for number, p in enumerate(job["prompts"])
+    ]
+    start = time.perf_counter()
+    replies: list[str] = model.generate_until(requests, disable_tqdm=True)
+    return time.perf_counter() - start, replies
+
+
+def force_lengths(model: Any, wanted: list[dict[str, Any]]) -> None:
+    """Let each row end at its own length: before it no end token is possible, then nothing else."""
+    from transformers import LogitsProcessor, LogitsProcessorList
+
+    tokenizer, end = model.tokenizer, model.tokenizer.eos_token_id
+    lengths = {tuple(tokenizer(p["text"])["input_ids"]): p["length"] for p in wanted}
+
+    class Forced(LogitsProcessor):
+        def __init__(self, context: torch.Tensor, mask: torch.Tensor):
+            self.start = context.shape[1]
+            rows = zip(context.tolist(), mask.tolist(), strict=True)
+            ids = (tuple(t for t, kept in zip(*row, strict=True) if kept) for row in rows)
+            self.lengths = torch.tensor([lengths[row] for row in ids])
+
+        def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            over = self.lengths <= ids.shape[1] - self.start + 1
+            only = torch.full_like(scores, -torch.inf)
+            only[:, end] = 0.0
+            scores[:, end] = -torch.inf
+            return torch.where(over[:, None], only, scores)
+
+    real = model.model.generate
+
+    def generate(**options: Any) -> Any:
+        forced = Forced(options["input_ids"], options["attention_mask"])
+        return real(**options, logits_processor=LogitsProcessorList([forced]))
+
+    model.model.generate = generate
+
+
+def work(job: Work) -> None:
+    """One process: measure one side and write the report."""
+    torch.set_num_threads(job["threads"])
+    seconds, replies = (ours if job["side"] == "minihmx" else theirs)(job)
+    Path(job["report"]).write_text(json.dumps({"seconds": seconds, "replies": replies}))
+
+
+def process(job: Work) -> dict[str, Any]:
+    """The report of a job run as a process of its own."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(job["threads"]), "HF_HUB_OFFLINE": "1"}
+    place = Path(job["report"]).with_suffix(".job")
+    place.write_text(json.dumps(job))
+    command = [sys.executable, __file__, "--job", str(place)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{job['side']} failed:\n{done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(Path(job["report"]).read_text())
+    return found
+
+
+def measure(job: Work) -> None:
+    """Both sides of one task, and how they compare."""
+    tokens = sum(p.get("length", 0) for p in job["prompts"])
+    seconds, replies = {}, {}
+    for side, batches in BATCHES.items():
+        few = job | {"side": side, "prompts": job["prompts"][:: len(job["prompts"]) // TRIED]}
+        trials = {batch: process(few | {"batch": batch})["seconds"] for batch in batches}
+        best = min(trials, key=lambda batch: trials[batch])
+        found = process(job | {"side": side, "batch": best})
+        seconds[side], replies[side] = found["seconds"], found["replies"]
+        rate = f"{tokens / seconds[side]:.1f} tokens/s  " if tokens else ""
+        items = len(job["prompts"]) / seconds[side]
+        print(
+            f"  {side:8}  {rate}{items:.3f} items/s  {seconds[side]:.1f} s  {best} rows", flush=True
+        )
+    same = sum(a == b for a, b in zip(*replies.values(), strict=True))
+    print(
+        f"  {seconds['lm-eval'] / seconds['minihmx']:.2f} times as fast; {same} of "
+        f"{len(job['prompts'])} replies are the same text",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", help="folder with published files of the benchmarks")
+    parser.add_argument("--tokenizer", help="Qwen3's tokenizer.json.gz, for the random model")
+    parser.add_argument("--real", help="the folder of a real model instead")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.job:
+        work(json.loads(Path(options.job).read_text()))
+        return
+    if not options.data or not (options.tokenizer or options.real):
+        parser.error("--data, and --tokenizer or --real, are needed")
+    names = ("torch", "lm_eval", "transformers")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    print(f"{versions}; {options.threads} threads; fp32")
+    with tempfile.TemporaryDirectory() as scratch:
+        model = options.real or f"{scratch}/model"
+        if not options.real:
+            Path(model).mkdir()
+            checkpoint(Path(model), "qwen3", Path(options.tokenizer).read_bytes(), SHAPE)
+        job = {"model": model, "threads": options.threads, "report": f"{scratch}/report"}
+        for task in REAL if options.real else FORCED:
+            count, low, high = (REAL[task], 0, 0) if options.real else FORCED[task]
+            asked = prompts(task, options.data, count)
+            draw = random.Random(task)
+            if not options.real:
+                asked = [
+                    p | {"length": draw.randint(low, high), "cap": high, "until": []} for p in asked
+                ]
+            print(f"{task}, {len(asked)} prompts", flush=True)
+            measure(job | {"prompts": asked})
+
+
+if __name__ == "__main__":
+    main()
