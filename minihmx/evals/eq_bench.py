@@ -59,12 +59,9 @@ def convert(row: Mapping[str, Any], number: int, path: PurePath) -> Iterator[dic
 
 def _rating(reference: Mapping[str, Any], name: str) -> float:
     """Published as a number or as a text that holds one."""
-    value = reference.get(name)
-    if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?", value):
-        value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"its {name} is {value!r:.60}, no number")
-    return float(value)
+    if not re.fullmatch(r"\d+(\.\d+)?", str(reference.get(name))):
+        raise ValueError(f"its {name} is {reference.get(name)!r:.60}, no rating")
+    return float(str(reference[name]))
 
 
 def without_revision(prompt: str) -> str:

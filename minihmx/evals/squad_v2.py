@@ -79,8 +79,8 @@ def ask(item: Item, switches: Switches) -> Dialogue:
 
 
 def score(item: Item, answer: Answer, switches: Switches) -> Score:
-    """f1 and exact: of the answer that the reply is nearest to. Each is also HasAns_ or NoAns_, over
-    the questions that have an answer and those that have none."""
+    """f1 and exact: of the answer that the reply is nearest to. They are HasAns_ or NoAns_ as well,
+    over the questions that have an answer and those that have none."""
     reply = answer.replies[0]
     said = normalised(reply)
     right = [words for words in map(normalised, item["correct"]) if words] or [""]

@@ -3,8 +3,8 @@
     pip install -e '.[bench]'
     python scripts/golden/bbq.py ../shared tests/evals/golden_bbq.json
 
-The rows are of our own, with each way in which a group is named. Of the published rows that are at hand only the scores are
-kept, where row i of a file is answered by choice (5 i + i // 7) mod 3.
+The rows are of our own, with each way in which a group is named. Of the published rows that are at
+hand only the scores are kept, where row i of a file is answered by choice (5 i + i // 7) mod 3.
 """
 
 from __future__ import annotations
