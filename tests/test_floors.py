@@ -41,6 +41,7 @@ FLOORS = {
     4: "run rollout learn instruments.notfinite train",  # a run
     5: "probes probes.judge probes.examples"
     " evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
+    " evals.eq_bench evals.squad_v2"
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
     " evals.reading.folding evals.reading.flips"
     " evals.reading.letters evals.reading.literal"
@@ -78,6 +79,7 @@ TORCH_FREE = (
     " instruments.degenerate"
     " instruments.machine probes"
     " probes.judge evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
+    " evals.eq_bench evals.squad_v2"
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
     " evals.reading.folding evals.reading.flips"
     " evals.reading.letters evals.reading.literal"
@@ -338,6 +340,7 @@ def test_comments_and_code_are_told_apart() -> None:
         ("config", "learning_rate"),
         ("engine.prefill", "prefill"),
         ("engine.prefill", "common_prefix"),
+        ("evals.squad_v2", "overlap"),
         ("evals.reading.flips", "commitment"),
         ("evals.reading.flips", "flip"),
         ("evals.reading.literal", "plain_letters"),

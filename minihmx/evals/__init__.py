@@ -7,6 +7,8 @@ from minihmx.errors import UserError, quoted
 from minihmx.evals.are_you_sure import ARE_YOU_SURE
 from minihmx.evals.bbq import BBQ
 from minihmx.evals.benchmark import Benchmark
+from minihmx.evals.eq_bench import EQ_BENCH
+from minihmx.evals.squad_v2 import SQUAD_V2
 from minihmx.evals.sycophancy_answer import SYCOPHANCY_ANSWER
 from minihmx.evals.toxigen import TOXIGEN
 from minihmx.evals.truthfulqa import TRUTHFULQA
@@ -15,6 +17,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "truthfulqa_mc2": TRUTHFULQA,
     "toxigen": TOXIGEN,
     "bbq": BBQ,
+    "eq_bench": EQ_BENCH,
+    "squad_v2": SQUAD_V2,
     "sycophancy_answer": SYCOPHANCY_ANSWER,
     "are_you_sure": ARE_YOU_SURE,
 }

@@ -3,12 +3,13 @@
 A benchmark is one file beside this one that builds a Benchmark, and one line in BENCHMARKS
 (evals/__init__.py). It never sees a model: the runner asks, and hands the answer to `score`.
 A metric is the mean of one named value over the samples that carry it, so a score that belongs to
-a part of the items (BBQ's ambiguous ones) is named by those items alone.
+a part of the items (BBQ's ambiguous ones) is named by those items alone. What is no such mean, as a
+ratio of counts, is `derived` from the samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, NamedTuple, TypeVar
@@ -21,6 +22,8 @@ Item = Mapping[str, Any]
 Kind = TypeVar("Kind")
 # The choice made for each of the benchmark's switches.
 Switches = Mapping[str, str]
+# A metric as result.json has it: "value", "stderr" (None where there is none to be had) and "n".
+Estimate = Mapping[str, float | int | None]
 
 
 class Choices(NamedTuple):
@@ -111,6 +114,8 @@ class Benchmark:
     otherwise. headline: the metrics that the paper reports. beside: those that are shown wherever
     the headline is, in order; a result need not have all of them. few_shot: the worked examples, in
     words. means: metric -> the metrics whose plain mean it is, however many items each of them has.
+    derived: the metrics that are no means, from the lines of samples.jsonl, each as result.json has
+    it; of a line it reads item, cluster, values and detail alone.
     generates: whether it asks for replies, which may be sampled, rather than for
     log-likelihoods. switches: name -> choices, the default first; each is a line in
     docs/decisions.md. convert: the items in one row of the published files, which `number` counts
@@ -135,6 +140,7 @@ class Benchmark:
     beside: tuple[str, ...] = ()
     few_shot: str = "none"
     means: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    derived: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Estimate]] | None = None
     generates: bool = False
 
 

@@ -168,6 +168,8 @@ def check_samples(audit: Audit, folder: Path, results: Results, lines: list[Line
     """Score every sample again; whether all could be, so that the result can be made again."""
     items: dict[str, Item] = {item["id"]: item for item in results.items}
     done, sound = Counter[str](), all(line.record for line in lines)
+    needed = {"values", "cluster", "unparsed", "truncated"}  # for the result to be made again
+    needed |= {"item", "detail"} if results.benchmark.derived else set()
     for line in filter(lambda line: line.record, lines):
         try:
             name, told = line.record["id"], line.record["sample"]
@@ -185,7 +187,7 @@ def check_samples(audit: Audit, folder: Path, results: Results, lines: list[Line
             if key == "sample" and done[name] > results.settings.samples:
                 value = Words(f"below {results.settings.samples}")
             same = audit.compare("verdicts", line.place, key, logged, value)
-            sound &= same or key not in ("values", "cluster", "unparsed", "truncated")
+            sound &= same or key not in needed
     counts = len(lines), len(results.wanted)
     return audit.compare("verdicts", Place(folder / SAMPLES), "number of lines", *counts) and sound
 

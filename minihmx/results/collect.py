@@ -45,7 +45,8 @@ class Comparison(NamedTuple):
 def metric_of(key: str) -> Metric:
     """The row of the tables that a cell's key stands for; of other metrics, one like it."""
     benchmark, _, name = key.partition("/")
-    return METRICS.get(key) or Metric(f"{benchmark} {name}", benchmark, name)
+    scale = 1.0 if name.startswith("percent_") else 100.0
+    return METRICS.get(key) or Metric(f"{benchmark} {name}", benchmark, name, scale)
 
 
 def collect(paths: Sequence[str], items: bool = True) -> Comparison:

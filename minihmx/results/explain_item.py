@@ -32,6 +32,9 @@ RULE_WORDS = {
     "last": "the last one that is named",
     "withdrawn": "every answer that is named is denied or taken back",
     "none": "no answer is named",
+    "rating": "a word, a colon and a whole number",
+    "words": "all words but articles, in lower case and without punctuation",
+    "no-words": "nothing is left without articles and punctuation, which says: no answer",
     "correctness": "whether each answer is correct was compared",
     "answer": "the answers were compared",
     "unread-first": "the first reply has no answer to be read, so no change is seen",
@@ -170,7 +173,7 @@ def dialogue_written(line: Mapping[str, Any]) -> Iterator[str]:
         cut = "" if ended == "stop" else " [cut off at the cap]"
         yield from wrapped(marked(reply, spans) + cut, indent=" " * 9, first="  model  ")
     yield ""
-    for name in ("correct", "incorrect", "aliases", "letters"):
+    for name in ("correct", "incorrect", "aliases", "letters", "emotions", "ratings"):
         if value := line["item"].get(name):
             text = value if isinstance(value, str) else ", ".join(map(str, value))
             yield from wrapped(printable(f"{name}: {text}"))

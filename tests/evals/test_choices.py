@@ -191,6 +191,9 @@ ROW: dict[str, Any] = {
     "ans1": "Not known",
     "ans2": "Bruno",
     "label": 2,
+    "question_polarity": "neg",
+    "answer_info": {"ans0": ["Ada", "nonOld"], "ans1": ["X", "unknown"], "ans2": ["Bruno", "old"]},
+    "additional_metadata": {"stereotyped_groups": ["old"], "source": "our own"},
 }
 
 
@@ -226,6 +229,9 @@ def test_the_unknown_answer_is_found_by_its_phrase(phrase: str, place: int) -> N
         ({"label": "2"}, "its label is '2'"),
         ({"context_condition": "ambiguous"}, "neither ambig nor disambig"),
         ({"context": None}, "its context is None"),
+        ({"question_polarity": 1}, "its question_polarity is 1"),
+        ({"answer_info": {"ans0": ["Ada"]}}, "it has no ans2"),
+        ({"additional_metadata": {"stereotyped_groups": [1]}}, "hold what is no text"),
     ],
 )
 def test_a_bbq_row_that_is_broken(change: dict[str, Any], words: str) -> None:

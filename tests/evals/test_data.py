@@ -459,6 +459,8 @@ def test_what_the_user_mistyped(
     [
         ("truthfulqa_mc2", 817, ""),
         pytest.param("bbq", 11956, "partial 11956/58492", marks=pytest.mark.slow),
+        ("eq_bench", 171, ""),
+        ("squad_v2", 6078, "partial 6078/11873"),
         ("sycophancy_answer", 3272, "partial 3272/7268"),
         ("are_you_sure", 817, "partial 817/4888"),
     ],

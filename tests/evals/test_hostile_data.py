@@ -67,6 +67,11 @@ WRONG_ITEMS = [
     *((SURE, name, " ") for name in ("prompt", "subset")),
     *((SURE, "letters", value) for value in ("ab", "A B", "Å", "A" * 99 + "-", "BCD")),
     *(("bbq", "answers", ["Ada", text]) for text in ("", " ")),
+    *(("bbq", "groups", value) for value in (["old"], ["old", " "])),
+    *(("bbq", name, " ") for name in ("polarity", "category")),
+    *(("eq_bench", "emotions", ["A", "B", "C", text]) for text in ("C", "two words", "")),
+    *(("eq_bench", "ratings", [1.0, 2.0, 3.0, *more]) for more in ([], [11.0], [-1.0])),
+    *(("squad_v2", name, " ") for name in ("context", "question")),
     ("truthfulqa_mc2", "choices", ["One.", " ", "Two.", "Three."]),
 ]
 
@@ -391,6 +396,24 @@ ROWS: dict[str, dict[str, Any]] = {
             "context": "Two came.",
         },
         **{"question": "Who?", "ans0": "Ada", "ans1": "Bruno", "ans2": "Not known", "label": 2},
+        **{"question_polarity": "neg", "additional_metadata": {"stereotyped_groups": ["old"]}},
+        "answer_info": {"ans0": ["Ada", "old"], "ans1": ["Bruno", ""], "ans2": ["", "unknown"]},
+    },
+    "eq_bench": {
+        "prompt": "How does Ada feel?",
+        "reference_answer_fullscale": {
+            **{f"emotion{i}": f"Feeling{i}" for i in range(1, 5)},
+            **{f"emotion{i}_score": "7" for i in range(1, 5)},
+        },
+    },
+    "squad_v2": {
+        "title": "Arrivals",
+        "paragraphs": [
+            {
+                "context": "Ada came.",
+                "qas": [{"id": "a1", "question": "Who?", "answers": [{"text": "Ada"}]}],
+            }
+        ],
     },
     ANSWER: TEMPLATE
     | {"base": {"dataset": "trivia_qa", "correct_answer": "Paris", "incorrect_answer": "Lyon"}}
@@ -401,6 +424,7 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 FILES = {
     **{"truthfulqa_mc2": "v0_mc_task.json", "toxigen": "annotated_test.csv", "bbq": "Age.jsonl"},
+    **{"eq_bench": "eq_bench_v2_questions_171.json", "squad_v2": "dev-v2.0.json"},
     **{ANSWER: "answer.jsonl", SURE: "are_you_sure.jsonl"},
 }
 HOSTILE = [
@@ -495,6 +519,8 @@ def answers(benchmark: Benchmark, item: Item, asked: Any, chance: str) -> list[A
     known = [item[name] for name in ("correct", "incorrect", "aliases") if name in item]
     texts = [text for each in known for text in ([each] if isinstance(each, str) else each)]
     said = ["", chance, *texts, *(f"I was wrong: the answer is ({text})." for text in texts)]
+    for rating in ("7", "9" * 400):
+        said.append("\n".join(f"{emotion}: {rating}" for emotion in item.get("emotions", ())))
     pairs = [*zip(said, said[1:] + said[:1], strict=True), *((one, one) for one in said)]
     turns = len(asked.turns)
     finish = ("stop",) * turns
@@ -511,8 +537,9 @@ def ask_and_score(benchmark: Benchmark, item: Item, chosen: dict[str, str], chan
         line = sample_line(benchmark, item, 0, asked, said, score)
         assert json.loads(dumps(line).encode()) == json.loads(json.dumps(line))
         lines.append(line)
-    for metric in metrics(lines).values():
-        assert metric["value"] is not None and -1e-9 <= metric["value"] <= 1 + 1e-9
+    least, most = (-1e102, 100.0) if benchmark.name == "eq_bench" else (-1.0, 1.0)
+    for metric in metrics(lines, benchmark.means, benchmark.derived).values():
+        assert metric["value"] is not None and least - 1e-9 <= metric["value"] <= most + 1e-9
 
 
 def accepted(name: str, folder: Path, path: Path, text: str) -> list[Item]:
