@@ -16,7 +16,7 @@ def template(shared: Path) -> Any:
         path = Path(scratch) / "tokenizer.json"
         raw = (shared / "tokenizers" / "qwen3" / "tokenizer.json.gz").read_bytes()
         path.write_bytes(gzip.decompress(raw))
-        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path))
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path))  # type: ignore[no-untyped-call]
     tokenizer.chat_template = (shared / "templates" / "qwen3.jinja").read_text("utf-8")
 
     def apply(history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:

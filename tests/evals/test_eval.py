@@ -707,7 +707,7 @@ def test_a_part_of_a_set_is_marked_wherever_its_score_stands(
     code, out, err = run(capsys, "--tasks", "paper", *flags)
     assert code == 2 and "bbq partial 2/58492" in err
     code, out, _ = run(capsys, "--tasks", "paper", "--partial", *flags)
-    assert code == 0 and out.count("partial 2/") == len(BENCHMARKS)
+    assert code == 0 and out.partition("the paper’s")[0].count("partial 2/") == len(BENCHMARKS)
     code, out, _ = run(capsys, "--tasks", "bbq", "--json", *flags)
     assert code == 0 and json.loads(out)["data"]["partial"] == "2/58492"
 
