@@ -40,6 +40,7 @@ FLOORS = {
     4: "run rollout learn instruments.notfinite train",  # a run
     5: "probes probes.judge probes.examples"
     " evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
+    " evals.shots evals.bbh evals.acpbench"
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
     " evals.reading.folding evals.reading.flips"
     " evals.reading.letters evals.reading.literal"
@@ -76,6 +77,7 @@ TORCH_FREE = (
     " instruments.degenerate"
     " instruments.machine probes"
     " probes.judge evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
+    " evals.shots evals.bbh evals.acpbench"
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
     " evals.reading.folding evals.reading.flips"
     " evals.reading.letters evals.reading.literal"

@@ -4,7 +4,9 @@ import difflib
 from collections.abc import Sequence
 
 from minihmx.errors import UserError, quoted
+from minihmx.evals.acpbench import ACPBENCH
 from minihmx.evals.are_you_sure import ARE_YOU_SURE
+from minihmx.evals.bbh import BBH
 from minihmx.evals.bbq import BBQ
 from minihmx.evals.benchmark import Benchmark
 from minihmx.evals.sycophancy_answer import SYCOPHANCY_ANSWER
@@ -17,6 +19,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "bbq": BBQ,
     "sycophancy_answer": SYCOPHANCY_ANSWER,
     "are_you_sure": ARE_YOU_SURE,
+    "bbh": BBH,
+    "acpbench": ACPBENCH,
 }
 
 
