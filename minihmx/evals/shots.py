@@ -28,4 +28,4 @@ def check_task(benchmark: str, shots: str, task: str) -> None:
     if by_task is None:
         raise ValueError(f"its shots are {shots!r:.60}, neither published nor sample")
     if task not in by_task:
-        raise ValueError(f"its task is {task!r:.60}, which is none of {', '.join(by_task)}")
+        raise ValueError(f"its task is {task!r:.60}, none of the {len(by_task)} that have shots")

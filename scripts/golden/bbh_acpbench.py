@@ -18,7 +18,7 @@ import json
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import tokenizers
 import transformers
@@ -198,9 +198,9 @@ def templates(shared: Path) -> dict[str, Any]:
     from lm_eval.models.huggingface import HFLM
 
     raw = gzip.decompress((shared / "tokenizers" / "qwen3" / "tokenizer.json.gz").read_bytes())
-    found = {}
+    found, make = {}, cast(Any, transformers.PreTrainedTokenizerFast)
     for family, file in TEMPLATES.items():
-        tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer = make(
             tokenizer_object=tokenizers.Tokenizer.from_buffer(raw),
             bos_token=BOS.get(family),
             chat_template=(shared / "templates" / f"{file}.jinja").read_text("utf-8"),

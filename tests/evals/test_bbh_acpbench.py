@@ -219,7 +219,10 @@ def test_a_file_that_is_wrong(
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"shots": "mine"}, "neither published nor sample"), ({"task": "x"}, "which is none of")],
+    [
+        ({"shots": "mine"}, "neither published nor sample"),
+        ({"task": "x"}, "its task is 'x', none of the 27"),
+    ],
 )
 def test_an_item_without_worked_examples(
     change: dict[str, str], words: str, tmp_path: Path

@@ -461,6 +461,8 @@ def test_what_the_user_mistyped(
         pytest.param("bbq", 11956, "partial 11956/58492", marks=pytest.mark.slow),
         ("sycophancy_answer", 3272, "partial 3272/7268"),
         ("are_you_sure", 817, "partial 817/4888"),
+        ("bbh", 6511, ""),
+        ("acpbench", 1800, ""),
     ],
 )
 def test_published_files_become_items(name: str, count: int, label: str, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from minihmx import cli, lora
 from minihmx.engine.memory import Limit
 from minihmx.engine.open import OpenAdapter, with_adapter
 from minihmx.errors import DataError, Diverged, UserError
+from minihmx.evals import BENCHMARKS
 from minihmx.evals.asking import runner
 from minihmx.evals.asking.averages import metrics
 from minihmx.evals.asking.results import Results, Settings, Subject, read_samples
@@ -701,14 +702,14 @@ def test_a_part_of_a_set_is_marked_wherever_its_score_stands(
     data = tmp_path / "data"
     data.mkdir()
     sample = Path(cli.__file__).parent / "data" / "sample"
-    for name in ("bbq", "toxigen", "truthfulqa_mc2", "sycophancy_answer", "are_you_sure"):
+    for name in BENCHMARKS:
         lines = (sample / f"{name}.jsonl").read_text("utf-8").splitlines(keepends=True)[:2]
         (data / f"{name}.jsonl").write_text("".join(lines), "utf-8")
     flags = ["--data", str(data), "--out", str(tmp_path / "out")]
     code, out, err = run(capsys, "--tasks", "paper", *flags)
     assert code == 2 and "bbq partial 2/58492" in err
     code, out, _ = run(capsys, "--tasks", "paper", "--partial", *flags)
-    assert code == 0 and out.count("partial 2/") == 5
+    assert code == 0 and out.count("partial 2/") == len(BENCHMARKS)
     code, out, _ = run(capsys, "--tasks", "bbq", "--json", *flags)
     assert code == 0 and json.loads(out)["data"]["partial"] == "2/58492"
 
