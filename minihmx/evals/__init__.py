@@ -4,7 +4,9 @@ import difflib
 from collections.abc import Sequence
 
 from minihmx.errors import UserError, quoted
+from minihmx.evals.acpbench import ACPBENCH
 from minihmx.evals.are_you_sure import ARE_YOU_SURE
+from minihmx.evals.bbh import BBH
 from minihmx.evals.bbq import BBQ
 from minihmx.evals.benchmark import Benchmark
 from minihmx.evals.eq_bench import EQ_BENCH
@@ -21,6 +23,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "squad_v2": SQUAD_V2,
     "sycophancy_answer": SYCOPHANCY_ANSWER,
     "are_you_sure": ARE_YOU_SURE,
+    "bbh": BBH,
+    "acpbench": ACPBENCH,
 }
 
 

@@ -463,6 +463,8 @@ def test_what_the_user_mistyped(
         ("squad_v2", 6078, "partial 6078/11873"),
         ("sycophancy_answer", 3272, "partial 3272/7268"),
         ("are_you_sure", 817, "partial 817/4888"),
+        ("bbh", 6511, ""),
+        ("acpbench", 1800, ""),
     ],
 )
 def test_published_files_become_items(name: str, count: int, label: str, tmp_path: Path) -> None:

@@ -73,6 +73,10 @@ WRONG_ITEMS = [
     *(("eq_bench", "ratings", [1.0, 2.0, 3.0, *more]) for more in ([], [11.0], [-1.0])),
     *(("squad_v2", name, " ") for name in ("context", "question")),
     ("truthfulqa_mc2", "choices", ["One.", " ", "Two.", "Three."]),
+    *(("bbh", name, value) for name in ("input", "target") for value in ("", " ")),
+    *(("acpbench", name, value) for name in ("context", "question") for value in ("", " ")),
+    *(("acpbench", "answer", value) for value in ("", "Yes", "A")),
+    *((name, field, "x") for name in ("bbh", "acpbench") for field in ("task", "shots")),
 ]
 
 
@@ -377,7 +381,7 @@ def test_the_columns_that_are_named_are_those_that_are_needed(name: str) -> None
             asked.add(key)
             return super().__getitem__(key)
 
-    list(BENCHMARKS[name].convert(Row(ROWS[name]), 0, Path("rows.jsonl")))
+    list(BENCHMARKS[name].convert(Row(ROWS[name]), 0, Path(FILES[name])))
     assert asked == set(BENCHMARKS[name].source.columns)
 
 
@@ -421,11 +425,14 @@ ROWS: dict[str, dict[str, Any]] = {
     SURE: {"metadata": {"prompt_template": "x"}}
     | {"base": {"dataset": "aqua_mc", "correct_letter": "B", "answer": ["Lyon"]}}
     | {"prompt": [HUMAN, {"type": "ai", "content": "The answer is ("}]},
+    "bbh": {"input": "not True is", "target": "False"},
+    "acpbench": {"context": "A cart.", "question": "Can it move?", "answer": "yes"},
 }
 FILES = {
     **{"truthfulqa_mc2": "v0_mc_task.json", "toxigen": "annotated_test.csv", "bbq": "Age.jsonl"},
     **{"eq_bench": "eq_bench_v2_questions_171.json", "squad_v2": "dev-v2.0.json"},
     **{ANSWER: "answer.jsonl", SURE: "are_you_sure.jsonl"},
+    **{"bbh": "bbh/boolean_expressions.json", "acpbench": "app.test.bool.json"},
 }
 HOSTILE = [
     *(
@@ -544,6 +551,7 @@ def ask_and_score(benchmark: Benchmark, item: Item, chosen: dict[str, str], chan
 
 def accepted(name: str, folder: Path, path: Path, text: str) -> list[Item]:
     """The items of a file of this text; none where it is refused as it should be."""
+    path.parent.mkdir(exist_ok=True)
     path.write_text(text, encoding="utf-8", newline="")
     try:
         return load_dataset(BENCHMARKS[name], str(folder)).items

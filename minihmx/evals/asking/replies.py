@@ -161,6 +161,6 @@ def plain_text(request: Dialogue, said: Sequence[Message], prefill: str) -> str:
     shots = len(request.shots)
     pairs = zip(said[:shots:2], said[1:shots:2], strict=True)
     worked = [ask.content + request.delimiter + reply.content for ask, reply in pairs]
-    texts = [request.system, *worked, *(message.content for message in said[shots:])]
+    texts = [request.system.rstrip("\n"), *worked, *(message.content for message in said[shots:])]
     text = "\n\n".join(text for text in texts if text)
     return text + request.delimiter + prefill if prefill else text
