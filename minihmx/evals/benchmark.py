@@ -21,6 +21,8 @@ Item = Mapping[str, Any]
 Kind = TypeVar("Kind")
 # The choice made for each of the benchmark's switches.
 Switches = Mapping[str, str]
+Record = Mapping[str, Any]  # one line of samples.jsonl
+Average = dict[str, float | int | None]  # "value", its "stderr", and "n", what it is a mean over
 
 
 class Choices(NamedTuple):
@@ -111,6 +113,10 @@ class Benchmark:
     otherwise. headline: the metrics that the paper reports. beside: those that are shown wherever
     the headline is, in order; a result need not have all of them. few_shot: the worked examples, in
     words. means: metric -> the metrics whose plain mean it is, however many items each of them has.
+    derived: metrics that are no mean over samples, made from the lines of samples.jsonl; an example
+    is a mean over instructions, of which an item has several. prepare: the switches as they are
+    written down, "auto" being replaced by what it comes to on this machine; it raises UserError
+    where something is missing that scoring needs.
     generates: whether it asks for replies, which may be sampled, rather than for
     log-likelihoods. switches: name -> choices, the default first; each is a line in
     docs/decisions.md. convert: the items in one row of the published files, which `number` counts
@@ -135,6 +141,8 @@ class Benchmark:
     beside: tuple[str, ...] = ()
     few_shot: str = "none"
     means: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    derived: Callable[[Iterable[Record]], dict[str, Average]] = lambda records: {}
+    prepare: Callable[[Switches], dict[str, str]] = dict
     generates: bool = False
 
 

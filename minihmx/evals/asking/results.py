@@ -222,7 +222,7 @@ class Results:
             "unparsed": sum(record["unparsed"] for record in records),
             "truncated": sum(record["truncated"] for record in records),
             "cut": sum("length" in record.get("finish", ()) for record in records),
-            "metrics": metrics(records, self.benchmark.means),
+            "metrics": metrics(records, self.benchmark.means, self.benchmark.derived),
             "headline": list(self.benchmark.headline),
         }
 
