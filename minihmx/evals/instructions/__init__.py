@@ -22,7 +22,7 @@ class Requirement(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """arguments: all that it takes, by name. follows: whether a reply, which holds text, does it."""
+    """arguments: all that it takes, by name. follows: whether a reply that holds text does it."""
 
     arguments: Mapping[str, Requirement]
     follows: Callable[[str, Given], bool]
