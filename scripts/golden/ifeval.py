@@ -314,7 +314,7 @@ def prompts(shared: Path, scratch: Path) -> dict[str, Any]:
     found = {"": [mark(task.fewshot_context(doc, 0)) for doc in docs]}
     for family, file in TEMPLATES.items():
         raw = gzip.decompress((shared / "tokenizers" / "qwen3" / "tokenizer.json.gz").read_bytes())
-        tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer = transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
             tokenizer_object=tokenizers.Tokenizer.from_str(raw.decode()),
             bos_token=BOS.get(family),
             chat_template=(shared / "templates" / f"{file}.jinja").read_text("utf-8"),

@@ -458,6 +458,7 @@ def test_what_the_user_mistyped(
     "name, count, label",
     [
         ("truthfulqa_mc2", 817, ""),
+        ("ifeval", 541, ""),
         pytest.param("bbq", 11956, "partial 11956/58492", marks=pytest.mark.slow),
         ("sycophancy_answer", 3272, "partial 3272/7268"),
         ("are_you_sure", 817, "partial 817/4888"),
