@@ -46,6 +46,8 @@ FLOORS = {
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
     " evals.reading.folding evals.reading.flips"
     " evals.reading.letters evals.reading.literal"
+    " evals.ifeval evals.instructions evals.instructions.words"
+    " evals.instructions.form evals.instructions.language"
     " evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.averages evals.asking.likelihood"
     " evals.asking.results evals.asking.task evals.asking.replies evals.asking.forecast"
@@ -85,6 +87,8 @@ TORCH_FREE = (
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
     " evals.reading.folding evals.reading.flips"
     " evals.reading.letters evals.reading.literal"
+    " evals.ifeval evals.instructions evals.instructions.words"
+    " evals.instructions.form evals.instructions.language"
     " evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.averages evals.asking.results"
     " terminal terminal.text"
@@ -180,6 +184,7 @@ def test_third_party_imports_are_the_declared_ones() -> None:
     declared = {re.split(r"[^\w-]", line)[0] for line in required if "extra ==" not in line}
     declared = {name.replace("-", "_") for name in declared} | {"pyarrow"}  # see published.py
     declared |= {"scipy", "matplotlib"}  # see statistics.py and plots.py
+    declared |= {"langdetect", "nltk"}  # see instructions/language.py
     found = {name.split(".")[0] for tree in TREES.values() for name in imports(tree)}
     foreign = found - sys.stdlib_module_names - {"minihmx"}
     assert foreign <= declared, foreign - declared
@@ -346,6 +351,7 @@ def test_comments_and_code_are_told_apart() -> None:
         ("evals.reading.flips", "commitment"),
         ("evals.reading.flips", "flip"),
         ("evals.reading.literal", "plain_letters"),
+        ("evals.instructions.language", "sentences_of"),
         ("results.cells", "over_seeds"),
         ("selection", "select"),
         ("results.statistics", "holm"),

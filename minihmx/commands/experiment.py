@@ -23,6 +23,7 @@ from minihmx.commands import doctor, train
 from minihmx.config import FIELDS, LARGEST, check_number
 from minihmx.errors import INTERRUPTED, UserError, shortened
 from minihmx.evals import BENCHMARKS, named
+from minihmx.evals.benchmark import switches
 from minihmx.evals.items.load import load_dataset, locate, nothing
 from minihmx.experiment import (
     Experiment,
@@ -76,6 +77,7 @@ def run(options: argparse.Namespace) -> int:
     tasks = benchmark_names(options.tasks)
     data = options.data or ("sample" if flags["model"] == "tiny" else "hub")
     for task in tasks:  # what cannot be had is refused before the hours of training
+        BENCHMARKS[task].prepare(switches(BENCHMARKS[task], {}))
         if not options.dry_run:
             load_dataset(BENCHMARKS[task], data)
         elif data != "hub" and locate(BENCHMARKS[task], data) is None:

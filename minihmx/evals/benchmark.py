@@ -116,6 +116,8 @@ class Benchmark:
     words. means: metric -> the metrics whose plain mean it is, however many items each of them has.
     derived: the metrics that are no means, from the lines of samples.jsonl, each as result.json has
     it; of a line it reads item, cluster, values and detail alone.
+    prepare: the switches as they are written down, "auto" being replaced by what it comes to on
+    this machine; it raises UserError where something is missing that scoring needs.
     generates: whether it asks for replies, which may be sampled, rather than for
     log-likelihoods. switches: name -> choices, the default first; each is a line in
     docs/decisions.md. convert: the items in one row of the published files, which `number` counts
@@ -141,6 +143,7 @@ class Benchmark:
     few_shot: str = "none"
     means: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     derived: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Estimate]] | None = None
+    prepare: Callable[[Switches], dict[str, str]] = dict
     generates: bool = False
 
 

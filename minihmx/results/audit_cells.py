@@ -23,7 +23,8 @@ def audit_cells(audit: Audit, path: Path) -> None:
 
     @functools.cache
     def value(folder: Path, benchmark: str, name: str) -> float:
-        table = metrics(read_samples(folder), BENCHMARKS[benchmark].means)
+        known = BENCHMARKS[benchmark]
+        table = metrics(read_samples(folder), known.means, known.derived)
         return float(table[name]["value"] or 0.0)
 
     try:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from minihmx.errors import Failure
+from minihmx.errors import Failure, UserError
 from minihmx.evals import BENCHMARKS
 from minihmx.evals.asking.results import (
     RESULT,
@@ -81,6 +81,11 @@ def results_again(
                 f"{folder}: its settings lack {', '.join(sorted(lacking))}, as those of other "
                 "versions do, so its verdicts are not scored again"
             )
+            return None
+        try:
+            benchmark.prepare(settings.switches)
+        except UserError as error:
+            audit.note(f"{folder}: its verdicts are not scored again: {error}")
             return None
         dataset = dataset_again(audit, benchmark, stored["data"]["digest"], data, settings, lines)
         if [*map(type, (stored["model"]["id"], stored["model"]["digest"]))] != [str, str]:

@@ -253,7 +253,11 @@ def scored_again(
         switches = result["settings"]["switches"]
         chosen = ", ".join(f"{name} {value}" for name, value in switches.items())
         answer = stored_answer(line, own.ask(line["item"], switches))
+        own.prepare(switches)
         score = own.score(line["item"], answer, switches)
+    except UserError as error:
+        yield f"notice {place}: it cannot be scored again here. {error}"
+        return
     except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError) as error:
         yield f"notice {place}: it cannot be scored again ({type(error).__name__}: {error})."
         return

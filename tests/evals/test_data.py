@@ -458,6 +458,7 @@ def test_what_the_user_mistyped(
     "name, count, label",
     [
         ("truthfulqa_mc2", 817, ""),
+        ("ifeval", 541, ""),
         pytest.param("bbq", 11956, "partial 11956/58492", marks=pytest.mark.slow),
         ("eq_bench", 171, ""),
         ("squad_v2", 6078, "partial 6078/11873"),

@@ -419,6 +419,11 @@ ROWS: dict[str, dict[str, Any]] = {
             }
         ],
     },
+    "ifeval": {
+        **{"key": 1, "prompt": "Write."},
+        **{"instruction_id_list": ["punctuation:no_comma", "keywords:existence"]},
+        **{"kwargs": [{"keywords": None}, {"keywords": ["Paris"]}]},
+    },
     ANSWER: TEMPLATE
     | {"base": {"dataset": "trivia_qa", "correct_answer": "Paris", "incorrect_answer": "Lyon"}}
     | {"prompt": [HUMAN]},
@@ -431,7 +436,7 @@ ROWS: dict[str, dict[str, Any]] = {
 FILES = {
     **{"truthfulqa_mc2": "v0_mc_task.json", "toxigen": "annotated_test.csv", "bbq": "Age.jsonl"},
     **{"eq_bench": "eq_bench_v2_questions_171.json", "squad_v2": "dev-v2.0.json"},
-    **{ANSWER: "answer.jsonl", SURE: "are_you_sure.jsonl"},
+    **{"ifeval": "input_data.jsonl", ANSWER: "answer.jsonl", SURE: "are_you_sure.jsonl"},
     **{"bbh": "bbh/boolean_expressions.json", "acpbench": "app.test.bool.json"},
 }
 HOSTILE = [
@@ -579,8 +584,12 @@ def test_whatever_is_accepted_can_be_asked_and_scored(
         text = as_file(name, [row]) if published_form else json.dumps(row) + "\n"
         found = accepted(name, tmp_path, path, text)
         seen[bool(found)] += 1
+        try:
+            chosen = benchmark.prepare(switches(benchmark, given_switches))
+        except UserError:  # a choice that needs what is not on this machine
+            return
         for item in found:
-            ask_and_score(benchmark, item, switches(benchmark, given_switches), chance)
+            ask_and_score(benchmark, item, chosen, chance)
 
     fuzz()
     assert seen[True] > 10 and seen[False] > 10, seen

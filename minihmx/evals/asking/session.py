@@ -139,7 +139,8 @@ def benchmarks(tasks: str) -> list[Benchmark]:
 
 
 def switch_values(texts: Sequence[str], chosen: Sequence[Benchmark]) -> dict[str, str]:
-    """NAME=VALUE of every --switch. Raises UserError for a name that no chosen benchmark has."""
+    """NAME=VALUE of every --switch. Raises UserError for a name that no chosen benchmark has, and
+    where something is not installed that one of them needs."""
     known = {name: choices for b in chosen for name, choices in b.switches.items()}
     given = {}
     for text in texts:
@@ -151,7 +152,7 @@ def switch_values(texts: Sequence[str], chosen: Sequence[Benchmark]) -> dict[str
             )
         given[name] = value
     for benchmark in chosen:
-        switches(benchmark, given)
+        benchmark.prepare(switches(benchmark, given))
     return given
 
 
@@ -198,7 +199,7 @@ def settings(
         temperature,
         config.seed,
         options.limit if options.limit < len(dataset.items) else 0,
-        switches(benchmark, given),
+        benchmark.prepare(switches(benchmark, given)),
         config.dtype,
         config.date,
         config.chat_format if chat else "",
