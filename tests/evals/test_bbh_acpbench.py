@@ -19,7 +19,7 @@ from minihmx.errors import DataError, UserError
 from minihmx.evals import BENCHMARKS
 from minihmx.evals.acpbench import ACPBENCH
 from minihmx.evals.asking.averages import metrics
-from minihmx.evals.asking.runner import plain_text
+from minihmx.evals.asking.replies import plain_text
 from minihmx.evals.bbh import BBH
 from minihmx.evals.benchmark import Answer, Dialogue, Item, Score
 from minihmx.evals.items.load import Dataset, load_dataset

@@ -20,6 +20,7 @@ from minihmx.advantages import assign_advantages, assign_weights
 from minihmx.cli import main
 from minihmx.config import LOSS_TYPES
 from minihmx.engine.prompts import Prompts
+from minihmx.evals import BENCHMARKS
 from minihmx.evals.are_you_sure import ARE_YOU_SURE
 from minihmx.evals.reading import flips, letters
 from minihmx.judge import RUBRIC, parse_score, reward
@@ -344,7 +345,8 @@ def test_an_item_that_scores_otherwise_is_named(
 
 
 def test_what_there_is_is_said_where_nothing_is_asked_for(real: Path) -> None:
-    words = "holds steps 1 to 4, epochs 0 to 2 and the benchmarks are_you_sure, bbq, "
+    names = ", ".join(sorted(BENCHMARKS))
+    words = f"holds steps 1 to 4, epochs 0 to 2 and the benchmarks {names}; "
     refused(in_process("explain", real), words, "--step N, --epoch N or --benchmark NAME --item ID")
 
 
