@@ -7,11 +7,13 @@ from minihmx.errors import UserError, quoted
 from minihmx.evals.are_you_sure import ARE_YOU_SURE
 from minihmx.evals.bbq import BBQ
 from minihmx.evals.benchmark import Benchmark
+from minihmx.evals.ruler import RULER
 from minihmx.evals.sycophancy_answer import SYCOPHANCY_ANSWER
 from minihmx.evals.toxigen import TOXIGEN
 from minihmx.evals.truthfulqa import TRUTHFULQA
 
 BENCHMARKS: dict[str, Benchmark] = {
+    "ruler": RULER,
     "truthfulqa_mc2": TRUTHFULQA,
     "toxigen": TOXIGEN,
     "bbq": BBQ,

@@ -1,0 +1,140 @@
+"""RULER's tasks that need no text: variables to be tracked, and words to be counted."""
+
+from __future__ import annotations
+
+import math
+import string
+from random import Random
+
+from minihmx.evals.benchmark import Tokens
+from minihmx.evals.making.lengths import ALIKE, FULL, Draft, Maker
+from minihmx.evals.making.needles import NOISE
+from minihmx.evals.making.words import Words
+from minihmx.seeding import digest
+
+EXAMPLE = 500  # tokens of the worked example of variables
+CHAIN = (
+    "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n"
+    "{context}\nQuestion: Find all variables that are assigned the value {value} in the text above."
+)
+ASSIGNED = (
+    " Answer: According to the chain(s) of variable assignment in the text above, 5 variables are "
+    "assgined the value {value}, they are: "
+)
+COMMON = (
+    "Below is a numbered list of words. In these words, some appear more often than others. "
+    "Memorize the ones that appear most often.\n{context}\nQuestion: What are the 10 most common "
+    "words in the above list?"
+)
+TOP_TEN = " Answer: The top 10 words that appear most often in the list are:"
+CODED = (
+    "Read the following coded text and track the frequency of each coded word. Find the three most "
+    "frequently appeared coded words. {context}\nQuestion: Do not provide any explanation. Please "
+    "ignore the dots '....'. What are the three most frequently appeared words in the above coded "
+    "text?"
+)
+TOP_THREE = (
+    " Answer: According to the coded text above, the three most frequently appeared words are:"
+)
+
+
+# --- variables ------------------------------------------------------------------------------------
+
+
+def _variables(rng: Random, letters: int, size: int) -> tuple[str, list[str]]:
+    """(the text up to where the answer stands, the five variables of one value)."""
+    names: list[str] = []
+    while len({*names}) < 5:
+        names = ["".join(rng.choices(string.ascii_uppercase, k=letters)) for _ in range(5)]
+    value = rng.randrange(10000, 99999)
+    chain = [f"VAR {names[0]} = {value}"]
+    chain += [f"VAR {name} = VAR {of} " for of, name in zip(names, names[1:], strict=False)]
+    lines = [NOISE + "\n"] * size
+    if size <= len(chain):
+        parts = [part for line in lines for part in line.split(".")]
+        lines = [part + "." if part.strip() else part for part in parts]
+    places = sorted(rng.sample(range(len(lines)), len(chain)))
+    for before, (place, link) in enumerate(zip(places, chain, strict=True)):
+        lines.insert(place + before, link)
+    context = " ".join(lines).replace(". \n", ".\n")
+    return (CHAIN + ASSIGNED).format(context=context, value=value), names
+
+
+def variable_maker(tokens: Tokens, seed: str, length: int) -> Maker:
+    """Variables that were assigned one value, in a chain. A worked example of 500 tokens goes in
+    front, its names drawn anew for each item; none where the length leaves no room for it."""
+    example, names, counted = "", list[str](), 0
+    if length >= FULL:
+        rng = Random(digest(seed, "vt", "example"))
+        size = 5
+        while True:
+            text, found = _variables(rng, 3, size)
+            if size > 5 and (tokens(f"{text} {found}") + 30 > EXAMPLE or size > EXAMPLE):
+                break
+            example, names, size = f"{text} {' '.join(found)}\n\n", found, size + 5
+        counted = tokens(example)
+
+    def draft(rng: Random, number: int, size: int) -> Draft:
+        text, found = _variables(rng, 5, size)
+        shown = example
+        for name in names:
+            shown = shown.replace(name, "".join(rng.choices(string.ascii_uppercase, k=3)))
+        asked, mark, answer = text.rpartition(" Answer:")
+        prompt = f"{shown}\n\n{asked}" if shown else asked
+        return Draft(prompt, f"{mark}{answer}".strip(), found, text, f"{text} {found}")
+
+    return Maker(draft, 30 + counted, 10 if length >= FULL else 1, length, "sentences")
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def _numbered(words: list[str]) -> str:
+    return " ".join(f"{place}. {word}" for place, word in enumerate(words, start=1))
+
+
+def common_maker(length: int, words: Words) -> Maker:
+    """The ten words of a list that stand there most often. As upstream, a worked example takes part
+    in the search for a size, and is not shown."""
+    known = sorted({*words.nouns, *words.adjectives, *words.verbs})
+    Random(ALIKE).shuffle(known)
+    example, often, seldom = ((40, 10, 3), 30, 3) if length >= FULL else ((20, 3, 1), 6, 1)
+
+    def listed(rng: Random, size: int, often: int, seldom: int) -> tuple[str, list[str]]:
+        chosen = rng.sample(known, size)
+        entries = chosen[:10] * often + chosen[10:] * seldom
+        rng.shuffle(entries)
+        return COMMON.format(context=_numbered(entries)) + TOP_TEN, chosen[:10]
+
+    def draft(rng: Random, number: int, size: int) -> Draft:
+        shown, answers = listed(rng, *example)
+        text, found = listed(rng, size, often, seldom)
+        sized = f"{shown}{_numbered(answers)}\n{text} {_numbered(found)}"
+        return Draft(text.removesuffix(TOP_TEN).strip(), TOP_TEN.strip(), found, text, sized)
+
+    return Maker(draft, 120, 10, len(known), "words", lambda _: 10)
+
+
+def frequent_maker(length: int) -> Maker:
+    """The three words, after the dots, of which a text in invented words has most: their numbers
+    fall with the square of the rank. As upstream, no room is left for the reply."""
+    kinds = length // 50
+
+    def draft(rng: Random, number: int, size: int) -> Draft:
+        made = set[str]()
+        while len(made) < kinds:
+            made.add("".join(rng.choices(string.ascii_lowercase, k=6)))
+        known = sorted(made)
+        Random(ALIKE).shuffle(known)
+        known[0] = "..."
+        zeta = math.pi**2 / 6
+        entries = [
+            word for rank, word in enumerate(known, 1) for _ in range(int(size * rank**-2.0 / zeta))
+        ]
+        Random(ALIKE).shuffle(entries)
+        text = CODED.format(context=" ".join(entries)) + TOP_THREE
+        prompt = text.removesuffix(TOP_THREE).strip()
+        return Draft(prompt, TOP_THREE.strip(), known[1:4], text, text)
+
+    start, step = length // 6, length // 32
+    return Maker(draft, 0, step, 2 * length, "words", lambda _: 1, start)
