@@ -43,7 +43,8 @@ class Maker:
     """How a task is made. draft: from random numbers, the item's number and a size.
 
     reply: tokens counted beside the text. step: of the search. most: no size is above it.
-    least: the smallest size of an item. unit: what a size counts, in words.
+    least: the smallest size of an item. unit: what a size counts, in words. finish: what is added to
+    a prompt that fits; reply counts it too.
     """
 
     draft: Callable[[Random, int, int], Draft]
@@ -53,6 +54,7 @@ class Maker:
     unit: str
     least: Callable[[int], int] = lambda number: 1
     start: int = 0  # of the search; none: a step
+    finish: Callable[[Random, str], str] = lambda rng, prompt: prompt
 
 
 def make_items(
@@ -76,7 +78,8 @@ def make_items(
                 total = tokens(draft.counted) + maker.reply
             if total <= length:
                 made += 1
-                yield _item(task, number, length, draft)
+                prompt = maker.finish(rng, draft.prompt)
+                yield _item(task, number, length, draft._replace(prompt=prompt))
                 break
     if not made:
         raise UserError(

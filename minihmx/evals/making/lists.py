@@ -7,10 +7,9 @@ import string
 from random import Random
 
 from minihmx.evals.benchmark import Tokens
-from minihmx.evals.making.lengths import ALIKE, FULL, Draft, Maker
+from minihmx.evals.making.lengths import ALIKE, FULL, Draft, Maker, make_items
 from minihmx.evals.making.needles import NOISE
 from minihmx.evals.making.words import Words
-from minihmx.seeding import digest
 
 EXAMPLE = 500  # tokens of the worked example of variables
 CHAIN = (
@@ -63,27 +62,31 @@ def _variables(rng: Random, letters: int, size: int) -> tuple[str, list[str]]:
 def variable_maker(tokens: Tokens, seed: str, length: int) -> Maker:
     """Variables that were assigned one value, in a chain. A worked example of 500 tokens goes in
     front, its names drawn anew for each item; none where the length leaves no room for it."""
-    example, names, counted = "", list[str](), 0
+    example, names = "", list[str]()
     if length >= FULL:
-        rng = Random(digest(seed, "vt", "example"))
-        size = 5
-        while True:
-            text, found = _variables(rng, 3, size)
-            if size > 5 and (tokens(f"{text} {found}") + 30 > EXAMPLE or size > EXAMPLE):
-                break
-            example, names, size = f"{text} {' '.join(found)}\n\n", found, size + 5
-        counted = tokens(example)
+        maker = Maker(_example, 30, 5, EXAMPLE, "sentences")
+        (item,) = make_items("vt", maker, tokens, f"{seed} example", EXAMPLE, 1)
+        example, names = item["prompt"], item["references"]
 
     def draft(rng: Random, number: int, size: int) -> Draft:
         text, found = _variables(rng, 5, size)
+        asked, mark, answer = text.rpartition(" Answer:")
+        return Draft(asked, f"{mark}{answer}".strip(), found, text, f"{text} {found}")
+
+    def with_example(rng: Random, prompt: str) -> str:
         shown = example
         for name in names:
             shown = shown.replace(name, "".join(rng.choices(string.ascii_uppercase, k=3)))
-        asked, mark, answer = text.rpartition(" Answer:")
-        prompt = f"{shown}\n\n{asked}" if shown else asked
-        return Draft(prompt, f"{mark}{answer}".strip(), found, text, f"{text} {found}")
+        return f"{shown}\n\n{prompt}" if shown else prompt
 
-    return Maker(draft, 30 + counted, 10 if length >= FULL else 1, length, "sentences")
+    counted = tokens(example) if example else 0
+    step = 10 if length >= FULL else 1
+    return Maker(draft, 30 + counted, step, length, "sentences", finish=with_example)
+
+
+def _example(rng: Random, number: int, size: int) -> Draft:
+    text, found = _variables(rng, 3, size)
+    return Draft(f"{text} {' '.join(found)}\n\n", "", found, text, f"{text} {found}")
 
 
 # --- words ----------------------------------------------------------------------------------------
@@ -95,10 +98,10 @@ def _numbered(words: list[str]) -> str:
 
 def common_maker(length: int, words: Words) -> Maker:
     """The ten words of a list that stand there most often. As upstream, a worked example takes part
-    in the search for a size, and is not shown."""
+    in the search for a size, and is not shown; in less than 4,096 tokens there is none."""
     known = sorted({*words.nouns, *words.adjectives, *words.verbs})
     Random(ALIKE).shuffle(known)
-    example, often, seldom = ((40, 10, 3), 30, 3) if length >= FULL else ((20, 3, 1), 6, 1)
+    often, seldom, step = (30, 3, 10) if length >= FULL else (4, 1, 5)
 
     def listed(rng: Random, size: int, often: int, seldom: int) -> tuple[str, list[str]]:
         chosen = rng.sample(known, size)
@@ -107,12 +110,15 @@ def common_maker(length: int, words: Words) -> Maker:
         return COMMON.format(context=_numbered(entries)) + TOP_TEN, chosen[:10]
 
     def draft(rng: Random, number: int, size: int) -> Draft:
-        shown, answers = listed(rng, *example)
+        example = ""
+        if length >= FULL:
+            shown, answers = listed(rng, 40, 10, 3)
+            example = f"{shown}{_numbered(answers)}\n"
         text, found = listed(rng, size, often, seldom)
-        sized = f"{shown}{_numbered(answers)}\n{text} {_numbered(found)}"
+        sized = f"{example}{text} {_numbered(found)}"
         return Draft(text.removesuffix(TOP_TEN).strip(), TOP_TEN.strip(), found, text, sized)
 
-    return Maker(draft, 120, 10, len(known), "words", lambda _: 10)
+    return Maker(draft, 120, step, len(known), "words", lambda _: 10, 10)
 
 
 def frequent_maker(length: int) -> Maker:

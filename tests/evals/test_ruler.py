@@ -1,0 +1,279 @@
+"""RULER: its prompts and scores against lm-evaluation-harness's, and the lengths of its items."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from conftest import ROOT, shared
+from command_line import in_process
+
+from minihmx.errors import UserError
+from minihmx.evals import ruler
+from minihmx.evals.asking.averages import metrics
+from minihmx.evals.asking.runner import plain_text
+from minihmx.evals.benchmark import Answer, Item
+from minihmx.evals.items import made
+from minihmx.evals.items.load import load_dataset, locate, read_items
+from minihmx.evals.making import lengths, words
+from minihmx.evals.making.needles import Keys, sentences
+from minihmx.evals.making.words import Words, word_lists
+from minihmx.evals.ruler import REPLIES, RULER
+from minihmx.models.tokenizer import Tokenizer
+from minihmx.records import Message
+from minihmx.storage.disk import dumps
+
+sys.path[:0] = [str(ROOT / "scripts" / "tiny"), str(ROOT / "scripts" / "golden")]
+import sample_ruler  # noqa: E402
+
+GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden_ruler.json").read_text())
+NO_TEXTS = ["niah_single_1", "niah_multikey_2", "niah_multikey_3", "vt", "cwe", "fwe"]
+
+
+def golden_script() -> Any:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("golden_ruler", ROOT / "scripts/golden/ruler.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SCRIPT = golden_script()
+TEXTS = SCRIPT.texts()
+
+
+def by_words(text: str) -> int:
+    return len(text.split())
+
+
+def same(text: str, kept: Mapping[str, Any]) -> None:
+    assert text[-200:] == kept["end"]
+    assert len(text) == kept["length"]
+    assert hashlib.sha256(text.encode()).hexdigest() == kept["sha256"]
+
+
+def test_the_golden_file_has_every_task() -> None:
+    assert set(GOLDEN["tasks"]) == set(REPLIES) == set(ruler.RULER.recipe.tasks)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("task", REPLIES)
+def test_prompts_are_those_of_lm_eval_to_the_letter(
+    task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One stream of random numbers for the search and all items, as upstream has it."""
+    stream = Random(SCRIPT.SEED)
+    monkeypatch.setattr(lengths, "Random", lambda seed: stream)
+    maker, _ = ruler.maker(task, by_words, "", SCRIPT.LENGTH, SCRIPT.WORDS, TEXTS)
+    items = list(lengths.make_items(task, maker, by_words, "", SCRIPT.LENGTH, SCRIPT.COUNT))
+    golden = GOLDEN["tasks"][task]
+    assert len(items) == len(golden) == 2
+    for item, theirs in zip(items, golden, strict=True):
+        assert by_words(item["prompt"]) == theirs["length"]
+        asked = ruler.ask(item, {})
+        same(plain_text(asked, [Message("user", asked.turns[0])], asked.prefill), theirs["prompt"])
+        said = [
+            {"role": "user", "content": asked.turns[0]},
+            {"role": "assistant", "content": asked.prefill},
+        ]
+        same(json.dumps({"turns": said, "add_generation_prompt": False}), theirs["turns"])
+        assert item["references"] == theirs["references"] == list(asked.complete)
+        assert (asked.max_new_tokens, list(asked.until)) == (
+            theirs["reply_tokens"],
+            theirs["until"],
+        )
+        for reply, verdict in theirs["scores"]:
+            scored = ruler.score(item, Answer(replies=(asked.prefill + reply,)), {})
+            assert scored.values == {f"4096/{task}": pytest.approx(verdict, abs=1e-12)}, reply
+
+
+def test_what_the_prompt_began_with_is_no_part_of_the_reply() -> None:
+    item = load_dataset(RULER, "sample").items[-1]
+    assert item["prefill"] == "Answer:"
+    asked = {**item, "references": ["answer", item["references"][0]]}
+    score = ruler.score(asked, Answer(replies=(f"Answer: {item['references'][0]}",)), {})
+    assert score.values == {"512/qa_hotpot": 0.5} and score.detail == {"found": [False, True]}
+
+
+# Lengths
+
+
+def tokenizer(family: str) -> Tokenizer:
+    packed = shared(f"tokenizers/{family}/tokenizer.json.gz").read_bytes()
+    return Tokenizer.from_bytes(gzip.decompress(packed))
+
+
+# what one more step adds, at most, in steps; qa's documents are not of one length
+STEPS = {"cwe": 2, "qa_squad": 2, "qa_hotpot": 2}
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama3"])
+@pytest.mark.parametrize("task", REPLIES)
+def test_lengths_on_real_tokenizers(task: str, family: str) -> None:
+    """Counted in full, within 4,096 tokens, and one more step would not have been."""
+    tokens = tokenizer(family).count
+    maker, _ = ruler.maker(task, tokens, "a seed", 4096, SCRIPT.WORDS, TEXTS)
+    drafts: dict[str, tuple[int, int]] = {}
+
+    def watched(rng: Random, number: int, size: int) -> lengths.Draft:
+        made = maker.draft(rng, number, size)
+        state = rng.getstate()
+        more = maker.draft(Random(number), number, size + STEPS.get(task, 1) * maker.step)
+        rng.setstate(state)
+        drafts[made.prompt] = tokens(made.counted), tokens(more.sized)
+        return made
+
+    example = maker.reply - REPLIES[task] if task == "vt" else 0
+    watching = lengths.Maker(**{**vars(maker), "draft": watched})
+    items = list(lengths.make_items(task, watching, tokens, "a seed", 4096, 8))
+    assert len(items) == 8
+    for item in items:
+        length, more = next(d for text, d in drafts.items() if item["prompt"].endswith(text))
+        room = 0 if task == "fwe" else REPLIES[task]
+        assert length + maker.reply <= 4096 and maker.reply >= room
+        assert more + maker.reply >= 4096
+        assert tokens(item["prompt"]) <= length + example + 2
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama3"])
+def test_estimates_are_close_enough_to_be_believed(family: str) -> None:
+    tokens = tokenizer(family).count
+    estimate = lengths.estimator(tokens)
+    for task in REPLIES:
+        maker, _ = ruler.maker(task, tokens, "s", 4096, SCRIPT.WORDS, TEXTS)
+        _, trusted = lengths._search(task, maker, tokens, estimate, Random(3), 4096)
+        assert trusted, task
+
+
+def test_a_tokenizer_whose_words_do_not_add_up_is_asked_about_every_item() -> None:
+    """One that needs a token less for every word but the first of a text."""
+    calls = []
+
+    def odd(text: str) -> int:
+        calls.append(text)
+        return len(text.split()) * 2 if len(text.split()) < 3 else len(text.split())
+
+    maker, _ = ruler.maker("niah_single_1", odd, "s", 4096, SCRIPT.WORDS, {})
+    items = list(lengths.make_items("niah_single_1", maker, odd, "s", 4096, 5))
+    assert {item["prompt"] for item in items} <= {*calls}
+    assert all(3900 - 475 < odd(item["prompt"]) + 128 <= 4096 for item in items)
+
+
+def test_a_tokenizer_that_cannot_reach_the_length_is_refused() -> None:
+    for tokens in (lambda text: 0, lambda text: 1):
+        for task in NO_TEXTS:
+            with pytest.raises(UserError, match="cannot be made 4,096 tokens long") as caught:
+                maker, _ = ruler.maker(task, tokens, "s", 4096, SCRIPT.WORDS, {})
+                list(lengths.make_items(task, maker, tokens, "s", 4096, 1))
+            assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_that_cannot_stay_within_it_is_refused() -> None:
+    for task in NO_TEXTS:
+        with pytest.raises(UserError, match="does not fit into 4,096 tokens") as caught:
+            maker, _ = ruler.maker(task, lambda text: 40 * len(text), "s", 4096, SCRIPT.WORDS, {})
+            list(lengths.make_items(task, maker, lambda text: 40 * len(text), "s", 4096, 1))
+        assert "\n" not in str(caught.value)
+
+
+def test_texts_that_are_too_short_are_refused() -> None:
+    essays = {"ruler_essays": [{"text": "One word. " * 300}]}
+    maker, _ = ruler.maker("niah_single_2", by_words, "s", 4096, SCRIPT.WORDS, essays)
+    with pytest.raises(UserError, match="500 words of the essays make only"):
+        list(lengths.make_items("niah_single_2", maker, by_words, "s", 4096, 1))
+
+
+def test_a_question_that_is_too_long_is_left_out() -> None:
+    texts = json.loads(json.dumps(TEXTS["ruler_hotpot"]))
+    texts[1]["documents"][0] = "A title\n" + "word " * 5000
+    maker, count = ruler.maker("qa_hotpot", by_words, "s", 4096, WORDS, {"ruler_hotpot": texts})
+    items = lengths.make_items("qa_hotpot", maker, by_words, "s", 4096, count)
+    ids = [item["id"] for item in items]
+    assert ids[:2] == ["qa_hotpot-000", "qa_hotpot-002"] and len(ids) == count - 1
+
+
+# Words
+
+
+WORDS = SCRIPT.WORDS
+
+
+def test_the_words_are_those_of_the_package_as_upstream_uses_them() -> None:
+    pytest.importorskip("wonderwords")
+    found = word_lists()
+    for name, theirs in zip(("noun", "adjective", "verb"), found, strict=True):
+        lines = shared(f"data/ruler/{name}list.txt").read_text("utf-8").splitlines()
+        assert sorted(map(str.strip, lines)) == sorted(theirs), name
+    keys = Keys(found)
+    assert len(keys) == 6_171_620
+    assert keys[0] < keys[1] and keys[len(keys) - 1].count("-") >= 1
+
+
+def test_keys_are_all_pairs() -> None:
+    keys = Keys(Words(["b", "a", "b"], ["y", "x"], []))
+    assert [keys[i] for i in range(len(keys))] == ["x-a", "x-b", "y-a", "y-b"]
+
+
+def test_without_the_package_one_sentence_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wonderwords", None)
+    words.word_lists.cache_clear()
+    with pytest.raises(UserError, match="extra `evals`") as caught:
+        made.find_items(RULER, "hub")
+    assert "\n" not in str(caught.value) and "wonderwords" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text, parts",
+    [
+        ("One. Two! Three? four", 3),
+        ('He said "Go." Then he went.', 2),
+        ("It is 3.5 long, e.g. this. 7 more.", 2),
+        ("no end", 1),
+    ],
+)
+def test_sentences(text: str, parts: int) -> None:
+    assert len(sentences(text)) == parts and " ".join(sentences(text)) == text
+
+
+# The sample
+
+
+def test_the_sample_is_what_its_script_writes_and_512_tokens_long(tmp_path: Path) -> None:
+    sample_ruler.write(tmp_path)
+    name = "ruler.jsonl"
+    assert (tmp_path / name).read_bytes() == (sample_ruler.FOLDER / name).read_bytes()
+    tokens = Tokenizer.load(sample_ruler.TINY).count
+    items = load_dataset(RULER, "sample").items
+    assert [item["task"] for item in items] == [task for task in REPLIES for _ in range(2)]
+    for item in items:
+        room = 0 if item["task"] == "fwe" else REPLIES[item["task"]]
+        assert 400 <= tokens(item["prompt"]) + room <= 512 or item["task"] in ("vt", "qa_squad")
+
+
+def test_the_headline_is_the_plain_mean_of_the_tasks() -> None:
+    lines: list[dict[str, Any]] = [
+        {"values": {"4096/vt": 1.0}, "cluster": str(n)} for n in range(3)
+    ]
+    lines += [{"values": {"4096/cwe": 0.0}, "cluster": "x"}]
+    found = metrics(lines, RULER.means)
+    assert found["4096"]["value"] == 0.5 and "512" not in found
+    assert RULER.headline == ("4096",) and len(RULER.means["4096"]) == 13
+    assert RULER.total == 6500
+
+
+def test_the_sample_runs_on_tiny_under_a_name_of_its_own(tmp_path: Path) -> None:
+    words = ["eval", "tiny", "--tasks", "ruler", "--data", "sample", "--samples", 1, "--json"]
+    done = in_process(*words, "--limit", 6, "--temperature", 0, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["data"]["origin"] == "sample" and result["n"] == 6
+    assert "512" in result["metrics"] and "4096" not in result["metrics"]
+    assert in_process("audit", tmp_path).returncode == 0
