@@ -39,7 +39,9 @@ FLOORS = {
     " instruments.machine",  # what watches
     4: "run rollout learn instruments.notfinite train",  # a run
     5: "probes probes.judge probes.examples"
-    " evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
+    " evals evals.benchmark evals.ruler evals.making evals.making.words evals.making.lengths"
+    " evals.making.needles evals.making.lists evals.making.documents evals.items.made"
+    " evals.truthfulqa evals.toxigen evals.bbq"
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
     " evals.reading.folding evals.reading.flips"
     " evals.reading.letters evals.reading.literal"
@@ -75,6 +77,8 @@ TORCH_FREE = (
     " models.adapters engine engine.prompts instruments instruments.estimate instruments.metrics"
     " instruments.degenerate"
     " instruments.machine probes"
+    " evals.ruler evals.making evals.making.words evals.making.lengths evals.items.made"
+    " evals.making.needles evals.making.lists evals.making.documents"
     " probes.judge evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
     " evals.reading.folding evals.reading.flips"
@@ -174,6 +178,7 @@ def test_third_party_imports_are_the_declared_ones() -> None:
     declared = {re.split(r"[^\w-]", line)[0] for line in required if "extra ==" not in line}
     declared = {name.replace("-", "_") for name in declared} | {"pyarrow"}  # see published.py
     declared |= {"scipy", "matplotlib"}  # see statistics.py and plots.py
+    declared |= {"wonderwords"}  # see words.py
     found = {name.split(".")[0] for tree in TREES.values() for name in imports(tree)}
     foreign = found - sys.stdlib_module_names - {"minihmx"}
     assert foreign <= declared, foreign - declared
