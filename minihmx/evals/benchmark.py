@@ -129,7 +129,7 @@ class Published:
 class Recipe(NamedTuple):
     """How items are made that depend on the model's tokenizer, and so are published by nobody.
 
-    length: the tokens that an item may take. count: items of each task. tasks: name -> the names of
+    length: the tokens that an item may take. each: items of a task. tasks: name -> the names of
     the texts that it is made from. texts: those, in the order of their names in a message. version:
     of the recipe; another one makes other items. need: raises UserError where a library is missing.
     make: the items of a task, given how many tokens a text has, what their random numbers depend
@@ -137,7 +137,7 @@ class Recipe(NamedTuple):
     """
 
     length: int
-    count: int
+    each: int
     tasks: Mapping[str, tuple[str, ...]]
     texts: tuple[Published, ...]
     version: int

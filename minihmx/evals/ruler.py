@@ -29,7 +29,7 @@ from minihmx.evals.making.documents import hotpot_questions, question_maker, squ
 from minihmx.evals.making.lengths import FULL, Maker, make_items
 from minihmx.evals.making.lists import common_maker, frequent_maker, variable_maker
 from minihmx.evals.making.needles import NEEDLES, needle_maker
-from minihmx.evals.making.words import Words, word_lists
+from minihmx.evals.making.words import WordLists, word_lists
 
 # How many tokens a reply may have.
 REPLIES = {**dict.fromkeys(NEEDLES, 128), "vt": 30, "cwe": 120, "fwe": 50}
@@ -123,7 +123,7 @@ def maker(
     tokens: Tokens,
     seed: str,
     length: int,
-    words: Words,
+    words: WordLists,
     texts: Mapping[str, Sequence[Item]],
 ) -> tuple[Maker, int]:
     """How a task is made of these texts, and how many items at most."""
@@ -216,7 +216,7 @@ RULER = Benchmark(
     generates=True,
     recipe=Recipe(
         length=FULL,
-        count=COUNT,
+        each=COUNT,
         tasks={task: TEXTS.get(task, ()) for task in REPLIES},
         texts=(ESSAYS, SQUAD, HOTPOT),
         version=1,

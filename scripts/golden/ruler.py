@@ -3,10 +3,11 @@
     pip install -e '.[bench]' wonderwords nltk scipy
     python scripts/golden/ruler.py tests/evals/golden_ruler.json
 
-Its own generators make two items of each task at 4096 "tokens" (words parted by blanks) from
-texts and word lists of our own, with the random numbers of one seed; its own task files make the
-prompts, of which length, end and sha256 are kept, and score the replies. Four things are put in its place: the word lists, the texts, the cut
-into sentences, and numpy's random numbers by those of `random`. Nothing is downloaded.
+Its own generators make two items of each task at 4096 "tokens" (words parted by blanks) from texts
+and word lists of our own, with the random numbers of one seed. Its own task files make the prompts,
+of which length, end and sha256 are kept, and score the replies. Four things are put in place of
+others: the word lists, the texts, the cut into sentences, and numpy's random numbers. Nothing is
+downloaded.
 """
 
 from __future__ import annotations
@@ -28,12 +29,35 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tiny"))
 import sample_ruler
 
 from minihmx.evals.making.needles import Keys, sentences
-from minihmx.evals.making.words import Words
+from minihmx.evals.making.words import WordLists
 
 SEED, LENGTH, COUNT = 7, 4096, 2
-SYLLABLES = "ba ce di fo gu ha je ki lo mu na pe ri so tu va we xi yo zu".split()
+SYLLABLES = [
+    "ba",
+    "ce",
+    "di",
+    "fo",
+    "gu",
+    "ha",
+    "je",
+    "ki",
+    "lo",
+    "mu",
+    "na",
+    "pe",
+    "ri",
+    "so",
+    "tu",
+    "va",
+    "we",
+    "xi",
+    "yo",
+    "zu",
+]
 INVENTED = [first + second for first in SYLLABLES for second in SYLLABLES]
-WORDS = Words(INVENTED, [f"{word}n" for word in INVENTED[:300]], [f"{w}s" for w in INVENTED[:200]])
+WORDS = WordLists(
+    INVENTED, [f"{word}n" for word in INVENTED[:300]], [f"{w}s" for w in INVENTED[:200]]
+)
 FILES = {"vt": "vt", "cwe": "cwe", "fwe": "fwe", "qa_squad": "qa_squad", "qa_hotpot": "qa_hotpot"}
 REPLIES = [
     "{0}",
@@ -87,8 +111,14 @@ def fewer(make: Callable[..., Any]) -> Callable[..., Any]:
 
 def generated() -> dict[str, list[dict[str, Any]]]:
     """Upstream's items of each task."""
-    from lm_eval.tasks.ruler import cwe_utils, fwe_utils, niah_utils, prepare_niah, qa_utils
-    from lm_eval.tasks.ruler import vt_utils
+    from lm_eval.tasks.ruler import (
+        cwe_utils,
+        fwe_utils,
+        niah_utils,
+        prepare_niah,
+        qa_utils,
+        vt_utils,
+    )
 
     made = texts()
     essays = " ".join(item["text"] for item in made["ruler_essays"]).split(" ")

@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from minihmx.evals.making.lengths import make_items
-from minihmx.evals.making.words import Words
+from minihmx.evals.making.words import WordLists
 from minihmx.evals.ruler import REPLIES, maker
 from minihmx.models.hub import TINY
 from minihmx.models.tokenizer import Tokenizer
@@ -23,17 +23,124 @@ from minihmx.storage.disk import dumps
 
 FOLDER = Path(__file__).resolve().parents[2] / "minihmx" / "data" / "sample"
 LENGTH, COUNT = 512, 2
-WORDS = Words(
-    "bell boat bread bridge broom candle cart cellar cloud coat fence field gate harbour hill lamp "
-    "ladder meadow mill mirror orchard path pebble roof rope shed spoon stove table well".split(),
-    "amber brave calm cold early empty fair gentle green heavy late little loud narrow old plain "
-    "quick quiet round rusty slow small soft steep tall warm wet white wide young".split(),
-    "bake build carry climb cook count dig draw dry feed fetch find fold grow hang hold keep knit "
-    "lift mend paint plant pour row sail sew sing sweep walk weave".split(),
+WORDS = WordLists(
+    [
+        "bell",
+        "boat",
+        "bread",
+        "bridge",
+        "broom",
+        "candle",
+        "cart",
+        "cellar",
+        "cloud",
+        "coat",
+        "fence",
+        "field",
+        "gate",
+        "harbour",
+        "hill",
+        "lamp",
+        "ladder",
+        "meadow",
+        "mill",
+        "mirror",
+        "orchard",
+        "path",
+        "pebble",
+        "roof",
+        "rope",
+        "shed",
+        "spoon",
+        "stove",
+        "table",
+        "well",
+    ],
+    [
+        "amber",
+        "brave",
+        "calm",
+        "cold",
+        "early",
+        "empty",
+        "fair",
+        "gentle",
+        "green",
+        "heavy",
+        "late",
+        "little",
+        "loud",
+        "narrow",
+        "old",
+        "plain",
+        "quick",
+        "quiet",
+        "round",
+        "rusty",
+        "slow",
+        "small",
+        "soft",
+        "steep",
+        "tall",
+        "warm",
+        "wet",
+        "white",
+        "wide",
+        "young",
+    ],
+    [
+        "bake",
+        "build",
+        "carry",
+        "climb",
+        "cook",
+        "count",
+        "dig",
+        "draw",
+        "dry",
+        "feed",
+        "fetch",
+        "find",
+        "fold",
+        "grow",
+        "hang",
+        "hold",
+        "keep",
+        "knit",
+        "lift",
+        "mend",
+        "paint",
+        "plant",
+        "pour",
+        "row",
+        "sail",
+        "sew",
+        "sing",
+        "sweep",
+        "walk",
+        "weave",
+    ],
 )
-TOWNS = "Arvel Bodin Corva Delm Estry Fenn Galto Hask".split()
-TRADES = "baker carpenter fisher gardener miller potter smith weaver".split()
-PEOPLE = "Anso Berit Calo Dorin Elka Faro Gesa Hilo Ivo Jorn Kaja Lio Mira Nelo Orla Pim".split()
+TOWNS = ["Arvel", "Bodin", "Corva", "Delm", "Estry", "Fenn", "Galto", "Hask"]
+TRADES = ["baker", "carpenter", "fisher", "gardener", "miller", "potter", "smith", "weaver"]
+PEOPLE = [
+    "Anso",
+    "Berit",
+    "Calo",
+    "Dorin",
+    "Elka",
+    "Faro",
+    "Gesa",
+    "Hilo",
+    "Ivo",
+    "Jorn",
+    "Kaja",
+    "Lio",
+    "Mira",
+    "Nelo",
+    "Orla",
+    "Pim",
+]
 
 
 def stroll(seed: int, count: int) -> str:

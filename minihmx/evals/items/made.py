@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from minihmx.errors import DataError, Failure, UserError
@@ -81,7 +80,7 @@ def find_items(benchmark: Benchmark, where: str, partial: bool = False) -> Datas
     note = f"{', '.join(left)} left out, as their texts are not there" if left else ""
     sources = [text.found.origin.partition(" ")[2] for text in texts.values()]
     origin = f"files {where}" if where != "hub" else " ".join(["hub", *sources])
-    stubs = [{"id": f"{task}-{n:03d}"} for task in tasks for n in range(recipe.count)]
+    stubs: list[Item] = [{"id": f"{task}-{n:03d}"} for task in tasks for n in range(recipe.each)]
     return Promise(stubs, "", benchmark.total, origin, note, tasks, texts)
 
 
@@ -105,12 +104,12 @@ def _lacking(
         why = why.rstrip(".")
         return type(next(iter(failures.values())))(
             f"Texts that {left} of {benchmark.title}'s {len(recipe.tasks)} tasks are made from "
-            f"could not be fetched ({why}); type `minihmx data get {benchmark.name}` where there is "
-            f"a network, or {instead}."
+            f"could not be fetched ({why}); type `minihmx data get {benchmark.name}` where there "
+            f"is a network, or {instead}."
         )
     return UserError(
-        f"{where} lacks texts that {left} of {benchmark.title}'s {len(recipe.tasks)} tasks are made "
-        f"from: {why}; put them there, take --data hub, which fetches them (as does `minihmx data "
+        f"{where} lacks texts that {left} of {benchmark.title}'s {len(recipe.tasks)} tasks are "
+        f"made from: {why}; put them there, take --data hub, which fetches them (as does `minihmx data "
         f"get {benchmark.name}`), or {instead}."
     )
 

@@ -18,7 +18,7 @@ DOCUMENTS = (
 )
 
 
-class Question(NamedTuple):
+class DocumentQuestion(NamedTuple):
     """own: the documents that it is about. near: others of their article, which come next."""
 
     text: str
@@ -27,7 +27,7 @@ class Question(NamedTuple):
     near: list[int]
 
 
-def squad_questions(items: Sequence[Item]) -> tuple[list[Question], list[str]]:
+def squad_questions(items: Sequence[Item]) -> tuple[list[DocumentQuestion], list[str]]:
     """SQuAD's questions that have an answer, and every paragraph as a document."""
     documents = sorted({item["context"] for item in items})
     places = {text: place for place, text in enumerate(documents)}
@@ -39,21 +39,23 @@ def squad_questions(items: Sequence[Item]) -> tuple[list[Question], list[str]]:
         own = places[item["context"]]
         near = [place for place in articles[item["title"]] if place != own]
         if item["answers"]:
-            questions.append(Question(item["question"], list(item["answers"]), [own], near))
+            questions.append(DocumentQuestion(item["question"], list(item["answers"]), [own], near))
     return questions, documents
 
 
-def hotpot_questions(items: Sequence[Item]) -> tuple[list[Question], list[str]]:
+def hotpot_questions(items: Sequence[Item]) -> tuple[list[DocumentQuestion], list[str]]:
     """HotpotQA's questions, each about ten documents of its own."""
     documents = sorted({text for item in items for text in item["documents"]})
     places = {text: place for place, text in enumerate(documents)}
     return [
-        Question(item["question"], [item["answer"]], [places[d] for d in item["documents"]], [])
+        DocumentQuestion(
+            item["question"], [item["answer"]], [places[d] for d in item["documents"]], []
+        )
         for item in items
     ], documents
 
 
-def question_maker(length: int, questions: list[Question], documents: list[str]) -> Maker:
+def question_maker(length: int, questions: list[DocumentQuestion], documents: list[str]) -> Maker:
     """The first questions, in their order, each with documents that hold its answer and others."""
 
     def draft(rng: Random, number: int, size: int) -> Draft:

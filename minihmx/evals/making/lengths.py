@@ -43,8 +43,8 @@ class Maker:
     """How a task is made. draft: from random numbers, the item's number and a size.
 
     reply: tokens counted beside the text. step: of the search. most: no size is above it.
-    least: the smallest size of an item. unit: what a size counts, in words. finish: what is added to
-    a prompt that fits; reply counts it too.
+    least: the smallest size of an item. unit: what a size counts, in words. finish: what is added
+    to a prompt that fits; reply counts it too.
     """
 
     draft: Callable[[Random, int, int], Draft]
@@ -84,8 +84,8 @@ def make_items(
     if not made:
         raise UserError(
             f"RULER's {task} does not fit into {length:,} tokens: with this model's tokenizer its "
-            f"shortest prompts and their replies take {total:,}; take another model, or leave ruler "
-            "out of --tasks."
+            f"shortest prompts and their replies take {total:,}; take another model, or leave "
+            "ruler out of --tasks."
         )
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import string
 from random import Random
 
 from minihmx.evals.benchmark import Tokens
 from minihmx.evals.making.lengths import ALIKE, FULL, Draft, Maker, make_items
-from minihmx.evals.making.needles import NOISE
-from minihmx.evals.making.words import Words
+from minihmx.evals.making.needles import GRASS
+from minihmx.evals.making.words import WordLists
 
-EXAMPLE = 500  # tokens of the worked example of variables
+EXAMPLE_TOKENS = 500  # tokens of the worked example of variables
 CHAIN = (
     "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n"
     "{context}\nQuestion: Find all variables that are assigned the value {value} in the text above."
@@ -47,8 +48,8 @@ def _variables(rng: Random, letters: int, size: int) -> tuple[str, list[str]]:
         names = ["".join(rng.choices(string.ascii_uppercase, k=letters)) for _ in range(5)]
     value = rng.randrange(10000, 99999)
     chain = [f"VAR {names[0]} = {value}"]
-    chain += [f"VAR {name} = VAR {of} " for of, name in zip(names, names[1:], strict=False)]
-    lines = [NOISE + "\n"] * size
+    chain += [f"VAR {name} = VAR {of} " for of, name in itertools.pairwise(names)]
+    lines = [GRASS + "\n"] * size
     if size <= len(chain):
         parts = [part for line in lines for part in line.split(".")]
         lines = [part + "." if part.strip() else part for part in parts]
@@ -64,8 +65,8 @@ def variable_maker(tokens: Tokens, seed: str, length: int) -> Maker:
     front, its names drawn anew for each item; none where the length leaves no room for it."""
     example, names = "", list[str]()
     if length >= FULL:
-        maker = Maker(_example, 30, 5, EXAMPLE, "sentences")
-        (item,) = make_items("vt", maker, tokens, f"{seed} example", EXAMPLE, 1)
+        maker = Maker(_example, 30, 5, EXAMPLE_TOKENS, "sentences")
+        (item,) = make_items("vt", maker, tokens, f"{seed} example", EXAMPLE_TOKENS, 1)
         example, names = item["prompt"], item["references"]
 
     def draft(rng: Random, number: int, size: int) -> Draft:
@@ -96,7 +97,7 @@ def _numbered(words: list[str]) -> str:
     return " ".join(f"{place}. {word}" for place, word in enumerate(words, start=1))
 
 
-def common_maker(length: int, words: Words) -> Maker:
+def common_maker(length: int, words: WordLists) -> Maker:
     """The ten words of a list that stand there most often. As upstream, a worked example takes part
     in the search for a size, and is not shown; in less than 4,096 tokens there is none."""
     known = sorted({*words.nouns, *words.adjectives, *words.verbs})

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from minihmx.evals.benchmark import Item
 from minihmx.evals.making.lengths import ALIKE, FULL, Draft, Maker
-from minihmx.evals.making.words import Words
+from minihmx.evals.making.words import WordLists
 
-NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+GRASS = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 NEEDLE = "One of the special magic {kind} for {key} is: {value}."
 HIDDEN = (
     "{some} special magic {kind} {are} hidden within the following text. Make sure to memorize it. "
@@ -24,7 +24,6 @@ FOUND = "The special magic {kind} for {query} mentioned in the provided text {ar
 DEPTHS = [round(100 * i / 39) for i in range(40)]  # in percent, where a needle may go
 # A sentence ends at a mark, and behind it a capital or a digit follows.
 _SENTENCE_END = re.compile(r"""(?:(?<=[.!?])|(?<=[.!?]["'”’)\]])) (?=["'“‘(\[]?[A-Z0-9])""")
-
 
 
 class Hidden(NamedTuple):
@@ -56,7 +55,7 @@ NEEDLES = {
 class Keys(Sequence[str]):
     """Every ADJECTIVE-NOUN, six millions of them, none of which is stored."""
 
-    def __init__(self, words: Words):
+    def __init__(self, words: WordLists):
         self.first, self.second = sorted({*words.adjectives}), sorted({*words.nouns})
 
     def __len__(self) -> int:
@@ -72,7 +71,7 @@ def sentences(text: str) -> list[str]:
     return _SENTENCE_END.split(text.strip())
 
 
-def needle_maker(task: str, length: int, words: Words, essays: Sequence[Item]) -> Maker:
+def needle_maker(task: str, length: int, words: WordLists, essays: Sequence[Item]) -> Maker:
     """One of the eight tasks with needles; essays: for those that hide them in essays."""
     plan, keys = NEEDLES[task], Keys(words)
     text = re.sub(r"\s+", " ", " ".join(item["text"] for item in essays)).split(" ")
@@ -99,7 +98,7 @@ def needle_maker(task: str, length: int, words: Words, essays: Sequence[Item]) -
         if plan.haystack == "essay":
             context = _among_sentences(rng, first(size), needles)
         else:
-            lines = [NOISE] * size
+            lines = [GRASS] * size
             if plan.haystack == "needle":
                 lines = [
                     NEEDLE.format(

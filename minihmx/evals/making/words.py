@@ -10,7 +10,7 @@ from typing import NamedTuple
 from minihmx.errors import UserError
 
 
-class Words(NamedTuple):
+class WordLists(NamedTuple):
     """The vocabulary: names of needles are ADJECTIVE-NOUN, and lists of words are of all three."""
 
     nouns: Sequence[str]
@@ -19,7 +19,7 @@ class Words(NamedTuple):
 
 
 @cache
-def word_lists() -> Words:
+def word_lists() -> WordLists:
     """Raises UserError where wonderwords (of the extra `evals`) is not installed."""
     try:
         import wonderwords
@@ -33,4 +33,4 @@ def word_lists() -> Words:
     nouns, adjectives, verbs = (
         known.filter(include_categories=[kind]) for kind in ("noun", "adjective", "verb")
     )
-    return Words(nouns, adjectives, verbs)
+    return WordLists(nouns, adjectives, verbs)
