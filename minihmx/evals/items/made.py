@@ -109,8 +109,8 @@ def _lacking(
         )
     return UserError(
         f"{where} lacks texts that {left} of {benchmark.title}'s {len(recipe.tasks)} tasks are "
-        f"made from: {why}; put them there, take --data hub, which fetches them (as does `minihmx data "
-        f"get {benchmark.name}`), or {instead}."
+        f"made from: {why}; put them there, take --data hub, which fetches them (as does "
+        f"`minihmx data get {benchmark.name}`), or {instead}."
     )
 
 
