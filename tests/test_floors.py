@@ -40,7 +40,9 @@ FLOORS = {
     " instruments.machine",  # what watches
     4: "run rollout learn instruments.notfinite train",  # a run
     5: "probes probes.judge probes.examples"
-    " evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
+    " evals evals.benchmark evals.ruler evals.making evals.making.words evals.making.lengths"
+    " evals.making.needles evals.making.lists evals.making.documents evals.items.made"
+    " evals.truthfulqa evals.toxigen evals.bbq"
     " evals.eq_bench evals.squad_v2"
     " evals.shots evals.bbh evals.acpbench"
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
@@ -81,6 +83,8 @@ TORCH_FREE = (
     " models.adapters engine engine.prompts instruments instruments.estimate instruments.metrics"
     " instruments.degenerate"
     " instruments.machine probes"
+    " evals.ruler evals.making evals.making.words evals.making.lengths evals.items.made"
+    " evals.making.needles evals.making.lists evals.making.documents"
     " probes.judge evals evals.benchmark evals.truthfulqa evals.toxigen evals.bbq"
     " evals.eq_bench evals.squad_v2"
     " evals.shots evals.bbh evals.acpbench"
@@ -185,6 +189,7 @@ def test_third_party_imports_are_the_declared_ones() -> None:
     declared = {name.replace("-", "_") for name in declared} | {"pyarrow"}  # see published.py
     declared |= {"scipy", "matplotlib"}  # see statistics.py and plots.py
     declared |= {"langdetect", "nltk"}  # see instructions/language.py
+    declared |= {"wonderwords"}  # see words.py
     found = {name.split(".")[0] for tree in TREES.values() for name in imports(tree)}
     foreign = found - sys.stdlib_module_names - {"minihmx"}
     assert foreign <= declared, foreign - declared

@@ -14,7 +14,7 @@ from typing import Any
 
 from minihmx.errors import DataError, Failure, UserError, as_failure
 from minihmx.evals import BENCHMARKS, named
-from minihmx.evals.benchmark import Benchmark
+from minihmx.evals.benchmark import Published
 from minihmx.evals.items import load as items
 from minihmx.storage.disk import dumps
 from minihmx.terminal.text import show
@@ -67,13 +67,25 @@ def run(options: argparse.Namespace) -> int:
     return worst
 
 
+def published_sets(names: Sequence[str], where: str = "hub") -> list[Published]:
+    """The named benchmarks (else all); in the place of one whose items are made, unless they lie in
+    `where`, the texts that they are made from, which may be named as well."""
+    texts = {t.name: t for b in BENCHMARKS.values() if b.recipe for t in b.recipe.texts}
+    found: list[Published] = [texts[name] for name in names if name in texts]
+    others = [name for name in names if name not in texts]
+    for benchmark in named(others or ([] if names else list(BENCHMARKS))):
+        recipe = None if items.locate(benchmark, where) else benchmark.recipe
+        found += recipe.texts if recipe else [benchmark]
+    return found
+
+
 def get(names: Sequence[str], force: bool = False) -> Iterator[Told]:
     """Fetch the named benchmarks (else all) from the hub into the cache.
 
     A whole copy is kept, without asking the network for a newer one, so that the same command
     means the same items; with `force` each is fetched anew.
     """
-    for benchmark in named(names or list(BENCHMARKS)):
+    for benchmark in published_sets(names):
         try:
             dataset = None if force else _kept(benchmark)
             what = "was there" if dataset else "fetched"
@@ -87,7 +99,7 @@ def get(names: Sequence[str], force: bool = False) -> Iterator[Told]:
             yield as_failure(error) or UserError(str(error))
 
 
-def _kept(benchmark: Benchmark) -> items.Dataset | None:
+def _kept(benchmark: Published) -> items.Dataset | None:
     """The cached copy if it is there and what was fetched."""
     with suppress(DataError):
         found = items.locate(benchmark, "hub")
@@ -102,7 +114,7 @@ def _count(dataset: items.Dataset) -> str:
 def listing(names: Sequence[str], as_json: bool = False) -> Iterator[Told]:
     """Each benchmark's size, source and licence, and what the cache holds of it; no network."""
     reports = []
-    for benchmark in named(names or list(BENCHMARKS)):
+    for benchmark in published_sets(names):
         source, record = benchmark.source, items.cached(benchmark)
         report = {"name": benchmark.name, "title": benchmark.title, "total": benchmark.total}
         report |= {"repo": source.repo, "gated": source.gated, "licence": source.licence}
@@ -117,7 +129,8 @@ def listing(names: Sequence[str], as_json: bool = False) -> Iterator[Told]:
         marks = [source.licence] if source.licence else []
         marks += ["gated: needs HF_TOKEN"] if source.gated else []
         where = f"{source.repo} ({', '.join(marks)})" if marks else source.repo
-        yield f"{benchmark.name:<18} {benchmark.total:>6} items  {state:<28}  {where}"
+        total = benchmark.total or "?"
+        yield f"{benchmark.name:<18} {total:>6} items  {state:<28}  {where}"
     if as_json:
         yield dumps(reports)
 
@@ -132,7 +145,7 @@ def check_items(names: Sequence[str], where: str, as_json: bool = False) -> Iter
         items.folder_or_file(where)
     reports: list[dict[str, Any]] = []
     problems: list[Failure] = []
-    for benchmark in named(names or list(BENCHMARKS)):
+    for benchmark in published_sets(names, where):
         report, problem = _checked(benchmark, where)
         absent = problem is None and report["items"] is None
         if absent and names:
@@ -154,7 +167,7 @@ def check_items(names: Sequence[str], where: str, as_json: bool = False) -> Iter
         )
 
 
-def _checked(benchmark: Benchmark, where: str) -> tuple[dict[str, Any], Failure | None]:
+def _checked(benchmark: Published, where: str) -> tuple[dict[str, Any], Failure | None]:
     """(what was found, what is wrong with it); items is None where nothing could be counted."""
     report = {"name": benchmark.name, "total": benchmark.total, "items": None}
     try:

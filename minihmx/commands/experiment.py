@@ -24,7 +24,8 @@ from minihmx.config import FIELDS, LARGEST, check_number
 from minihmx.errors import INTERRUPTED, UserError, shortened
 from minihmx.evals import BENCHMARKS, named
 from minihmx.evals.benchmark import switches
-from minihmx.evals.items.load import load_dataset, locate, nothing
+from minihmx.evals.items.load import locate, nothing
+from minihmx.evals.items.made import find_items
 from minihmx.experiment import (
     Experiment,
     Piece,
@@ -78,8 +79,8 @@ def run(options: argparse.Namespace) -> int:
     data = options.data or ("sample" if flags["model"] == "tiny" else "hub")
     for task in tasks:  # what cannot be had is refused before the hours of training
         BENCHMARKS[task].prepare(switches(BENCHMARKS[task], {}))
-        if not options.dry_run:
-            load_dataset(BENCHMARKS[task], data)
+        if not options.dry_run or (data != "hub" and BENCHMARKS[task].recipe):
+            find_items(BENCHMARKS[task], data, options.partial)
         elif data != "hub" and locate(BENCHMARKS[task], data) is None:
             raise UserError(nothing(BENCHMARKS[task], data))
     found = report["model"]["run_name"], ""

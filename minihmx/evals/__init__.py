@@ -11,6 +11,7 @@ from minihmx.evals.bbq import BBQ
 from minihmx.evals.benchmark import Benchmark
 from minihmx.evals.eq_bench import EQ_BENCH
 from minihmx.evals.ifeval import IFEVAL
+from minihmx.evals.ruler import RULER
 from minihmx.evals.squad_v2 import SQUAD_V2
 from minihmx.evals.sycophancy_answer import SYCOPHANCY_ANSWER
 from minihmx.evals.toxigen import TOXIGEN
@@ -18,6 +19,7 @@ from minihmx.evals.truthfulqa import TRUTHFULQA
 
 BENCHMARKS: dict[str, Benchmark] = {
     "ifeval": IFEVAL,
+    "ruler": RULER,
     "truthfulqa_mc2": TRUTHFULQA,
     "toxigen": TOXIGEN,
     "bbq": BBQ,

@@ -24,6 +24,8 @@ Kind = TypeVar("Kind")
 Switches = Mapping[str, str]
 # A metric as result.json has it: "value", "stderr" (None where there is none to be had) and "n".
 Estimate = Mapping[str, float | int | None]
+# How many tokens a text has for the model, with what its tokenizer puts before every text.
+Tokens = Callable[[str], int]
 
 
 class Choices(NamedTuple):
@@ -94,6 +96,7 @@ class Origin(NamedTuple):
     In a user's folder both are matched against the end of a path. licence: of the items. columns:
     what `convert` needs of a Parquet file; the others are not read. None named: all. rows: where
     they are in a .json file that holds an object: the name of its list, or "*" for its values.
+    revision: the commit that is fetched; none named: the newest.
     """
 
     repo: str
@@ -103,41 +106,70 @@ class Origin(NamedTuple):
     licence: str = ""
     columns: tuple[str, ...] = ()
     rows: str = ""
+    revision: str = ""
 
 
-@dataclass(frozen=True)
-class Benchmark:
-    """One benchmark.
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """Items that somebody published, to be fetched or found and brought into one schema.
 
     fields: the schema, name -> type of each field beside "id" (a str); list[str] holds texts only.
-    total: items of the whole published set. chat: whether the chat template is used unless asked
-    otherwise. headline: the metrics that the paper reports. beside: those that are shown wherever
-    the headline is, in order; a result need not have all of them. few_shot: the worked examples, in
-    words. means: metric -> the metrics whose plain mean it is, however many items each of them has.
-    derived: the metrics that are no means, from the lines of samples.jsonl, each as result.json has
-    it; of a line it reads item, cluster, values and detail alone.
-    prepare: the switches as they are written down, "auto" being replaced by what it comes to on
-    this machine; it raises UserError where something is missing that scoring needs.
-    generates: whether it asks for replies, which may be sampled, rather than for
-    log-likelihoods. switches: name -> choices, the default first; each is a line in
-    docs/decisions.md. convert: the items in one row of the published files, which `number` counts
-    from 0 over all files; it raises ValueError saying what is wrong with the row. check: does the
-    same for an item whose fields contradict each other. cluster: what an item has in common with
-    those that its standard error has to go together with; itself, unless said otherwise.
+    total: items of the whole published set, 0 where that is not known. convert: the items in one
+    row of the published files, which `number` counts from 0 over all files; it raises ValueError
+    saying what is wrong with the row. check: does the same for an item whose fields contradict each
+    other.
     """
 
     name: str
     title: str
     fields: Mapping[str, type]
     total: int
-    chat: bool
-    headline: tuple[str, ...]
     source: Origin
     convert: Callable[[Mapping[str, Any], int, PurePath], Iterable[dict[str, Any]]]
+    check: Callable[[Item], None] = lambda item: None
+
+
+class Recipe(NamedTuple):
+    """How items are made that depend on the model's tokenizer, and so are published by nobody.
+
+    length: the tokens that an item may take. each: items of a task. tasks: name -> the names of
+    the texts that it is made from. texts: those, in the order of their names in a message. version:
+    of the recipe; another one makes other items. need: raises UserError where a library is missing.
+    make: the items of a task, given how many tokens a text has, what their random numbers depend
+    on, and the texts' own items; it raises UserError for a tokenizer or a text that cannot do it.
+    """
+
+    length: int
+    each: int
+    tasks: Mapping[str, tuple[str, ...]]
+    texts: tuple[Published, ...]
+    version: int
+    need: Callable[[], object]
+    make: Callable[[str, Tokens, str, Mapping[str, Sequence[Item]]], Iterable[Item]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark(Published):
+    """One benchmark.
+
+    chat: whether the chat template is used unless asked otherwise. headline: the metrics that the
+    paper reports. beside: those that are shown wherever the headline is, in order; a result need
+    not have all of them. few_shot: the worked examples, in words. means: metric -> the metrics
+    whose plain mean it is, however many items each of them has. derived: the metrics that are no
+    means, from the lines of samples.jsonl, each as result.json has it; of a line it reads item,
+    cluster, values and detail alone. prepare: the switches as they are written down, "auto" being
+    replaced by what it comes to on this machine; it raises UserError where something is missing
+    that scoring needs. generates: whether it asks for replies, which may be sampled, rather than
+    for log-likelihoods. switches: name -> choices, the default first; each is a line in docs/decisions.md. cluster: what an item has in common with
+    those that its standard error has to go together with; itself, unless said otherwise. recipe:
+    how its items are made where no files hold them.
+    """
+
+    chat: bool
+    headline: tuple[str, ...]
     ask: Callable[[Item, Switches], Request]
     score: Callable[[Item, Answer, Switches], Score]
     switches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    check: Callable[[Item], None] = lambda item: None
     cluster: Callable[[Item], str] = lambda item: str(item["id"])
     beside: tuple[str, ...] = ()
     few_shot: str = "none"
@@ -145,6 +177,7 @@ class Benchmark:
     derived: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Estimate]] | None = None
     prepare: Callable[[Switches], dict[str, str]] = dict
     generates: bool = False
+    recipe: Recipe | None = None
 
 
 def cell(row: Mapping[str, Any], name: str, kind: type[Kind]) -> Kind:

@@ -130,6 +130,10 @@ class Tokenizer:
         Llama and Gemma, nothing for Qwen3."""
         return [self._control[token] for token in self._before]
 
+    def count(self, text: str) -> int:
+        """How many tokens the published tokenizer makes of a text, those before it included."""
+        return len(self._before) + len(self.encode_text(text))
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids without control tokens; ids that have no text are passed over.
 

@@ -114,6 +114,8 @@ def dataset_again(
     A user's files may hold the items of any set; their set is the published one, as the hub's is.
     """
     own_files, hub = data["origin"].startswith("files "), f"hub {benchmark.source.repo}@"
+    if benchmark.recipe:  # from several texts, or with --partial from none
+        hub = "hub"
     for where in ("sample", "hub"):
         known = known_items(benchmark.name, where)
         if known and known.digest == digest:

@@ -15,9 +15,10 @@ from minihmx.evals.asking.results import Results, Settings, Subject
 from minihmx.evals.asking.runner import Progress, check_room, evaluate
 from minihmx.evals.asking.task import Machine
 from minihmx.evals.benchmark import Benchmark, switches
-from minihmx.evals.items.load import Dataset, load_dataset
+from minihmx.evals.items.load import Dataset
+from minihmx.evals.items.made import find_items, make_dataset
 from minihmx.models import adapters, hub
-from minihmx.storage.disk import home_path
+from minihmx.storage.disk import home_path, sha256
 
 MOST_REPLIES = 10_000_000
 WHOLE_TABLE = ("paper", "all")  # names of all benchmarks together
@@ -77,10 +78,20 @@ def open_session(flags: Mapping[str, Any], options: Options) -> Session:
     check_options(options)
     chosen = benchmarks(options.tasks)
     given = switch_values(options.switches, chosen)
-    datasets = [load_dataset(benchmark, options.data) for benchmark in chosen]
+    datasets = [find_items(benchmark, options.data, options.partial) for benchmark in chosen]
     refuse_partial(options, datasets, chosen)
     model = find_model(flags)
     config, source = model.config, model.source
+    datasets = [
+        make_dataset(
+            benchmark,
+            dataset,
+            model.tokenizer.count,
+            sha256(source.folder / "tokenizer.json"),
+            model.shape.max_positions,
+        )
+        for benchmark, dataset in zip(chosen, datasets, strict=True)
+    ]
     found = [load_subject(name, source, config) for name in options.adapters or [adapters.BASE]]
     subjects = list({(each.subject.home, each.subject.place): each for each in found}.values())
     jobs = []

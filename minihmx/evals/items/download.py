@@ -27,7 +27,10 @@ def download(source: Origin, force: bool = False) -> tuple[list[Path], str, list
 
     listing: Callable[..., Any] = huggingface_hub.HfApi().dataset_info
     fetching: Callable[..., Any] = huggingface_hub.hf_hub_download
-    for revision, patterns in ((None, source.files), (CONVERTED, source.converted)):
+    for revision, patterns in (
+        (source.revision or None, source.files),
+        (CONVERTED, source.converted),
+    ):
         if not patterns:
             continue
         info = _asking(listing, source.repo, revision=revision)

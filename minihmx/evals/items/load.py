@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
 from minihmx.errors import DataError, UserError, quoted
-from minihmx.evals.benchmark import Benchmark, Item
+from minihmx.evals.benchmark import Item, Published
 from minihmx.evals.items.download import download
 from minihmx.evals.items.published import placed, plain, rows
 from minihmx.models.folder import cache_folder
@@ -67,7 +67,7 @@ class Located(NamedTuple):
     note: str = ""
 
 
-def load_dataset(benchmark: Benchmark, where: str) -> Dataset:
+def load_dataset(benchmark: Published, where: str) -> Dataset:
     """The items from "hub" (the cached copy, fetched if absent), "sample", or a user's folder.
 
     The folder holds the published files as they are or <name>.jsonl in the schema, or it holds a
@@ -85,7 +85,7 @@ def load_dataset(benchmark: Benchmark, where: str) -> Dataset:
     return read_items(benchmark, found)
 
 
-def read_items(benchmark: Benchmark, found: Located) -> Dataset:
+def read_items(benchmark: Published, found: Located) -> Dataset:
     """Every item, checked. Raises DataError."""
     sha, items = hashlib.sha256(), []
     for item, line in _items(benchmark, found):
@@ -101,8 +101,8 @@ def read_items(benchmark: Benchmark, found: Located) -> Dataset:
     return Dataset(items, digest, total, found.origin, found.note)
 
 
-def _check_count(benchmark: Benchmark, count: int, total: int, origin: str) -> None:
-    if count > total:
+def _check_count(benchmark: Published, count: int, total: int, origin: str) -> None:
+    if 0 < total < count:
         raise DataError(
             f"{benchmark.name} from {origin} has {count} items and the published set {total}: two "
             "versions seem to be mixed; keep the files of one."
@@ -112,7 +112,7 @@ def _check_count(benchmark: Benchmark, count: int, total: int, origin: str) -> N
 # --- reading and checking --------------------------------------------------------------------
 
 
-def _items(benchmark: Benchmark, found: Located) -> Iterator[tuple[Item, bytes]]:
+def _items(benchmark: Published, found: Located) -> Iterator[tuple[Item, bytes]]:
     """(item, its line in the schema); rows are counted on from file to file."""
     seen: dict[str, str] = {}
     number = 0
@@ -120,7 +120,7 @@ def _items(benchmark: Benchmark, found: Located) -> Iterator[tuple[Item, bytes]]
         for place, row in placed(path, benchmark.source.columns, benchmark.source.rows):
             try:
                 for item in [row] if found.schema else benchmark.convert(row, number, plain(path)):
-                    line = _line(benchmark, item)
+                    line = item_line(benchmark, item)
                     if item["id"] in seen:
                         raise ValueError(f'its id "{item["id"]}" is that of {seen[item["id"]]}')
                     seen[item["id"]] = f"{path.name}, {place}"
@@ -132,7 +132,7 @@ def _items(benchmark: Benchmark, found: Located) -> Iterator[tuple[Item, bytes]]
             number += 1
 
 
-def _line(benchmark: Benchmark, item: Item) -> bytes:
+def item_line(benchmark: Published, item: Item) -> bytes:
     """The item's line. Raises ValueError where it does not fit the schema."""
     kinds = {"id": str, **benchmark.fields}
     if item.keys() != kinds.keys():
@@ -159,7 +159,7 @@ def _line(benchmark: Benchmark, item: Item) -> bytes:
 # --- finding ---------------------------------------------------------------------------------
 
 
-def locate(benchmark: Benchmark, where: str) -> Located | None:
+def locate(benchmark: Published, where: str) -> Located | None:
     """The files that `load` would read, or None where there are none."""
     name = benchmark.name
     if where == "hub":
@@ -197,7 +197,7 @@ def folder_or_file(where: str) -> Path:
     return place
 
 
-def _folders(benchmark: Benchmark, place: Path) -> Iterator[Path]:
+def _folders(benchmark: Published, place: Path) -> Iterator[Path]:
     """The place itself, then the folders in it that are named like the benchmark or its source."""
     yield place
     keys = [_letters(benchmark.name), _letters(benchmark.source.repo.split("/")[-1])]
@@ -212,7 +212,7 @@ def _letters(name: str) -> str:
     return "".join(filter(str.isalnum, name.casefold()))
 
 
-def _ways(benchmark: Benchmark, folder: Path) -> Iterator[tuple[list[Path], bool]]:
+def _ways(benchmark: Published, folder: Path) -> Iterator[tuple[list[Path], bool]]:
     """(files, whether in the schema) of each way to read a folder (or one file); best first."""
     own = _matching(folder, f"{benchmark.name}.jsonl")
     patterns = [*benchmark.source.files, *benchmark.source.converted]
@@ -239,7 +239,7 @@ def first_names(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def nothing(benchmark: Benchmark, where: str) -> str:
+def nothing(benchmark: Published, where: str) -> str:
     """The sentence for a place without the benchmark's items."""
     name = benchmark.name
     if where == "hub":
@@ -260,7 +260,7 @@ def _home() -> Path:
     return cache_folder() / "data"
 
 
-def cached(benchmark: Benchmark) -> dict[str, Any] | None:
+def cached(benchmark: Published) -> dict[str, Any] | None:
     """repo, revision, files, sha256 and count of the cached copy; None without a readable one."""
     try:
         record = strict.parse(strict.read_file(_home() / f"{benchmark.name}.json"))
@@ -269,7 +269,7 @@ def cached(benchmark: Benchmark) -> dict[str, Any] | None:
         return None
 
 
-def fetch(benchmark: Benchmark, force: bool = False) -> None:
+def fetch(benchmark: Published, force: bool = False) -> None:
     """Download, convert and check; the cached copy is replaced whole or not at all.
 
     force: download even what the hub library has in its own cache. Raises as `load` does.
