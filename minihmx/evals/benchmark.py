@@ -160,9 +160,10 @@ class Benchmark(Published):
     cluster, values and detail alone. prepare: the switches as they are written down, "auto" being
     replaced by what it comes to on this machine; it raises UserError where something is missing
     that scoring needs. generates: whether it asks for replies, which may be sampled, rather than
-    for log-likelihoods. switches: name -> choices, the default first; each is a line in docs/decisions.md. cluster: what an item has in common with
-    those that its standard error has to go together with; itself, unless said otherwise. recipe:
-    how its items are made where no files hold them.
+    for log-likelihoods. switches: name -> choices, the default first; each is a line in
+    docs/decisions.md. cluster: what an item has in common with those that its standard error has to
+    go together with; itself, unless said otherwise. recipe: how its items are made where no files
+    hold them.
     """
 
     chat: bool

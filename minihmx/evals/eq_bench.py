@@ -25,7 +25,7 @@ from minihmx.evals.benchmark import (
 )
 from minihmx.storage import strict
 
-FULL = "reference_answer_fullscale"
+FULL_SCORE = "reference_answer_fullscale"
 RATING = re.compile(r"(\w+):\s+(\d+)")
 # What v2.1 leaves out of the prompt of v2, in which the model is to revise its ratings.
 REVISED = (
@@ -41,13 +41,13 @@ LARGEST_RATING = 1e100
 def convert(row: Mapping[str, Any], number: int, path: PurePath) -> Iterator[dict[str, Any]]:
     """A row of EQ-Bench's own v2 file, or of the hub's v2.1, whose reference is a text like
     "{'emotion1': 'Angry', 'emotion1_score': '7', ...}"."""
-    text = row.get(FULL)
+    text = row.get(FULL_SCORE)
     if isinstance(text, str):
         try:
-            row = {**row, FULL: strict.parse(text.replace("'", '"'))}
+            row = {**row, FULL_SCORE: strict.parse(text.replace("'", '"'))}
         except ValueError:
-            raise ValueError(f"its {FULL} is {text!r:.60}, no ratings of emotions") from None
-    reference = cell(row, FULL, dict)
+            raise ValueError(f"its {FULL_SCORE} is {text!r:.60}, no ratings of emotions") from None
+    reference = cell(row, FULL_SCORE, dict)
     prompt = cell(row, "prompt", str)
     yield {
         "id": f"eq_bench-{number + 1:03d}",
@@ -126,7 +126,7 @@ EQ_BENCH = Benchmark(
         ("eq_bench_v2_questions_171.json",),
         converted=("default/validation/*.parquet",),
         licence="MIT",
-        columns=("prompt", FULL),
+        columns=("prompt", FULL_SCORE),
         rows="*",
     ),
     convert=convert,

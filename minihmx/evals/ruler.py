@@ -36,7 +36,7 @@ REPLIES = {**dict.fromkeys(NEEDLES, 128), "vt": 30, "cwe": 120, "fwe": 50}
 REPLIES |= {"qa_squad": 32, "qa_hotpot": 32}
 TEXTS = {task: ("ruler_essays",) for task, plan in NEEDLES.items() if plan.haystack == "essay"}
 TEXTS |= {"qa_squad": ("ruler_squad",), "qa_hotpot": ("ruler_hotpot",)}
-COUNT = 500
+ITEMS_EACH = 500
 LENGTHS = FULL, 512  # of the benchmark, and of the sample
 _CONTROL = re.compile(r"[\x00-\x1f]")
 
@@ -128,20 +128,20 @@ def maker(
 ) -> tuple[Maker, int]:
     """How a task is made of these texts, and how many items at most."""
     if task in NEEDLES:
-        return needle_maker(task, length, words, texts.get("ruler_essays", ())), COUNT
+        return needle_maker(task, length, words, texts.get("ruler_essays", ())), ITEMS_EACH
     if task in ("qa_squad", "qa_hotpot"):
         questions, documents = (
             squad_questions(texts["ruler_squad"])
             if task == "qa_squad"
             else hotpot_questions(texts["ruler_hotpot"])
         )
-        return question_maker(length, questions, documents), min(COUNT, len(questions))
+        return question_maker(length, questions, documents), min(ITEMS_EACH, len(questions))
     lists: dict[str, Callable[[], Maker]] = {
         "vt": lambda: variable_maker(tokens, seed, length),
         "cwe": lambda: common_maker(length, words),
         "fwe": lambda: frequent_maker(length),
     }
-    return lists[task](), COUNT
+    return lists[task](), ITEMS_EACH
 
 
 def make(
@@ -202,7 +202,7 @@ RULER = Benchmark(
         "prefill": str,
         "references": list[str],
     },
-    total=COUNT * len(REPLIES),
+    total=ITEMS_EACH * len(REPLIES),
     chat=True,
     headline=(str(FULL),),
     beside=("512",),
@@ -216,7 +216,7 @@ RULER = Benchmark(
     generates=True,
     recipe=Recipe(
         length=FULL,
-        each=COUNT,
+        each=ITEMS_EACH,
         tasks={task: TEXTS.get(task, ()) for task in REPLIES},
         texts=(ESSAYS, SQUAD, HOTPOT),
         version=1,

@@ -120,9 +120,9 @@ def test_the_hubs_form_gives_equal_items(tmp_path: Path) -> None:
     assert len(ours.items) == EQ_BENCH.total and not ours.partial
 
 
-FULL = "reference_answer_fullscale"
-ROW = {"prompt": "How does Ada feel?", FULL: dict(emotion1="A", emotion2="B", emotion3="C")}
-ROW[FULL] |= {"emotion4": "D"} | {f"emotion{i}_score": "7" for i in range(1, 5)}  # type: ignore[operator]
+FULL_SCORE = "reference_answer_fullscale"
+ROW = {"prompt": "How does Ada feel?", FULL_SCORE: dict(emotion1="A", emotion2="B", emotion3="C")}
+ROW[FULL_SCORE] |= {"emotion4": "D"} | {f"emotion{i}_score": "7" for i in range(1, 5)}  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ ROW[FULL] |= {"emotion4": "D"} | {f"emotion{i}_score": "7" for i in range(1, 5)}
 def test_a_reference_that_is_broken(change: dict[str, Any], words: str) -> None:
     assert one(ROW)["ratings"] == [7.0] * 4
     with pytest.raises(ValueError, match=words):
-        one({**ROW, FULL: {**ROW[FULL], **change}})  # type: ignore[dict-item]
+        one({**ROW, FULL_SCORE: {**ROW[FULL_SCORE], **change}})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize(
@@ -148,9 +148,9 @@ def test_a_reference_that_is_broken(change: dict[str, Any], words: str) -> None:
 )
 def test_a_reference_is_read_and_never_run(text: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError):
-        one({**ROW, FULL: text})
+        one({**ROW, FULL_SCORE: text})
     path = tmp_path / "eq_bench_v2_questions_171.json"
-    path.write_text(json.dumps({"1": {**ROW, FULL: text}}), "utf-8")
+    path.write_text(json.dumps({"1": {**ROW, FULL_SCORE: text}}), "utf-8")
     with pytest.raises(DataError, match="row 1: "):
         load_dataset(EQ_BENCH, str(path))
 

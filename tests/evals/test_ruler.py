@@ -20,7 +20,7 @@ from conftest import ROOT, shared
 from minihmx.errors import UserError
 from minihmx.evals import ruler
 from minihmx.evals.asking.averages import metrics
-from minihmx.evals.asking.runner import plain_text
+from minihmx.evals.asking.replies import plain_text
 from minihmx.evals.benchmark import Answer
 from minihmx.evals.items import made
 from minihmx.evals.items.load import load_dataset, locate, read_items
