@@ -277,7 +277,7 @@ def ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setattr(ruler, "word_lists", lambda: SCRIPT.WORDS)
     recipe = RULER.recipe
     assert recipe
-    monkeypatch.setattr(ruler, "COUNT", 5)
+    monkeypatch.setattr(ruler, "ITEMS_EACH", 5)
     object.__setattr__(RULER, "recipe", recipe._replace(each=5, need=lambda: None))
     yield
     object.__setattr__(RULER, "recipe", recipe)
