@@ -8,7 +8,7 @@ DIRECTION ?= forward
 ARGS   ?=
 # test files at once; a process of its own takes about a gigabyte
 JOBS   ?= 2
-TASKS  ?= all
+TASKS  ?=
 RUNS   ?= runs
 # the built-in items ask about tiny's own world; another model gets the published ones
 DATA   ?= $(if $(filter tiny,$(MODEL)),sample,hub)
@@ -23,10 +23,10 @@ train: .venv/run  ## train MODEL (default tiny): make train MODEL=llama3.2-3b SE
 	$(PY) -m minihmx train '$(MODEL)' --direction $(DIRECTION) --seed $(SEED) $(ARGS)
 
 eval: .venv/evals  ## benchmarks on MODEL and on RUNs of it: make eval MODEL=tiny RUN=runs/tiny/forward/seed-1 [TASKS=bbq,toxigen] [LIMIT=100]
-	$(PY) -m minihmx eval '$(MODEL)' --tasks '$(TASKS)' --data '$(DATA)' --adapter base $(foreach run,$(RUN),--adapter '$(run)') $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
+	$(PY) -m minihmx eval '$(MODEL)' --tasks '$(or $(TASKS),all)' --data '$(DATA)' --adapter base $(foreach run,$(RUN),--adapter '$(run)') $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
 
 experiment: .venv/report .venv/evals  ## both directions of SEEDS, selection, benchmarks, comparison: make experiment [MODEL=tiny] [SEEDS=1-5] [TASKS=all] [ARGS=--dry-run]
-	$(PY) -m minihmx experiment '$(MODEL)' --seeds '$(SEEDS)' --tasks '$(TASKS)' --data '$(DATA)' $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
+	$(PY) -m minihmx experiment '$(MODEL)' --seeds '$(SEEDS)' $(if $(TASKS),--tasks '$(TASKS)') --data '$(DATA)' $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
 
 compare: .venv/report  ## forward against reverse from RUNS: make compare [RUNS=runs] [ARGS="--paper --plot"]
 	$(PY) -m minihmx compare '$(RUNS)' $(ARGS)
