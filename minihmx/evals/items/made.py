@@ -100,16 +100,16 @@ def _lacking(
     """The one sentence for texts that are not there."""
     left, first = len(recipe.tasks) - tasks, next(iter(failures.values()))
     instead = f"add --partial to run the other {tasks}, marked so"
+    part = f"texts that {left} of {benchmark.title}'s {len(recipe.tasks)} tasks are made from"
     if where == "hub":
         return type(first)(
-            f"Texts that {left} of {benchmark.title}'s {len(recipe.tasks)} tasks are made from "
-            f"could not be fetched ({str(first).rstrip('.')}); type `minihmx data get {benchmark.name}` where there "
-            f"is a network, or {instead}."
+            f"The {part} could not be fetched ({str(first).rstrip('.')}); type `minihmx data get "
+            f"{benchmark.name}` where there is a network, or {instead}."
         )
+    lacking = "; ".join(map(str, failures.values()))
     return UserError(
-        f"{where} lacks texts that {left} of {benchmark.title}'s {len(recipe.tasks)} tasks are "
-        f"made from: {'; '.join(map(str, failures.values()))}; put them there, take --data hub, which fetches them (as does "
-        f"`minihmx data get {benchmark.name}`), or {instead}."
+        f"{where} lacks {part}: {lacking}; put them there, take --data hub, which fetches them "
+        f"(as does `minihmx data get {benchmark.name}`), or {instead}."
     )
 
 
