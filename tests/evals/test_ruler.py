@@ -312,9 +312,6 @@ def test_items_are_made_once_for_a_tokenizer_and_its_texts(
 ) -> None:
     own = put(tmp_path / "own", "ruler_essays", "ruler_squad", "ruler_hotpot")
     first = make(own)
-    (own / "ruler_essays.jsonl").rename(own / "essays.jsonl")  # as one might publish them
-    assert make(own).items[-1] == first.items[-1]
-    (own / "essays.jsonl").rename(own / "ruler_essays.jsonl")
     assert len(first.items) == 65 and len({item["id"] for item in first.items}) == 65
     other = make(own, sha="e" * 64)
     assert other.digest != first.digest
@@ -336,6 +333,8 @@ def test_items_are_made_once_for_a_tokenizer_and_its_texts(
     assert make(own).digest != first.digest
     essay_tasks = [task for task, names in ruler.TEXTS.items() if names == ("ruler_essays",)]
     assert asked[4:] == essay_tasks and len(essay_tasks) == 5
+    essays.rename(own / "essays.jsonl")  # as one might publish them
+    assert len(make(own).items) == 65
 
 
 def test_a_context_below_the_length_is_refused(ours: None, tmp_path: Path) -> None:
