@@ -315,7 +315,8 @@ def test_texts_that_the_hub_does_not_give_are_named_in_one_sentence(
 
 
 def test_data_lists_and_checks_the_texts_and_the_sample(ours: None, tmp_path: Path) -> None:
-    listed = [json.loads(line) for line in data.listing(["ruler"], as_json=True)][0]  # type: ignore[arg-type]
+    (line,) = map(str, data.listing(["ruler"], as_json=True))
+    listed = json.loads(line)
     assert [each["name"] for each in listed] == ["ruler_essays", "ruler_squad", "ruler_hotpot"]
     own = put(tmp_path / "own", "ruler_essays")
     (checked,) = data.check_items(["ruler_essays"], str(own))
