@@ -49,7 +49,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="see docs/decisions.md",
     )
-    parser.add_argument("--partial", action="store_true", help="let --tasks paper take parts")
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="let --tasks paper take parts, and ruler do without texts",
+    )
     parser.add_argument(
         "--batch-tokens", type=int, default=8192, metavar="N", help="tokens together (%(default)s)"
     )

@@ -17,7 +17,8 @@ import pytest
 from command_line import in_process
 from conftest import ROOT, shared
 
-from minihmx.errors import UserError
+from minihmx.commands import data
+from minihmx.errors import IOFailure, UserError
 from minihmx.evals import ruler
 from minihmx.evals.asking.averages import metrics
 from minihmx.evals.asking.replies import plain_text
@@ -299,6 +300,31 @@ def test_texts_that_are_not_there_are_named_in_one_sentence(ours: None, tmp_path
     assert "--partial to run the other 7" in said
 
 
+def test_texts_that_the_hub_does_not_give_are_named_in_one_sentence(
+    ours: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: object) -> None:
+        raise IOFailure("The hub cannot be reached.")
+
+    monkeypatch.setattr(made, "fetch", offline)
+    with pytest.raises(IOFailure, match="data get ruler` where there is a network") as caught:
+        make("hub")
+    assert "cannot be reached); type" in str(caught.value) and "\n" not in str(caught.value)
+    found = make("hub", partial=True)
+    assert len(found.items) == 30 and found.origin == "hub"
+
+
+def test_data_lists_and_checks_the_texts_and_the_sample(ours: None, tmp_path: Path) -> None:
+    (line,) = map(str, data.listing(["ruler"], as_json=True))
+    listed = json.loads(line)
+    assert [each["name"] for each in listed] == ["ruler_essays", "ruler_squad", "ruler_hotpot"]
+    own = put(tmp_path / "own", "ruler_essays")
+    (checked,) = data.check_items(["ruler_essays"], str(own))
+    assert str(checked).startswith("ruler_essays       2 items")
+    (checked,) = data.check_items(["ruler"], "sample")
+    assert str(checked).startswith("ruler              26 items")
+
+
 def test_six_tasks_run_without_any_text(ours: None, tmp_path: Path) -> None:
     found = make(put(tmp_path / "own"), partial=True)
     assert list(dict.fromkeys(item["task"] for item in found.items)) == NO_TEXTS
@@ -333,6 +359,8 @@ def test_items_are_made_once_for_a_tokenizer_and_its_texts(
     assert make(own).digest != first.digest
     essay_tasks = [task for task, names in ruler.TEXTS.items() if names == ("ruler_essays",)]
     assert asked[4:] == essay_tasks and len(essay_tasks) == 5
+    essays.rename(own / "essays.jsonl")  # as one might publish them
+    assert len(make(own).items) == 65
 
 
 def test_a_context_below_the_length_is_refused(ours: None, tmp_path: Path) -> None:

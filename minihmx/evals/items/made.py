@@ -98,19 +98,18 @@ def _lacking(
     benchmark: Benchmark, recipe: Recipe, tasks: int, failures: Mapping[str, Failure], where: str
 ) -> Failure:
     """The one sentence for texts that are not there."""
-    left, why = len(recipe.tasks) - tasks, "; ".join(map(str, failures.values()))
+    left, first = len(recipe.tasks) - tasks, next(iter(failures.values()))
     instead = f"add --partial to run the other {tasks}, marked so"
+    part = f"texts that {left} of {benchmark.title}'s {len(recipe.tasks)} tasks are made from"
     if where == "hub":
-        why = why.rstrip(".")
-        return type(next(iter(failures.values())))(
-            f"Texts that {left} of {benchmark.title}'s {len(recipe.tasks)} tasks are made from "
-            f"could not be fetched ({why}); type `minihmx data get {benchmark.name}` where there "
-            f"is a network, or {instead}."
+        return type(first)(
+            f"The {part} could not be fetched ({str(first).rstrip('.')}); type `minihmx data get "
+            f"{benchmark.name}` where there is a network, or {instead}."
         )
+    lacking = "; ".join(map(str, failures.values()))
     return UserError(
-        f"{where} lacks texts that {left} of {benchmark.title}'s {len(recipe.tasks)} tasks are "
-        f"made from: {why}; put them there, take --data hub, which fetches them (as does "
-        f"`minihmx data get {benchmark.name}`), or {instead}."
+        f"{where} lacks {part}: {lacking}; put them there, take --data hub, which fetches them "
+        f"(as does `minihmx data get {benchmark.name}`), or {instead}."
     )
 
 
