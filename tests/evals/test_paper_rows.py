@@ -15,10 +15,13 @@ from minihmx.engine.memory import Limit
 from minihmx.evals import BENCHMARKS
 from minihmx.evals.asking.forecast import speeds
 from minihmx.evals.asking.task import Machine
+from minihmx.evals.benchmark import Answer, Dialogue, switches
+from minihmx.evals.items.load import load_dataset
 from minihmx.models import hub, weights
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.results.cells import METRICS
 from minihmx.storage.disk import read_lines
+from minihmx.terminal.differences import verdict
 from minihmx.terminal.text import duration
 
 EVAL = ["--data", "sample", "--temperature", 0]
@@ -141,3 +144,28 @@ def test_differences_that_cannot_be(run: Path, tmp_path: Path) -> None:
     refused(in_process(*asked, *two, "--differences", tmp_path / "a" / "b"), "not there")
     twice = ["--adapter", run, "--adapter", f"{run}@epoch-02"]
     refused(in_process(*asked, *twice, "--differences"), "there is one", "--adapter")
+
+
+def test_a_verdict_is_the_papers_metrics_their_parts_or_nothing() -> None:
+    """A flip_rate that an unread sample lacks is not replaced by whatever else it carries."""
+    flips = BENCHMARKS["are_you_sure"]
+    assert verdict({"unread": 1.0, "correct_first": 1.0}, flips) == {}
+    read = {"unread": 0.0, "flip_rate": 1.0, "flip_rate/pooled": 1.0, "flip_rate_strict": 1.0}
+    assert verdict(read, flips) == {"flip_rate": 1.0, "flip_rate/pooled": 1.0}
+    for name, value in (("acpbench", "bool/app"), ("ruler", "512/vt"), ("ruler", "4096/cwe")):
+        assert verdict({value: 0.5}, BENCHMARKS[name]) == {value: 0.5}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_some_sample_of_every_benchmark_has_a_verdict(name: str) -> None:
+    benchmark = BENCHMARKS[name]
+    chosen = benchmark.prepare(switches(benchmark, {}))
+    for item in load_dataset(benchmark, "sample").items:
+        asked = benchmark.ask(item, chosen)
+        if isinstance(asked, Dialogue):
+            said = Answer(replies=("Yes.",) * len(asked.turns))
+        else:
+            said = Answer(loglikelihoods=tuple(-1.0 for _ in asked.continuations))
+        if verdict(benchmark.score(item, said, chosen).values, benchmark):
+            return
+    raise AssertionError("no sample has one")
