@@ -83,6 +83,8 @@ def run(options: argparse.Namespace) -> int:
     asked = Options(**{name: getattr(options, name) for name in Options._fields})
     others = vars(options).keys() - set(Options._fields)  # --temperature is not that of training
     session = open_session({name: vars(options)[name] for name in others & FIELDS.keys()}, asked)
+    if options.differences is not None:
+        _refuse_one(len({results.subject.title for _, results in session.jobs}))
     board = Board(sys.stderr if options.json else sys.stdout)
     for line in as_json(session, board) if options.json else board.watch(session):
         show(line)
@@ -96,16 +98,22 @@ def run(options: argparse.Namespace) -> int:
 
 def _new_file(options: argparse.Namespace) -> Path | None:
     """Where the differences go. Raises UserError before hours are spent, where they cannot."""
-    if options.differences is not None and len(set(options.adapters)) < 2:
-        raise UserError(
-            "--differences compares models, and there is one; name another with --adapter, such as "
-            "--adapter base --adapter RUN."
-        )
+    if options.differences is not None:
+        _refuse_one(len(set(options.adapters)))
     path = home_path(options.differences) if options.differences else None
     if path and (path.exists() or not path.parent.is_dir()):
         what = "exists already" if path.exists() else "would stand in a folder that is not there"
         raise UserError(f"--differences {path} {what}; name another file.")
     return path
+
+
+def _refuse_one(models: int) -> None:
+    """Raises UserError where fewer than two models are to be compared."""
+    if models < 2:
+        raise UserError(
+            "--differences compares models, and there is one; name another with --adapter, such as "
+            "--adapter base --adapter RUN."
+        )
 
 
 def _differing(

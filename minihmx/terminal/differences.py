@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from minihmx.evals.asking.results import Results, read_samples
+from minihmx.evals.benchmark import Benchmark
 from minihmx.terminal.text import printable
 
 SHOWN_OF_EACH = 5  # of each benchmark in the terminal; a file has all
@@ -24,7 +25,7 @@ def differing_samples(
     for results, _ in finished:
         by_benchmark.setdefault(results.benchmark.name, []).append(results)
     for name, of in by_benchmark.items():
-        headline = of[0].benchmark.headline
+        benchmark = of[0].benchmark
         read = {
             results.subject.title: {(s["id"], s["sample"]): s for s in read_samples(results.folder)}
             for results in of
@@ -32,7 +33,7 @@ def differing_samples(
         first, *others = read.values()
         for key, sample in first.items():
             both = {who: samples[key] for who, samples in read.items() if key in samples}
-            values = [_verdict(line, headline) for line in both.values()]
+            values = [verdict(line["values"], benchmark) for line in both.values()]
             if others and len(both) == len(read) and any(v != values[0] for v in values):
                 yield {
                     "benchmark": name,
@@ -48,10 +49,13 @@ def differing_samples(
                 }
 
 
-def _verdict(sample: Mapping[str, Any], headline: Sequence[str]) -> dict[str, float]:
-    """The values of the metrics that the paper reports, or of parts of them."""
-    values: Mapping[str, float] = sample["values"]
-    return {n: v for n, v in values.items() if n.partition("/")[0] in headline} or dict(values)
+def verdict(values: Mapping[str, float], benchmark: Benchmark) -> dict[str, float]:
+    """Those values of a sample that are the paper's metrics, or parts of them; none where it
+    carries none, as a sample without a readable answer may."""
+    parts = {part for names in benchmark.means.values() for part in names}
+    return {n: v for n, v in values.items() if n.partition("/")[0] in benchmark.headline} | {
+        n: v for n, v in values.items() if n in parts
+    }
 
 
 def difference_lines(records: Sequence[Mapping[str, Any]], kept: str) -> Iterator[str]:
@@ -71,7 +75,7 @@ def difference_lines(records: Sequence[Mapping[str, Any]], kept: str) -> Iterato
             yield f"  {record['id']}, sample {record['sample']}: {_short(record['asked'][-1])}"
             for who, answer in record["answers"].items():
                 values = ", ".join(f"{n} {v:g}" for n, v in record["values"][who].items())
-                yield f"    {who}: {_short(_said(record, answer))}  [{values}]"
+                yield f"    {who}: {_short(_said(record, answer))}  [{values or 'no verdict'}]"
     if records:
         yield f"  all of them are in {kept}" if kept else "  --differences FILE keeps all of them"
 

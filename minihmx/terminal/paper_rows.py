@@ -35,7 +35,8 @@ def paper_rows(finished: Sequence[tuple[Results, Mapping[str, Any]]]) -> Iterato
             asked = of.get(metric.benchmark)
             found = asked["metrics"].get(metric.name) if asked else None
             if asked is None or found is None:
-                yield f"{metric.title:<{width}}{'-':>10}  {'' if asked else 'not asked'}"
+                why = _settings(asked) if asked else "not asked"
+                yield f"{metric.title:<{width}}{'-':>10}  {why}"
                 continue
             value, error = (found[key] for key in ("value", "stderr"))
             scaled = [None if v is None else v * metric.scale for v in (value, error)]

@@ -75,6 +75,8 @@ def as_json(session: Session, board: Board) -> Iterator[str]:
     for loaded in dict.fromkeys(loaded for loaded, _ in session.jobs):
         for notice in loaded.notices:
             print(f"notice: {notice}", file=sys.stderr)
+    if session.whole_table:
+        print(time_to_go(session), file=sys.stderr)
     for results, progress in run_session(session):
         for line in board.told_of(results, progress):
             print(line, file=sys.stderr)
@@ -95,11 +97,16 @@ def heading(session: Session) -> Iterator[str]:
         yield from (f"  notice   {notice}" for notice in loaded.notices)
     yield f"           {ERROR}, what is about one question going together"
     if session.whole_table:
-        least, most = forecast(session.machine, [results for _, results in session.jobs])
-        yield (
-            f"time       about {duration(least)} with replies of {SHORT} tokens, {duration(most)} "
-            "if every reply runs into its cap; what is there already is not asked again"
-        )
+        yield time_to_go(session)
+
+
+def time_to_go(session: Session) -> str:
+    """The line that says, before hours are spent, how many."""
+    least, most = forecast(session.machine, [results for _, results in session.jobs])
+    return (
+        f"time       about {duration(least)} with replies of {SHORT} tokens, {duration(most)} if "
+        "every reply runs into its cap; what is there already is not counted nor asked again"
+    )
 
 
 def title(results: Results, progress: Progress) -> Iterator[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import in_process, refused
 from conftest import ROOT, shared
 
 sys.path.insert(0, str(ROOT / "scripts" / "golden"))
@@ -597,3 +598,15 @@ def test_the_sample_has_every_instruction_and_fits_tiny() -> None:
     found = load_dataset(BENCHMARKS["ifeval"], "sample").items
     assert {name for each in found for name in each["instructions"]} == set(INSTRUCTIONS)
     assert all(each["max_new_tokens"] <= 96 for each in found)
+
+
+def test_a_reply_longer_than_the_context_is_refused_whichever_item_asks_for_it(
+    tmp_path: Path,
+) -> None:
+    items = [*load_dataset(IFEVAL, "sample").items[:3]]
+    items[1] = {**items[1], "max_new_tokens": 5000}
+    (tmp_path / "ifeval.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    asked = ["--tasks", "ifeval", "--data", tmp_path, "--out", tmp_path / "runs"]
+    done = in_process("eval", "tiny", *asked)
+    refused(done, "replies of 5000 tokens", items[1]["id"], "context is only 1024")
+    assert not (tmp_path / "runs").exists() and not done.stdout

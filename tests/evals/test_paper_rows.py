@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import toy
 from command_line import in_process, refused
 
+from minihmx.engine.memory import Limit
 from minihmx.evals import BENCHMARKS
+from minihmx.evals.asking.forecast import speeds
+from minihmx.evals.asking.task import Machine
+from minihmx.evals.benchmark import Answer, Dialogue, switches
+from minihmx.evals.items.load import load_dataset
+from minihmx.models import hub, weights
+from minihmx.models.tokenizer import Tokenizer
 from minihmx.results.cells import METRICS
 from minihmx.storage.disk import read_lines
+from minihmx.terminal.differences import verdict
+from minihmx.terminal.text import duration
 
 EVAL = ["--data", "sample", "--temperature", 0]
 
@@ -19,8 +30,6 @@ EVAL = ["--data", "sample", "--temperature", 0]
 @pytest.fixture(scope="module")
 def run(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of tiny whose adapter says something else than the base."""
-    import shutil
-
     home = tmp_path_factory.mktemp("paper")
     shutil.copytree(pair, home / "runs")
     found = home / "runs" / "tiny" / "forward" / "seed-1"
@@ -46,13 +55,27 @@ def test_every_row_of_the_paper_and_the_time_before_them(tmp_path: Path) -> None
         (path,) = tmp_path.rglob(f"evals/{metric.benchmark}/*/result.json")
         found = json.loads(path.read_text())["metrics"].get(metric.name)
         if found is None:
-            assert row.split()[-1] == "-"
+            assert row.removeprefix(metric.title).split()[0] == "-" and "our own" in row
             continue
         value = f"{metric.scale * found['value']:.2f}"
         assert value in row and f" {found['n']} " in row and "our own" in row
         if found["stderr"] is not None:
             assert f"{2.8 * 2**0.5 * metric.scale * found['stderr']:.2f}" in row
     assert any("detectable: a difference" in line for line in lines[at:])
+    # of the same again nothing is left to be timed; a machine's reader is told the time as well
+    again = in_process("eval", "tiny", *what, *EVAL, "--json")
+    assert again.stderr.startswith(f"time       about {duration(0)} with") and not again.returncode
+
+
+def test_more_rows_than_the_model_has_tokens(tmp_path: Path) -> None:
+    """The time is told of no more rows than there are samples, and of rows that need not differ."""
+    what = ["--tasks", "paper", "--partial", "--limit", 1, "--out", tmp_path]
+    done = in_process("eval", "tiny", *what, *EVAL, "--decode-rows", 10_000)
+    assert done.returncode == 0, done.stderr
+    decoder = weights.load(hub.TINY, torch.float32, "cpu")
+    rows = Limit("--decode-rows", decoder.config.vocab_size + 1)
+    machine = Machine(decoder, Tokenizer.load(hub.TINY), Limit("--batch-tokens", 512), rows)
+    assert min(speeds(machine, rows.rows)) >= 0
 
 
 def test_where_two_models_differ(run: Path, tmp_path: Path) -> None:
@@ -94,7 +117,24 @@ def test_where_two_models_differ(run: Path, tmp_path: Path) -> None:
     assert [line["difference"] for line in told if "difference" in line] == records
 
 
-def test_differences_that_cannot_be(tmp_path: Path) -> None:
+def test_runs_of_one_name_in_two_folders_are_told_apart(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "tiny" / "forward" / "seed-1"
+    shutil.copytree(run, other)
+    toy.stir(other, "epoch-02", seed=4)
+    both = ["--adapter", run, "--adapter", other, "--out", tmp_path / "runs"]
+    kept = tmp_path / "differences.jsonl"
+    done = in_process(
+        "eval", "tiny", *both, *EVAL, "--tasks", "sycophancy_answer", "--differences", kept
+    )
+    assert done.returncode == 0, done.stderr
+    shown = [f"{of}/epoch-02" for of in (run, other)]
+    records = read_lines(kept)
+    assert records and all(set(record["answers"]) == {*shown} for record in records)
+    (head,) = (line for line in done.stdout.splitlines() if line.split() == shown)
+    assert head
+
+
+def test_differences_that_cannot_be(run: Path, tmp_path: Path) -> None:
     asked = ["eval", "tiny", "--tasks", "toxigen", *EVAL, "--out", tmp_path / "runs"]
     refused(in_process(*asked, "--differences"), "there is one", "--adapter")
     there = tmp_path / "there"
@@ -102,3 +142,30 @@ def test_differences_that_cannot_be(tmp_path: Path) -> None:
     two = ["--adapter", "base", "--adapter", "nowhere"]
     refused(in_process(*asked, *two, "--differences", there), "exists already")
     refused(in_process(*asked, *two, "--differences", tmp_path / "a" / "b"), "not there")
+    twice = ["--adapter", run, "--adapter", f"{run}@epoch-02"]
+    refused(in_process(*asked, *twice, "--differences"), "there is one", "--adapter")
+
+
+def test_a_verdict_is_the_papers_metrics_their_parts_or_nothing() -> None:
+    """A flip_rate that an unread sample lacks is not replaced by whatever else it carries."""
+    flips = BENCHMARKS["are_you_sure"]
+    assert verdict({"unread": 1.0, "correct_first": 1.0}, flips) == {}
+    read = {"unread": 0.0, "flip_rate": 1.0, "flip_rate/pooled": 1.0, "flip_rate_strict": 1.0}
+    assert verdict(read, flips) == {"flip_rate": 1.0, "flip_rate/pooled": 1.0}
+    for name, value in (("acpbench", "bool/app"), ("ruler", "512/vt"), ("ruler", "4096/cwe")):
+        assert verdict({value: 0.5}, BENCHMARKS[name]) == {value: 0.5}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_some_sample_of_every_benchmark_has_a_verdict(name: str) -> None:
+    benchmark = BENCHMARKS[name]
+    chosen = benchmark.prepare(switches(benchmark, {}))
+    for item in load_dataset(benchmark, "sample").items:
+        asked = benchmark.ask(item, chosen)
+        if isinstance(asked, Dialogue):
+            said = Answer(replies=("Yes.",) * len(asked.turns))
+        else:
+            said = Answer(loglikelihoods=tuple(-1.0 for _ in asked.continuations))
+        if verdict(benchmark.score(item, said, chosen).values, benchmark):
+            return
+    raise AssertionError("no sample has one")

@@ -24,12 +24,15 @@ TRIAL = 512, 8  # prompt tokens, and tokens of each row, that are timed
 
 
 def forecast(machine: Machine, todo: Sequence[Results]) -> tuple[float, float]:
-    """Seconds at least and at most, by the machine's speed now."""
-    per_token, per_step = speeds(machine)
+    """Seconds at least and at most of what is not on the disk yet, by the machine's speed now."""
+    left = [(results, results.left) for results in todo]
+    rows = min(machine.row_limit.rows, max((samples for _, samples in left), default=0))
+    if rows == 0:
+        return 0.0, 0.0
+    per_token, per_step = speeds(machine, rows)
     least = most = 0.0
-    for results in todo:
+    for results, samples in left:
         prompt, short, cap = sizes(machine, results)
-        samples = len(results.wanted)
         steps = samples / min(machine.row_limit.rows, max(samples, 1))
         least += samples * prompt * per_token + steps * short * per_step
         most += samples * prompt * per_token + steps * cap * per_step
@@ -54,8 +57,8 @@ def sizes(machine: Machine, results: Results) -> tuple[float, float, float]:
 
 
 @torch.inference_mode()
-def speeds(machine: Machine) -> tuple[float, float]:
-    """Seconds of a prompt token, and of a step in which every row gets a token."""
+def speeds(machine: Machine, count: int) -> tuple[float, float]:
+    """Seconds of a prompt token, and of a step in which each of so many rows gets a token."""
     decoder, (length, tokens) = machine.decoder, TRIAL
     length = min(length, decoder.config.max_positions - tokens)
     prompt = [token % decoder.config.vocab_size for token in range(length)]
@@ -65,7 +68,7 @@ def speeds(machine: Machine) -> tuple[float, float]:
         generate(decoder, lambda ids: "", prompts, max_new_tokens=new, stop_ids=[])
         return time.monotonic() - started
 
-    rows = [[token] for token in range(machine.row_limit.rows)]
+    rows = [[row % decoder.config.vocab_size] for row in range(count)]
     timed([prompt[:8]], 2)  # the first pass also warms up
     per_step = max(timed(rows, tokens) - timed(rows, 1), 0.0) / (tokens - 1)
     return timed([prompt], 1) / length, per_step

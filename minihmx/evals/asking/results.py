@@ -52,18 +52,20 @@ class Subject:
     """What is evaluated: a model, and the adapter on it if any.
 
     home: the folder under which its evaluations stand. place: "base" or the checkpoint's name.
-    model and adapter: id and digest; adapter is None for the untouched model.
+    model and adapter: id and digest; adapter is None for the untouched model. label: its title,
+    where the adapter's name would not tell it from another's.
     """
 
     home: Path
     place: str
     model: Mapping[str, str | None]
     adapter: Mapping[str, str] | None
+    label: str = ""
 
     @property
     def title(self) -> str:
         """ "base", or which run's which checkpoint, as in forward/seed-1/epoch-03."""
-        return self.adapter["name"] if self.adapter else self.place
+        return self.label or (self.adapter["name"] if self.adapter else self.place)
 
 
 def chosen(dataset: Dataset, limit: int) -> list[Item]:
@@ -98,6 +100,12 @@ class Results:
     def wanted(self) -> list[tuple[Item, int]]:
         """Every (item, sample) that makes the result complete."""
         return [(item, s) for item in self.items for s in range(self.settings.samples)]
+
+    @property
+    def left(self) -> int:
+        """How many of them are not on the disk, going by the number of lines alone."""
+        there = self.store.disk.read(self.folder / SAMPLES).count(b"\n")
+        return max(0, len(self.wanted) - there)
 
     @property
     def _sealed(self) -> bool:

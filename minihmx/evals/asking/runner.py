@@ -96,12 +96,15 @@ def check_room(machine: Machine, results: Results) -> None:
     if settings.chat:
         turns = [Message("user", "")]  # a base model has no family, and so no chat
         chat.render(machine.tokenizer.family, turns, date=settings.date)
-    for item in results.items[:1]:
+    if not results.benchmark.generates:
+        return
+    for item in results.items:  # each may have a cap of its own
         request = results.benchmark.ask(item, settings.switches)
         if isinstance(request, Dialogue) and request.max_new_tokens >= context:
             raise UserError(
-                f"{results.benchmark.name} allows replies of {request.max_new_tokens} tokens, and "
-                f"the model's context is only {context}; take a model with a longer one."
+                f"{results.benchmark.name} allows replies of {request.max_new_tokens} tokens (item "
+                f"{item['id']}), and the model's context is only {context}; take a model with a "
+                "longer one."
             )
 
 

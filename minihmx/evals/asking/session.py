@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from minihmx.config import LARGEST, LEAST_TEMPERATURE, MOST, Config, check_number
@@ -93,7 +94,7 @@ def open_session(flags: Mapping[str, Any], options: Options) -> Session:
         for benchmark, dataset in zip(chosen, datasets, strict=True)
     ]
     found = [load_subject(name, source, config) for name in options.adapters or [adapters.BASE]]
-    subjects = list({(each.subject.home, each.subject.place): each for each in found}.values())
+    subjects = told_apart(found)
     jobs = []
     for loaded in subjects:
         for benchmark, dataset in zip(chosen, datasets, strict=True):
@@ -116,6 +117,18 @@ def open_session(flags: Mapping[str, Any], options: Options) -> Session:
     for _, results in jobs:
         check_room(machine, results)
     return Session(machine, source, config, jobs, options.tasks.strip() in WHOLE_TABLE)
+
+
+def told_apart(found: Sequence[Loaded]) -> list[Loaded]:
+    """Each once. Where runs of two folders have one title, their whole paths are their titles, as
+    tables and differences would otherwise take one for the other."""
+    once = {(each.subject.home, each.subject.place): each for each in found}
+    titles = Counter(each.subject.title for each in once.values())
+    for (home, place), each in once.items():
+        if titles[each.subject.title] > 1:
+            subject = replace(each.subject, label=str(home / place))
+            once[home, place] = replace(each, subject=subject)
+    return list(once.values())
 
 
 def run_session(session: Session) -> Iterator[tuple[Results, Progress]]:
