@@ -575,8 +575,13 @@ def accepted(name: str, folder: Path, path: Path, text: str) -> list[Item]:
         return []
 
 
-@pytest.mark.parametrize("published_form", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", BENCHMARKS)
+# RULER's items are made and published by nobody.
+PUBLISHED = [pytest.param(name, True, marks=pytest.mark.slow) for name in FILES]
+
+
+@pytest.mark.parametrize(
+    ("name", "published_form"), [*((name, False) for name in BENCHMARKS), *PUBLISHED]
+)
 def test_whatever_is_accepted_can_be_asked_and_scored(
     name: str, published_form: bool, tmp_path: Path
 ) -> None:
