@@ -76,7 +76,7 @@ def published_sets(names: Sequence[str], where: str = "hub") -> list[Published]:
     for benchmark in named(others or ([] if names else list(BENCHMARKS))):
         recipe = None if items.locate(benchmark, where) else benchmark.recipe
         found += recipe.texts if recipe else [benchmark]
-    return found
+    return list({each.name: each for each in found}.values())  # a text may be a benchmark itself
 
 
 def get(names: Sequence[str], force: bool = False) -> Iterator[Told]:

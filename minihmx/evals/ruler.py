@@ -30,12 +30,13 @@ from minihmx.evals.making.lengths import FULL, Maker, make_items
 from minihmx.evals.making.lists import common_maker, frequent_maker, variable_maker
 from minihmx.evals.making.needles import NEEDLES, needle_maker
 from minihmx.evals.making.words import WordLists, word_lists
+from minihmx.evals.squad_v2 import SQUAD_V2
 
 # How many tokens a reply may have.
 REPLIES = {**dict.fromkeys(NEEDLES, 128), "vt": 30, "cwe": 120, "fwe": 50}
 REPLIES |= {"qa_squad": 32, "qa_hotpot": 32}
 TEXTS = {task: ("ruler_essays",) for task, plan in NEEDLES.items() if plan.haystack == "essay"}
-TEXTS |= {"qa_squad": ("ruler_squad",), "qa_hotpot": ("ruler_hotpot",)}
+TEXTS |= {"qa_squad": ("squad_v2",), "qa_hotpot": ("ruler_hotpot",)}
 ITEMS_EACH = 500
 LENGTHS = FULL, 512  # of the benchmark, and of the sample
 _CONTROL = re.compile(r"[\x00-\x1f]")
@@ -44,25 +45,6 @@ _CONTROL = re.compile(r"[\x00-\x1f]")
 def essay(row: Mapping[str, Any], number: int, path: PurePath) -> Iterator[dict[str, Any]]:
     """A row of the hub's essays."""
     yield {"id": f"essay-{number:03d}", "text": cell(row, "text", str)}
-
-
-def squad(row: Mapping[str, Any], number: int, path: PurePath) -> Iterator[dict[str, Any]]:
-    """A row of the hub's SQuAD, a question, or an article of the published file, with all its
-    questions."""
-    title = cell(row, "title", str)
-    found = [(cell(row, "context", str), row)] if "context" in row else []
-    for paragraph in cell(row, "paragraphs", list) if not found else ():
-        found += [(cell(paragraph, "context", str), qa) for qa in cell(paragraph, "qas", list)]
-    for context, question in found:
-        answers = question.get("answers", [])
-        texts = answers["text"] if isinstance(answers, dict) else [a["text"] for a in answers]
-        yield {
-            "id": cell(question, "id", str),
-            "title": title,
-            "context": context,
-            "question": cell(question, "question", str),
-            "answers": [str(text) for text in texts],
-        }
 
 
 def hotpot(row: Mapping[str, Any], number: int, path: PurePath) -> Iterator[dict[str, Any]]:
@@ -88,20 +70,6 @@ ESSAYS = Published(
         columns=("text",),
     ),
     convert=essay,
-)
-SQUAD = Published(
-    name="ruler_squad",
-    title="SQuAD 2.0's dev set",
-    fields={"title": str, "context": str, "question": str, "answers": list[str]},
-    total=11873,
-    source=Origin(
-        "rajpurkar/squad_v2",
-        ("squad_v2/validation-*.parquet", "dev-v2.0*.json"),
-        licence="CC BY-SA 4.0",
-        columns=("id", "title", "context", "question", "answers"),
-        rows="data",
-    ),
-    convert=squad,
 )
 HOTPOT = Published(
     name="ruler_hotpot",
@@ -131,7 +99,7 @@ def maker(
         return needle_maker(task, length, words, texts.get("ruler_essays", ())), ITEMS_EACH
     if task in ("qa_squad", "qa_hotpot"):
         questions, documents = (
-            squad_questions(texts["ruler_squad"])
+            squad_questions(texts["squad_v2"])
             if task == "qa_squad"
             else hotpot_questions(texts["ruler_hotpot"])
         )
@@ -218,7 +186,7 @@ RULER = Benchmark(
         length=FULL,
         each=ITEMS_EACH,
         tasks={task: TEXTS.get(task, ()) for task in REPLIES},
-        texts=(ESSAYS, SQUAD, HOTPOT),
+        texts=(ESSAYS, SQUAD_V2, HOTPOT),
         version=1,
         need=word_lists,
         make=make,

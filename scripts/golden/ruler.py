@@ -88,7 +88,7 @@ def published(made: list[dict[str, Any]]) -> dict[str, Any]:
     """The questions as the file of SQuAD that upstream reads."""
     articles: dict[str, dict[str, list[Any]]] = {}
     for item in made:
-        answers = [{"text": text} for text in item["answers"]]
+        answers = [{"text": text} for text in item["correct"]]
         qa = {"question": item["question"], "answers": answers, "is_impossible": not answers}
         articles.setdefault(item["title"], {}).setdefault(item["context"], []).append(qa)
     return {
@@ -153,7 +153,7 @@ def generated() -> dict[str, list[dict[str, Any]]]:
         (
             qa_utils,
             "download_json",
-            lambda url: published(made["ruler_squad"]) if "dev-v2.0" in url else hotpot,
+            lambda url: published(made["squad_v2"]) if "dev-v2.0" in url else hotpot,
         ),
     ]
     names = [name for name in vars(niah_utils) if name.startswith("niah_")]

@@ -178,23 +178,23 @@ def texts(sentences: int = 3, documents: int = 8) -> dict[str, list[dict[str, An
                     "title": town,
                     "context": f"{fact} {stroll(100 * article + number, sentences)}".strip(),
                     "question": f"Who is the {trade} of {town}?",
-                    "answers": [person, person, f"{person} of {town}"] if number % 3 else [],
+                    "correct": [person, person, f"{person} of {town}"] if number % 3 else [],
                 }
             )
-    answered = [question for question in squad if question["answers"]]
+    answered = [question for question in squad if question["correct"]]
     for number in range(documents):
         asked = answered[(3 * number) % len(answered)]
         shown = [asked, *(squad[(number + 7 * n) % len(squad)] for n in range(5))]
         hotpot.append(
             {
                 "question": asked["question"],
-                "answer": asked["answers"][0],
+                "answer": asked["correct"][0],
                 "documents": list(dict.fromkeys(f"{d['title']}\n{d['context']}" for d in shown)),
             }
         )
     return {
         "ruler_essays": [{"text": stroll(9, 40)}, {"text": f"\n\n{stroll(8, 40)}\n"}],
-        "ruler_squad": squad,
+        "squad_v2": squad,
         "ruler_hotpot": hotpot,
     }
 

@@ -26,9 +26,11 @@ from minihmx.evals.benchmark import Answer
 from minihmx.evals.items import made
 from minihmx.evals.items.load import load_dataset, locate, read_items
 from minihmx.evals.making import lengths, words
+from minihmx.evals.making.documents import squad_questions
 from minihmx.evals.making.needles import Keys, sentences
 from minihmx.evals.making.words import WordLists, word_lists
 from minihmx.evals.ruler import REPLIES, RULER
+from minihmx.evals.squad_v2 import SQUAD_V2
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Message
 from minihmx.storage.disk import dumps
@@ -292,7 +294,7 @@ def make(where: Path | str, partial: bool = False, sha: str = "f" * 64, **given:
 
 def test_texts_that_are_not_there_are_named_in_one_sentence(ours: None, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        make(put(tmp_path / "own", "ruler_squad"))
+        make(put(tmp_path / "own", "squad_v2"))
     said = str(caught.value)
     assert "\n" not in said and "6 of RULER's 13 tasks" in said
     assert "essays.parquet" in said and "hotpot_dev_distractor_v1.json" in said
@@ -317,7 +319,7 @@ def test_texts_that_the_hub_does_not_give_are_named_in_one_sentence(
 def test_data_lists_and_checks_the_texts_and_the_sample(ours: None, tmp_path: Path) -> None:
     (line,) = map(str, data.listing(["ruler"], as_json=True))
     listed = json.loads(line)
-    assert [each["name"] for each in listed] == ["ruler_essays", "ruler_squad", "ruler_hotpot"]
+    assert [each["name"] for each in listed] == ["ruler_essays", "squad_v2", "ruler_hotpot"]
     own = put(tmp_path / "own", "ruler_essays")
     (checked,) = data.check_items(["ruler_essays"], str(own))
     assert str(checked).startswith("ruler_essays       2 items")
@@ -336,7 +338,7 @@ def test_six_tasks_run_without_any_text(ours: None, tmp_path: Path) -> None:
 def test_items_are_made_once_for_a_tokenizer_and_its_texts(
     ours: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = put(tmp_path / "own", "ruler_essays", "ruler_squad", "ruler_hotpot")
+    own = put(tmp_path / "own", "ruler_essays", "squad_v2", "ruler_hotpot")
     first = make(own)
     assert len(first.items) == 65 and len({item["id"] for item in first.items}) == 65
     other = make(own, sha="e" * 64)
@@ -369,13 +371,12 @@ def test_a_context_below_the_length_is_refused(ours: None, tmp_path: Path) -> No
 
 
 def test_the_published_files_become_texts(tmp_path: Path) -> None:
-    row = {"title": "T", "context": "C.", "id": "1", "question": "Q?"}
-    (item,) = ruler.squad({**row, "answers": {"text": ["a", "a"]}}, 0, tmp_path)
-    assert item["answers"] == ["a", "a"] and item["context"] == "C."
-    found = locate(ruler.SQUAD, str(shared("data/squad_v2")))
+    found = locate(SQUAD_V2, str(shared("data/squad_v2")))
     assert found
-    items = read_items(ruler.SQUAD, found).items
-    assert len(items) == 6078 and sum(bool(item["answers"]) for item in items) == 6078 - 3168
+    items = read_items(SQUAD_V2, found).items
+    questions, documents = squad_questions(items)
+    assert len(items) == 6078 and len(questions) == 6078 - 3168
+    assert documents == sorted(set(documents))
     hotpot = {"question": "Q?", "answer": "a", "context": [["T", ["One.", " Two."]]]}
     (item,) = ruler.hotpot(hotpot, 3, tmp_path)
     assert item["documents"] == ["T\nOne. Two."] and item["id"] == "hotpot-0003"

@@ -38,8 +38,8 @@ def squad_questions(items: Sequence[Item]) -> tuple[list[DocumentQuestion], list
     for item in items:
         own = places[item["context"]]
         near = [place for place in articles[item["title"]] if place != own]
-        if item["answers"]:
-            questions.append(DocumentQuestion(item["question"], list(item["answers"]), [own], near))
+        if item["correct"]:
+            questions.append(DocumentQuestion(item["question"], list(item["correct"]), [own], near))
     return questions, documents
 
 
