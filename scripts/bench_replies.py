@@ -34,7 +34,7 @@ from golden_lm_eval import checkpoint, harness
 
 from minihmx.engine.memory import Limit
 from minihmx.engine.open import find_model, load_decoder
-from minihmx.engine.sampling import Decoding, Job, complete
+from minihmx.engine.sampling import Decoding, GenerationRequest, complete
 from minihmx.evals import BENCHMARKS
 from minihmx.evals.asking.replies import plain_text
 from minihmx.evals.asking.results import chosen
@@ -68,21 +68,23 @@ def ours(job: Work) -> tuple[float, list[str]]:
     model = find_model({"model": job["model"], "device": "cpu", "dtype": "float32"})
     decoder, tokenizer = load_decoder(model), model.tokenizer
     start = time.perf_counter()
-    jobs = []
+    requests = []
     for number, prompt in enumerate(job["prompts"]):
         ids = [*tokenizer.before_text, *tokenizer.encode_text(prompt["text"])]
         cap = prompt.get("length") or prompt["cap"]
-        jobs.append((Job(ids, cap, None, tuple(prompt["until"])), number))
-    jobs.sort(key=lambda pair: list(pair[0].prompt))
+        requests.append((GenerationRequest(ids, cap, None, tuple(prompt["until"])), number))
+    requests.sort(key=lambda pair: list(pair[0].prompt))
     forced = "length" in job["prompts"][0]  # its last token is lm-eval's end token
     stops = [] if forced else decoder.config.eos_ids
     how = Decoding(decoder, tokenizer.decode, stops, 0.0, 8192)
-    found = complete(how, [j for j, _ in jobs], Limit("--decode-rows", job["batch"]))
+    found = complete(
+        how, [request for request, _ in requests], Limit("--decode-rows", job["batch"])
+    )
     replies = {
-        jobs[index][1]: tokenizer.decode(completion.ids[:-1]) if forced else completion.text
+        requests[index][1]: tokenizer.decode(completion.ids[:-1]) if forced else completion.text
         for index, completion in found
     }
-    return time.perf_counter() - start, [replies[n] for n in range(len(jobs))]
+    return time.perf_counter() - start, [replies[n] for n in range(len(requests))]
 
 
 def theirs(job: Work) -> tuple[float, list[str]]:

@@ -1,7 +1,7 @@
 """The one generate path: rollouts, the judge, chat and evaluations all come through here.
 
-Rows are decoded together, one token each at a time. Where there are more jobs than rows, a row
-that has finished is given to the next job at once (continuous batching): nobody waits for the
+Rows are decoded together, one token each at a time. Where there are more requests than rows, a row
+that has finished is given to the next request at once (continuous batching): nobody waits for the
 longest answer, and the shape of a step, rows x 1 token, never changes.
 
 Sampling is plain softmax at the stated temperature: the log-prob stored with a token is that of the
@@ -31,7 +31,7 @@ from minihmx.seeding import uniform
 LOOK_EVERY = 8  # tokens between two looks at an answer's text
 
 
-class Job(NamedTuple):
+class GenerationRequest(NamedTuple):
     """A prompt (token ids) and where its completion ends.
 
     noise: names the random stream, None at temperature 0. until: texts of which one ends it.
@@ -47,7 +47,7 @@ class Job(NamedTuple):
 
 
 class Decoding(NamedTuple):
-    """How every job is decoded. decode: token ids to text. temperature 0 is greedy.
+    """How every request is decoded. decode: token ids to text. temperature 0 is greedy.
 
     prefill_tokens: of prompts, beyond what they share, that go through the model at once.
     """
@@ -79,31 +79,36 @@ def generate(
     Raises UserError when a prompt and its completion exceed the model's context.
     """
     names: Sequence[tuple[object, ...] | None] = noise or [None] * len(prompts)
-    jobs = [Job(prompt, max_new_tokens, name) for prompt, name in zip(prompts, names, strict=True)]
+    requests = [
+        GenerationRequest(prompt, max_new_tokens, name)
+        for prompt, name in zip(prompts, names, strict=True)
+    ]
     how = Decoding(decoder, decode, stop_ids, temperature)
-    found = dict(complete(how, jobs, limit or Limit("--decode-rows", len(prompts))))
-    return [found[index] for index in range(len(jobs))]
+    found = dict(complete(how, requests, limit or Limit("--decode-rows", len(prompts))))
+    return [found[index] for index in range(len(requests))]
 
 
 @torch.inference_mode()
-def complete(how: Decoding, jobs: Sequence[Job], limit: Limit) -> Iterator[tuple[int, Completion]]:
-    """(index of a job, its completion), each when it is finished.
+def complete(
+    how: Decoding, requests: Sequence[GenerationRequest], limit: Limit
+) -> Iterator[tuple[int, Completion]]:
+    """(index of a request, its completion), each when it is finished.
 
     Requests that share a prefix should stand side by side. Where memory runs out, what was not
     finished begins again in half as many rows, and comes out the same up to rounding.
     """
     context = how.decoder.config.max_positions
-    for prompt, cap, *_ in jobs:
+    for prompt, cap, *_ in requests:
         if len(prompt) + cap > context:
             raise UserError(
                 f"A prompt of {len(prompt)} tokens and {cap} new ones exceed the model's "
                 f"context of {context}; shorten the text or lower the completion cap."
             )
-    missing = dict.fromkeys(range(len(jobs)))
+    missing = dict.fromkeys(range(len(requests)))
     while missing:
         rows, fits = min(limit.rows, len(missing)), True
         try:
-            for index, completion in _decode(how, jobs, list(missing), rows):
+            for index, completion in _decode(how, requests, list(missing), rows):
                 del missing[index]
                 yield index, completion
         except torch.OutOfMemoryError as error:
@@ -114,10 +119,10 @@ def complete(how: Decoding, jobs: Sequence[Job], limit: Limit) -> Iterator[tuple
 
 
 class _Row:
-    """What one row has said so far for its job."""
+    """What one row has said so far for its request."""
 
-    def __init__(self, index: int, job: Job):
-        self.index, self.job = index, job
+    def __init__(self, index: int, request: GenerationRequest):
+        self.index, self.request = index, request
         self.ids: list[int] = []
         self.logprobs: list[float] = []
 
@@ -125,12 +130,12 @@ class _Row:
         """Add a token; whether it was the last one."""
         self.ids.append(token)
         self.logprobs.append(logprob)
-        full = len(self.ids) == self.job.max_new_tokens
+        full = len(self.ids) == self.request.max_new_tokens
         return full or token in how.stop_ids or self._text_ends(how.decode)
 
     def _text_ends(self, decode: Callable[[list[int]], str]) -> bool:
         """Whether the text says that it is over. To look behind every token would take longer."""
-        until, wanted = self.job.until, self.job.complete
+        until, wanted = self.request.until, self.request.complete
         if not (until or wanted) or len(self.ids) % LOOK_EVERY:
             return False
         text = decode(self.ids)
@@ -142,7 +147,7 @@ class _Row:
         # to learn; it is not part of the text, because the judge should not see markup.
         stopped = self.ids[-1] in how.stop_ids
         text = how.decode(self.ids[:-1] if stopped else self.ids)
-        cut = not stopped and len(self.ids) == self.job.max_new_tokens
+        cut = not stopped and len(self.ids) == self.request.max_new_tokens
         return Completion(self.ids, self.logprobs, text, "length" if cut else "stop")
 
 
@@ -150,22 +155,22 @@ class _Batch:
     """Rows that are decoded together, their cache, and the hidden states [B, D] of their last
     tokens. An empty row is None."""
 
-    def __init__(self, how: Decoding, rows: int, jobs: Sequence[Job]):
+    def __init__(self, how: Decoding, rows: int, requests: Sequence[GenerationRequest]):
         self.how = how
         self.rows: list[_Row | None] = [None] * rows
-        self.capacity = max(len(r.prompt) + r.max_new_tokens for r in jobs)
+        self.capacity = max(len(r.prompt) + r.max_new_tokens for r in requests)
         self.positions = [0] * rows  # at which the next token of each row goes into the cache
         self.cache: KVCache | None = None
         self.hidden = torch.empty(0)
         self.known: Prefix | None = None
         # One random number for each token position, drawn before it is known which row stops where.
         # A generator's state would depend on how many rows and tokens came before.
-        longest = max(r.max_new_tokens for r in jobs) if how.temperature else 0
+        longest = max(r.max_new_tokens for r in requests) if how.temperature else 0
         self.uniforms = torch.zeros(rows, longest, dtype=torch.float64, device=how.decoder.device)
 
     def fill(self, slots: Sequence[int], rows: Sequence[_Row], following: Sequence[int]) -> None:
         """Let the prompts of these rows into these slots; following: the prompt that comes next."""
-        prompts = [row.job.prompt for row in rows]
+        prompts = [row.request.prompt for row in rows]
         longest, decoder = max(map(len, prompts)), self.how.decoder
         after = [following] if following else []
         whole = len(rows) == len(self.rows)  # then the cache that comes back is the batch's own
@@ -183,9 +188,9 @@ class _Batch:
             self.cache.put(index, found.cache, longest)
             self.hidden[index] = found.hidden
         for slot, row in zip(slots, rows, strict=True):
-            self.rows[slot], self.positions[slot] = row, len(row.job.prompt)
+            self.rows[slot], self.positions[slot] = row, len(row.request.prompt)
             if self.how.temperature:
-                names, cap = row.job.noise or (), row.job.max_new_tokens
+                names, cap = row.request.noise or (), row.request.max_new_tokens
                 numbers = [uniform(*names, t) for t in range(cap)]
                 self.uniforms[slot, :cap] = torch.tensor(numbers, dtype=torch.float64)
 
@@ -224,30 +229,32 @@ class _Batch:
 
 
 def _decode(
-    how: Decoding, jobs: Sequence[Job], order: Sequence[int], rows: int
+    how: Decoding, requests: Sequence[GenerationRequest], order: Sequence[int], rows: int
 ) -> Iterator[tuple[int, Completion]]:
-    """Decode the jobs of these indexes in so many rows."""
+    """Decode the requests of these indexes in so many rows."""
     waiting = deque(order)
-    batch = _Batch(how, rows, [jobs[index] for index in order])
+    batch = _Batch(how, rows, [requests[index] for index in order])
     while waiting or any(batch.rows):
         free = [slot for slot, row in enumerate(batch.rows) if row is None]
         # A prompt lets all other rows wait, so several go together; an eighth of the rows is little
         # to leave empty meanwhile.
         while free and waiting and len(free) >= rows // 8:
-            group = _next_group(jobs, waiting, len(free), how.prefill_tokens)
-            following = jobs[waiting[0]].prompt if waiting else ()
-            batch.fill(free[: len(group)], [_Row(i, jobs[i]) for i in group], following)
+            group = _next_group(requests, waiting, len(free), how.prefill_tokens)
+            following = requests[waiting[0]].prompt if waiting else ()
+            batch.fill(free[: len(group)], [_Row(i, requests[i]) for i in group], following)
             free = free[len(group) :]
         yield from batch.step()
 
 
-def _next_group(jobs: Sequence[Job], waiting: deque[int], most: int, tokens: int) -> list[int]:
-    """Take the next jobs whose prompts have so many tokens at most, and always one."""
+def _next_group(
+    requests: Sequence[GenerationRequest], waiting: deque[int], most: int, tokens: int
+) -> list[int]:
+    """Take the next requests whose prompts have so many tokens at most, and always one."""
     group = [waiting.popleft()]
-    first = jobs[group[0]].prompt
+    first = requests[group[0]].prompt
     count = len(first)
     while waiting and len(group) < most:
-        prompt = jobs[waiting[0]].prompt
+        prompt = requests[waiting[0]].prompt
         count += len(prompt) - same_tokens(prompt, first)
         if count > tokens:
             break

@@ -8,7 +8,14 @@ import torch
 
 from minihmx.engine.memory import Limit
 from minihmx.engine.prefill import common_prefix
-from minihmx.engine.sampling import LOOK_EVERY, Decoding, Job, complete, draw, generate
+from minihmx.engine.sampling import (
+    LOOK_EVERY,
+    Decoding,
+    GenerationRequest,
+    complete,
+    draw,
+    generate,
+)
 from minihmx.errors import UserError
 from minihmx.models.decoder import Decoder
 from minihmx.records import Completion
@@ -140,8 +147,10 @@ def test_a_prompt_longer_than_the_context_is_refused() -> None:
 # --- continuous batching --------------------------------------------------------------------------
 
 SHOTS = list(range(20, 50))
-JOBS = [
-    Job([*SHOTS, *(rest % 290 + 3 for rest in range(i, i + 2 + i % 3))], 4 + i % 5, ("job", i))
+REQUESTS = [
+    GenerationRequest(
+        [*SHOTS, *(rest % 290 + 3 for rest in range(i, i + 2 + i % 3))], 4 + i % 5, ("request", i)
+    )
     for i in range(9)
 ]
 
@@ -151,10 +160,10 @@ def letters(ids: list[int]) -> str:
     return " ".join(f"w{token}" for token in ids)
 
 
-def completed(decoder: Decoder, jobs: list[Job], rows: int, **options):  # type: ignore[no-untyped-def]
+def completed(decoder: Decoder, requests: list[GenerationRequest], rows: int, **options):  # type: ignore[no-untyped-def]
     how = Decoding(decoder, letters, [], **options)
-    found = list(complete(how, jobs, Limit("--decode-rows", rows)))
-    assert sorted(index for index, _ in found) == list(range(len(jobs)))
+    found = list(complete(how, requests, Limit("--decode-rows", rows)))
+    assert sorted(index for index, _ in found) == list(range(len(requests)))
     return dict(found), [index for index, _ in found]
 
 
@@ -169,18 +178,18 @@ def test_a_row_is_given_to_the_next_job_and_nothing_changes(
         generate(
             decoder,
             letters,
-            [job.prompt],
-            max_new_tokens=job.max_new_tokens,
+            [request.prompt],
+            max_new_tokens=request.max_new_tokens,
             stop_ids=[],
             temperature=temperature,
-            noise=[job.noise or ()],
+            noise=[request.noise or ()],
         )[0]
-        for job in JOBS
+        for request in REQUESTS
     ]
-    assert [len(c.ids) for c in alone] == [job.max_new_tokens for job in JOBS]
+    assert [len(c.ids) for c in alone] == [request.max_new_tokens for request in REQUESTS]
     for rows, tokens in ((1, 8), (2, 10_000), (4, 8), (4, 10_000), (20, 40), (20, 10_000)):
         found, order = completed(
-            decoder, JOBS, rows, temperature=temperature, prefill_tokens=tokens
+            decoder, REQUESTS, rows, temperature=temperature, prefill_tokens=tokens
         )
         assert [found[i].ids for i in range(9)] == [c.ids for c in alone], (rows, tokens)
         for i, other in enumerate(alone):
@@ -200,9 +209,9 @@ def test_shapes_of_steps_and_shared_prefixes(monkeypatch: pytest.MonkeyPatch) ->
         return forward(self, ids, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Decoder, "forward", spy)
-    completed(decoder, JOBS, 3)
+    completed(decoder, REQUESTS, 3)
     steps = [shape for shape in seen if shape == (3, 1)]
-    assert 9 + 3 <= len(steps) <= sum(job.max_new_tokens for job in JOBS) // 3 + 8
+    assert 9 + 3 <= len(steps) <= sum(request.max_new_tokens for request in REQUESTS) // 3 + 8
     rest = [shape for shape in seen if shape != (3, 1)]
     assert rest[0] == (1, 30)
     assert all(width < 30 for _, width in rest[1:]), rest
@@ -210,17 +219,22 @@ def test_shapes_of_steps_and_shared_prefixes(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_text_ends_its_own_row_only() -> None:
     decoder, _ = golden.load("llama")
-    jobs = [job._replace(max_new_tokens=40) for job in JOBS]
-    free, _ = completed(decoder, jobs, 3)
+    requests = [request._replace(max_new_tokens=40) for request in REQUESTS]
+    free, _ = completed(decoder, requests, 3)
     fifth = f"w{free[2].ids[5]}"
-    ends = [job._replace(until=(fifth,)) if i == 2 else job for i, job in enumerate(jobs)]
+    ends = [
+        request._replace(until=(fifth,)) if i == 2 else request
+        for i, request in enumerate(requests)
+    ]
     found, _ = completed(decoder, ends, 3)
     assert found[2].ids == free[2].ids[: len(found[2].ids)]
     assert 6 <= len(found[2].ids) <= 5 + LOOK_EVERY and fifth in found[2].text
     assert found[2].finish_reason == "stop" and free[2].finish_reason == "length"
     assert all(found[i].ids == free[i].ids for i in range(9) if i != 2)
     both = (f"W{free[4].ids[1]}", f"w{free[4].ids[12]}")  # in any case, and only where all stand
-    wanted = [job._replace(complete=both) if i == 4 else job for i, job in enumerate(jobs)]
+    wanted = [
+        request._replace(complete=both) if i == 4 else request for i, request in enumerate(requests)
+    ]
     found, _ = completed(decoder, wanted, 3)
     assert 13 <= len(found[4].ids) <= 16 and found[4].finish_reason == "stop"
 
@@ -228,7 +242,7 @@ def test_a_text_ends_its_own_row_only() -> None:
 def test_out_of_memory_begins_again_in_half_as_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was finished is kept, and no more than two rows fit."""
     decoder, _ = golden.load("llama")
-    whole, _ = completed(decoder, JOBS, 2)
+    whole, _ = completed(decoder, REQUESTS, 2)
     forward = Decoder.forward
 
     def tight(self: Decoder, ids: torch.Tensor, *rest: object) -> torch.Tensor:
@@ -238,6 +252,6 @@ def test_out_of_memory_begins_again_in_half_as_many_rows(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Decoder, "forward", tight)
     limit = Limit("--decode-rows", 8)
-    found = dict(complete(Decoding(decoder, letters, []), JOBS, limit))
+    found = dict(complete(Decoding(decoder, letters, []), REQUESTS, limit))
     assert limit.rows == 2 and "--decode-rows 2" in limit.notice
     assert {i: c.ids for i, c in found.items()} == {i: c.ids for i, c in whole.items()}

@@ -829,10 +829,10 @@ def test_shots_without_chat() -> None:
 def test_a_cache_that_no_memory_holds_gets_fewer_rows(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs = [replies.Job([1] * 50, 14), replies.Job([1] * 20, 14)]
+    requests = [replies.GenerationRequest([1] * size, 14) for size in (50, 20)]
     row = 64 * replies.kv_bytes(machine.decoder.config, "float32")
     rows = machine.row_limit.rows
     for free, most in ((2 * row * rows, rows), (2 * row * 3, 3), (row, 1)):
         monkeypatch.setattr(replies, "free_memory", lambda device, free=free: (free, free))
-        assert replies.row_limit(machine, jobs).rows == most
+        assert replies.row_limit(machine, requests).rows == most
     assert machine.row_limit.rows == rows > 3

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from minihmx.engine.memory import Limit, free_memory
-from minihmx.engine.sampling import Decoding, Job, complete
+from minihmx.engine.sampling import Decoding, GenerationRequest, complete
 from minihmx.evals.asking.results import Settings
 from minihmx.evals.asking.task import Batches, Machine, Task, check_finite
 from minihmx.evals.benchmark import Answer, Benchmark, Dialogue, Request
@@ -54,14 +54,14 @@ def replies_of(
     turn: int,
 ) -> Iterator[tuple[int, Completion]]:
     """(place in the window, reply), each when it is finished."""
-    settings, jobs = dialogues[0].settings, []
+    settings, requests = dialogues[0].settings, []
     for i in talking:
         request, prompt = dialogues[i].request, dialogues[i].prompt(turn)
         name = noise(benchmark, window[i], turn, settings)
         ends = request.until, request.complete
-        jobs.append((Job(prompt, request.max_new_tokens, name, *ends), i))
+        requests.append((GenerationRequest(prompt, request.max_new_tokens, name, *ends), i))
     # Prompts that begin alike stand side by side, so that what they share is computed once.
-    jobs.sort(key=lambda pair: (list(pair[0].prompt), pair[1]))
+    requests.sort(key=lambda pair: (list(pair[0].prompt), pair[1]))
     how = Decoding(
         machine.decoder,
         machine.tokenizer.decode,
@@ -69,19 +69,19 @@ def replies_of(
         settings.temperature,
         machine.token_limit.rows,
     )
-    wanted = [job for job, _ in jobs]
+    wanted = [request for request, _ in requests]
     for index, completion in complete(how, wanted, row_limit(machine, wanted)):
-        yield jobs[index][1], completion
+        yield requests[index][1], completion
 
 
-def row_limit(machine: Machine, jobs: Sequence[Job]) -> Limit:
+def row_limit(machine: Machine, requests: Sequence[GenerationRequest]) -> Limit:
     """The machine's, or a lower one where a CPU's memory would not hold the cache of so many rows:
     nobody tells of that before the process is killed, as a GPU does."""
     device, limit = machine.decoder.device, machine.row_limit
     if device.type != "cpu":
         return limit
     token = kv_bytes(machine.decoder.config, str(machine.decoder.dtype).removeprefix("torch."))
-    row = token * max(len(job.prompt) + job.max_new_tokens for job in jobs)
+    row = token * max(len(request.prompt) + request.max_new_tokens for request in requests)
     most = max(1, free_memory(device)[0] // 2 // row)
     return limit if limit.rows <= most else Limit(limit.flag, most)
 
