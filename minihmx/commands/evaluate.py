@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from minihmx.config import FIELDS
 from minihmx.errors import UserError
-from minihmx.storage.disk import Disk, dumps, home_path
+from minihmx.storage.disk import Disk, dumps, new_file
 from minihmx.terminal.text import show
 
 if TYPE_CHECKING:
@@ -100,11 +100,7 @@ def _new_file(options: argparse.Namespace) -> Path | None:
     """Where the differences go. Raises UserError before hours are spent, where they cannot."""
     if options.differences is not None:
         _refuse_one(len(set(options.adapters)))
-    path = home_path(options.differences) if options.differences else None
-    if path and (path.exists() or not path.parent.is_dir()):
-        what = "exists already" if path.exists() else "would stand in a folder that is not there"
-        raise UserError(f"--differences {path} {what}; name another file.")
-    return path
+    return new_file("--differences", options.differences) if options.differences else None
 
 
 def _refuse_one(models: int) -> None:

@@ -8,9 +8,8 @@ import shutil
 import sys
 
 from minihmx.config import FIELDS
-from minihmx.errors import UserError
 from minihmx.probes.examples import LISTS, choose_questions, examples, open_pair
-from minihmx.storage.disk import Disk, home_path
+from minihmx.storage.disk import Disk, new_file
 from minihmx.terminal.text import decodable
 
 
@@ -46,10 +45,7 @@ def run(options: argparse.Namespace) -> int:
     """Ask, judge and show. Nothing is written but the page that --out asks for."""
     from minihmx.terminal.examples import markdown_page, show_examples
 
-    out = home_path(options.out) if options.out is not None else None
-    if out and (out.exists() or not out.parent.is_dir()):
-        what = "exists already" if out.exists() else "would stand in a folder that is not there"
-        raise UserError(f"--out {out} {what}, and nothing is replaced or made; name another file.")
+    out = new_file("--out", options.out) if options.out is not None else None
     pair = open_pair(options.forward, options.reverse)
     questions = choose_questions(pair, options.questions, options.list)
     many = f"{len(questions)} question{'s' if len(questions) > 1 else ''}"

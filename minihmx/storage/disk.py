@@ -17,6 +17,17 @@ from minihmx.errors import DataError, Failure, IOFailure, UserError, quoted, sho
 from minihmx.storage import strict
 
 
+def new_file(flag: str, text: str) -> Path:
+    """Where the file goes that a flag names. Raises UserError where it, or no folder, is there."""
+    path = home_path(text)
+    if path.exists() or not path.parent.is_dir():
+        what = "exists already" if path.exists() else "would stand in a folder that is not there"
+        raise UserError(
+            f"{flag} {path} {what}, and nothing is replaced or made; name another file."
+        )
+    return path
+
+
 def home_path(text: str) -> Path:
     """The path that a user means by this text, ~ and ~name being home folders.
 
