@@ -15,7 +15,7 @@ from minihmx.engine.sampling import generate
 from minihmx.evals.asking.replies import Exchange
 from minihmx.evals.asking.results import Results
 from minihmx.evals.asking.task import Machine
-from minihmx.evals.benchmark import Choices, Dialogue
+from minihmx.evals.benchmark import Dialogue
 from minihmx.stats import mean
 
 SHORT = 32  # tokens
@@ -41,19 +41,18 @@ def forecast(machine: Machine, todo: Sequence[Results]) -> tuple[float, float]:
 
 def sizes(machine: Machine, results: Results) -> tuple[float, float, float]:
     """Of one sample: prompt tokens, and reply tokens at least and at most."""
-    prompts, short, caps = [0.0], [0.0], [0.0]
+    found: list[tuple[int, int, int]] = []
     for item in results.items[:: max(1, len(results.items) // TRIED)][:TRIED]:
         request = results.benchmark.ask(item, results.settings.switches)
-        if isinstance(request, Choices):
+        if isinstance(request, Dialogue):
+            turns, cap = len(request.turns), request.max_new_tokens
+            prompt = len(Exchange(machine, request, results.settings).prompt(0))
+            found.append((turns * prompt, turns * min(SHORT, cap), turns * cap))
+        else:
             texts = [request.context, *request.continuations]
-            prompts.append(sum(len(machine.tokenizer.encode_text(text)) for text in texts))
-        elif isinstance(request, Dialogue):
-            turns = len(request.turns)
-            prompts.append(turns * len(Exchange(machine, request, results.settings).prompt(0)))
-            caps.append(turns * request.max_new_tokens)
-            short.append(min(turns * SHORT, caps[-1]))
-    found = [mean(values[1:] or values) or 0.0 for values in (prompts, short, caps)]
-    return found[0], found[1], found[2]
+            found.append((sum(map(machine.tokenizer.count, texts)), 0, 0))
+    prompt_tokens, short, caps = (mean(values) or 0.0 for values in zip(*found, strict=True))
+    return prompt_tokens, short, caps
 
 
 @torch.inference_mode()
