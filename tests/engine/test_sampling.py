@@ -92,16 +92,21 @@ def test_a_stop_id_inside_the_prompt_stops_nothing() -> None:
     assert got.ids == free.ids[: len(got.ids)]
 
 
-def test_prefix_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder, _ = golden.load("llama")
-    seen = []
-    forward = Decoder.forward
+def shapes_of_passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Fills with the shape of the ids of each pass through a decoder, as they come."""
+    seen, forward = [], Decoder.forward
 
     def spy(self: Decoder, ids: torch.Tensor, *rest: object) -> torch.Tensor:
         seen.append(tuple(ids.shape))
         return forward(self, ids, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Decoder, "forward", spy)
+    return seen
+
+
+def test_prefix_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, _ = golden.load("llama")
+    seen = shapes_of_passes(monkeypatch)
     shared = list(range(10, 40))
     generate(decoder, str, [[*shared, 1], [*shared, 2, 3]] * 4, max_new_tokens=2, stop_ids=[])
     assert seen == [(1, 30), (2, 2), (8, 1)]  # prefix once, each prompt's rest once, then rows
@@ -201,14 +206,7 @@ def test_a_row_is_given_to_the_next_job_and_nothing_changes(
 def test_shapes_of_steps_and_shared_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step has all rows and one token; the worked examples go through the model once."""
     decoder, _ = golden.load("llama")
-    seen = []
-    forward = Decoder.forward
-
-    def spy(self: Decoder, ids: torch.Tensor, *rest: object) -> torch.Tensor:
-        seen.append(tuple(ids.shape))
-        return forward(self, ids, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Decoder, "forward", spy)
+    seen = shapes_of_passes(monkeypatch)
     completed(decoder, REQUESTS, 3)
     steps = [shape for shape in seen if shape == (3, 1)]
     assert 9 + 3 <= len(steps) <= sum(request.max_new_tokens for request in REQUESTS) // 3 + 8
