@@ -47,7 +47,7 @@ from minihmx.terminal.text import show
 # What `train` and `eval` both take, in the same meaning.
 SHARED = ("revision", "device", "dtype", "threads", "decode_rows", "date", "chat_format")
 MOST_SEEDS = 1000
-# On the bundled model the others only show that they run, and they take as long as its training.
+# On the bundled model the others only show that they run, and take ten seconds more for each model.
 OF_TINY = ("truthfulqa_mc2", "toxigen", "bbq", "sycophancy_answer", "are_you_sure")
 
 
