@@ -53,9 +53,8 @@ def verdict(values: Mapping[str, float], benchmark: Benchmark) -> dict[str, floa
     """Those values of a sample that are the paper's metrics, or parts of them; none where it
     carries none, as a sample without a readable answer may."""
     parts = {part for names in benchmark.means.values() for part in names}
-    return {n: v for n, v in values.items() if n.partition("/")[0] in benchmark.headline} | {
-        n: v for n, v in values.items() if n in parts
-    }
+    whole = benchmark.headline
+    return {n: v for n, v in values.items() if n.partition("/")[0] in whole or n in parts}
 
 
 def difference_lines(records: Sequence[Mapping[str, Any]], kept: str) -> Iterator[str]:
