@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-FP32 = torch.float32
+from minihmx.models.products import FP32, linear
 
 
 def k3(policy_N: Tensor, reference_N: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def _scaled_logits(
     """Logits as sampled, and their derivative by the raw logits."""
     # The product runs in the weights' dtype. All that follows is fp32, since the log-sum-exp of
     # 150,000 words is hardly ever below 12, where neighbouring fp16 numbers are 0.008 apart.
-    raw = hidden @ head.T
+    raw = linear(hidden, head)
     raw = raw if raw.dtype == torch.float64 else raw.float()
     if softcap is None:
         return raw / temperature, 1 / temperature
@@ -170,5 +170,5 @@ class _TokenLogProbs(torch.autograd.Function):
             here = ((targets >= start) & (targets < start + chunk)).nonzero()[:, 0]
             grad_logits[here, targets[here] - start] += 1
             grad_logits *= grad[:, None] * slope
-            grad_hidden += grad_logits.to(head.dtype) @ part
+            grad_hidden += linear(grad_logits.to(head.dtype), part.T)
         return grad_hidden.to(hidden.dtype), None, None, None, None, None

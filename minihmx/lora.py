@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from minihmx.config import LORA_TARGETS
 from minihmx.errors import UserError, quoted
+from minihmx.models.products import Linear, linear, pack
 from minihmx.seeding import digest
 
 PREFIX = "base_model.model."  # what PEFT puts before a module's path
@@ -46,12 +47,13 @@ class LoRALinear(nn.Module):
         self.scale = alpha / rank
         self.enabled = True
         self.merged: Tensor | None = None
+        self.packed: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
         if self.enabled and self.merged is not None:
-            return F.linear(x, self.merged, self.bias)
-        base = F.linear(x, self.weight, self.bias)
+            return linear(x, self.merged, self.bias)
+        base = linear(x, self.weight if self.packed is None else self.packed, self.bias)
         # Off, the branch is skipped. Multiplying it by zero would not do: judge and reference have
         # to be the base to the last bit, and 0 * infinity would not even be 0.
         if not self.enabled:
@@ -62,6 +64,11 @@ class LoRALinear(nn.Module):
         # adapter changes an activation by less than that.
         master = self.lora_A.weight.dtype
         return torch.add(base.to(master), delta.to(master), alpha=self.scale)
+
+    @property
+    def packs(self) -> bool:
+        """Whether a packed copy of the frozen weight would be used now (see products.packed)."""
+        return not self.enabled or self.merged is None
 
 
 def targeted(name: str, targets: Sequence[str]) -> bool:
@@ -94,14 +101,14 @@ def attach(
             f"No module is named {' or '.join(targets)}, so nothing would train; "
             f"choose --lora-targets among {','.join(LORA_TARGETS)}."
         )
-    for name, linear in chosen:
-        adapted = LoRALinear(linear, rank, alpha)
+    for name, base in chosen:
+        adapted = LoRALinear(base, rank, alpha)
         # Each matrix has a generator of its own, named after its module. So it does not matter in
         # which order modules come, nor which other modules have an adapter, and it is drawn on the
         # CPU because a GPU's generator gives other numbers for the same seed.
         generator = torch.Generator().manual_seed(digest("lora", seed, name) >> 1)
-        bound = 1 / math.sqrt(linear.in_features)
-        A = torch.rand(rank, linear.in_features, generator=generator) * 2 * bound - bound
+        bound = 1 / math.sqrt(base.in_features)
+        A = torch.rand(rank, base.in_features, generator=generator) * 2 * bound - bound
         with torch.no_grad():
             adapted.lora_A.weight.copy_(A)
             # With B at zero the untrained policy is exactly the reference, so the KL starts at 0.
@@ -156,7 +163,7 @@ def merged(model: nn.Module) -> Iterator[None]:
     try:
         for layer in found:
             A, B = layer.lora_A.weight.detach(), layer.lora_B.weight.detach()
-            layer.merged = torch.addmm(layer.weight, B, A, alpha=layer.scale)
+            layer.merged = pack(torch.addmm(layer.weight, B, A, alpha=layer.scale))
         yield
     finally:
         for layer in found:
@@ -195,10 +202,10 @@ def detach(model: nn.Module) -> None:
     for name, adapted in list(layers(model)):
         out_features, in_features = adapted.weight.shape
         # A linear on "meta" has no memory, which its weight would only occupy until it is replaced.
-        linear = nn.Linear(in_features, out_features, bias=False, device="meta")
-        linear.weight, linear.bias = adapted.weight, adapted.bias
+        frozen = Linear(in_features, out_features, bias=False, device="meta")
+        frozen.weight, frozen.bias = adapted.weight, adapted.bias
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, linear)
+        setattr(model.get_submodule(parent), child, frozen)
 
 
 def peft_config(base: str, rank: int, alpha: float, targets: Sequence[str]) -> dict[str, Any]:

@@ -28,7 +28,8 @@ FLOORS = {
     " storage.disk storage.history judge questions terminal"
     " terminal.board"
     " terminal.text",  # words and plain arithmetic
-    1: "storage.run_folder storage.identity grpo lora optimizer",  # disk and mathematics
+    1: "storage.run_folder storage.identity grpo lora optimizer"
+    " models.products",  # disk and mathematics
     2: "models models.configs models.context models.decoder models.weights models.tokenizer"
     " instruments.estimate"
     " models.chat models.hub models.folder models.hub_errors models.targets models.adapters"

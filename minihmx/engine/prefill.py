@@ -17,6 +17,9 @@ from torch import Tensor
 from minihmx.models.context import KVCache
 from minihmx.models.decoder import Decoder
 
+# Tokens that could be computed in the time that one more pass takes to read all weights again.
+PASS = 64
+
 
 class Prefix(NamedTuple):
     """The first tokens of a prompt, and a cache of one row that holds them."""
@@ -40,13 +43,13 @@ def prefill(
     decoder: Decoder,
     prompts: Sequence[Sequence[int]],
     room: int,
-    following: Sequence[Sequence[int]] = (),
+    following: Sequence[int] = (),
     known: Prefix | None = None,
 ) -> Prefilled:
     """Every prompt in a cache that has room for `room` more tokens a row.
 
-    following: prompts of the next batch; what they begin with as well becomes `prefix`. known: the
-    prefix of the batch before, whose tokens are not computed again.
+    following: the prompt that comes next; what it begins with as well becomes `prefix`, unless that
+    is too little. known: the prefix of the batch before, whose tokens are not computed again.
 
     Here the first and the third prompt are one row until the end, and all three begin with the same
     two tokens, which are one row of a pass of their own:
@@ -62,17 +65,14 @@ def prefill(
     # G samples of one question have equal prompts. They are one row here and G rows afterwards.
     unique = list(dict.fromkeys(map(tuple, prompts)))
     lengths = [len(prompt) for prompt in unique]
-    together = [*unique, *map(tuple, following)]
-    shared = common_prefix(together) if len(together) > 1 else 0
-    if known and len(together) == 1:
-        shared = min(same_tokens(unique[0], known.ids), lengths[0] - 1)
+    shared, kept = shared_tokens(unique, following, known)
     cache = KVCache(decoder.config, 1, max(lengths) + room, decoder.dtype, device)
     done = take_over(cache, unique[0][:shared], known)
     if done < shared:
         rest = torch.tensor([unique[0][done:shared]], device=device)
         decoder(rest, torch.arange(done, shared, device=device)[None], cache, shared)
     prefix = known if known and done == shared == len(known.ids) else None
-    if following and shared and prefix is None:
+    if kept and shared and prefix is None:
         prefix = Prefix(unique[0][:shared], cache.first(shared))
     if len(unique) > 1:
         cache = cache.select(torch.zeros(len(unique), dtype=torch.long, device=device))
@@ -95,6 +95,49 @@ def prefill(
         return Prefilled(cache, hidden, prefix)
     index = torch.tensor(rows, device=device)
     return Prefilled(cache.select(index), hidden[index], prefix)
+
+
+def shared_tokens(
+    unique: Sequence[Sequence[int]], following: Sequence[int], known: Prefix | None
+) -> tuple[int, bool]:
+    """How many first tokens get a pass of their own, and whether the next prompt has them too."""
+    shared = common_prefix(unique) if len(unique) > 1 else 0
+    if following:
+        less = common_prefix([*unique, following])
+        # What the next prompt does not share would be computed here once for each row.
+        if (len(unique) - 1) * (shared - less) <= less:
+            return less, True
+    if known and len(unique) == 1:
+        shared = min(same_tokens(unique[0], known.ids), len(unique[0]) - 1)
+    return shared, False
+
+
+def together(prompts: Sequence[Sequence[int]], tokens: int) -> int:
+    """How many of these prompts, from the first on, should be one pass of so many tokens at most.
+
+    A prompt that shares little with those before it lets each of them compute again what they
+    shared, and a longer one has all of them padded. So it starts a pass of its own where that is
+    cheaper. Here the third one is, which shares nothing:
+
+    >>> together([[*range(200), 1], [*range(200), 2], [7] * 100, [7] * 101], tokens=8192)
+    2
+    """
+    first = tuple(prompts[0])
+    different, longest, shared = {first}, len(first), len(first)
+    for count, prompt in enumerate(map(tuple, prompts)):
+        rows, same = len(different | {prompt}), min(shared, same_tokens(prompt, first))
+        joined = pass_tokens(rows, max(longest, len(prompt)), same)
+        apart = pass_tokens(len(different), longest, shared) + len(prompt) - same + PASS
+        if count and joined > min(tokens, apart):
+            return count
+        different.add(prompt)
+        longest, shared = max(longest, len(prompt)), same
+    return len(prompts)
+
+
+def pass_tokens(rows: int, longest: int, shared: int) -> int:
+    """How many tokens a prefill computes: what is shared once, the rest padded to the longest."""
+    return shared + rows * (longest - shared)
 
 
 def take_over(cache: KVCache, ids: Sequence[int], known: Prefix | None) -> int:

@@ -12,22 +12,25 @@ Shapes: B rows, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from itertools import islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from minihmx.engine.memory import Limit, release
-from minihmx.engine.prefill import Prefix, prefill, same_tokens
+from minihmx.engine.memory import Limit, free_memory, release
+from minihmx.engine.prefill import Prefix, prefill, together
 from minihmx.errors import UserError
 from minihmx.models.context import KVCache
 from minihmx.models.decoder import Decoder
+from minihmx.models.products import packed
 from minihmx.records import Completion
 from minihmx.seeding import uniform
 
+PACKING_STEPS = 32  # of decoding, after which packing the weights has certainly paid
 LOOK_EVERY = 8  # tokens between two looks at an answer's text
 
 
@@ -49,14 +52,15 @@ class GenerationRequest(NamedTuple):
 class Decoding(NamedTuple):
     """How every request is decoded. decode: token ids to text. temperature 0 is greedy.
 
-    prefill_tokens: of prompts, beyond what they share, that go through the model at once.
+    prefill_tokens: of prompts that go through the model at once, where those are chosen so that
+    they share much and differ little in length; None: those of all free rows go together.
     """
 
     decoder: Decoder
     decode: Callable[[list[int]], str]
     stop_ids: Sequence[int]
     temperature: float = 0.0
-    prefill_tokens: int = sys.maxsize
+    prefill_tokens: int | None = None
 
 
 def generate(
@@ -107,15 +111,25 @@ def complete(
     missing = dict.fromkeys(range(len(requests)))
     while missing:
         rows, fits = min(limit.rows, len(missing)), True
+        steps = sum(requests[index].max_new_tokens for index in missing) // rows
         try:
-            for index, completion in _decode(how, requests, list(missing), rows):
-                del missing[index]
-                yield index, completion
+            with packed(how.decoder) if packing_pays(how.decoder, rows, steps) else nullcontext():
+                for index, completion in _decode(how, requests, list(missing), rows):
+                    del missing[index]
+                    yield index, completion
         except torch.OutOfMemoryError as error:
             limit.halve(rows, error)
             fits = False
         if not fits:
             release()
+
+
+def packing_pays(decoder: Decoder, rows: int, steps: int) -> bool:
+    """Whether the time and memory of packed weights are well spent on so many decoding steps."""
+    if decoder.device.type != "cpu" or rows == 1 or steps < PACKING_STEPS:
+        return False
+    size = sum(weight.numel() * weight.element_size() for weight in decoder.parameters())
+    return free_memory(decoder.device)[0] > 2 * size
 
 
 class _Row:
@@ -172,10 +186,9 @@ class _Batch:
         """Let the prompts of these rows into these slots; following: the prompt that comes next."""
         prompts = [row.request.prompt for row in rows]
         longest, decoder = max(map(len, prompts)), self.how.decoder
-        after = [following] if following else []
         whole = len(rows) == len(self.rows)  # then the cache that comes back is the batch's own
         room = self.capacity - longest if whole else 0
-        found = prefill(decoder, prompts, room, after, self.known)
+        found = prefill(decoder, prompts, room, following, self.known)
         self.known = found.prefix
         if whole:
             self.cache, self.hidden = found.cache, found.hidden
@@ -239,27 +252,16 @@ def _decode(
         # A prompt lets all other rows wait, so several go together; an eighth of the rows is little
         # to leave empty meanwhile.
         while free and waiting and len(free) >= rows // 8:
-            group = _next_group(requests, waiting, len(free), how.prefill_tokens)
+            group = list(islice(waiting, len(free)))
+            if how.prefill_tokens is not None:
+                prompts = [requests[index].prompt for index in group]
+                group = group[: together(prompts, how.prefill_tokens)]
+            for _ in group:
+                waiting.popleft()
             following = requests[waiting[0]].prompt if waiting else ()
             batch.fill(free[: len(group)], [_Row(i, requests[i]) for i in group], following)
             free = free[len(group) :]
         yield from batch.step()
-
-
-def _next_group(
-    requests: Sequence[GenerationRequest], waiting: deque[int], most: int, tokens: int
-) -> list[int]:
-    """Take the next requests whose prompts have so many tokens at most, and always one."""
-    group = [waiting.popleft()]
-    first = requests[group[0]].prompt
-    count = len(first)
-    while waiting and len(group) < most:
-        prompt = requests[waiting[0]].prompt
-        count += len(prompt) - same_tokens(prompt, first)
-        if count > tokens:
-            break
-        group.append(waiting.popleft())
-    return group
 
 
 def draw(logits: Tensor, temperature: float, u: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from minihmx.models.configs import ModelConfig
 from minihmx.models.context import Context, KVCache, inverse_frequencies, rotate, wide
+from minihmx.models.products import Linear
 
 FP16_HALF = 32768.0  # half of what fp16 can hold
 
@@ -81,10 +82,10 @@ class Attention(nn.Module):
         super().__init__()
         size, D, bias = config.hidden_size, config.head_dim, config.qkv_bias
         self.config = config
-        self.q_proj = nn.Linear(size, config.num_attention_heads * D, bias=bias)
-        self.k_proj = nn.Linear(size, config.num_key_value_heads * D, bias=bias)
-        self.v_proj = nn.Linear(size, config.num_key_value_heads * D, bias=bias)
-        self.o_proj = nn.Linear(config.num_attention_heads * D, size, bias=False)
+        self.q_proj = Linear(size, config.num_attention_heads * D, bias=bias)
+        self.k_proj = Linear(size, config.num_key_value_heads * D, bias=bias)
+        self.v_proj = Linear(size, config.num_key_value_heads * D, bias=bias)
+        self.o_proj = Linear(config.num_attention_heads * D, size, bias=False)
         if config.qk_norm:  # per head, before the rotation (Qwen3)
             self.q_norm = RMSNorm(D, config.rms_norm_eps, config.norm_offset)
             self.k_norm = RMSNorm(D, config.rms_norm_eps, config.norm_offset)
@@ -115,9 +116,9 @@ class MLP(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         size, inner = config.hidden_size, config.intermediate_size
-        self.gate_proj = nn.Linear(size, inner, bias=False)
-        self.up_proj = nn.Linear(size, inner, bias=False)
-        self.down_proj = nn.Linear(inner, size, bias=False)
+        self.gate_proj = Linear(size, inner, bias=False)
+        self.up_proj = Linear(size, inner, bias=False)
+        self.down_proj = Linear(inner, size, bias=False)
         self.tanh_gelu = config.activation == "gelu_tanh"
 
     def forward(self, x: Tensor) -> Tensor:
@@ -191,7 +192,7 @@ class Decoder(nn.Module):
         self.model = Body(config)
         # The head is a module of its own even where it shares the embedding's weight, so that a
         # checkpoint with a separate head loads in the same way.
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.frequencies = inverse_frequencies(config)
         self.checkpointing = False
         self.tie()

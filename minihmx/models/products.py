@@ -1,0 +1,118 @@
+"""Products with frozen weights, y = W x + b, by the faster of the two libraries that torch brings.
+
+On a CPU torch gives fp32 products to Intel's MKL, which has its best kernels for Intel's own
+processors only. oneDNN, which torch uses for bf16, has AVX-512 kernels for all of them: on an AMD
+EPYC the products of this model took 1.7 to 4 times as long by MKL (scripts/bench_products.py
+prints both, so that anybody can look at another machine).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Multiplications of one product below which oneDNN's longer way to the kernel costs more than its
+# kernel saves.
+FEW = 2**21
+ROWS = 8  # for which a weight is packed; the layout for more is the same
+FP32 = torch.float32
+
+
+class Linear(nn.Linear):
+    """torch's own, except for the library that computes it where the weight is frozen."""
+
+    packed: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
+        return linear(x, self.weight if self.packed is None else self.packed, self.bias)
+
+    @property
+    def packs(self) -> bool:
+        """Whether a packed copy of the weight would be used now."""
+        return True
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [..., in], weight [out, in] (or packed) -> [..., out]; a gradient reaches x, and the weight
+    too where it is trained."""
+    if weight.is_mkldnn:
+        return _onednn(x, weight, bias)
+    suits = x.dtype == weight.dtype == FP32 and x.device.type == "cpu"
+    small = x.numel() * weight.shape[0] < FEW
+    learns = torch.is_grad_enabled()
+    if not suits or small or (learns and weight.requires_grad) or not onednn_is_faster():
+        return F.linear(x, weight, bias)
+    if learns and x.requires_grad:
+        return cast(Tensor, _Frozen.apply(x, weight, bias))  # type: ignore[no-untyped-call]
+    return _onednn(x, weight, bias)
+
+
+def pack(weight: Tensor) -> Tensor:
+    """A copy in the layout that oneDNN computes with, or the weight itself where that is of no use.
+
+    With another layout every product first moves the whole weight, which takes longer than eight
+    rows of a product do. The sums are the same to the last bit from two rows on.
+    """
+    suits = weight.dtype == torch.bfloat16 or (weight.dtype == FP32 and onednn_is_faster())
+    weight = weight.detach()
+    if weight.device.type != "cpu" or not suits or weight.numel() < FEW // ROWS or not has_onednn():
+        return weight
+    return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight, ROWS))
+
+
+@contextmanager
+def packed(model: nn.Module) -> Iterator[None]:
+    """Inside, products use packed copies of the weights, which take as much memory again."""
+    found: list[Any] = [m for m in model.modules() if getattr(m, "packs", False)]
+    try:
+        for module in found:
+            module.packed = pack(module.weight)
+        yield
+    finally:
+        for module in found:
+            module.packed = None
+
+
+class _Frozen(torch.autograd.Function):
+    """oneDNN's product, of which torch knows no derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return _onednn(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return linear(grad, weight.T), None, None
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return cast(Tensor, product)
+
+
+@cache
+def has_onednn() -> bool:
+    """Whether this build of torch has the products by oneDNN."""
+    here = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return here and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@cache
+def onednn_is_faster() -> bool:
+    """Whether fp32 products are faster by oneDNN than by MKL, which holds for AMD's processors."""
+    # It is asked of the processor and not of a clock, so that a run goes on with the same bits.
+    try:
+        described = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "AuthenticAMD" in described and has_onednn()
