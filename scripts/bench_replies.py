@@ -7,11 +7,13 @@ for each side.
     python scripts/bench_replies.py --data ../shared/data --real SMOLLM2
 
 The first measures a random Qwen3-shaped checkpoint of 103 M parameters on 64 SQuAD and 32 BBH
-prompts. A random model never stops by itself, so each reply's length is drawn beforehand from one
-seeded list, and both sides are made to end there: ours by its cap, lm-eval's by a logits processor
-that allows only the end token then. The second measures a real model (SMOLLM2 is a folder that
-../shared/tools/real_model.py makes), which stops where it stops: items per second of IFEval and
-BBH. fp32 on the CPU; each side tries its batch sizes on half of the prompts first.
+prompts: those that stand first in their files, or with --scattered a random part, which share fewer
+paragraphs and worked examples than a whole run does. A random model never stops by itself, so each
+reply's length is drawn beforehand from one seeded list, and both sides are made to end there: ours
+by its cap, lm-eval's by a logits processor that allows only the end token then. The second measures
+a real model (SMOLLM2 is a folder that ../shared/tools/real_model.py makes), which stops where it
+stops: items per second of IFEval and BBH. fp32 on the CPU; each side tries its batch sizes on half
+of the prompts first.
 """
 
 from __future__ import annotations
@@ -49,11 +51,13 @@ REAL = {"ifeval": 16, "bbh": 16}
 Work = dict[str, Any]
 
 
-def prompts(task: str, data: str, count: int) -> list[dict[str, Any]]:
-    """The prompts of a benchmark without chat, and where its replies end."""
+def prompts(task: str, data: str, count: int, scattered: bool) -> list[dict[str, Any]]:
+    """The prompts of a benchmark without chat, and where its replies end: the first of the file,
+    which are neighbours as in a whole run, or scattered over all of it."""
     benchmark = BENCHMARKS[task]
     found = []
-    for item in chosen(load_dataset(benchmark, data), count):
+    dataset = load_dataset(benchmark, data)
+    for item in chosen(dataset, count) if scattered else dataset.items[:count]:
         asked = benchmark.ask(item, switches(benchmark, {}))
         assert isinstance(asked, Dialogue)
         said = [*asked.shots, Message("user", asked.turns[0])]
@@ -185,6 +189,7 @@ def main() -> None:
     parser.add_argument("--data", help="folder with published files of the benchmarks")
     parser.add_argument("--tokenizer", help="Qwen3's tokenizer.json.gz, for the random model")
     parser.add_argument("--real", help="the folder of a real model instead")
+    parser.add_argument("--scattered", action="store_true", help="items that share little")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -204,7 +209,7 @@ def main() -> None:
         job = {"model": model, "threads": options.threads, "report": f"{scratch}/report"}
         for task in REAL if options.real else FORCED:
             count, low, high = (REAL[task], 0, 0) if options.real else FORCED[task]
-            asked = prompts(task, options.data, count)
+            asked = prompts(task, options.data, count, options.scattered)
             draw = random.Random(task)
             if not options.real:
                 asked = [

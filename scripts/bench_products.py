@@ -1,0 +1,87 @@
+"""The products of a model by the libraries that torch brings: how long each takes, and how that
+compares with what the machine can do.
+
+    python scripts/bench_products.py                       # Qwen2.5-0.5B's shapes, fp32 and bf16
+    python scripts/bench_products.py --shape 1536x512 --threads 1
+
+torch: F.linear, which takes MKL in fp32 and oneDNN in bf16. oneDNN: the weight as it lies. packed:
+the weight in oneDNN's own layout, as it is while answers are decoded (minihmx/models/products.py).
+GB/s is the weight's size over the time, to be compared with the copy rate of the first line: with
+few rows, reading the weight is all the work there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+
+from minihmx.models.products import ROWS, has_onednn, onednn_is_faster
+
+SHAPES = ("896x896", "4864x896", "896x4864", "151936x896")
+ROW_COUNTS = (1, 8, 40, 320)
+
+
+def seconds(act: Callable[[], object], tries: int = 9) -> float:
+    """The median of several tries, after one that is not counted."""
+    act()
+    found = []
+    for _ in range(tries):
+        start = time.perf_counter()
+        act()
+        found.append(time.perf_counter() - start)
+    return median(found)
+
+
+@torch.inference_mode()
+def row(out: int, inside: int, rows: int, dtype: torch.dtype) -> str:
+    """One line of the table."""
+    weight, x = torch.randn(out, inside, dtype=dtype), torch.randn(rows, inside, dtype=dtype)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+    product = torch.ops.mkldnn._linear_pointwise
+    ways: tuple[Callable[[], object], ...] = (
+        lambda: F.linear(x, weight),
+        lambda: product(x, weight, None, "none", [], ""),
+        lambda: product(x, packed, None, "none", [], ""),
+    )
+    cells = []
+    for way in ways:
+        took = seconds(way)
+        work, size = 2 * rows * out * inside / took / 1e9, weight.nbytes / took / 1e9
+        cells.append(f"{took * 1e3:.3f} ms, {work:.0f} GFLOP/s, {size:.1f} GB/s")
+    name = str(dtype).removeprefix("torch.")
+    return f"| {out} x {inside}, {name} | {rows} | " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", action="append", help="OUTxIN of a weight")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    if not has_onednn():
+        raise SystemExit("this build of torch has no oneDNN, so there is nothing to compare")
+    torch.set_num_threads(options.threads)
+    source = torch.randn(64 * 2**20)
+    goal = torch.empty_like(source)
+    copied = 2 * source.nbytes / seconds(lambda: goal.copy_(source)) / 1e9
+    print(
+        f"torch {torch.__version__}, {options.threads} threads, copies {copied:.1f} GB/s; fp32 by "
+        + ("oneDNN" if onednn_is_faster() else "MKL")
+    )
+    print("| weight | rows | torch | oneDNN | packed |\n|---|---|---|---|---|")
+    dtypes = [torch.float32]
+    if torch.cpu._is_avx512_bf16_supported():
+        dtypes.append(torch.bfloat16)
+    for dtype in dtypes:
+        for shape in options.shape or SHAPES:
+            out, inside = map(int, shape.split("x"))
+            for rows in ROW_COUNTS:
+                print(row(out, inside, rows, dtype), flush=True)
+
+
+if __name__ == "__main__":
+    main()

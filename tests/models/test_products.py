@@ -1,0 +1,140 @@
+"""The products: whichever library computes one, value and gradient are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minihmx import lora
+from minihmx.engine import sampling
+from minihmx.engine.sampling import packing_pays
+from minihmx.models import hub, products, weights
+from minihmx.models.decoder import Decoder
+from minihmx.models.products import FEW, Linear, linear, pack, packed
+
+if not products.has_onednn():
+    pytest.skip("this torch has no oneDNN", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def by_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take it on every processor, so that these tests test the same thing everywhere."""
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]]:
+    """The shapes of the inputs that go to oneDNN."""
+    seen: list[tuple[int, ...]] = []
+    real = products._onednn
+
+    def watched(x: Tensor, *rest: Tensor | None) -> Tensor:
+        seen.append(tuple(x.shape))
+        return real(x, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(products, "_onednn", watched)
+    yield seen
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_value_and_gradient_are_those_of_torch(bias: bool, calls: list[tuple[int, ...]]) -> None:
+    weight, b = normal(640, 384), normal(640, seed=1) if bias else None
+    ours, theirs = (normal(3, 7, 384, seed=2).requires_grad_() for _ in range(2))
+    grad = normal(3, 7, 640, seed=3)
+    y, expected = linear(ours, weight, b), F.linear(theirs, weight, b)
+    y.backward(grad)
+    expected.backward(grad)
+    assert y.shape == (3, 7, 640)
+    torch.testing.assert_close(y, expected, atol=2e-4, rtol=1e-5)
+    assert ours.grad is not None and theirs.grad is not None
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=2e-4, rtol=1e-5)
+    assert calls == [(3, 7, 384), (3, 7, 640)]  # forward, and backward with the weight turned
+
+
+@pytest.mark.parametrize("case", ["trained", "few", "double", "bfloat16"])
+def test_what_stays_with_torch(case: str, calls: list[tuple[int, ...]]) -> None:
+    dtype = {"double": torch.float64, "bfloat16": torch.bfloat16}.get(case, torch.float32)
+    rows = 1 if case == "few" else 64
+    weight, x = normal(256, 256).to(dtype), normal(rows, 256, seed=1).to(dtype)
+    assert (x.numel() * 256 < FEW) == (case == "few")
+    weight.requires_grad_(case == "trained")
+    y = linear(x, weight)
+    assert torch.equal(y, F.linear(x, weight)) and calls == []
+    if case == "trained":
+        y.sum().backward()
+        assert weight.grad is not None and weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_packed_weight_changes_no_bit(dtype: torch.dtype) -> None:
+    """Packing may depend on the memory that is free only because it cannot be seen in a result."""
+    if dtype == torch.bfloat16 and not torch.cpu._is_avx512_bf16_supported():
+        pytest.skip("bfloat16 products are not in hardware here")
+    layer = Linear(512, 1024, bias=True).to(dtype).requires_grad_(False)
+    for rows in (2, 8, 40, 300):
+        x = normal(rows, 512).to(dtype)
+        plain = products._onednn(x, layer.weight, layer.bias)
+        with packed(nn.Sequential(layer)):
+            assert layer.packed is not None and layer.packed.is_mkldnn
+            assert torch.equal(layer(x), plain)
+    assert layer.packed is None
+
+
+def test_packing_ends_with_an_error_too_and_leaves_the_state_dict_alone() -> None:
+    layer = Linear(512, 1024, bias=False)
+    names = set(layer.state_dict())
+    with pytest.raises(ZeroDivisionError), packed(layer):
+        assert set(layer.state_dict()) == names == {"weight"}
+        raise ZeroDivisionError
+    assert layer.packed is None
+    small = Linear(8, 8)
+    with packed(small):
+        assert small.packed is not None and not small.packed.is_mkldnn  # of no use there
+    assert pack(torch.empty(1024, 512, device="meta")).device.type == "meta"
+
+
+def test_an_adapter_is_heard_through_packed_weights() -> None:
+    """On, off and merged: the packed copy is always that of the weight in use."""
+    model = nn.Sequential(Linear(512, 640, bias=True)).requires_grad_(False)
+    lora.attach(model, rank=4, alpha=8, seed=1, targets=("0",))
+    (_, layer), *_ = lora.layers(model)
+    nn.init.normal_(layer.lora_B.weight, generator=torch.Generator().manual_seed(5))
+    x = normal(16, 512)
+
+    def values() -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            on = model(x)
+            with lora.adapter_off(model):
+                return on, model(x)
+
+    on, off = values()
+    assert (on - off).abs().max() > 0.1
+    with packed(model):
+        assert layer.packed is not None and layer.packed.is_mkldnn
+        torch.testing.assert_close(values(), (on, off), atol=1e-4, rtol=1e-5)
+    with lora.merged(model):
+        assert layer.merged is not None and layer.merged.is_mkldnn
+        with packed(model):
+            assert layer.packed is None  # a second copy would be for nothing
+            torch.testing.assert_close(values()[0], on, atol=1e-4, rtol=1e-5)
+    with lora.adapter_off(model), lora.merged(model), packed(model):
+        assert layer.packed is not None  # the judge's weights, not the merged ones
+        torch.testing.assert_close(model(x), off, atol=1e-4, rtol=1e-5)
+
+
+def test_packing_waits_for_work_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder: Decoder = weights.load(hub.TINY, torch.float32, "cpu")
+    assert packing_pays(decoder, rows=8, steps=32)
+    assert not packing_pays(decoder, rows=1, steps=32)  # one row adds up in another order
+    assert not packing_pays(decoder, rows=8, steps=31)
+    size = 4 * sum(parameter.numel() for parameter in decoder.parameters())
+    monkeypatch.setattr(sampling, "free_memory", lambda device: (2 * size, 2 * size))
+    assert not packing_pays(decoder, rows=8, steps=32)
