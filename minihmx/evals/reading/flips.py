@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
+from operator import attrgetter
 from typing import NamedTuple
 
 from minihmx.evals.reading.folding import PLAIN, fold, normal, visible, whole_words
@@ -250,9 +251,8 @@ def _lists(text: str, found: Sequence[Reading]) -> Iterator[tuple[Sequence[Readi
         start, joint = end, None
 
 
-def _span(mention: Reading) -> tuple[int, int]:
-    assert mention.span is not None  # only UNREAD has none
-    return mention.span
+# Every mention has a span, only UNREAD has none. A function of ours takes three times as long.
+_span: Callable[[Reading], tuple[int, int]] = attrgetter("span")
 
 
 def flip(
