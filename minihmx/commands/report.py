@@ -52,8 +52,8 @@ def run(options: argparse.Namespace) -> int:
     folder = samples_folder(out)
     if folder.exists():
         raise UserError(
-            f"{folder}, where samples that find no room on the page go, exists already, and nothing "
-            "is replaced; name another --out, or remove it."
+            f"{folder}, where samples go that find no room on the page, exists already, and "
+            "nothing is replaced; name another --out, or remove it."
         )
     print("reading, and auditing what is read ...", file=sys.stderr)
     page, *beside = write_page(Material(options.paths), out)

@@ -55,10 +55,15 @@
       show(card, any);
       shownCards += any;
     }
-    document.querySelectorAll(".part").forEach((part) => {
-      const own = part.querySelectorAll(".card");
-      part.classList.toggle("empty", own.length > 0 && !part.querySelector(".card:not(.out)"));
-    });
+    for (const group of document.querySelectorAll(".group")) {
+      const any = Boolean(group.querySelector(".card:not(.out)"));
+      show(group, any);
+      group.open ||= active && any;
+    }
+    for (const part of document.querySelectorAll(".part")) {
+      const groups = part.querySelectorAll(".group");
+      part.classList.toggle("empty", groups.length && !part.querySelector(".group:not(.out)"));
+    }
     if (active && shownCards <= 12) {
       cards.forEach(({ card }) => (card.open ||= !card.classList.contains("out")));
     }
@@ -86,7 +91,7 @@
   }
 
   function step(by) {
-    const heads = [...document.querySelectorAll(".card:not(.out) > summary")];
+    const heads = [...document.querySelectorAll(".group[open] > .cards > .card:not(.out) > summary")];
     const at = heads.indexOf(document.activeElement);
     let next = at + by;
     if (at < 0) {

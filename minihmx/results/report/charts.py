@@ -15,8 +15,9 @@ from minihmx.results.report.material import ReportRun, epoch_number
 from minihmx.selection import Rule
 from minihmx.terminal.text import number
 
-WIDTH, HEIGHT = 420.0, 210.0  # of a panel, in units of its viewBox
+PANEL_WIDTH, PANEL_HEIGHT = 420.0, 210.0  # of a panel, in units of its viewBox
 LEFT, RIGHT, TOP, BOTTOM = 40.0, 12.0, 10.0, 26.0  # around the plot
+SCORE_WIDTH = 10.0  # of the ruler's 100, taken by a score that is written on it
 CURVES = {  # field of metrics.jsonl: title, unit, least height of the axis, whether a share
     "score": ("Score", "0 to 10, by the judge", 10.0, False),
     "kl": ("KL to the base", "nats a token", 0.01, False),
@@ -70,11 +71,13 @@ class Figure(NamedTuple):
 class Ruler(NamedTuple):
     """The scale from 0 to 10 with the mean scores of base, forward and reverse on it.
 
-    marks: side, place from 0 to 100, the score, and in words which epoch and KL.
+    marks: side, place from 0 to 100, the score, and in words which epoch and KL. levels: by side,
+    how high the score is written, so that scores that lie close do not cover each other.
     """
 
     title: str
     marks: tuple[tuple[str, float, str, str], ...]
+    levels: dict[str, int]
     threshold: float
 
 
@@ -97,7 +100,16 @@ def rulers(runs: Sequence[ReportRun]) -> Iterator[Ruler]:
                     words += f", KL {math.fsum(kls) / len(kls):.3f}"
                 marks.append((side, 10 * score, f"{score:.2f}", words))
         if marks:
-            yield Ruler(model, tuple(marks), 10 * Rule().threshold)
+            yield Ruler(model, tuple(marks), _levels(marks), 10 * Rule().threshold)
+
+
+def _levels(marks: Sequence[tuple[str, float, str, str]]) -> dict[str, int]:
+    """From left to right; what follows too closely goes one level up."""
+    levels, last, level = dict[str, int](), -SCORE_WIDTH, 0
+    for side, place, _, _ in sorted(marks, key=lambda mark: mark[1]):
+        level = level + 1 if place - last < SCORE_WIDTH else 0
+        last, levels[side] = place, level
+    return levels
 
 
 def figures(runs: Sequence[ReportRun]) -> Iterator[Figure]:
@@ -113,21 +125,21 @@ def _panel(runs: Sequence[ReportRun], name: str) -> Panel:
     title, unit, least, is_share = CURVES[name]
     evaluated = [v for run in runs for v in _values(run.evaluations, name)]
     stepped = [v for run in runs for v in _values(run.steps, name) if run.steps_per_epoch]
-    last_epoch = max([1, *(line["epoch"] for run in runs for line in run.evaluations)])
-    last_epoch = max([last_epoch, *(line["epoch"] for run in runs for line in run.steps)])
+    lines = [line for run in runs for line in (*run.evaluations, *run.steps)]
+    last_epoch: int = max([1, *(line["epoch"] for line in lines)])
     top = 10.0 if name == "score" else _round_up(max([least, *evaluated, *stepped]))
     if is_share:
         top = min(top, 1.0)
 
     def x_of(epoch: float) -> float:
-        return round(LEFT + (WIDTH - LEFT - RIGHT) * epoch / last_epoch, 1)
+        return round(LEFT + (PANEL_WIDTH - LEFT - RIGHT) * epoch / last_epoch, 1)
 
     def y_of(value: float) -> float:
-        within = min(max(value, 0.0), top)
-        return round(TOP + (HEIGHT - TOP - BOTTOM) * (1 - within / top), 1)
+        within: float = min(max(value, 0.0), top)
+        return round(TOP + (PANEL_HEIGHT - TOP - BOTTOM) * (1 - within / top), 1)
 
     def told(value: float) -> str:
-        return f"{value:.0%}" if is_share else f"{value:.3g}"
+        return f"{100 * value:.3g}%" if is_share else f"{value:.3g}"
 
     curves = list[Curve]()
     for run in runs:
@@ -149,7 +161,10 @@ def _panel(runs: Sequence[ReportRun], name: str) -> Panel:
         curves.append(Curve(run.direction, "epochs", _path(spots), tuple(spots)))
     words = "; ".join(spot.words for curve in curves for spot in curve.spots) or "no values"
     every = max(1, math.ceil(last_epoch / 10))
-    x_ticks = tuple((x_of(e), str(e)) for e in range(0, last_epoch + 1, every))
+    x_ticks = tuple(
+        (x_of(epoch), str(epoch) if epoch else "epoch 0")
+        for epoch in range(0, last_epoch + 1, every)
+    )
     y_ticks = tuple((y_of(top * i / 4), told(top * i / 4)) for i in range(5))
     rule = y_of(Rule().threshold) if name == "score" else None
     return Panel(title, unit, words, tuple(curves), x_ticks, y_ticks, rule)
@@ -176,7 +191,7 @@ def _path(places: Iterable[Sequence[Any]]) -> str:
 
 def _round_up(value: float) -> float:
     """The next of 1, 2, 4, 5, 8 and 10 times a power of ten, so that a quarter of it reads well."""
-    power = 10.0 ** math.floor(math.log10(value))
+    power: float = 10.0 ** math.floor(math.log10(value))
     return next(m * power for m in (1, 2, 4, 5, 8, 10) if m * power >= value * 0.999)
 
 

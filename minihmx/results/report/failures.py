@@ -1,4 +1,4 @@
-"""Where the judge failed: answers without a score, odd verdicts, and high scores for odd answers."""
+"""Where the judge failed: no score, odd words, or a high score for a degenerate answer."""
 
 from __future__ import annotations
 
@@ -10,17 +10,24 @@ from minihmx.instruments.degenerate import looks_degenerate
 from minihmx.results.evidence import numbered
 from minihmx.results.layout import Table
 from minihmx.results.report.material import Material, ReportRun
-from minihmx.results.report.views import HIGH, CardView, RowView, Section, judged_answer, pieces
+from minihmx.results.report.views import (
+    HIGH,
+    CardView,
+    RowView,
+    Section,
+    judged_answer,
+    parts_of_text,
+)
 
 EXAMPLES = 6  # of each failure of a run
-Found = tuple[str, str, Mapping[str, Any]]  # what failed, where it stands, the answer's line
+Failed = tuple[str, str, Mapping[str, Any]]  # what failed, where it stands, the answer's line
 
 
 def judge_section(material: Material) -> Section:
     """A table of how often, and a card of examples for each run and kind of failure."""
     rows, cards = list[tuple[str, ...]](), list[CardView]()
     for run in material.runs:
-        asked, found = 0, list[Found]()
+        asked, found = 0, list[Failed]()
         for place, lines in _files(material, run):
             asked += len(lines)
             found += [(what, place, line) for line in lines for what in _failures(line)]
@@ -62,7 +69,7 @@ def _failures(line: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"flag: {flag}" for flag in line["flags"])
 
 
-def _card(run: ReportRun, what: str, found: list[Found]) -> CardView:
+def _card(run: ReportRun, what: str, found: list[Failed]) -> CardView:
     """Examples, evenly chosen from first to last."""
     n = min(EXAMPLES, len(found))
     chosen = [found[i * (len(found) - 1) // max(n - 1, 1)] for i in range(n)]
@@ -71,11 +78,11 @@ def _card(run: ReportRun, what: str, found: list[Found]) -> CardView:
             place,
             line["category"],
             (("", "", (judged_answer(line, run.direction, f"answer {line['sample'] + 1}"),)),),
-            pieces(line["prompt"]),
+            parts_of_text(line["prompt"]),
         )
         for _, place, line in chosen
     )
     title = f"{what[0].upper()}{what[1:]}"
     told = f"{len(found):,} answers" if len(found) > 1 else "1 answer"
-    where = f"{run.model} · {run.title} · {n} of {told}"
-    return CardView(title, where, rows, ((run.direction, told),))
+    where = f"{n} of {told}" if n < len(found) else ""
+    return CardView(title, where, f"{run.model}, {run.title}", rows, ((run.direction, told),))

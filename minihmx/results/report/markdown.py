@@ -29,7 +29,7 @@ def markdown_report(material: Material) -> str:
 
 
 def _section(section: Section) -> Iterator[str]:
-    tables = [*section.tables, *(figure.table for figure in section.figures)]
+    tables = [*section.tables, *section.folded, *(figure.table for figure in section.figures)]
     cards = section.cards[:1] if section.name in SAMPLED else ()
     if not (tables or cards or section.missing):
         return

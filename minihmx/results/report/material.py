@@ -22,7 +22,7 @@ from minihmx.selection import DIRECTIONS
 from minihmx.storage.history import history
 from minihmx.storage.strict import read_json
 
-Read = TypeVar("Read")
+Value = TypeVar("Value")
 ENDS = " is left out: "  # in the notes of results/runs.py, which leaves out what is not finished
 
 
@@ -61,8 +61,9 @@ class ReportRun:
     def steps_per_epoch(self) -> float | None:
         """None where the run does not say how long it is."""
         steps, epochs = self.status.get("steps"), self.science.get("epochs")
-        whole = type(steps) is int and type(epochs) is int and steps > 0 and epochs > 0
-        return steps / epochs if whole else None
+        if not isinstance(steps, int) or not isinstance(epochs, int) or min(steps, epochs) < 1:
+            return None
+        return steps / epochs
 
     def evaluation(self, epoch: str) -> Mapping[str, Any]:
         """The line of metrics.jsonl about this epoch, {} where there is none."""
@@ -100,20 +101,19 @@ class Material:
                 "(runs/MODEL/DIRECTION/seed-N), a forward and a reverse one, or the folder of an "
                 "experiment (runs/)."
             )
-        order = (lambda run: (run.model, run.seed, DIRECTIONS.index(run.direction)))
-        self.runs = sorted(runs, key=order)
+        self.runs = sorted(runs, key=lambda run: (run.model, run.seed, run.direction))
 
     def note(self, text: str) -> None:
         """Something a reader has to know; kept once."""
         self.notes[text] = None
 
-    def tried(self, read: Callable[[], Read], otherwise: Read) -> Read:
-        """What is read, or, with a note saying why, something else."""
+    def tried(self, read: Callable[..., Value], *given: Any) -> Value | None:
+        """What is read from these arguments; None, with a note saying why, where that fails."""
         try:
-            return read()
+            return read(*given)
         except (Failure, OSError) as error:
             self.note(str(error))
-            return otherwise
+            return None
 
     @property
     def pairs(self) -> list[tuple[str, int, dict[str, ReportRun]]]:
@@ -128,16 +128,16 @@ class Material:
         """The answers in a file of rollouts/ or evaluations/; none, and a note, if damaged."""
         if run.evidence is None:
             return []
-        key, evidence = (run.folder, name), run.evidence
+        key = run.folder, name
         if key not in self._answers:
-            self._answers[key] = self.tried(lambda: read_answers(evidence, name), [])
+            self._answers[key] = self.tried(read_answers, run.evidence, name) or []
         return self._answers[key]
 
     @cached_property
     def comparison(self) -> Comparison | None:
         """The tables' cells; None, and a note, where nothing can be compared."""
         before = set(self.notes)
-        found = self.tried(lambda: collect(self.paths, items=has_scipy()), None)
+        found = self.tried(collect, self.paths, has_scipy())
         self.uncompared = next((note for note in self.notes if note not in before), "")
         if self.uncompared:
             del self.notes[self.uncompared]  # the section of the tables says it
@@ -147,7 +147,7 @@ class Material:
     def audits(self) -> list[Audit]:
         """One for each path; none, and a note, where there is nothing to audit."""
         places = [path_and_epoch(text)[0] for text in self.paths]
-        found = [self.tried(lambda place=place: audit_path(place), None) for place in places]
+        found = [self.tried(audit_path, place) for place in places]
         return [audit for audit in found if audit]
 
     # --- runs ------------------------------------------------------------------------------------
@@ -157,8 +157,7 @@ class Material:
         if (path / "config.json").is_file():
             return [path]
         if (path / EXPERIMENT).exists():
-            plan = self.tried(lambda: read_json(path / EXPERIMENT), {})
-            for name, model in part_of(plan if isinstance(plan, dict) else {}, "models").items():
+            for name, model in part_of(self._object(path / EXPERIMENT), "models").items():
                 self._plan(path, str(name), model)
         return list(runs_in(path))
 
@@ -171,7 +170,7 @@ class Material:
             )
             return
         self.plans += [(path, piece) for piece in pieces]
-        left = [f"{piece['name']}: {piece['state']}" for piece in pieces if piece["state"] != "done"]
+        left = [f"{p['name']}: {p['state']}" for p in pieces if p["state"] != "done"]
         if left:
             listed = "; ".join(left[:4] + ["..."] * (len(left) > 4))
             self.note(
@@ -190,15 +189,15 @@ class Material:
             )
             return None
         status = self._object(folder / "status.json")
-        if unfinished := self.tried(lambda: not_ended(folder), ""):
+        if unfinished := self.tried(not_ended, folder):
             self.note(f"{unfinished.replace(ENDS, ' is shown as far as it is: ')}.")
-        lines = self.tried(lambda: history(folder), {"step": [], "evaluation": []})
+        lines = self.tried(history, folder) or {"step": [], "evaluation": []}
         starts = self._starts(folder)
         own, how = self._epoch(folder, epoch)
         return ReportRun(
             *(folder, folder.resolve().parent.parent.name, direction, seed, config, status, starts),
             *(lines["step"], lines["evaluation"], own, how),
-            self.tried(lambda: open_evidence(folder), None),
+            self.tried(open_evidence, folder),
         )
 
     def _epoch(self, folder: Path, epoch: str) -> tuple[str, str]:
@@ -211,15 +210,15 @@ class Material:
         if there and not (folder / "selected.json").exists():
             evaluated = [e for e in there if (folder / "evaluations" / f"{e}.jsonl").exists()]
             return (evaluated or there)[-1], "last, as none is selected"
-        return self.tried(lambda: selected_epoch(folder), (there[-1] if there else "", "last"))
+        return self.tried(selected_epoch, folder) or (there[-1] if there else "", "last")
 
     def _object(self, path: Path) -> Mapping[str, Any]:
-        found = self.tried(lambda: read_json(path), {})
+        found = self.tried(read_json, path)
         return found if isinstance(found, dict) else {}
 
-    def _starts(self, folder: Path) -> list[Mapping[str, Any]]:
-        found = self.tried(lambda: read_json(folder / "env.json"), [])
-        starts = [start for start in found if isinstance(start, dict)] if type(found) is list else []
+    def _starts(self, folder: Path) -> Sequence[Mapping[str, Any]]:
+        found = self.tried(read_json, folder / "env.json")
+        starts = [s for s in found if isinstance(s, dict)] if isinstance(found, list) else []
         others = {str(start.get("minihmx")) for start in starts} - {__version__}
         if others:
             self.note(

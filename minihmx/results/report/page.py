@@ -1,4 +1,4 @@
-"""The HTML page: sections through the templates of data/report/, kept below its size. No torch.
+"""The HTML page: sections through the templates of data/report/, kept below 5 MB. No torch.
 
 Jinja2 is in the extra `report`. Its autoescape stands between every text and the page, and the
 page's own policy forbids all scripts, styles, images and addresses but those that it holds.
@@ -12,6 +12,7 @@ import importlib.util
 import sys
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
@@ -31,12 +32,19 @@ RESERVE = 60_000  # bytes for what is written around the cards
 SIDES_SHOWN = ("base", "forward", "reverse")
 
 
-class Part(NamedTuple):
-    """A section with its cards as HTML. left: pages beside this one that hold all of its cards."""
+class Filled(NamedTuple):
+    """A section with its cards as HTML, each behind its group's heading. left: pages beside this
+    one that hold all of its cards."""
 
     section: Section
-    cards: Sequence[str]
+    cards: Sequence[tuple[str, str]]
     left: Sequence[str] = ()
+
+    @property
+    def groups(self) -> list[tuple[str, list[str]]]:
+        """The cards that stand under one heading, in order."""
+        found = groupby(self.cards, key=lambda card: card[0])
+        return [(name, [html for _, html in cards]) for name, cards in found]
 
 
 def need_jinja2() -> None:
@@ -59,24 +67,24 @@ def write_page(material: Material, out: Path, budget: int = BUDGET) -> list[Path
     need_jinja2()
     sections = all_sections(material)
     page = Page(material)
-    rendered = {s.name: [page.card(card) for card in s.cards] for s in sections}
-    bare = [Part(section, ()) for section in sections]
+    rendered = {s.name: [(c.group, page.card(c)) for c in s.cards] for s in sections}
+    bare = [Filled(section, ()) for section in sections]
     room = budget - RESERVE - len(page.written(bare, out.name).encode())
-    kept = fitting({name: list(map(size, cards)) for name, cards in rendered.items()}, room)
-    parts, beside = list[Part](), dict[Path, str]()
+    kept = fitting({name: [*map(bytes_of_card, cards)] for name, cards in rendered.items()}, room)
+    parts, beside = list[Filled](), dict[Path, str]()
     folder = samples_folder(out)
     for section in sections:
         cards, chosen = rendered[section.name], kept[section.name]
         if len(chosen) == len(cards):
-            parts.append(Part(section, cards))
+            parts.append(Filled(section, cards))
             continue
         names = []
         for number, chunk in enumerate(chunks(cards, budget - RESERVE), start=1):
             names.append(f"{section.name}-{number}.html")
-            there = Part(section._replace(tables=(), figures=()), chunk)
+            there = Filled(section._replace(tables=(), folded=(), figures=()), chunk)
             beside[folder / names[-1]] = page.written([there], out.name, back=out.name)
         links = [f"{quote(folder.name)}/{name}" for name in names]
-        parts.append(Part(section, [cards[i] for i in chosen], links))
+        parts.append(Filled(section, [cards[i] for i in chosen], links))
     disk = Disk()
     if beside:
         folder.mkdir()
@@ -85,8 +93,8 @@ def write_page(material: Material, out: Path, budget: int = BUDGET) -> list[Path
     return [out, *beside]
 
 
-def size(text: str) -> int:
-    return len(text.encode())
+def bytes_of_card(card: tuple[str, str]) -> int:
+    return len(card[1].encode())
 
 
 def fitting(sizes: dict[str, list[int]], room: int) -> dict[str, list[int]]:
@@ -110,15 +118,15 @@ def fitting(sizes: dict[str, list[int]], room: int) -> dict[str, list[int]]:
     return chosen
 
 
-def chunks(cards: Iterable[str], room: int) -> Iterable[list[str]]:
+def chunks(cards: Iterable[tuple[str, str]], room: int) -> Iterable[list[tuple[str, str]]]:
     """The cards in pages of at most this many bytes, one card at least."""
-    page, used = list[str](), 0
+    page, used = list[tuple[str, str]](), 0
     for card in cards:
-        if page and used + size(card) > room:
+        if page and used + bytes_of_card(card) > room:
             yield page
             page, used = [], 0
         page.append(card)
-        used += size(card)
+        used += bytes_of_card(card)
     yield page
 
 
@@ -134,7 +142,7 @@ class Page:
         """The HTML of one card."""
         return str(self.parts.card(card))
 
-    def written(self, parts: Sequence[Part], name: str, back: str = "") -> str:
+    def written(self, parts: Sequence[Filled], name: str, back: str = "") -> str:
         """A whole page. back: the page that this one stands beside, if it does."""
         material = self.material
         own = files("minihmx") / "data" / "report"
@@ -159,7 +167,7 @@ class Page:
         )
 
 
-def _categories(parts: Sequence[Part]) -> list[str]:
+def _categories(parts: Sequence[Filled]) -> list[str]:
     """What rows can be filtered by: the questions' categories, and the benchmarks."""
     rows = (row for part in parts for card in part.section.cards for row in card.rows)
     return list(dict.fromkeys(row.category for row in rows))

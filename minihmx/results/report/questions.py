@@ -9,16 +9,15 @@ from minihmx.results.evidence import numbered
 from minihmx.results.report.material import Material, ReportRun, epoch_number
 from minihmx.results.report.views import (
     CardView,
+    ColumnView,
     RowView,
     Section,
     by_question,
     judged_answer,
     mean_score,
-    pieces,
 )
 from minihmx.terminal.text import number
 
-Lines = list[Mapping[str, Any]]
 BASE_EPOCH = "epoch-00"
 
 
@@ -27,8 +26,9 @@ def sides_section(material: Material) -> Section:
     cards = [card for pair in material.pairs for card in _side_cards(material, *pair)]
     text = (
         "Each held-out question, answered by the untouched model and by the chosen checkpoint of "
-        "each direction. The judge is the untouched model; the mark in its words is the place where "
-        "the score was read. Forward training rewards a high score, reverse training a low one.",
+        "each direction. The judge is the untouched model; the mark in its words is the place "
+        "where the score was read. Forward training rewards a high score, reverse training a low "
+        "one.",
     )
     missing = "" if cards else "No evaluation on the held-out questions can be read yet."
     commands = [*train_commands(material), *select_commands(material)]
@@ -51,7 +51,7 @@ def _side_cards(
         line = next(iter(there.values()))[0]
         rows = []
         for s in range(max(map(len, there.values()))):
-            columns = []
+            columns = list[ColumnView]()
             for side, lines in there.items():
                 against = base.get(question, []) if side != "base" else []
                 other = against[s] if s < len(against) else None
@@ -60,10 +60,10 @@ def _side_cards(
                     columns.append((heading, side, (judged_answer(lines[s], side, "", other),)))
             rows.append(RowView(f"sample {s + 1}", line["category"], tuple(columns)))
         marks = [(side, number(mean_score(lines), ".1f")) for side, lines in there.items()]
-        where = f"{line['category']} · {model} · seed {seed}"
+        where, group = line["category"], f"{model}, seed {seed}"
         command = f"minihmx explain {first.folder} --epoch {epoch_number(first.epoch)}"
         command += f" --question {question}"
-        yield CardView(line["prompt"], where, tuple(rows), tuple(marks), command=command)
+        yield CardView(line["prompt"], where, group, tuple(rows), tuple(marks), command=command)
 
 
 def _heading(side: str, runs: Mapping[str, ReportRun]) -> str:
@@ -94,21 +94,24 @@ def _epoch_cards(
         rows, told = list[RowView](), dict[str, list[str]]()
         line: Mapping[str, Any] = {}
         for epoch in sorted({epoch for _, epoch in there}):
-            columns = []
+            columns = list[ColumnView]()
             for direction, run in runs.items():
                 lines = there.get((direction, epoch), {}).get(question, [])
-                if lines:
-                    line, score = lines[0], number(mean_score(lines), ".1f")
-                    side = direction if epoch else "base"
-                    ring = " ◎" if epoch and epoch == epoch_number(run.epoch) else ""
-                    views = (judged_answer(ln, side, f"sample {ln['sample'] + 1}") for ln in lines)
-                    columns.append((f"{direction}, mean {score}{ring}", direction, tuple(views)))
-                    told.setdefault(direction, []).append(score)
+                if not lines:
+                    continue
+                line, score = lines[0], number(mean_score(lines), ".1f")
+                told.setdefault(direction, []).append(score)
+                side = direction if epoch else "base"
+                if side in [name for _, name, _ in columns]:
+                    continue  # before training both directions are the same model
+                ring = " ◎" if epoch and epoch == epoch_number(run.epoch) else ""
+                views = (judged_answer(ln, side, f"sample {ln['sample'] + 1}") for ln in lines)
+                columns.append((f"{side}, mean {score}{ring}", side, tuple(views)))
             if columns:
                 rows.append(RowView(f"epoch {epoch}", line["category"], tuple(columns)))
         marks = [(direction, " → ".join(_ends(scores))) for direction, scores in told.items()]
-        where = f"{line['category']} · {model} · seed {seed}"
-        yield CardView(line["prompt"], where, tuple(rows), tuple(marks))
+        group = f"{model}, seed {seed}"
+        yield CardView(line["prompt"], line["category"], group, tuple(rows), tuple(marks))
 
 
 def _ends(scores: list[str]) -> list[str]:

@@ -45,9 +45,9 @@ def setup_section(material: Material) -> Section:
     ]
     heads = ("model", "run", "state", "epoch shown", "how chosen", "score before", "score", "KL")
     note = "Score: 0 to 10 on the held-out questions, mean ± standard error, by the base itself."
-    tables = [Table("Runs", heads, rows, [note], 5), *_settings(material)]
-    name = "setup", "What was run"
-    return Section(*name, commands=tuple(train_commands(material)), tables=tables)
+    table, folded = Table("Runs", heads, rows, [note], 5), list(_settings(material))
+    commands, name = tuple(train_commands(material)), ("setup", "What was run")
+    return Section(*name, commands=commands, tables=[table], folded=folded)
 
 
 def _score(run: ReportRun, epoch: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from minihmx.results.evidence import numbered
@@ -16,7 +16,7 @@ from minihmx.results.report.views import (
     by_question,
     judged_answer,
     mean_score,
-    pieces,
+    parts_of_text,
     signed,
 )
 from minihmx.terminal.text import number
@@ -47,7 +47,7 @@ def _step_cards(material: Material, run: ReportRun) -> Iterator[CardView]:
                 f"std {number(group[0]['group_std'], '.2f')}",
                 group[0]["category"],
                 (("", "", tuple(_answer(line, run.direction) for line in group)),),
-                pieces(group[0]["prompt"]),
+                parts_of_text(group[0]["prompt"]),
             )
             for group in groups.values()
         ]
@@ -55,12 +55,12 @@ def _step_cards(material: Material, run: ReportRun) -> Iterator[CardView]:
             metrics = logged.get(step, {})
             title = f"Step {step}" + (f", epoch {metrics['epoch']}" if metrics else "")
             marks = ((run.direction, f"score {number(mean_score(lines), '.2f')}"),)
-            where = f"{run.model} · {run.title}"
+            group = f"{run.model}, {run.title}"
             command = f"minihmx explain {run.folder} --step {step}"
-            yield CardView(title, where, tuple(rows), marks, command=command)
+            yield CardView(title, "", group, tuple(rows), marks, command=command)
 
 
-def _answer(line: dict[str, Any], direction: str) -> AnswerView:
+def _answer(line: Mapping[str, Any], direction: str) -> AnswerView:
     view = judged_answer(line, direction, f"answer {line['sample'] + 1}")
     own = (("reward", signed(line["reward"], 0)), ("advantage", signed(line["advantage"])))
     return view._replace(numbers=(*own, *view.numbers), advantage=line["advantage"])

@@ -1,6 +1,6 @@
 """What the page draws: answers, rows and cards. Plain values, and texts that nothing obeys.
 
-Every text that a model, a benchmark or a file said comes through `pieces`, which takes all control
+Whatever a model, a benchmark or a file said comes through `parts_of_text`, which takes all control
 and formatting characters out; the template escapes the rest. No torch.
 """
 
@@ -62,23 +62,28 @@ class AnswerView(NamedTuple):
     advantage: float | None = None
 
 
+ColumnView = tuple[str, str, tuple[AnswerView, ...]]  # a heading, its side or "", its answers
+
+
 class RowView(NamedTuple):
-    """Answers side by side. columns: each a heading, its side or "", and its answers."""
+    """Answers side by side."""
 
     label: str
     category: str
-    columns: tuple[tuple[str, str, tuple[AnswerView, ...]], ...]
+    columns: tuple[ColumnView, ...]
     asked: Pieces = ()
 
 
 class CardView(NamedTuple):
-    """One thing that can be opened. marks: a side and a few words each, seen when it is closed.
+    """One thing that can be opened. group: the heading under which it stands with others.
 
-    command: what writes the same out in a terminal, with all its numbers.
+    marks: a side and a few words each, seen when it is closed. command: what writes the same out in
+    a terminal, with all its numbers.
     """
 
     title: str
     where: str
+    group: str
     rows: tuple[RowView, ...]
     marks: tuple[tuple[str, str], ...] = ()
     facts: tuple[str, ...] = ()
@@ -88,7 +93,8 @@ class CardView(NamedTuple):
 class Section(NamedTuple):
     """A part of the page. text: sentences on how to read it. commands: what made it.
 
-    figures: of charts.py. missing: why there is nothing to see, if there is not.
+    folded: tables that have to be opened. figures: of charts.py. missing: why there is nothing to
+    see, if there is not.
     """
 
     name: str
@@ -96,15 +102,16 @@ class Section(NamedTuple):
     text: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
     tables: Sequence[Table] = ()
+    folded: Sequence[Table] = ()
     figures: Sequence[Any] = ()
     cards: Sequence[CardView] = ()
     missing: str = ""
 
 
-def pieces(text: str, spans: Iterable[Sequence[int]] = ()) -> Pieces:
+def parts_of_text(text: str, spans: Iterable[Sequence[int]] = ()) -> Pieces:
     """The text in parts, [start, end) of each span being marked; spans that overlap are one.
 
-    >>> pieces("Score: 7.", [[7, 8]])
+    >>> parts_of_text("Score: 7.", [[7, 8]])
     (('Score: ', False), ('7', True), ('.', False))
     """
     found, at = list[tuple[str, bool]](), 0
@@ -140,7 +147,10 @@ def judged_answer(
         **({tone: True} if tone else {}),
     }
     spans = [line["span"]] if line["span"] else []
-    said = [Said("words", pieces(line["completion"])), Said("judge", pieces(line["judge"], spans))]
+    said = [
+        Said("words", parts_of_text(line["completion"])),
+        Said("judge", parts_of_text(line["judge"], spans)),
+    ]
     remarks = [*(["cut off at the cap"] if cut else []), *([f"odd: {odd}"] if odd else [])]
     remarks += [f"judge: {flag}" for flag in map(str, line["flags"])]
     numbers = (("tokens", str(len(line["ids"]))), ("KL", _short(line["kl"])))
@@ -175,5 +185,6 @@ def by_question(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[st
 
 
 def signed(value: float | None, digits: int = 2) -> str:
-    """With its sign, a real minus, and so many decimals."""
-    return number(value, f"+.{digits}f").replace("-", "−") if value is not None else "-"
+    """With its sign, a real minus, and so many decimals; nought has no sign."""
+    form = f"+.{digits}f" if value else f".{digits}f"
+    return number(value, form).replace("-", "−") if value is not None else "-"
