@@ -55,8 +55,9 @@ def run(options: argparse.Namespace) -> int:
             f"{folder}, where samples go that find no room on the page, exists already, and "
             "nothing is replaced; name another --out, or remove it."
         )
+    material = Material(options.paths)
     print("reading, and auditing what is read ...", file=sys.stderr)
-    page, *beside = write_page(Material(options.paths), out)
+    page, *beside = write_page(material, out)
     print(f"written to {page} ({page.stat().st_size / 1e6:.1f} MB); open it in a browser")
     if beside:
         print(f"all samples are in {folder} ({len(beside)} pages)")

@@ -8,12 +8,15 @@ from typing import Any
 
 from minihmx.evals import BENCHMARKS
 from minihmx.evals.asking.results import read_samples
+from minihmx.results.collect import metric_of
 from minihmx.results.evaluations import Evaluation, find_evaluations
 from minihmx.results.explain_item import is_sample
+from minihmx.results.layout import Table
 from minihmx.results.report.item_card import Sample, Sides, item_card
 from minihmx.results.report.material import Material, ReportRun
 from minihmx.results.report.views import CardView, Section
 from minihmx.results.runs import TrainedRun, read_run
+from minihmx.selection import DIRECTIONS
 
 MOST_ITEMS = 300  # of a benchmark and a seed; those on which the sides differ come first
 Finished = dict[tuple[str, int], Evaluation]  # by settings and seed of the noise
@@ -21,11 +24,12 @@ Finished = dict[tuple[str, int], Evaluation]  # by settings and seed of the nois
 
 def items_section(material: Material) -> Section:
     """A card for each item, those first on which the three differ."""
-    cards, commands = list[CardView](), dict[str, None]()
+    cards, commands, rows = list[CardView](), dict[str, None](), list[tuple[str, ...]]()
     for sides in evaluated_sides(material):
         chosen, group = _chosen(sides)
         cards += [item_card(sides, item, group) for item in chosen]
         commands |= dict.fromkeys(_eval_commands(material, sides))
+        rows += _results(sides)
     text = (
         "Each item was asked of the untouched model and of the chosen checkpoint of each "
         "direction. The mark in a reply is what the rules read as the answer. Of choices the "
@@ -34,8 +38,26 @@ def items_section(material: Material) -> Section:
         "second, else from the base.",
     )
     missing = "" if cards else "No benchmark is finished on these checkpoints."
+    note = "± is the standard error of a mean over the items that were asked, with one checkpoint."
+    heads = ("model", "seed", "metric", "base", "forward", "reverse", "samples")
+    tables = [Table("Each evaluation by itself", heads, rows, [note], 3)] if rows else []
     name = "items", "Benchmark items"
-    return Section(*name, text, tuple(commands), cards=cards, missing=missing)
+    return Section(*name, text, tuple(commands), tables, cards=cards, missing=missing)
+
+
+def _results(sides: Sides) -> Iterator[tuple[str, ...]]:
+    """A row of the table for each of the paper's metrics."""
+    for name in sides.headline:
+        metric, told, counts = metric_of(f"{sides.benchmark}/{name}"), list[str](), set[str]()
+        for side in ("base", *DIRECTIONS):
+            found = sides.found.get(side)
+            own = found.result["metrics"].get(name) if found else None
+            error = own.get("stderr") if own else None
+            scaled = f"{metric.scale * error:.2f}" if isinstance(error, int | float) else "-"
+            told.append(f"{metric.scale * own['value']:.2f} ± {scaled}" if own else "-")
+            counts |= {str(own["n"])} if own else set()
+        title = f"{metric.title}, {metric.unit}" if metric.unit else metric.title
+        yield sides.model, str(sides.seed), title, *told, ", ".join(sorted(counts))
 
 
 def evaluated_sides(material: Material) -> Iterator[Sides]:
