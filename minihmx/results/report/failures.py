@@ -8,6 +8,7 @@ from typing import Any
 
 from minihmx.instruments.degenerate import looks_degenerate
 from minihmx.results.evidence import numbered
+from minihmx.results.explain_group import FLAG_WORDS, WHY_UNSCORED
 from minihmx.results.layout import Table
 from minihmx.results.report.material import Material, ReportRun
 from minihmx.results.report.views import (
@@ -20,6 +21,7 @@ from minihmx.results.report.views import (
 )
 
 EXAMPLES = 6  # of each failure of a run
+NO_SCORE, FLAG = "no score: ", "flag: "
 Failed = tuple[str, str, Mapping[str, Any]]  # what failed, where it stands, the answer's line
 
 
@@ -63,10 +65,10 @@ def _files(material: Material, run: ReportRun) -> Iterator[tuple[str, list[dict[
 def _failures(line: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with the judge's verdict on this answer."""
     if line["score"] is None:
-        yield f"no score: {line['unscored']}"
+        yield f"{NO_SCORE}{line['unscored']}"
     elif line["score"] >= HIGH and (odd := looks_degenerate(line["prompt"], line["completion"])):
         yield f"{HIGH} or more for {odd}"
-    yield from (f"flag: {flag}" for flag in line["flags"])
+    yield from (f"{FLAG}{flag}" for flag in line["flags"])
 
 
 def _card(run: ReportRun, what: str, found: list[Failed]) -> CardView:
@@ -82,7 +84,8 @@ def _card(run: ReportRun, what: str, found: list[Failed]) -> CardView:
         )
         for _, place, line in chosen
     )
-    title = f"{what[0].upper()}{what[1:]}"
+    words = WHY_UNSCORED.get(what.removeprefix(NO_SCORE), FLAG_WORDS.get(what.removeprefix(FLAG)))
+    title = f"{what[0].upper()}{what[1:]}{f' ({words})' if words else ''}"
     told = f"{len(found):,} answers" if len(found) > 1 else "1 answer"
     where = f"{n} of {told}" if n < len(found) else ""
     return CardView(title, where, f"{run.model}, {run.title}", rows, ((run.direction, told),))

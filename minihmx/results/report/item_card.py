@@ -19,6 +19,7 @@ FLIPS = {
     "regressive": ("down", "flips from right to wrong"),
     "sideways": ("sideways", "flips, and neither is right"),
 }
+FLIP_WORDS = {"kept": "answer kept", "unread": "no answer read"}
 # Fields of an item that say what is right; those that hold numbers of choices are not for readers.
 TRUTHS = ("correct", "incorrect", "aliases", "letters", "target", "answer")
 Sample = Mapping[str, Any]  # of samples.jsonl
@@ -63,7 +64,9 @@ class Sides(NamedTuple):
 def flip_of(line: Sample) -> str:
     """Which way the second reply went from the first; "" where a benchmark asks only once."""
     flip = line["detail"].get("flip")
-    return str(flip.get("value")) if isinstance(flip, dict) else ""
+    if not isinstance(flip, dict):
+        return ""
+    return "unread" if str(flip.get("rule")).startswith("unread") else str(flip.get("value"))
 
 
 def item_card(sides: Sides, item: str, group: str) -> CardView:
@@ -82,10 +85,11 @@ def item_card(sides: Sides, item: str, group: str) -> CardView:
             columns.append((side, side, (view._replace(verdicts=verdicts),)))
         label = f"sample {number + 1}" if len(numbers) > 1 else ""
         rows.append(RowView(label, sides.benchmark, tuple(columns)))
-    marks = [(side, sides.told(_means(sides, of))) for side, of in own.items()]
+    marks = [(side, _summary(sides, of)) for side, of in own.items()]
     first = next(iter(next(iter(own.values())).values()))
     asked = first.get("turns") or [_question(first)]
-    facts = [f"{n}: {_listed(first['item'][n])}" for n in TRUTHS if first["item"].get(n)]
+    truths = {name: _listed(first["item"][name]) for name in TRUTHS if first["item"].get(name)}
+    facts = [f"{n}: {t}" for n, t in truths.items() if n != "aliases" or t != truths.get("correct")]
     folder = next((e.folder for side, e in sides.found.items() if side != "base"), None)
     run = f"{folder.parents[2]}@{folder.name}" if folder else ""
     return CardView(
@@ -99,11 +103,14 @@ def item_card(sides: Sides, item: str, group: str) -> CardView:
     )
 
 
-def _means(sides: Sides, of_item: Mapping[int, Sample]) -> dict[str, float]:
-    """Each metric's mean over the samples that have it."""
+def _summary(sides: Sides, of_item: Mapping[int, Sample]) -> str:
+    """Each metric's mean over the samples that have it, or how many of them flip."""
+    flips = [flip for line in of_item.values() if (flip := flip_of(line))]
+    if flips:
+        return f"{sum(flip in FLIPS for flip in flips)} of {len(flips)} flip"
     values = [sides.values(line) for line in of_item.values()]
     means = {name: mean([v[name] for v in values if name in v]) for name in sides.headline}
-    return {name: value for name, value in means.items() if value is not None}
+    return sides.told({name: value for name, value in means.items() if value is not None})
 
 
 def _question(line: Sample) -> str:
@@ -120,11 +127,11 @@ def _answer(sides: Sides, line: Sample, side: str, base: Sample | None) -> Answe
     values, flip = sides.values(line), flip_of(line)
     badge, (tone, change) = sides.told(values), FLIPS.get(flip, ("", ""))
     if flip:
-        badge = f"{flip} flip" if flip in FLIPS else flip
+        badge = f"{flip} flip" if flip in FLIPS else FLIP_WORDS.get(flip, flip)
     elif base is not None and side != "base":
         tone, change = _against(values, sides.values(base))
     verdicts = [flip] if flip in FLIPS else [tone] if tone in ("up", "down") else []
-    verdicts += ["unread"] if line.get("unparsed") or not values else []
+    verdicts += ["unread"] if line.get("unparsed") or not values or flip == "unread" else []
     verdicts += ["cut"] if "length" in line.get("finish", ()) else []
     if values and not flip and values.keys() <= sides.ticked:
         verdicts.append("right" if all(values.values()) else "wrong")

@@ -23,9 +23,11 @@ from minihmx.results.report.material import Material
 from minihmx.results.report.sections import all_sections
 from minihmx.results.report.views import VERDICT_WORDS, CardView, Section
 from minihmx.storage.disk import Disk
+from minihmx.terminal.text import printable
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 BUDGET = 4_900_000  # bytes of the page; it has to stay under 5 MB
 RESERVE = 60_000  # bytes for what is written around the cards
@@ -156,7 +158,7 @@ class Page:
             "base-uri 'none'; form-action 'none'",
             models=list(models),
             seeds=list(seeds),
-            notes=list(material.notes),
+            notes=[] if back else list(material.notes),
             rulers=[] if back else list(rulers(material.runs)),
             audits=material.audits,
             parts=parts,
@@ -178,11 +180,19 @@ def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
+def _coded(text: str) -> Markup:
+    """A sentence with what stands between backticks as code; all of it escaped."""
+    from markupsafe import Markup
+
+    parts = (Markup("<code>{}</code>" if i % 2 else "{}") for i in range(text.count("`") + 1))
+    return Markup("").join(
+        part.format(printable(words)) for part, words in zip(parts, text.split("`"), strict=True)
+    )
+
+
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
-
-    from minihmx.terminal.text import printable
 
     environment = Environment(
         loader=PackageLoader("minihmx", "data/report"),
@@ -193,4 +203,5 @@ def _environment() -> Environment:
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
     environment.filters["ours"] = Markup  # only for our own style, script and finished cards
+    environment.filters["coded"] = _coded
     return environment
