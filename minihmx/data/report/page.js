@@ -61,8 +61,7 @@
       group.open ||= active && any;
     }
     for (const part of document.querySelectorAll(".part")) {
-      const groups = part.querySelectorAll(".group");
-      part.classList.toggle("empty", groups.length && !part.querySelector(".group:not(.out)"));
+      show(part, !active || part.querySelector(".card:not(.out)"));
     }
     if (active && shownCards <= 12) {
       cards.forEach(({ card }) => (card.open ||= !card.classList.contains("out")));
