@@ -139,7 +139,7 @@ def path_and_epoch(text: str) -> tuple[Path, str]:
             raise UserError(f"{text} names no epoch; write RUN@epoch-03, for example.")
     if not os.path.isdir(path):
         raise UserError(
-            f"There is no folder {path}, so nothing can be compared there; give the folder of "
+            f"There is no folder {path}, so there is nothing to read; give the folder of "
             "several runs (runs/), or runs themselves (runs/MODEL/DIRECTION/seed-N)."
         )
     return path, epoch

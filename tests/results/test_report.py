@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from command_line import in_process, refused
 from hostile_texts import HOSTILE, MARKUP
+from made_up import seal
 
 from minihmx.results.report import page
 from minihmx.results.report.charts import _levels
@@ -326,6 +328,35 @@ def test_without_jinja2_a_sentence_says_how_to_get_it(
     monkeypatch.setattr(page.importlib.util, "find_spec", lambda name: None)
     done = in_process("report", runs, "--out", tmp_path / "page.html")
     refused(done, "pip install jinja2", "--markdown")
+
+
+ODD = [None, True, -1, 2**62, 1e308, 0.5, "", "epoch-99", MARKUP[0], [], {}, [1], [[0, 1]]]
+
+
+def inner(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to each value within a record."""
+    keys = value if isinstance(value, dict) else range(len(value)) if type(value) is list else ()
+    for key in keys:
+        yield (*path, key)
+        yield from inner(value[key], (*path, key))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(25))
+def test_any_value_may_be_another(own: Path, tmp_path: Path, seed: int) -> None:
+    """One value of one record, of whatever file; the page says so, or shows it, and stands."""
+    draw = random.Random(seed)
+    path = draw.choice(sorted(own.glob("tiny/**/*.json*")))
+    records = lines(path) if path.suffix == ".jsonl" else [json.loads(path.read_text())]
+    record = draw.choice(records)
+    *way, last = draw.choice([*inner(record)])
+    for key in way:
+        record = record[key]
+    record[last] = draw.choice(ODD)
+    write(path, records)
+    if path.name in ("samples.jsonl", "result.json"):
+        seal(path.parent)
+    reported(tmp_path, own)
 
 
 # --- size -----------------------------------------------------------------------------------------

@@ -30,7 +30,8 @@ def markdown_report(material: Material) -> str:
 
 def _section(section: Section) -> Iterator[str]:
     tables = [*section.tables, *section.folded, *(figure.table for figure in section.figures)]
-    cards = section.cards[:1] if section.name in SAMPLED else ()
+    differing = [card for card in section.cards if _differs(card)]
+    cards = [*differing, *section.cards][:1] if section.name in SAMPLED else []
     if not (tables or cards or section.missing):
         return
     yield f"\n## {section.title}\n"
@@ -43,6 +44,12 @@ def _section(section: Section) -> Iterator[str]:
     commands = [printable(command).replace("\n", " ") for command in section.commands]
     if commands:
         yield "\n".join(["", *(f"    {command}" for command in commands), ""])
+
+
+def _differs(card: CardView) -> bool:
+    """Whether forward and reverse have another verdict on a benchmark item."""
+    views = (view for row in card.rows for _, _, answers in row.columns for view in answers)
+    return any("differs" in view.verdicts for view in views)
 
 
 def _card(card: CardView) -> Iterator[str]:

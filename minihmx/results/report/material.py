@@ -134,14 +134,12 @@ class Material:
         return self._answers[key]
 
     @cached_property
-    def comparison(self) -> Comparison | None:
-        """The tables' cells; None, and a note, where nothing can be compared."""
-        before = set(self.notes)
-        found = self.tried(collect, self.paths, has_scipy())
-        self.uncompared = next((note for note in self.notes if note not in before), "")
-        if self.uncompared:
-            del self.notes[self.uncompared]  # the section of the tables says it
-        return found
+    def comparison(self) -> Comparison | str:
+        """The tables' cells, or the sentence that says why there are none."""
+        try:
+            return collect(self.paths, items=has_scipy())
+        except (Failure, OSError) as error:
+            return str(error)
 
     @cached_property
     def audits(self) -> list[Audit]:

@@ -117,10 +117,12 @@ def tables_section(material: Material) -> Section:
     """What `compare` prints."""
     comparison, name = material.comparison, ("tables", "Tables with intervals")
     command = f"minihmx compare {shlex.join(material.paths)}"
-    if comparison is None:
-        return Section(*name, missing=material.uncompared, commands=(command,))
-    tables = comparison_tables(comparison, cell_sets(comparison, paper=False))
-    return Section(*name, commands=(command,), tables=tables)
+    if isinstance(comparison, str):
+        return Section(*name, missing=comparison, commands=(command,))
+    found = cell_sets(comparison, paper=False)
+    tables = material.tried(comparison_tables, comparison, found)
+    missing = "" if tables else "The samples behind the tables are damaged, as is said on top."
+    return Section(*name, commands=(command,), tables=tables or [], missing=missing)
 
 
 def audit_section(material: Material) -> Section:
