@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,10 +22,10 @@ FLAGS = (
 
 @contextlib.contextmanager
 def browser(profile: Path) -> Iterator[Any]:
-    """A selenium driver. Skips where there is no Chromium, and fails there in CI."""
+    """A selenium driver. Skips where it or Chromium is not installed, and fails there in CI."""
     programs = shutil.which("chromium"), shutil.which("chromedriver")
-    if None in programs:
-        absent = "no chromium and chromium-driver here (apt-get install chromium chromium-driver)"
+    if None in programs or importlib.util.find_spec("selenium") is None:
+        absent = "no browser here: apt-get install chromium chromium-driver, pip install '.[dev]'"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(absent)
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
