@@ -13,7 +13,7 @@ RUNS   ?= runs
 # the built-in items ask about tiny's own world; another model gets the published ones
 DATA   ?= $(if $(filter tiny,$(MODEL)),sample,hub)
 
-.PHONY: help train eval experiment compare claims tiny test test-quick lint
+.PHONY: help train eval experiment compare report claims tiny test test-quick lint
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -30,6 +30,9 @@ experiment: .venv/report .venv/evals  ## both directions of SEEDS, selection, be
 
 compare: .venv/report  ## forward against reverse from RUNS: make compare [RUNS=runs] [ARGS="--paper --plot"]
 	$(PY) -m minihmx compare '$(RUNS)' $(ARGS)
+
+report: .venv/report  ## one page of RUNS, to be opened in a browser: make report [RUNS=runs] [ARGS="--out FILE | --markdown"]
+	$(PY) -m minihmx report '$(RUNS)' $(ARGS)
 
 claims: .venv/report  ## the paper's statements on its own tables, or on an experiment: make claims [ARGS=runs]
 	$(PY) -m minihmx claims $(ARGS)

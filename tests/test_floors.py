@@ -64,6 +64,9 @@ FLOORS = {
     " results.audit_rows results.audit_steps results.audit_evals results.audit_cells"
     " results.evidence results.workings results.explain results.explain_group"
     " results.explain_epoch results.explain_item"
+    " results.report results.report.material results.report.views results.report.charts"
+    " results.report.questions results.report.steps results.report.items results.report.item_card"
+    " results.report.failures results.report.sections results.report.page results.report.markdown"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
     " terminal.paper_rows terminal.differences"
     " terminal.talk terminal.plan"
@@ -71,7 +74,7 @@ FLOORS = {
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
     " commands.doctor commands.select commands.experiment"
     " commands.examples commands.claims commands.explain commands.audit"
-    " commands.compare",  # verbs
+    " commands.compare commands.report",  # verbs
     8: "cli __main__",  # door
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
@@ -109,6 +112,10 @@ TORCH_FREE = (
     " results.audit_rows results.audit_steps results.audit_evals results.audit_cells commands.audit"
     " results.evidence results.workings results.explain results.explain_group"
     " results.explain_epoch results.explain_item terminal.board commands.explain"
+    " results.report results.report.material results.report.views results.report.charts"
+    " results.report.questions results.report.steps results.report.items results.report.item_card"
+    " results.report.failures results.report.sections results.report.page results.report.markdown"
+    " commands.report"
 )
 MODULES_AT_THE_TOP = 18
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 300, 60
@@ -189,6 +196,7 @@ def test_third_party_imports_are_the_declared_ones() -> None:
     declared = {re.split(r"[^\w-]", line)[0] for line in required if "extra ==" not in line}
     declared = {name.replace("-", "_") for name in declared} | {"pyarrow"}  # see published.py
     declared |= {"scipy", "matplotlib"}  # see statistics.py and plots.py
+    declared |= {"jinja2", "markupsafe"}  # see results/report/page.py
     declared |= {"langdetect", "nltk"}  # see instructions/language.py
     declared |= {"wonderwords"}  # see words.py
     found = {name.split(".")[0] for tree in TREES.values() for name in imports(tree)}
@@ -359,6 +367,8 @@ def test_comments_and_code_are_told_apart() -> None:
         ("evals.reading.literal", "plain_letters"),
         ("evals.instructions.language", "sentences_of"),
         ("results.cells", "over_seeds"),
+        ("results.report.page", "fitting"),
+        ("results.report.views", "parts_of_text"),
         ("selection", "select"),
         ("results.statistics", "holm"),
         ("results.statistics", "benjamini_hochberg"),

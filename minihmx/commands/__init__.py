@@ -19,6 +19,7 @@ from minihmx.commands import (
     experiment,
     explain,
     export,
+    report,
     select,
     train,
 )
@@ -38,6 +39,7 @@ COMMANDS: dict[str, tuple[str, Verb]] = {
     "select": ("choose the checkpoints of a forward and a reverse run by the paper's rule", select),
     "experiment": ("every seed in both directions, selection, benchmarks, comparison", experiment),
     "compare": ("forward against reverse: tables, intervals, plots, beside the paper's", compare),
+    "report": ("one page: curves, answers side by side, tables, audit", report),
     "audit": ("make every number on disk again from the raw answers, and compare", audit),
     "explain": ("write one group of answers out, with all its numbers", explain),
     "claims": ("check the paper's statements on its own tables, or on an experiment", claims),

@@ -182,7 +182,8 @@ def not_there(what: str, word: object, known: Collection[str], where: object) ->
 
 def sound_span(span: Any) -> bool:
     """Whether this is None, or [start, end) of a text."""
-    return span is None or ([*map(type, span)] == [int, int] and 0 <= span[0] <= span[1])
+    whole = isinstance(span, list | tuple) and [*map(type, span)] == [int, int]
+    return span is None or (whole and 0 <= span[0] <= span[1])
 
 
 def _has(record: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> bool:

@@ -72,7 +72,7 @@ def explain_item(run: str, benchmark: str, item: str | None, sample: int) -> Ite
         raise UserError(f"Item {item} of {folder} has no sample {sample}; there are {there}.")
     number, line = chosen[0]
     place = f"{folder / SAMPLES}, line {number}"
-    if not _whole(line):
+    if not is_sample(line):
         raise DataError(
             f"{place}: this is no whole record of a sample, so it cannot be explained; restore the "
             "file from a copy."
@@ -127,7 +127,7 @@ def _selected(folder: Path, places: set[str]) -> str:
     return str(winner) if winner in places else max(places)
 
 
-def _whole(line: Mapping[str, Any]) -> bool:
+def is_sample(line: Mapping[str, Any]) -> bool:
     """Whether all that is shown of a sample is there."""
     texts = ("choices",) if "choices" in line else ("turns", "replies", "finish")
     numbers = ("loglikelihoods",) if "choices" in line else ()

@@ -71,7 +71,9 @@ def as_markdown(tables: Sequence[Table]) -> str:
                 yield f"| {' | '.join(row)} |"
             yield ""
         if table.lines:
-            yield from ("```", *map(printable, table.lines), "```\n")
+            text = "\n".join(map(printable, table.lines))
+            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+            yield from (fence, text, f"{fence}\n")
         yield from (f"- {safe(note)}" for note in table.notes)
         yield from [""] * bool(table.notes)
 

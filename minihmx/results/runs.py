@@ -67,12 +67,12 @@ def find_pairs(paths: Sequence[str]) -> tuple[list[SeedPair], list[str]]:
     found: dict[Path, str] = {}
     notes: list[str] = []
     for text in paths:
-        path, epoch = _path_and_epoch(text)
+        path, epoch = path_and_epoch(text)
         if (path / "config.json").is_file():
             found[path.resolve()] = epoch
         else:
             listed = _experiment(path, notes) if (path / "experiment.json").exists() else None
-            inside = _runs_in(path) if listed is None else listed
+            inside = runs_in(path) if listed is None else listed
             found |= {folder.resolve(): "" for folder in inside}
     runs: dict[tuple[str, str, int], TrainedRun] = {}
     seeds = _seeds(paths, found)
@@ -80,7 +80,7 @@ def find_pairs(paths: Sequence[str]) -> tuple[list[SeedPair], list[str]]:
         if why := not_ended(folder):
             notes.append(why)
             continue
-        run = _read_run(folder, epoch)
+        run = read_run(folder, epoch)
         other = runs.setdefault((run.model, run.direction, run.seed), run)
         if other is not run:
             raise UserError(
@@ -115,7 +115,7 @@ def _seeds(paths: Sequence[str], found: Iterable[Path]) -> dict[str, set[int]]:
     """By model, the seeds of all runs in the folders given, finished, listed by its plan or not."""
     seeds: dict[str, set[int]] = {}
     folders = [path for text in paths if (path := home_path(text)).is_dir()]
-    for folder in [*found, *(run.resolve() for path in folders for run in _runs_in(path))]:
+    for folder in [*found, *(run.resolve() for path in folders for run in runs_in(path))]:
         number = folder.name.removeprefix("seed-")
         if number.isdecimal():
             seeds.setdefault(folder.parent.parent.name, set()).add(int(number))
@@ -126,7 +126,11 @@ def _seeds(paths: Sequence[str], found: Iterable[Path]) -> dict[str, set[int]]:
     return seeds
 
 
-def _path_and_epoch(text: str) -> tuple[Path, str]:
+def path_and_epoch(text: str) -> tuple[Path, str]:
+    """RUN@epoch-03 in its two parts; the epoch of a mere path is "".
+
+    Raises UserError where no folder is there, or what follows the @ names no epoch.
+    """
     path, epoch = home_path(text), ""
     if not os.path.exists(path) and "@" in text:
         run, _, epoch = text.rpartition("@")
@@ -135,13 +139,13 @@ def _path_and_epoch(text: str) -> tuple[Path, str]:
             raise UserError(f"{text} names no epoch; write RUN@epoch-03, for example.")
     if not os.path.isdir(path):
         raise UserError(
-            f"There is no folder {path}, so nothing can be compared there; give the folder of "
+            f"There is no folder {path}, so there is nothing to read; give the folder of "
             "several runs (runs/), or runs themselves (runs/MODEL/DIRECTION/seed-N)."
         )
     return path, epoch
 
 
-def _runs_in(folder: Path) -> Iterator[Path]:
+def runs_in(folder: Path) -> Iterator[Path]:
     """DIR/<model>/<direction>/seed-<n>, or DIR being a model's or a direction's folder."""
     for pattern in ("*/{}/seed-*", "{}/seed-*"):
         for direction in DIRECTIONS:
@@ -175,7 +179,7 @@ def _experiment(folder: Path, notes: list[str]) -> list[Path]:
             f"{path} is no list of an experiment's pieces, so it is not known what there should "
             "be; restore it, or move it away and the folders beside it are compared."
         ) from None
-    for run in _runs_in(folder):
+    for run in runs_in(folder):
         if run not in runs and not not_ended(run):
             notes.append(f"{run} is left out: it is finished, and the experiment does not list it")
     return runs
@@ -194,7 +198,11 @@ def not_ended(folder: Path) -> str:
     return f"{folder} is left out: it {what} (its status is {quoted(state)}, {place})"
 
 
-def _read_run(folder: Path, epoch: str) -> TrainedRun:
+def read_run(folder: Path, epoch: str) -> TrainedRun:
+    """A run that has an epoch to be compared, which is the one that is named, if any.
+
+    Raises Failure for a folder that is none, or is under another model's name.
+    """
     path = folder / "config.json"
     config = read_json(path)
     science = config.get("science") if isinstance(config, dict) else None

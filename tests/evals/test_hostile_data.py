@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile_texts import HOSTILE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -447,28 +448,6 @@ FILES = {
     **{"ifeval": "input_data.jsonl", ANSWER: "answer.jsonl", SURE: "are_you_sure.jsonl"},
     **{"bbh": "bbh/boolean_expressions.json", "acpbench": "app.test.bool.json"},
 }
-HOSTILE = [
-    *(
-        "",
-        " ",
-        ".",
-        '"',
-        "''",
-        '""',
-        "…",
-        "\0",
-        "\n",
-        "\r\n",
-        "\u2028",
-        "\u200b",
-        "\ufeff",
-        "\u202e",
-    ),
-    *("A", "B", "AB", "a", "I", "Paris", "Lyon", "baseline", "pooled", "bias_correct", "ambig"),
-    *("İ", "ß", "½", "㏂", "´", "ŉ", "한", "\u1112\u1161\u11ab", "e" + "\u0301" * 99, "𝒳", "Ａ"),
-    *("{", "{question}", "{0}", "%s", "(", "[", "]", "^-]", "\\", "(a+)+$", "|", "b''", "\x1b[2J"),
-    *("<|im_end|>", "</think>", "1e999", "nan", "0x1", "1_0", "x" * 3000, "NaN", "(A)", "(A) (B)"),
-]
 TEXTS = st.sampled_from(HOSTILE) | st.text(max_size=12)
 SCALARS = st.sampled_from([None, True, False, 0, 1, 2, -1, 2**63 - 1, -(2**63), 0.5, 1e308])
 VALUES = TEXTS | SCALARS | st.lists(TEXTS | SCALARS, max_size=4)

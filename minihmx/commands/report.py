@@ -1,0 +1,64 @@
+"""The verb `report`: one page of what stands on disk, to be opened in a browser or on a website."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from minihmx.errors import UserError
+from minihmx.storage.disk import Disk, new_file
+from minihmx.terminal.text import show
+
+PAGE = "report.html"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What is reported on, and where the page goes."""
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="a run's folder, a forward and a reverse one, or the folder of an experiment (runs/); "
+        "a run's selected epoch is shown, else its last, or RUN@epoch-03",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help=f"a new file ({PAGE}; with --markdown the terminal). What a page under 5 MB has no "
+        "room for goes to a folder beside it, report-samples",
+    )
+    parser.add_argument(
+        "--markdown", action="store_true", help="Markdown for a README instead of a page"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read, then write the page; nothing that is there is changed."""
+    from minihmx.results.report.markdown import markdown_report
+    from minihmx.results.report.material import Material
+    from minihmx.results.report.page import need_jinja2, samples_folder, write_page
+
+    if options.markdown:
+        out = new_file("--out", options.out) if options.out is not None else None
+        text = markdown_report(Material(options.paths))
+        if out:
+            Disk().write(out, text.encode())
+            print(f"written to {out}", file=sys.stderr)
+        else:
+            show(text.rstrip("\n"))
+        return 0
+    need_jinja2()
+    out = new_file("--out", options.out if options.out is not None else PAGE)
+    folder = samples_folder(out)
+    if folder.exists():
+        raise UserError(
+            f"{folder}, where samples go that find no room on the page, exists already, and "
+            "nothing is replaced; name another --out, or remove it."
+        )
+    material = Material(options.paths)
+    print("reading, and auditing what is read ...", file=sys.stderr)
+    page, *beside = write_page(material, out)
+    print(f"written to {page} ({page.stat().st_size / 1e6:.1f} MB); open it in a browser")
+    if beside:
+        print(f"all samples are in {folder} ({len(beside)} pages)")
+    return 0
