@@ -80,7 +80,7 @@ def texts() -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def tokenizer(text: str) -> SimpleNamespace:
+def by_words(text: str) -> SimpleNamespace:
     return SimpleNamespace(input_ids=text.split())
 
 
@@ -99,18 +99,20 @@ def published(made: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def fewer(make: Callable[..., Any]) -> Callable[..., Any]:
+def fewer(make: Callable[..., Any], count: int) -> Callable[..., Any]:
     """The same generator, for so few items; a call for one item stays one."""
 
     def making(*given: Any, **options: Any) -> Any:
-        options["num_samples"] = min(COUNT, options.get("num_samples", 500))
+        options["num_samples"] = min(count, options.get("num_samples", 500))
         return make(*given, **options)
 
     return making
 
 
-def generated() -> dict[str, list[dict[str, Any]]]:
-    """Upstream's items of each task."""
+def generated(
+    tokenizer: Callable[[str], Any] = by_words, count: int = COUNT
+) -> dict[str, list[dict[str, Any]]]:
+    """Upstream's items of each task, so many, their lengths counted by this tokenizer."""
     from lm_eval.tasks.ruler import (
         cwe_utils,
         fwe_utils,
@@ -137,19 +139,23 @@ def generated() -> dict[str, list[dict[str, Any]]]:
     changes: list[tuple[Any, str, Any]] = [
         (prepare_niah, "WORDS", Keys(WORDS)),
         (prepare_niah, "cached_sent_tokenize", sentences),
-        (niah_utils, "generate_samples", fewer(niah_utils.generate_samples)),
+        (niah_utils, "generate_samples", fewer(niah_utils.generate_samples, count)),
         (
             niah_utils,
             "get_haystack",
             lambda type_haystack: essays if type_haystack == "essay" else haystack(type_haystack),
         ),
         (vt_utils, "np", numbers),
-        (vt_utils, "sys_vartrack_w_noise_random", fewer(vt_utils.sys_vartrack_w_noise_random)),
+        (
+            vt_utils,
+            "sys_vartrack_w_noise_random",
+            fewer(vt_utils.sys_vartrack_w_noise_random, count),
+        ),
         (cwe_utils, "WORDS", known),
         (cwe_utils, "RNG", random),
-        (cwe_utils, "sys_word_pair_random", fewer(cwe_utils.sys_word_pair_random)),
-        (fwe_utils, "sys_kwext", fewer(fwe_utils.sys_kwext)),
-        (qa_utils, "generate_samples", fewer(qa_utils.generate_samples)),
+        (cwe_utils, "sys_word_pair_random", fewer(cwe_utils.sys_word_pair_random, count)),
+        (fwe_utils, "sys_kwext", fewer(fwe_utils.sys_kwext, count)),
+        (qa_utils, "generate_samples", fewer(qa_utils.generate_samples, count)),
         (
             qa_utils,
             "download_json",
