@@ -1,13 +1,13 @@
 """Golden prompts and scores of RULER, made by lm-evaluation-harness itself.
 
     pip install -e '.[bench]' wonderwords nltk scipy
-    python scripts/golden/ruler.py tests/evals/golden_ruler.json
+    python scripts/golden/ruler.py ../shared tests/evals/golden_ruler.json
 
 Its own generators make two items of each task at 4096 "tokens" (words parted by blanks) from texts
 and word lists of our own, with the random numbers of one seed. Its own task files make the prompts,
-of which length, end and sha256 are kept, and score the replies. Four things are put in place of
-others: the word lists, the texts, the cut into sentences, and numpy's random numbers. Nothing is
-downloaded.
+of which length, end and sha256 are kept, without chat, as turns and in the real chat templates, and
+score the replies. Four things are put in place of others: the word lists, the texts, the cut into
+sentences, and numpy's random numbers. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -179,7 +179,9 @@ def generated(
     return found
 
 
-def asked(folder: Path, name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def asked(
+    folder: Path, name: str, rows: list[dict[str, Any]], templates: dict[str, Any]
+) -> list[dict[str, Any]]:
     """Upstream's prompts, settings and scores for these items."""
     import lm_eval
     from lm_eval.tasks import TaskManager
@@ -201,14 +203,19 @@ def asked(folder: Path, name: str, rows: list[dict[str, Any]]) -> list[dict[str,
     for doc in task.test_docs():
         replies = [shaped(reply, doc["outputs"]) for reply in REPLIES]
         begun = task.doc_to_prefix(doc)
-        turns = task.fewshot_context(
-            doc, 0, apply_chat_template=True, chat_template=as_turns, gen_prefix=begun
-        )
+        chats = {
+            family: mark(
+                task.fewshot_context(
+                    doc, 0, apply_chat_template=True, chat_template=template, gen_prefix=begun
+                )
+            )
+            for family, template in {"turns": as_turns, **templates}.items()
+        }
         options = task.config.generation_kwargs
         found.append(
             {
                 "prompt": mark(task.fewshot_context(doc, 0, gen_prefix=begun)),
-                "turns": mark(turns),
+                **chats,
                 "references": doc["outputs"],
                 "length": len(doc["input"].split()),
                 "reply_tokens": options["max_gen_toks"],
@@ -243,13 +250,19 @@ def shaped(reply: str, references: list[str]) -> str:
 def main() -> None:
     """Write the golden file."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shared", type=Path, help="holds templates/ and tokenizers/")
     parser.add_argument("target", type=Path)
-    target = parser.parse_args().target
+    options = parser.parse_args()
+    from bbh_acpbench import templates
+
+    formats = templates(options.shared)
     with tempfile.TemporaryDirectory() as folder:
-        tasks = {name: asked(Path(folder), name, rows) for name, rows in generated().items()}
+        tasks = {
+            name: asked(Path(folder), name, rows, formats) for name, rows in generated().items()
+        }
     packages = ("lm_eval", "wonderwords", "scipy")
     made = {name: importlib.metadata.version(name) for name in packages}
-    target.write_text(json.dumps({"made": made, "tasks": tasks}, indent=1) + "\n", "utf-8")
+    options.target.write_text(json.dumps({"made": made, "tasks": tasks}, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from minihmx.evals.making.needles import Keys, sentences
 from minihmx.evals.making.words import WordLists, word_lists
 from minihmx.evals.ruler import REPLIES, RULER
 from minihmx.evals.squad_v2 import SQUAD_V2
+from minihmx.models import chat
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Message
 from minihmx.storage.disk import dumps
@@ -69,6 +70,9 @@ def test_prompts_are_those_of_lm_eval_to_the_letter(
             {"role": "assistant", "content": asked.prefill},
         ]
         same(json.dumps({"turns": said, "add_generation_prompt": False}), theirs["turns"])
+        for family in ("qwen3", "gemma2", "llama3"):
+            turn = chat.render(family, [Message("user", asked.turns[0])], date="26 Jul 2024")
+            same("".join(s.text for s in turn) + asked.prefill, theirs[family])
         assert item["references"] == theirs["references"] == list(asked.complete)
         assert (asked.max_new_tokens, list(asked.until)) == (
             theirs["reply_tokens"],
