@@ -134,6 +134,8 @@ def check(item: Item) -> None:
     texts = [item["prompt"], item["prefill"], *item["references"]]
     if not item["references"] or not all(map(str.strip, texts)):
         raise ValueError("its prompt, its prefill or one of its references is empty")
+    if any(reference != reference.strip() for reference in item["references"]):
+        raise ValueError("a reference of it has blanks at an end, where a reply has none")
 
 
 def ask(item: Item, switches: Switches) -> Dialogue:
@@ -187,7 +189,7 @@ RULER = Benchmark(
         each=ITEMS_EACH,
         tasks={task: TEXTS.get(task, ()) for task in REPLIES},
         texts=(ESSAYS, SQUAD_V2, HOTPOT),
-        version=1,
+        version=2,
         need=word_lists,
         make=make,
     ),

@@ -16,10 +16,11 @@ LONGEST_TEXT = 300  # characters of a text in the terminal
 def differing_samples(
     finished: Sequence[tuple[Results, Mapping[str, Any]]],
 ) -> Iterator[dict[str, Any]]:
-    """A record for each sample whose headline values are not the same for all subjects.
+    """A record for each sample whose verdicts are not the same for all subjects.
 
-    benchmark, id, sample, asked (the context or the turns), and by subject the answers and values;
-    the benchmarks in the order in which they were asked, the samples in that of the first subject.
+    benchmark, id, sample, asked (the context or the turns), and by subject the answers, detail (as
+    in samples.jsonl) and values; the benchmarks in the order in which they were asked, the samples
+    in that of the first subject.
     """
     by_benchmark: dict[str, list[Results]] = {}
     for results, _ in finished:
@@ -34,7 +35,8 @@ def differing_samples(
         for key, sample in first.items():
             both = {who: samples[key] for who, samples in read.items() if key in samples}
             values = [verdict(line["values"], benchmark) for line in both.values()]
-            if others and len(both) == len(read) and any(v != values[0] for v in values):
+            told_apart = [comparable(each, benchmark) for each in values]
+            if others and len(both) == len(read) and any(v != told_apart[0] for v in told_apart):
                 yield {
                     "benchmark": name,
                     "id": sample["id"],
@@ -45,6 +47,7 @@ def differing_samples(
                         who: line.get("replies") or line["loglikelihoods"]
                         for who, line in both.items()
                     },
+                    "detail": {who: line["detail"] for who, line in both.items()},
                     "values": dict(zip(both, values, strict=True)),
                 }
 
@@ -55,6 +58,12 @@ def verdict(values: Mapping[str, float], benchmark: Benchmark) -> dict[str, floa
     parts = {part for names in benchmark.means.values() for part in names}
     whole = benchmark.headline
     return {n: v for n, v in values.items() if n.partition("/")[0] in whole or n in parts}
+
+
+def comparable(values: Mapping[str, float], benchmark: Benchmark) -> Mapping[str, float | bool]:
+    """What has to be the same. Likelihoods never are for two models, so of what is made of them
+    only the side of one half counts: a share of the true answers differs where it crosses that."""
+    return values if benchmark.generates else {n: v >= 0.5 for n, v in values.items()}
 
 
 def difference_lines(records: Sequence[Mapping[str, Any]], kept: str) -> Iterator[str]:
@@ -72,19 +81,24 @@ def difference_lines(records: Sequence[Mapping[str, Any]], kept: str) -> Iterato
         )
         for record in of[:SHOWN_OF_EACH]:
             yield f"  {record['id']}, sample {record['sample']}: {_short(record['asked'][-1])}"
-            for who, answer in record["answers"].items():
+            for who in record["answers"]:
                 values = ", ".join(f"{n} {v:g}" for n, v in record["values"][who].items())
-                yield f"    {who}: {_short(_said(record, answer))}  [{values or 'no verdict'}]"
+                yield f"    {who}: {_short(_said(record, who))}  [{values or 'no verdict'}]"
     if records:
         yield f"  all of them are in {kept}" if kept else "  --differences FILE keeps all of them"
 
 
-def _said(record: Mapping[str, Any], answer: Sequence[Any]) -> str:
-    """The replies, or the choice with the highest log-likelihood."""
-    if record["choices"] is None:
+def _said(record: Mapping[str, Any], who: str) -> str:
+    """The replies, or the choice that was taken and its log-likelihood. Where that is the longer
+    one (ToxiGen divides by its characters), the likeliest stands beside it."""
+    answer, choices = record["answers"][who], record["choices"]
+    if choices is None:
         return " / ".join(answer)
-    best = max(range(len(answer)), key=lambda i: float(answer[i]))
-    return f"{record['choices'][best]} ({answer[best]:.2f})"
+    by_choice = [f"{choice} ({value:.2f})" for choice, value in zip(choices, answer, strict=True)]
+    likeliest = by_choice[answer.index(max(answer))]
+    taken = record["detail"][who].get("pick_norm")
+    said = by_choice[choices.index(taken)] if taken else likeliest
+    return said if said == likeliest else f"{said} by length, {likeliest} without"
 
 
 def _short(text: str) -> str:

@@ -1,13 +1,13 @@
 """Golden prompts and scores of RULER, made by lm-evaluation-harness itself.
 
     pip install -e '.[bench]' wonderwords nltk scipy
-    python scripts/golden/ruler.py tests/evals/golden_ruler.json
+    python scripts/golden/ruler.py ../shared tests/evals/golden_ruler.json
 
 Its own generators make two items of each task at 4096 "tokens" (words parted by blanks) from texts
 and word lists of our own, with the random numbers of one seed. Its own task files make the prompts,
-of which length, end and sha256 are kept, and score the replies. Four things are put in place of
-others: the word lists, the texts, the cut into sentences, and numpy's random numbers. Nothing is
-downloaded.
+of which length, end and sha256 are kept, without chat, as turns and in the real chat templates, and
+score the replies. Four things are put in place of others: the word lists, the texts, the cut into
+sentences, and numpy's random numbers. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def texts() -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def tokenizer(text: str) -> SimpleNamespace:
+def by_words(text: str) -> SimpleNamespace:
     return SimpleNamespace(input_ids=text.split())
 
 
@@ -99,18 +99,20 @@ def published(made: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def fewer(make: Callable[..., Any]) -> Callable[..., Any]:
+def fewer(make: Callable[..., Any], count: int) -> Callable[..., Any]:
     """The same generator, for so few items; a call for one item stays one."""
 
     def making(*given: Any, **options: Any) -> Any:
-        options["num_samples"] = min(COUNT, options.get("num_samples", 500))
+        options["num_samples"] = min(count, options.get("num_samples", 500))
         return make(*given, **options)
 
     return making
 
 
-def generated() -> dict[str, list[dict[str, Any]]]:
-    """Upstream's items of each task."""
+def generated(
+    tokenizer: Callable[[str], Any] = by_words, count: int = COUNT
+) -> dict[str, list[dict[str, Any]]]:
+    """Upstream's items of each task, so many, their lengths counted by this tokenizer."""
     from lm_eval.tasks.ruler import (
         cwe_utils,
         fwe_utils,
@@ -137,19 +139,23 @@ def generated() -> dict[str, list[dict[str, Any]]]:
     changes: list[tuple[Any, str, Any]] = [
         (prepare_niah, "WORDS", Keys(WORDS)),
         (prepare_niah, "cached_sent_tokenize", sentences),
-        (niah_utils, "generate_samples", fewer(niah_utils.generate_samples)),
+        (niah_utils, "generate_samples", fewer(niah_utils.generate_samples, count)),
         (
             niah_utils,
             "get_haystack",
             lambda type_haystack: essays if type_haystack == "essay" else haystack(type_haystack),
         ),
         (vt_utils, "np", numbers),
-        (vt_utils, "sys_vartrack_w_noise_random", fewer(vt_utils.sys_vartrack_w_noise_random)),
+        (
+            vt_utils,
+            "sys_vartrack_w_noise_random",
+            fewer(vt_utils.sys_vartrack_w_noise_random, count),
+        ),
         (cwe_utils, "WORDS", known),
         (cwe_utils, "RNG", random),
-        (cwe_utils, "sys_word_pair_random", fewer(cwe_utils.sys_word_pair_random)),
-        (fwe_utils, "sys_kwext", fewer(fwe_utils.sys_kwext)),
-        (qa_utils, "generate_samples", fewer(qa_utils.generate_samples)),
+        (cwe_utils, "sys_word_pair_random", fewer(cwe_utils.sys_word_pair_random, count)),
+        (fwe_utils, "sys_kwext", fewer(fwe_utils.sys_kwext, count)),
+        (qa_utils, "generate_samples", fewer(qa_utils.generate_samples, count)),
         (
             qa_utils,
             "download_json",
@@ -173,7 +179,9 @@ def generated() -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def asked(folder: Path, name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def asked(
+    folder: Path, name: str, rows: list[dict[str, Any]], templates: dict[str, Any]
+) -> list[dict[str, Any]]:
     """Upstream's prompts, settings and scores for these items."""
     import lm_eval
     from lm_eval.tasks import TaskManager
@@ -195,14 +203,19 @@ def asked(folder: Path, name: str, rows: list[dict[str, Any]]) -> list[dict[str,
     for doc in task.test_docs():
         replies = [shaped(reply, doc["outputs"]) for reply in REPLIES]
         begun = task.doc_to_prefix(doc)
-        turns = task.fewshot_context(
-            doc, 0, apply_chat_template=True, chat_template=as_turns, gen_prefix=begun
-        )
+        chats = {
+            family: mark(
+                task.fewshot_context(
+                    doc, 0, apply_chat_template=True, chat_template=template, gen_prefix=begun
+                )
+            )
+            for family, template in {"turns": as_turns, **templates}.items()
+        }
         options = task.config.generation_kwargs
         found.append(
             {
                 "prompt": mark(task.fewshot_context(doc, 0, gen_prefix=begun)),
-                "turns": mark(turns),
+                **chats,
                 "references": doc["outputs"],
                 "length": len(doc["input"].split()),
                 "reply_tokens": options["max_gen_toks"],
@@ -237,13 +250,19 @@ def shaped(reply: str, references: list[str]) -> str:
 def main() -> None:
     """Write the golden file."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shared", type=Path, help="holds templates/ and tokenizers/")
     parser.add_argument("target", type=Path)
-    target = parser.parse_args().target
+    options = parser.parse_args()
+    from bbh_acpbench import templates
+
+    formats = templates(options.shared)
     with tempfile.TemporaryDirectory() as folder:
-        tasks = {name: asked(Path(folder), name, rows) for name, rows in generated().items()}
+        tasks = {
+            name: asked(Path(folder), name, rows, formats) for name, rows in generated().items()
+        }
     packages = ("lm_eval", "wonderwords", "scipy")
     made = {name: importlib.metadata.version(name) for name in packages}
-    target.write_text(json.dumps({"made": made, "tasks": tasks}, indent=1) + "\n", "utf-8")
+    options.target.write_text(json.dumps({"made": made, "tasks": tasks}, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from minihmx.models import hub, weights
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.results.cells import METRICS
 from minihmx.storage.disk import read_lines
-from minihmx.terminal.differences import verdict
+from minihmx.terminal.differences import comparable, difference_lines, verdict
 from minihmx.terminal.text import duration
 
 EVAL = ["--data", "sample", "--temperature", 0]
@@ -154,6 +154,35 @@ def test_a_verdict_is_the_papers_metrics_their_parts_or_nothing() -> None:
     assert verdict(read, flips) == {"flip_rate": 1.0, "flip_rate/pooled": 1.0}
     for name, value in (("acpbench", "bool/app"), ("ruler", "512/vt"), ("ruler", "4096/cwe")):
         assert verdict({value: 0.5}, BENCHMARKS[name]) == {value: 0.5}
+
+
+def test_a_share_of_likelihood_differs_where_it_crosses_one_half() -> None:
+    for name, expected in (("truthfulqa_mc2", False), ("squad_v2", True)):
+        benchmark = BENCHMARKS[name]
+        (metric, *_) = benchmark.headline
+        low, high, other = ({metric: value} for value in (0.51, 0.99, 0.49))
+        assert (comparable(low, benchmark) != comparable(high, benchmark)) is expected
+        assert comparable(low, benchmark) != comparable(other, benchmark)
+
+
+def test_the_choice_that_is_shown_is_the_one_that_was_scored() -> None:
+    toxigen = BENCHMARKS["toxigen"]
+    item = {"id": "t", "text": "a text", "hateful": True}
+    answers = {"base": (-4.0, -5.0), "run": (-4.0, -7.0)}  # per character -2, and -1.67 or -2.33
+    scores = {who: toxigen.score(item, Answer(said), {}) for who, said in answers.items()}
+    record = {
+        "benchmark": "toxigen",
+        "id": "t",
+        "sample": 0,
+        "asked": ["a text"],
+        "choices": ["No", "Yes"],
+        "answers": answers,
+        "detail": {who: score.detail for who, score in scores.items()},
+        "values": {who: verdict(score.values, toxigen) for who, score in scores.items()},
+    }
+    text = "\n".join(difference_lines([record], ""))
+    assert "base: Yes (-5.00) by length, No (-4.00) without  [acc 0, acc_norm 1, yes 1]" in text
+    assert "run: No (-4.00)  [acc 0, acc_norm 0, yes 0]" in text
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

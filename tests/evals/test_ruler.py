@@ -6,7 +6,6 @@ import dataclasses
 import gzip
 import hashlib
 import json
-import string
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any
 
 import pytest
 from command_line import in_process
-from conftest import ROOT, shared
+from conftest import shared
+from upstream_ruler import SCRIPT, TEXTS, sample_ruler, upstream_items
 
 from minihmx.commands import data
 from minihmx.errors import IOFailure, UserError
@@ -31,29 +31,13 @@ from minihmx.evals.making.needles import Keys, sentences
 from minihmx.evals.making.words import WordLists, word_lists
 from minihmx.evals.ruler import REPLIES, RULER
 from minihmx.evals.squad_v2 import SQUAD_V2
+from minihmx.models import chat
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Message
 from minihmx.storage.disk import dumps
 
-sys.path[:0] = [str(ROOT / "scripts" / "tiny"), str(ROOT / "scripts" / "golden")]
-import sample_ruler  # noqa: E402
-
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden_ruler.json").read_text())
 NO_TEXTS = ["niah_single_1", "niah_multikey_2", "niah_multikey_3", "vt", "cwe", "fwe"]
-
-
-def golden_script() -> Any:
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("golden_ruler", ROOT / "scripts/golden/ruler.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SCRIPT = golden_script()
-TEXTS = SCRIPT.texts()
 
 
 def by_words(text: str) -> int:
@@ -74,17 +58,7 @@ def test_the_golden_file_has_every_task() -> None:
 def test_prompts_are_those_of_lm_eval_to_the_letter(
     task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One stream of random numbers for the search and all items, as upstream has it."""
-    stream = Random(SCRIPT.SEED)
-    streams = [stream] * 20
-    if task == "fwe":  # whose words are drawn once there for the whole search
-        streams[0] = Random(SCRIPT.SEED)
-        drawn = {"".join(stream.choices(string.ascii_lowercase, k=6)) for _ in range(4096 // 50)}
-        assert len(drawn) == 4096 // 50
-    following = iter(streams)
-    monkeypatch.setattr(lengths, "Random", lambda seed: next(following))
-    maker, _ = ruler.maker(task, by_words, "", SCRIPT.LENGTH, SCRIPT.WORDS, TEXTS)
-    items = list(lengths.make_items(task, maker, by_words, "", SCRIPT.LENGTH, SCRIPT.COUNT))
+    items = upstream_items(task, by_words, SCRIPT.COUNT, monkeypatch)
     golden = GOLDEN["tasks"][task]
     assert len(items) == len(golden) == 2
     for item, theirs in zip(items, golden, strict=True):
@@ -96,6 +70,9 @@ def test_prompts_are_those_of_lm_eval_to_the_letter(
             {"role": "assistant", "content": asked.prefill},
         ]
         same(json.dumps({"turns": said, "add_generation_prompt": False}), theirs["turns"])
+        for family in ("qwen3", "gemma2", "llama3"):
+            turn = chat.render(family, [Message("user", asked.turns[0])], date="26 Jul 2024")
+            same("".join(s.text for s in turn) + asked.prefill, theirs[family])
         assert item["references"] == theirs["references"] == list(asked.complete)
         assert (asked.max_new_tokens, list(asked.until)) == (
             theirs["reply_tokens"],
@@ -385,9 +362,19 @@ def test_the_published_files_become_texts(tmp_path: Path) -> None:
 def test_an_item_that_could_not_be_scored_is_refused() -> None:
     item = dict(load_dataset(RULER, "sample").items[0])
     ruler.check(item)
-    for name, value in {"task": "x", "length": 8, "prompt": " ", "references": []}.items():
+    wrong = {"task": "x", "length": 8, "prompt": " ", "references": []}
+    for name, value in [*wrong.items(), ("references", ["a", "b "]), ("references", ["\na"])]:
         with pytest.raises(ValueError):
             ruler.check({**item, name: value})
+
+
+def test_an_answer_that_ends_in_a_blank_can_still_be_found() -> None:
+    texts = {**TEXTS, "ruler_hotpot": [dict(item) for item in TEXTS["ruler_hotpot"]]}
+    for item in texts["ruler_hotpot"]:
+        item["answer"] = f"{item['answer']} "
+    maker, _ = ruler.maker("qa_hotpot", by_words, "s", 4096, SCRIPT.WORDS, texts)
+    for item in lengths.make_items("qa_hotpot", maker, by_words, "s", 4096, 2):
+        ruler.check(item)
 
 
 # The sample

@@ -74,7 +74,8 @@ def question_maker(length: int, questions: list[DocumentQuestion], documents: li
         Random(ALIKE).shuffle(texts)
         context = "\n\n".join(f"Document {n}:\n{text}" for n, text in enumerate(texts, 1))
         prompt = DOCUMENTS.format(context=context, query=asked.text)
-        return Draft(prompt, "Answer:", asked.answers, prompt, f"{prompt} {asked.answers}")
+        answers = [text.strip() for text in asked.answers]  # as a reply is, before it is searched
+        return Draft(prompt, "Answer:", answers, prompt, f"{prompt} {asked.answers}")
 
     step, most = 10 if length >= FULL else 2, len(documents)
     return Maker(draft, 32, step, most, "documents", lambda number: len(questions[number].own))

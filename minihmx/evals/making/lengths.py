@@ -44,7 +44,8 @@ class Maker:
 
     reply: tokens counted beside the text. step: of the search. most: no size is above it.
     least: the smallest size of an item. unit: what a size counts, in words. finish: what is added
-    to a prompt that fits; reply counts it too.
+    to a prompt that fits; reply counts it too. once: the search, and each item, draws its random
+    numbers once for all sizes.
     """
 
     draft: Callable[[Random, int, int], Draft]
@@ -55,6 +56,7 @@ class Maker:
     least: Callable[[int], int] = lambda number: 1
     start: int = 0  # of the search; none: a step
     finish: Callable[[Random, str], str] = lambda rng, prompt: prompt
+    once: bool = False
 
 
 def make_items(
@@ -71,7 +73,10 @@ def make_items(
     for number in range(count):
         rng, least = Random(digest(seed, task, number)), maker.least(number)
         sizes = [*range(max(size, least), least, -maker.step), least]
+        start = rng.getstate()
         for used in sizes:
+            if maker.once:
+                rng.setstate(start)
             draft = maker.draft(rng, number, used)
             total = estimate(draft.counted) + maker.reply
             if not trusted or abs(total - length) <= length // 100:
@@ -104,8 +109,10 @@ def _search(
     task: str, maker: Maker, tokens: Tokens, estimate: Tokens, rng: Random, length: int
 ) -> tuple[int, bool]:
     """The last size that fits, and whether estimates of lengths were close to the truth."""
-    size, trusted = maker.start or maker.step, True
+    size, trusted, start = maker.start or maker.step, True, rng.getstate()
     while True:
+        if maker.once:
+            rng.setstate(start)
         sized = maker.draft(rng, 0, size).sized
         total = tokens(sized)
         trusted &= abs(estimate(sized) - total) <= length // 400
@@ -118,7 +125,8 @@ def _search(
                 f"tokenizer {size - maker.step:,} {maker.unit} make only {total:,}, and there are "
                 "no more; take fuller texts, or another model."
             )
-    return size + (maker.step if total + maker.reply == length else -maker.step), trusted
+    exactly = total + maker.reply == length and not maker.once  # where upstream goes one step on
+    return size + (maker.step if exactly else -maker.step), trusted
 
 
 def estimator(tokens: Tokens) -> Tokens:

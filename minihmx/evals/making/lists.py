@@ -124,7 +124,8 @@ def common_maker(length: int, words: WordLists) -> Maker:
 
 def frequent_maker(length: int) -> Maker:
     """The three words, after the dots, of which a text in invented words has most: their numbers
-    fall with the square of the rank. As upstream, no room is left for the reply."""
+    fall with the square of the rank. As upstream, no room is left for the reply, and a text of
+    another size has the same words."""
     kinds = length // 50
 
     def draft(rng: Random, number: int, size: int) -> Draft:
@@ -144,4 +145,4 @@ def frequent_maker(length: int) -> Maker:
         return Draft(prompt, TOP_THREE.strip(), known[1:4], text, text)
 
     start, step = length // 6, length // 32
-    return Maker(draft, 0, step, 2 * length, "words", lambda _: 1, start)
+    return Maker(draft, 0, step, 2 * length, "words", lambda _: 1, start, once=True)
