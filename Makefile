@@ -6,6 +6,7 @@ SEED   ?= 1
 SEEDS  ?= 1-5
 DIRECTION ?= forward
 ARGS   ?=
+CONFIG ?=
 # test files at once; a process of its own takes about a gigabyte
 JOBS   ?= 2
 TASKS  ?=
@@ -19,8 +20,8 @@ DATA   ?= $(if $(filter tiny,$(MODEL)),sample,hub)
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 
-train: .venv/run  ## train MODEL (default tiny): make train MODEL=llama3.2-3b SEED=1 [DIRECTION=reverse]; a small one is MODEL=qwen2.5-0.5b
-	$(PY) -m minihmx train '$(MODEL)' --direction $(DIRECTION) --seed $(SEED) $(ARGS)
+train: .venv/run  ## train MODEL (default tiny): make train MODEL=llama3.2-3b SEED=1 [DIRECTION=reverse]; a small one is MODEL=qwen2.5-0.5b; or what a file says: make train CONFIG=my.toml
+	$(PY) -m minihmx train $(if $(CONFIG),--config '$(CONFIG)','$(MODEL)' --direction $(DIRECTION) --seed $(SEED)) $(ARGS)
 
 eval: .venv/evals  ## benchmarks on MODEL and on RUNs of it: make eval MODEL=tiny RUN=runs/tiny/forward/seed-1 [TASKS=bbq,toxigen] [LIMIT=100]
 	$(PY) -m minihmx eval '$(MODEL)' --tasks '$(or $(TASKS),all)' --data '$(DATA)' --adapter base $(foreach run,$(RUN),--adapter '$(run)') $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)

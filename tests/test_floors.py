@@ -28,7 +28,8 @@ FLOORS = {
     " storage.disk storage.history judge questions terminal"
     " terminal.board"
     " terminal.text",  # words and plain arithmetic
-    1: "storage.run_folder storage.identity grpo lora optimizer",  # disk and mathematics
+    1: "storage.run_folder storage.config_file storage.identity"
+    " grpo lora optimizer",  # disk and mathematics
     2: "models models.configs models.context models.decoder models.weights models.tokenizer"
     " instruments.estimate"
     " models.chat models.hub models.folder models.hub_errors models.targets models.adapters"
@@ -78,6 +79,7 @@ TORCH_FREE = (
     "minihmx config records seeding errors stats advantages selection judge questions cli storage"
     " storage.history commands.select experiment terminal.plan commands.experiment"
     " storage.strict storage.disk storage.run_folder storage.identity models models.configs"
+    " storage.config_file"
     " models.tokenizer models.chat models.hub models.folder models.hub_errors models.targets"
     " models.template"
     " models.adapters engine engine.prompts instruments instruments.estimate instruments.metrics"
@@ -190,6 +192,7 @@ def test_third_party_imports_are_the_declared_ones() -> None:
     declared |= {"scipy", "matplotlib"}  # see statistics.py and plots.py
     declared |= {"langdetect", "nltk"}  # see instructions/language.py
     declared |= {"wonderwords"}  # see words.py
+    declared |= {"tomli"}  # on Python 3.10, see config_file.py
     found = {name.split(".")[0] for tree in TREES.values() for name in imports(tree)}
     foreign = found - sys.stdlib_module_names - {"minihmx"}
     assert foreign <= declared, foreign - declared

@@ -27,6 +27,7 @@ from minihmx.models.configs import ModelConfig
 from minihmx.models.folder import read_config, shipped_config, weight_names
 from minihmx.models.hub_errors import failure, hub_failure
 from minihmx.questions import load_questions, load_rubric
+from minihmx.storage.config_file import merge_flags
 from minihmx.storage.disk import home_path
 from minihmx.terminal import preflight
 
@@ -46,6 +47,7 @@ def run(options: argparse.Namespace) -> int:
     from minihmx.probes import judge as probe
 
     flags = {name: value for name, value in vars(options).items() if name in FIELDS}
+    flags, came_from = merge_flags(flags, train.config_file(options))
     if options.judge is not None:
         if "model" in flags:
             raise UserError(f"Two models, {flags['model']} and --judge {options.judge}; give one.")
@@ -57,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         if options.samples is not None:
             raise UserError("--samples counts a judge's verdicts; give --judge MODEL with it.")
-        report = examine(flags, options.gpu)
+        report = examine(flags, options.gpu, came_from)
         lines = preflight.preflight_lines(report)
     for line in [json.dumps(report, sort_keys=True)] if options.json else lines:
         print(line, flush=True)
@@ -85,7 +87,11 @@ class Found(NamedTuple):
     folder: Path | None = None
 
 
-def examine(flags: Mapping[str, Any], gpu: float | None = None) -> dict[str, Any]:
+def examine(
+    flags: Mapping[str, Any],
+    gpu: float | None = None,
+    came_from: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """The whole report as plain values; report["problems"] holds what would stop the run.
 
     gpu: GiB of a GPU to plan for instead of this machine's own device. Downloads nothing but
@@ -105,7 +111,7 @@ def examine(flags: Mapping[str, Any], gpu: float | None = None) -> dict[str, Any
     found = look_up(given.model, given.revision or None)
     device = machine.describe_device(given, gpu)
     short, shape = short_name(given.model), found.shape
-    config, _ = resolve_config(flags, short, shape.model_type, shape.max_positions)
+    config, _ = resolve_config(flags, short, shape.model_type, shape.max_positions, came_from)
     config, chat_notice, chat_problem = settle_chat(settle(config, device), found.folder)
     out = home_path(config.out)
     work = estimate.Workload.of(questions, rubric)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from minihmx.config import FIELDS, MODEL_GROUPS, MODELS
 from minihmx.errors import INTERRUPTED
 from minihmx.models.configs import FAMILIES
+from minihmx.storage.config_file import ConfigFile, read_values
 from minihmx.terminal.text import show, typed
 
 
@@ -27,6 +28,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     lines.append(f"  or a local path, or a hub id of one of these families: {', '.join(FAMILIES)}")
     parser.epilog = "\n".join(lines)
     config_flags(parser)
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="values from a TOML file, or from a run's config.json; flags go before them",
+    )
 
 
 def config_flags(parser: argparse.ArgumentParser, left_out: Sequence[str] = ()) -> None:
@@ -50,6 +56,10 @@ def config_flags(parser: argparse.ArgumentParser, left_out: Sequence[str] = ()) 
         )
 
 
+def config_file(options: argparse.Namespace) -> ConfigFile | None:
+    return None if options.config is None else read_values(options.config)
+
+
 def run(options: argparse.Namespace) -> int:
     """Train and print; the first Ctrl-C or SIGTERM saves and stops, a second stops at once."""
     from minihmx.run import open_run
@@ -69,7 +79,8 @@ def run(options: argparse.Namespace) -> int:
             os.write(2, f"\n{' '.join(STOPPING)}\n".encode())
 
     # nothing is to be saved before a run stands, so until then Ctrl-C stops at once
-    ready = open_run({name: value for name, value in vars(options).items() if name in FIELDS})
+    flags = {name: value for name, value in vars(options).items() if name in FIELDS}
+    ready = open_run(flags, config_file(options))
     lines, last = Lines(typed()), None
     view = live.View(lines) if live.possible() else None
     for number in (signal.SIGINT, signal.SIGTERM):
