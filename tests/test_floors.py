@@ -66,7 +66,7 @@ FLOORS = {
     " results.explain_epoch results.explain_item"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
     " terminal.paper_rows terminal.differences"
-    " terminal.talk terminal.plan"
+    " terminal.talk terminal.plan terminal.completion"
     " terminal.examples",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
     " commands.doctor commands.select commands.experiment"
@@ -110,6 +110,7 @@ TORCH_FREE = (
     " results.audit_rows results.audit_steps results.audit_evals results.audit_cells commands.audit"
     " results.evidence results.workings results.explain results.explain_group"
     " results.explain_epoch results.explain_item terminal.board commands.explain"
+    " terminal.completion"
 )
 MODULES_AT_THE_TOP = 18
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 300, 60
@@ -192,6 +193,7 @@ def test_third_party_imports_are_the_declared_ones() -> None:
     declared |= {"scipy", "matplotlib"}  # see statistics.py and plots.py
     declared |= {"langdetect", "nltk"}  # see instructions/language.py
     declared |= {"wonderwords"}  # see words.py
+    declared |= {"argcomplete"}  # see completion.py
     declared |= {"tomli"}  # on Python 3.10, see config_file.py
     found = {name.split(".")[0] for tree in TREES.values() for name in imports(tree)}
     foreign = found - sys.stdlib_module_names - {"minihmx"}

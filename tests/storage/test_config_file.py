@@ -64,9 +64,7 @@ def test_a_file_goes_before_the_row_of_the_model() -> None:
     assert config.beta == 0.5 and sources["beta"] == "file a" and sources["epochs"] == "model tiny"
     with pytest.raises(UserError, match=r"^With file a: --beta -1.0 cannot work"):
         resolve_config({"beta": -1.0}, "tiny", "llama", 640, {"beta": "file a"})
-    longer = {
-        "max_sequence_length": 9999
-    }
+    longer = {"max_sequence_length": 9999}
     with pytest.raises(UserError, match=r"With file a: --max-sequence-length 9999 .*context is"):
         resolve_config(longer, None, "", 640, dict.fromkeys(longer, "file a"))
 
