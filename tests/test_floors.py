@@ -31,7 +31,7 @@ FLOORS = {
     1: "storage.run_folder storage.config_file storage.identity"
     " grpo lora optimizer",  # disk and mathematics
     2: "models models.configs models.context models.decoder models.weights models.tokenizer"
-    " instruments.estimate"
+    " instruments.estimate instruments.gpus"
     " models.chat models.hub models.folder models.hub_errors models.targets models.adapters"
     " models.template"
     " models.export engine engine.memory engine.prefill engine.sampling engine.prompts"
@@ -83,6 +83,7 @@ TORCH_FREE = (
     " models.tokenizer models.chat models.hub models.folder models.hub_errors models.targets"
     " models.template"
     " models.adapters engine engine.prompts instruments instruments.estimate instruments.metrics"
+    " instruments.gpus"
     " instruments.degenerate"
     " instruments.machine probes"
     " evals.ruler evals.making evals.making.words evals.making.lengths evals.items.made"
@@ -355,6 +356,7 @@ def test_comments_and_code_are_told_apart() -> None:
         ("judge", "parse_score"),
         ("advantages", "row_weights"),
         ("config", "learning_rate"),
+        ("instruments.gpus", "gpu_called"),
         ("engine.prefill", "prefill"),
         ("engine.prefill", "common_prefix"),
         ("evals.squad_v2", "overlap"),
