@@ -106,9 +106,9 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         verbs.append(sub)
         known[name] = [flag for action in sub._actions for flag in action.option_strings]
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next
-        from minihmx.terminal.completion import complete_words
+        from minihmx.terminal.completion import offer_words
 
-        complete_words(parser, verbs)
+        offer_words(parser, verbs)
     first = arguments[0] if arguments else "-"
     if first not in COMMANDS and not first.startswith("-"):
         there = f"there are {', '.join(COMMANDS)}."

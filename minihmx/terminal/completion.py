@@ -17,7 +17,7 @@ Completer = Callable[..., Iterable[str]]
 TASKS = ("all", "paper", *BENCHMARKS)
 
 
-def complete_words(parser: argparse.ArgumentParser, verbs: Iterable[argparse.ArgumentParser]) -> None:
+def offer_words(parser: argparse.ArgumentParser, verbs: Iterable[argparse.ArgumentParser]) -> None:
     """Answer the shell and end the process; nothing where argcomplete is not installed."""
     with contextlib.suppress(ImportError):
         import argcomplete
