@@ -34,7 +34,8 @@ FLOORS = {
     " instruments.estimate instruments.gpus"
     " models.chat models.hub models.folder models.hub_errors models.targets models.adapters"
     " models.template"
-    " models.export engine engine.memory engine.prefill engine.sampling engine.prompts"
+    " models.export models.export_texts engine engine.memory engine.prefill"
+    " engine.sampling engine.prompts"
     " engine.open",  # machines
     3: "instruments instruments.clock instruments.amax instruments.metrics"
     " instruments.degenerate"
@@ -81,7 +82,7 @@ TORCH_FREE = (
     " storage.strict storage.disk storage.run_folder storage.identity models models.configs"
     " storage.config_file"
     " models.tokenizer models.chat models.hub models.folder models.hub_errors models.targets"
-    " models.template"
+    " models.template models.export_texts"
     " models.adapters engine engine.prompts instruments instruments.estimate instruments.metrics"
     " instruments.gpus"
     " instruments.degenerate"

@@ -44,6 +44,6 @@ COMMANDS: dict[str, tuple[str, Verb]] = {
     "examples": ("ask base, forward and reverse the same, with the judge's scores", examples),
     "data": ("get, list or check the benchmarks' published items", data),
     "chat": ("talk with a model, and with what training made of it beside it", chat),
-    "export": ("write base and adapter as one Hugging Face checkpoint", export),
+    "export": ("write base and adapter as one Hugging Face checkpoint, or the adapter", export),
     "doctor": ("say what a run needs, before anything is downloaded", doctor),
 }
