@@ -14,7 +14,7 @@ RUNS   ?= runs
 # the built-in items ask about tiny's own world; another model gets the published ones
 DATA   ?= $(if $(filter tiny,$(MODEL)),sample,hub)
 
-.PHONY: help train eval experiment compare claims tiny test test-quick lint
+.PHONY: help train eval experiment compare claims tiny test test-quick test-trackers lint
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -44,6 +44,9 @@ test: .venv/dev  ## all tests
 test-quick: .venv/dev  ## the tests that are not marked slow: about two minutes
 	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
+test-trackers: .venv/dev .venv/log  ## the tests of `minihmx log`, with wandb and trackio, which .venv/dev leaves out
+	$(PY) -m pytest tests/results/test_log.py
+
 lint: .venv/dev  ## ruff and mypy
 	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 
@@ -59,6 +62,10 @@ lint: .venv/dev  ## ruff and mypy
 
 .venv/report: .venv/run
 	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[report]'
+	touch $@
+
+.venv/log: .venv/run
+	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[log]'
 	touch $@
 
 .venv/dev: .venv/run

@@ -64,7 +64,7 @@ FLOORS = {
     " results.findings results.audit results.audit_run results.audit_experiment"
     " results.audit_rows results.audit_steps results.audit_evals results.audit_cells"
     " results.evidence results.workings results.explain results.explain_group"
-    " results.explain_epoch results.explain_item"
+    " results.explain_epoch results.explain_item results.replay results.trackers"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
     " terminal.paper_rows terminal.differences"
     " terminal.talk terminal.plan terminal.completion"
@@ -72,7 +72,7 @@ FLOORS = {
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
     " commands.doctor commands.select commands.experiment"
     " commands.examples commands.claims commands.explain commands.audit"
-    " commands.compare",  # verbs
+    " commands.compare commands.log",  # verbs
     8: "cli __main__",  # door
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
@@ -112,7 +112,7 @@ TORCH_FREE = (
     " results.audit_rows results.audit_steps results.audit_evals results.audit_cells commands.audit"
     " results.evidence results.workings results.explain results.explain_group"
     " results.explain_epoch results.explain_item terminal.board commands.explain"
-    " terminal.completion"
+    " terminal.completion results.replay results.trackers commands.log"
 )
 MODULES_AT_THE_TOP = 18
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 300, 60
@@ -195,6 +195,7 @@ def test_third_party_imports_are_the_declared_ones() -> None:
     declared |= {"scipy", "matplotlib"}  # see statistics.py and plots.py
     declared |= {"langdetect", "nltk"}  # see instructions/language.py
     declared |= {"wonderwords"}  # see words.py
+    declared |= {"tensorboard"}  # see trackers.py
     declared |= {"argcomplete"}  # see completion.py
     declared |= {"tomli"}  # on Python 3.10, see config_file.py
     found = {name.split(".")[0] for tree in TREES.values() for name in imports(tree)}

@@ -19,6 +19,7 @@ from minihmx.commands import (
     experiment,
     explain,
     export,
+    log,
     select,
     train,
 )
@@ -45,5 +46,6 @@ COMMANDS: dict[str, tuple[str, Verb]] = {
     "data": ("get, list or check the benchmarks' published items", data),
     "chat": ("talk with a model, and with what training made of it beside it", chat),
     "export": ("write base and adapter as one Hugging Face checkpoint, or the adapter", export),
+    "log": ("send a run's metrics and answers to TensorBoard, wandb or trackio", log),
     "doctor": ("say what a run needs, before anything is downloaded", doctor),
 }

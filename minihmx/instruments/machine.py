@@ -117,6 +117,19 @@ def disk(place: Path, needed: int) -> dict[str, Any]:
     return {"path": str(place), "free": shutil.disk_usage(existing).free, "needed": needed}
 
 
+def is_held(run: Path) -> bool:
+    """Whether a process is at work in a run's folder."""
+    path = run / ".lock"
+    if not path.is_file():  # a pipe would be waited for
+        return False
+    with path.open() as file:
+        try:  # shared and given back at once: nothing is made, nobody is kept out
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def locks(folder: Path) -> list[dict[str, Any]]:
     """Every run of this model: whether a process holds it, and how far its status says it is."""
     found = []
@@ -127,12 +140,7 @@ def locks(folder: Path) -> list[dict[str, Any]]:
         except Failure:
             state = {}
         state = state if isinstance(state, dict) else {}
-        with path.open() as file:
-            try:  # shared and given back at once: nothing is made, nobody is kept out
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                held = False
-            except BlockingIOError:
-                held = True
+        held = is_held(path.parent)
         facts = {name: state.get(name) for name in ("state", "step", "steps", "pid", "error")}
         found.append({"run": str(path.parent), "held": held, **facts})
     return found
