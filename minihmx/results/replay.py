@@ -21,7 +21,7 @@ from minihmx.storage.strict import read_file, read_json
 PATIENCE = 1.0  # seconds between two looks at files that grow
 # What stands before the names of a line's numbers, by its kind: in metrics.jsonl and timings.jsonl.
 GROUPS = {"step": ("train", "time"), "evaluation": ("eval", "eval_time")}
-COLUMNS = {
+TABLE_COLUMNS = {
     "question": "prompt",
     "answer": "completion",
     "score": "score",
@@ -41,7 +41,7 @@ class Numbers(NamedTuple):
     values: dict[str, float]
 
 
-class Answers(NamedTuple):
+class AnswerTable(NamedTuple):
     """A table of a step's or an evaluation's answers, a row for each."""
 
     name: str
@@ -81,7 +81,7 @@ def find_run(text: str) -> LoggedRun:
     return LoggedRun(folder, name, own, values)
 
 
-def replay(run: LoggedRun, every: int, follow: bool = False) -> Iterator[Numbers | Answers]:
+def replay(run: LoggedRun, every: int, follow: bool = False) -> Iterator[Numbers | AnswerTable]:
     """The numbers of every step and evaluation, the answers of every evaluation and every so many
     steps (0: of none); with follow also those that come, for as long as a process is at work.
 
@@ -107,8 +107,8 @@ def replay(run: LoggedRun, every: int, follow: bool = False) -> Iterator[Numbers
         values = {f"{group}/{n}": v for group, part in pairs for n, v in _numbers(part).items()}
         yield Numbers(step, when, values)
         if wanted and path.exists():
-            rows = [{c: row.get(n) for c, n in COLUMNS.items()} for row in read_lines(path)]
-            yield Answers(title, step, when, rows)
+            rows = [{c: row.get(n) for c, n in TABLE_COLUMNS.items()} for row in read_lines(path)]
+            yield AnswerTable(title, step, when, rows)
 
 
 def _numbers(line: Mapping[str, Any]) -> dict[str, float]:

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from minihmx.errors import IOFailure, UserError
-from minihmx.results.replay import COLUMNS, Answers, LoggedRun, Numbers
+from minihmx.results.replay import TABLE_COLUMNS, AnswerTable, LoggedRun, Numbers
 from minihmx.storage.disk import Disk, home_path
 from minihmx.terminal.text import number
 
-Write = Callable[[Numbers | Answers], None]
+Write = Callable[[Numbers | AnswerTable], None]
 OWN_FILES = ".minihmx"  # ends the names of the event files that are ours to replace
 
 
@@ -49,7 +49,7 @@ def tensorboard(run: LoggedRun, out: str, project: str) -> Iterator[tuple[Write,
         Disk().remove(old)
     writer = EventFileWriter(str(folder), flush_secs=2, filename_suffix=OWN_FILES)
 
-    def write(item: Numbers | Answers) -> None:
+    def write(item: Numbers | AnswerTable) -> None:
         if isinstance(item, Numbers):
             pairs = item.values.items()
             found = Summary(value=[Summary.Value(tag=n, simple_value=v) for n, v in pairs])
@@ -57,7 +57,7 @@ def tensorboard(run: LoggedRun, out: str, project: str) -> Iterator[tuple[Write,
             found = text_pb(item.name, markdown_table(item))
         writer.add_event(Event(wall_time=item.when, step=item.step, summary=found))
 
-    config = "".join(f"- {name}: {plain(value)}\n" for name, value in sorted(run.values.items()))
+    config = "".join(f"- {name}: {unmarked(value)}\n" for name, value in sorted(run.values.items()))
     writer.add_event(Event(step=0, summary=text_pb("config", config)))
     try:
         yield write, f"in {folder}; `tensorboard --logdir {above}` shows it"
@@ -93,12 +93,12 @@ def wandb(run: LoggedRun, out: str, project: str) -> Iterator[tuple[Write, str]]
     except library.errors.Error as error:
         raise unreachable("wandb", error, "set WANDB_MODE=offline to keep all here") from None
 
-    def write(item: Numbers | Answers) -> None:
+    def write(item: Numbers | AnswerTable) -> None:
         if isinstance(item, Numbers):
             logged.log(item.values, step=item.step)
         else:
             rows = [list(row.values()) for row in item.rows]
-            logged.log({item.name: library.Table(list(COLUMNS), rows)}, step=item.step)
+            logged.log({item.name: library.Table(list(TABLE_COLUMNS), rows)}, step=item.step)
 
     place, offline = logged.dir, logged.url is None
     try:
@@ -132,9 +132,9 @@ def trackio(run: LoggedRun, out: str, project: str) -> Iterator[tuple[Write, str
         remedy = "unset TRACKIO_SPACE_ID and TRACKIO_SERVER_URL to keep all here"
         raise unreachable("trackio", error, remedy) from None
 
-    def write(item: Numbers | Answers) -> None:
+    def write(item: Numbers | AnswerTable) -> None:
         values: dict[str, Any] = dict(item.values) if isinstance(item, Numbers) else {}
-        if isinstance(item, Answers):
+        if isinstance(item, AnswerTable):
             values[item.name] = library.Table(data=item.rows)
         logged.log(values, step=item.step)
 
@@ -154,17 +154,17 @@ def unreachable(name: str, error: Exception, remedy: str) -> IOFailure:
     )
 
 
-def plain(value: object) -> str:
+def unmarked(value: object) -> str:
     """As a cell of a Markdown table, in which nothing is markup: what a model says is data."""
     text = number(value, ".4g") if isinstance(value, float) else str(value)
     marked = "".join(f"\\{c}" if c in "\\`*_{}[]<>()#+-.!|~&" else c for c in text)
     return " ".join(marked.split())
 
 
-def markdown_table(answers: Answers) -> str:
+def markdown_table(answers: AnswerTable) -> str:
     """The rows as TensorBoard's text page shows them."""
-    head = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
-    cells = ([plain("" if v is None else v) for v in row.values()] for row in answers.rows)
+    head = f"| {' | '.join(TABLE_COLUMNS)} |\n{'|---' * len(TABLE_COLUMNS)}|\n"
+    cells = ([unmarked("" if v is None else v) for v in row.values()] for row in answers.rows)
     return head + "".join(f"| {' | '.join(row)} |\n" for row in cells)
 
 

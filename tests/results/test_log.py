@@ -19,7 +19,7 @@ from test_train import contents
 
 from minihmx.results import replay as replaying
 from minihmx.results import trackers
-from minihmx.results.replay import Answers, Numbers, find_run, replay
+from minihmx.results.replay import AnswerTable, Numbers, find_run, replay
 from minihmx.storage.disk import read_lines
 
 Points = dict[str, list[tuple[int, float]]]
@@ -82,7 +82,7 @@ def test_tensorboard_reads_back_what_the_files_say(run: Path, tmp_path: Path) ->
     (first, *_) = read_lines(run / "evaluations" / "epoch-00.jsonl")
     table = texts["answers/held-out"][0].tensor_proto.string_val[0].decode()
     rows = table.splitlines()
-    assert len(rows) == 2 + 4 and trackers.plain(first["completion"]) in rows[2]
+    assert len(rows) == 2 + 4 and trackers.unmarked(first["completion"]) in rows[2]
     config = texts["config"][0].tensor_proto.string_val[0].decode()
     assert "- learning_rate: 0\\.0026\n" in config
     mtime = (run / "rollouts" / "step-000003.jsonl").stat().st_mtime
@@ -230,7 +230,7 @@ def test_what_timings_and_rollouts_lack_is_not_shown(run: Path) -> None:
     (run / "timings.jsonl").write_text("gone\nbad\n")
     (run / "rollouts" / "step-000002.jsonl").unlink()
     items = list(replay(find_run(str(run)), 1))
-    assert [item.step for item in items if isinstance(item, Answers)] == [0, 1, 2, 3, 4, 4]
+    assert [item.step for item in items if isinstance(item, AnswerTable)] == [0, 1, 2, 3, 4, 4]
     numbers = [item for item in items if isinstance(item, Numbers)]
     assert len(numbers) == 7 and not any("time" in n for item in numbers for n in item.values)
 
@@ -300,7 +300,9 @@ def test_a_server_that_is_not_there_or_wants_a_login(
 
 def test_what_a_model_says_is_no_markup() -> None:
     hostile = "<script>alert(1)</script> | [x](javascript:y)\n| `a` **b**"
-    answers = Answers("answers/training", 1, 0.0, [dict.fromkeys(replaying.COLUMNS, hostile)])
+    answers = AnswerTable(
+        "answers/training", 1, 0.0, [dict.fromkeys(replaying.TABLE_COLUMNS, hostile)]
+    )
     *_, row = trackers.markdown_table(answers).splitlines()
     assert "<script>" not in row and r"\<script\>" in row and r"\[x\]\(javascript:y\)" in row
-    assert row.count(" | ") == len(replaying.COLUMNS) - 1
+    assert row.count(" | ") == len(replaying.TABLE_COLUMNS) - 1
