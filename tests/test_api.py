@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from minihmx.errors import UserError
+from minihmx.storage.history import load_rows
+
 PAGE = (ROOT / "docs" / "api.md").read_text("utf-8")
 
 
@@ -32,3 +35,11 @@ def test_every_function_of_the_table_is_there_and_in_a_session() -> None:
     for module, name in named:
         assert callable(getattr(importlib.import_module(f"minihmx.{module}"), name))
         assert re.search(rf"^>>> from minihmx\.{re.escape(module)} import .*\b{name}\b", PAGE, re.M)
+
+
+def test_rows_of_what_is_no_run_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no rollouts/step-\*\.jsonl"):
+        list(load_rows(tmp_path, "step"))
+    (tmp_path / "evaluations").mkdir()
+    (tmp_path / "evaluations" / "epoch-03.jsonl").write_text('{"score": 1}\n{"sc')
+    assert list(load_rows(str(tmp_path), "evaluation")) == [{"epoch": 3, "score": 1}]

@@ -47,7 +47,10 @@ def history(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 # Where the answers of each kind of line are, and what the number in a file's name counts.
-ANSWERS_OF = {"step": ("rollouts/step-*.jsonl", "step"), "evaluation": ("evaluations/*.jsonl", "epoch")}
+ANSWERS_OF = {
+    "step": ("rollouts/step-*.jsonl", "step"),
+    "evaluation": ("evaluations/epoch-*.jsonl", "epoch"),
+}
 
 
 def load_rows(folder: Path | str, kind: str) -> Iterator[dict[str, Any]]:
