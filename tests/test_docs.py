@@ -14,11 +14,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PATH = re.compile(r"(?<![\w./-])(?:minihmx|scripts|tests|docs|examples)/[\w./-]*\w/?")
 LINK = re.compile(r"\]\(([^)#:\s]+)\)")  # of [words](file), but no address
 BARE = re.compile(r"`(\w+\.py)`")
-NAMES = {
-    path.name
-    for room in ("minihmx", "scripts", "tests", "examples")
-    for path in ROOT.glob(f"{room}/**/*")
-}
+ROOMS = ("minihmx", "scripts", "tests", "examples")
+NAMES = {path.name for room in ROOMS for path in ROOT.glob(f"{room}/**/*")}
 
 
 def missing(text: str, folder: Path) -> Iterator[str]:

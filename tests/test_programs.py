@@ -39,9 +39,11 @@ def test_a_step_by_hand_is_a_step_of_training(tmp_path: Path) -> None:
     assert out.index("1. The policy") < out.index("5. AdamW") < out.index("\nloss ")
     assert out.count("score ") >= 8 and out.count(" x weight ") == 8
     values = {"model": "tiny", "prompts_per_step": 2, "direction": "reverse"}
-    run, done = open_run(values | {"out": str(tmp_path / "runs")}), list[Stepped]()
+    done: list[Stepped] = []
+    run = open_run(values | {"out": str(tmp_path / "runs")})
     for event in train(run, should_stop=lambda: bool(done)):
-        done += [event] if isinstance(event, Stepped) else []
+        if isinstance(event, Stepped):
+            done.append(event)
     for rollout in done[0].rollouts:
         assert rollout.completion.text in out and f"advantage {rollout.advantage:+.3f}" in out
     assert f"gradient norm {done[0].metrics['grad_norm']:.4f}" in out

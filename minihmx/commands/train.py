@@ -81,7 +81,7 @@ def slow_here(flags: Mapping[str, Any]) -> list[str]:
     short = short_name(name)
     if short and MODELS[short].repo:
         shape = shipped_config(short)
-    elif short is None and (home_path(name) / "config.json").is_file():
+    elif short is None and os.path.isfile(home_path(name) / "config.json"):
         shape = read_config(home_path(name))
     else:
         return []

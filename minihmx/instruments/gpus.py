@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from minihmx.errors import UserError, nearest, quoted
+from minihmx.errors import UserError, quoted
 
 
 class Speed(NamedTuple):
@@ -87,9 +87,10 @@ def planned_gpu(text: str) -> tuple[str, float]:
     except ValueError:
         known = gpu_called(text)
         if known is None:
-            there = f"there are {', '.join(GPUS)}; or give its memory in GiB, such as 24."
-            hint = nearest(text, GPUS, there)
-            raise UserError(f"--gpu {quoted(text)} is not known; {hint}") from None
+            raise UserError(
+                f"--gpu {quoted(text)} is not known; give its memory in GiB, such as 24, or one of "
+                f"{', '.join(GPUS)}."
+            ) from None
         return known, GPUS[known].memory
     if not 0 < memory <= 1e6:
         raise UserError(
