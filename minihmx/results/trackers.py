@@ -25,13 +25,14 @@ OWN_FILES = ".minihmx"  # ends the names of the event files that are ours to rep
 
 def load_package(name: str) -> Any:
     """A tracker's package. Raises UserError where it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UserError(
-            f"--to {name} needs the package {name}, which is not installed; type `pip install "
-            f"{name}` (all trackers: pip install 'minihmx[log]'), and the same command again."
-        ) from None
+    with contextlib.suppress(ImportError):
+        found = importlib.import_module(name)
+        if getattr(found, "__file__", None):  # else it is a folder of that name, as --out may be
+            return found
+    raise UserError(
+        f"--to {name} needs the package {name}, which is not installed; type `pip install {name}` "
+        "(all trackers: pip install 'minihmx[log]'), and the same command again."
+    )
 
 
 @contextlib.contextmanager

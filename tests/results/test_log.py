@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -275,6 +276,9 @@ def test_what_is_no_run_and_what_is_not_installed(
     for name in trackers.TRACKERS:
         monkeypatch.setitem(sys.modules, name, None)
         refused(in_process("log", run, "--to", name), f"pip install {name}", "minihmx[log]")
+        folder = types.ModuleType(name)  # as Python takes a folder that is called so
+        monkeypatch.setitem(sys.modules, name, folder)
+        refused(in_process("log", run, "--to", name), f"pip install {name}")
     (run / "config.json").write_text("{}")
     refused(in_process("log", run, "--to", "wandb"), "no config of a run")
 
