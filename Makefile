@@ -6,6 +6,7 @@ SEED   ?= 1
 SEEDS  ?= 1-5
 DIRECTION ?= forward
 ARGS   ?=
+CONFIG ?=
 # test files at once; a process of its own takes about a gigabyte
 JOBS   ?= 2
 TASKS  ?=
@@ -13,14 +14,14 @@ RUNS   ?= runs
 # the built-in items ask about tiny's own world; another model gets the published ones
 DATA   ?= $(if $(filter tiny,$(MODEL)),sample,hub)
 
-.PHONY: help train eval experiment compare report claims tiny test test-quick lint
+.PHONY: help train eval experiment compare report claims tiny test test-quick test-trackers lint
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 
-train: .venv/run  ## train MODEL (default tiny): make train MODEL=llama3.2-3b SEED=1 [DIRECTION=reverse]; a small one is MODEL=qwen2.5-0.5b
-	$(PY) -m minihmx train '$(MODEL)' --direction $(DIRECTION) --seed $(SEED) $(ARGS)
+train: .venv/run  ## train MODEL (default tiny): make train MODEL=llama3.2-3b SEED=1 [DIRECTION=reverse]; a small one is MODEL=qwen2.5-0.5b; or what a file says: make train CONFIG=my.toml
+	$(PY) -m minihmx train $(if $(CONFIG),--config '$(CONFIG)','$(MODEL)' --direction $(DIRECTION) --seed $(SEED)) $(ARGS)
 
 eval: .venv/evals  ## benchmarks on MODEL and on RUNs of it: make eval MODEL=tiny RUN=runs/tiny/forward/seed-1 [TASKS=bbq,toxigen] [LIMIT=100]
 	$(PY) -m minihmx eval '$(MODEL)' --tasks '$(or $(TASKS),all)' --data '$(DATA)' --adapter base $(foreach run,$(RUN),--adapter '$(run)') $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
@@ -46,6 +47,9 @@ test: .venv/dev  ## all tests
 test-quick: .venv/dev  ## the tests that are not marked slow: about two minutes
 	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
+test-trackers: .venv/dev .venv/log  ## the tests of `minihmx log`, with wandb and trackio, which .venv/dev leaves out
+	$(PY) -m pytest tests/results/test_log.py
+
 lint: .venv/dev  ## ruff and mypy
 	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 
@@ -61,6 +65,10 @@ lint: .venv/dev  ## ruff and mypy
 
 .venv/report: .venv/run
 	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[report]'
+	touch $@
+
+.venv/log: .venv/run
+	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[log]'
 	touch $@
 
 .venv/dev: .venv/run

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 import signal
 
 # Until main takes over, while modules load, a Ctrl-C ends the process without a traceback.

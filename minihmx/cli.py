@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import functools
 import io
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -97,11 +98,17 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
     subparsers.type = lambda text: text  # a command's own parser knows what its words are
     known: dict[str, list[str]] = {}
+    verbs = []
     for name, (text, verb) in COMMANDS.items():
         plain = argparse.RawDescriptionHelpFormatter
         sub = subparsers.add_parser(name, help=text, description=text, formatter_class=plain)
         verb.arguments(sub)
+        verbs.append(sub)
         known[name] = [flag for action in sub._actions for flag in action.option_strings]
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next
+        from minihmx.terminal.completion import offer_words
+
+        offer_words(parser, verbs)
     first = arguments[0] if arguments else "-"
     if first not in COMMANDS and not first.startswith("-"):
         there = f"there are {', '.join(COMMANDS)}."

@@ -158,14 +158,19 @@ def short_name(model: str) -> str | None:
 
 
 def resolve_config(
-    flags: Mapping[str, Any], short_name: str | None, family: str, context: int
+    flags: Mapping[str, Any],
+    short_name: str | None,
+    family: str,
+    context: int,
+    came_from: Mapping[str, str] | None = None,
 ) -> tuple[Config, dict[str, str]]:
     """The config of a run and where each value came from.
 
     Flags go before the model's row, that before its family's, that before the default. A default
-    sequence longer than the model's context is lowered to it. Raises UserError for values that
-    cannot work.
+    sequence longer than the model's context is lowered to it. came_from: the source of those among
+    the flags that a config file gave. Raises UserError for values that cannot work.
     """
+    came_from = came_from or {}
     rows = {
         "default": {name: f.default for name, f in FIELDS.items()},
         f"family {family}": FAMILY_VALUES.get(family, {}),
@@ -177,11 +182,16 @@ def resolve_config(
     for source, row in rows.items():
         values |= row
         sources |= dict.fromkeys(row, source)
-    if sources["max_sequence_length"] != "flag" and values["max_sequence_length"] > context:
+    if "max_sequence_length" not in flags and values["max_sequence_length"] > context:
         values["max_sequence_length"], sources["max_sequence_length"] = context, "model's context"
     config = Config(**values)
-    check_config(config, context)
-    return config, sources
+    try:
+        check_config(config, context)
+    except UserError as error:
+        if not came_from:
+            raise
+        raise UserError(f"With {', '.join(sorted({*came_from.values()}))}: {error}") from None
+    return config, {**sources, **came_from}
 
 
 # With more, torch ends the process without a word, or the list of answers fills the memory.

@@ -27,6 +27,7 @@ from minihmx.optimizer import Optimizer
 from minihmx.questions import batch_of, load_questions, load_rubric
 from minihmx.records import Question, Rollout
 from minihmx.storage import identity
+from minihmx.storage.config_file import ConfigFile, merge_flags
 from minihmx.storage.disk import dumps, home_path, parse_lines
 from minihmx.storage.run_folder import LATEST, REPLACED, Store
 
@@ -74,12 +75,14 @@ class Run:
         return take_notices(self.decode_limit, self.micro_limit)
 
 
-def open_run(flags: Mapping[str, Any]) -> Run:
+def open_run(flags: Mapping[str, Any], file: ConfigFile | None = None) -> Run:
     """Resolve model and config, check them, claim the folder, load the weights.
 
-    What is cheap to check comes first. Raises Failure (errors.py) for what the user has to mend.
+    flags: values by the names of Config's fields; they go before those of the file. What is cheap
+    to check comes first. Raises Failure (errors.py) for what the user has to mend.
     """
-    model = find_model(flags)
+    values, came_from = merge_flags(flags, file)
+    model = find_model(values, came_from=came_from)
     config, source = model.config, model.source
     if config.lora_rank > model.shape.hidden_size:
         raise UserError(
@@ -94,6 +97,8 @@ def open_run(flags: Mapping[str, Any]) -> Run:
         home_path(config.out) / source.run_name / config.direction / f"seed-{config.seed}"
     )
     own = identity.fingerprint(science(config), source.digest, questions, rubric)
+    if file:
+        file.check_same_files(own, flags)
     identity.check_same_experiment(store, own)
     weights.check_weights(source.folder)
     store.lock()

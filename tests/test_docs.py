@@ -11,12 +11,11 @@ from conftest import ROOT
 from test_floors import CORE, path_of
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PATH = re.compile(r"(?<![\w./-])(?:minihmx|scripts|tests|docs)/[\w./-]*\w/?")
+PATH = re.compile(r"(?<![\w./-])(?:minihmx|scripts|tests|docs|examples)/[\w./-]*\w/?")
 LINK = re.compile(r"\]\(([^)#:\s]+)\)")  # of [words](file), but no address
 BARE = re.compile(r"`(\w+\.py)`")
-NAMES = {
-    path.name for room in ("minihmx", "scripts", "tests") for path in ROOT.glob(f"{room}/**/*")
-}
+ROOMS = ("minihmx", "scripts", "tests", "examples")
+NAMES = {path.name for room in ROOMS for path in ROOT.glob(f"{room}/**/*")}
 
 
 def missing(text: str, folder: Path) -> Iterator[str]:

@@ -28,13 +28,14 @@ FLOORS = {
     " storage.disk storage.history judge questions terminal"
     " terminal.board"
     " terminal.text",  # words and plain arithmetic
-    1: "storage.run_folder storage.identity grpo lora optimizer"
+    1: "storage.run_folder storage.config_file storage.identity grpo lora optimizer"
     " models.products",  # disk and mathematics
     2: "models models.configs models.context models.decoder models.weights models.tokenizer"
-    " instruments.estimate"
+    " instruments.estimate instruments.gpus"
     " models.chat models.hub models.folder models.hub_errors models.targets models.adapters"
     " models.template"
-    " models.export engine engine.memory engine.prefill engine.sampling engine.prompts"
+    " models.export models.export_texts engine engine.memory engine.prefill"
+    " engine.sampling engine.prompts"
     " engine.open",  # machines
     3: "instruments instruments.clock instruments.amax instruments.metrics"
     " instruments.degenerate"
@@ -64,17 +65,18 @@ FLOORS = {
     " results.audit_rows results.audit_steps results.audit_evals results.audit_cells"
     " results.evidence results.workings results.explain results.explain_group"
     " results.explain_epoch results.explain_item"
+    " results.replay results.trackers"
     " results.report results.report.material results.report.views results.report.charts"
     " results.report.questions results.report.steps results.report.items results.report.item_card"
     " results.report.failures results.report.sections results.report.page results.report.markdown"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
     " terminal.paper_rows terminal.differences"
-    " terminal.talk terminal.plan"
+    " terminal.talk terminal.plan terminal.completion"
     " terminal.examples",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
     " commands.doctor commands.select commands.experiment"
     " commands.examples commands.claims commands.explain commands.audit"
-    " commands.compare commands.report",  # verbs
+    " commands.compare commands.report commands.log",  # verbs
     8: "cli __main__",  # door
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
@@ -82,9 +84,11 @@ TORCH_FREE = (
     "minihmx config records seeding errors stats advantages selection judge questions cli storage"
     " storage.history commands.select experiment terminal.plan commands.experiment"
     " storage.strict storage.disk storage.run_folder storage.identity models models.configs"
+    " storage.config_file"
     " models.tokenizer models.chat models.hub models.folder models.hub_errors models.targets"
-    " models.template"
+    " models.template models.export_texts"
     " models.adapters engine engine.prompts instruments instruments.estimate instruments.metrics"
+    " instruments.gpus"
     " instruments.degenerate"
     " instruments.machine probes"
     " evals.ruler evals.making evals.making.words evals.making.lengths evals.items.made"
@@ -116,6 +120,7 @@ TORCH_FREE = (
     " results.report.questions results.report.steps results.report.items results.report.item_card"
     " results.report.failures results.report.sections results.report.page results.report.markdown"
     " commands.report"
+    " terminal.completion results.replay results.trackers commands.log"
 )
 MODULES_AT_THE_TOP = 18
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 300, 60
@@ -199,6 +204,9 @@ def test_third_party_imports_are_the_declared_ones() -> None:
     declared |= {"jinja2", "markupsafe"}  # see results/report/page.py
     declared |= {"langdetect", "nltk"}  # see instructions/language.py
     declared |= {"wonderwords"}  # see words.py
+    declared |= {"tensorboard"}  # see trackers.py
+    declared |= {"argcomplete"}  # see completion.py
+    declared |= {"tomli"}  # on Python 3.10, see config_file.py
     found = {name.split(".")[0] for tree in TREES.values() for name in imports(tree)}
     foreign = found - sys.stdlib_module_names - {"minihmx"}
     assert foreign <= declared, foreign - declared
@@ -359,6 +367,7 @@ def test_comments_and_code_are_told_apart() -> None:
         ("judge", "parse_score"),
         ("advantages", "row_weights"),
         ("config", "learning_rate"),
+        ("instruments.gpus", "gpu_called"),
         ("engine.prefill", "prefill"),
         ("engine.prefill", "common_prefix"),
         ("evals.squad_v2", "overlap"),

@@ -19,6 +19,7 @@ from minihmx.commands import (
     experiment,
     explain,
     export,
+    log,
     report,
     select,
     train,
@@ -46,6 +47,7 @@ COMMANDS: dict[str, tuple[str, Verb]] = {
     "examples": ("ask base, forward and reverse the same, with the judge's scores", examples),
     "data": ("get, list or check the benchmarks' published items", data),
     "chat": ("talk with a model, and with what training made of it beside it", chat),
-    "export": ("write base and adapter as one Hugging Face checkpoint", export),
+    "export": ("write base and adapter as one Hugging Face checkpoint, or the adapter", export),
+    "log": ("send a run's metrics and answers to TensorBoard, wandb or trackio", log),
     "doctor": ("say what a run needs, before anything is downloaded", doctor),
 }

@@ -22,11 +22,13 @@ from minihmx.config import FIELDS, MODELS, Config, check_config, resolve_config,
 from minihmx.errors import DataError, Failure, IOFailure, UserError
 from minihmx.instruments import estimate, machine
 from minihmx.instruments.estimate import MARGIN, size
+from minihmx.instruments.gpus import gpu_speed, planned_gpu
 from minihmx.models import hub
 from minihmx.models.configs import ModelConfig
 from minihmx.models.folder import read_config, shipped_config, weight_names
 from minihmx.models.hub_errors import failure, hub_failure
 from minihmx.questions import load_questions, load_rubric
+from minihmx.storage.config_file import merge_flags
 from minihmx.storage.disk import home_path
 from minihmx.terminal import preflight
 
@@ -34,7 +36,7 @@ from minihmx.terminal import preflight
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Those of train, so that its whole command line can be asked about."""
     train.arguments(parser)
-    parser.add_argument("--gpu", type=float, metavar="GIB", help="plan for a GPU of this memory")
+    parser.add_argument("--gpu", metavar="NAME|GIB", help="plan for this GPU, as 'RTX 4090' or 24")
     parser.add_argument("--judge", metavar="MODEL", help="instead: is this model a usable judge?")
     parser.add_argument("--samples", type=int, help="with --judge: verdicts sampled (5)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
@@ -46,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
     from minihmx.probes import judge as probe
 
     flags = {name: value for name, value in vars(options).items() if name in FIELDS}
+    flags, came_from = merge_flags(flags, train.config_file(options))
     if options.judge is not None:
         if "model" in flags:
             raise UserError(f"Two models, {flags['model']} and --judge {options.judge}; give one.")
@@ -57,15 +60,21 @@ def run(options: argparse.Namespace) -> int:
     else:
         if options.samples is not None:
             raise UserError("--samples counts a judge's verdicts; give --judge MODEL with it.")
-        report = examine(flags, options.gpu)
+        report = examine(flags, options.gpu, came_from)
         lines = preflight.preflight_lines(report)
     for line in [json.dumps(report, sort_keys=True)] if options.json else lines:
         print(line, flush=True)
-    if report["problems"]:
-        raise (UserError if options.judge is None else DataError)(report["problems"][0])
+    refuse_problems(report)
     return 0
 
 
+def refuse_problems(report: Mapping[str, Any]) -> None:
+    """Raises the Failure that the first problem of a report is."""
+    for problem in report["problems"]:
+        raise next(kind for kind in STOPPERS if kind.code == report["code"])(problem)
+
+
+STOPPERS = (UserError, IOFailure, DataError)
 UNSAID = ("shape", "refusal", "folder")  # of Found, in the report
 
 
@@ -85,12 +94,17 @@ class Found(NamedTuple):
     folder: Path | None = None
 
 
-def examine(flags: Mapping[str, Any], gpu: float | None = None) -> dict[str, Any]:
+def examine(
+    flags: Mapping[str, Any],
+    gpu: str | None = None,
+    came_from: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """The whole report as plain values; report["problems"] holds what would stop the run.
 
-    gpu: GiB of a GPU to plan for instead of this machine's own device. Downloads nothing but
-    config.json. Raises Failure where nothing can be said at all: an unknown model, values that
-    cannot work, a file that is not there.
+    report["code"] is the exit code that the first of them stands for. gpu: name or GiB of one to
+    plan for instead of this machine's own device. Downloads nothing but config.json.
+    Raises Failure where nothing can be said at all: an unknown model, values that cannot work, a
+    file that is not there.
     """
     from huggingface_hub import constants
 
@@ -98,14 +112,14 @@ def examine(flags: Mapping[str, Any], gpu: float | None = None) -> dict[str, Any
 
     given = Config(**flags)
     check_config(given, context=sys.maxsize)
-    if gpu is not None and not 0 < gpu <= 1e6:
-        raise UserError(f"--gpu {gpu:g} cannot work: give the GPU's memory in GiB, such as 24.")
+    planned = None if gpu is None else planned_gpu(gpu)
     questions = load_questions(path_or_none(given.questions))
     rubric = load_rubric(path_or_none(given.rubric))
     found = look_up(given.model, given.revision or None)
-    device = machine.describe_device(given, gpu)
+    device = machine.describe_device(given, planned)
+    speed = machine.cpu_speed() if device["kind"] == "cpu" else gpu_speed(device["name"])
     short, shape = short_name(given.model), found.shape
-    config, _ = resolve_config(flags, short, shape.model_type, shape.max_positions)
+    config, _ = resolve_config(flags, short, shape.model_type, shape.max_positions, came_from)
     config, chat_notice, chat_problem = settle_chat(settle(config, device), found.folder)
     out = home_path(config.out)
     work = estimate.Workload.of(questions, rubric)
@@ -126,7 +140,8 @@ def examine(flags: Mapping[str, Any], gpu: float | None = None) -> dict[str, Any
         "workload": work._asdict(),
         "memory": {name: part._asdict() for name, part in parts.items()},
         "peak": estimate.peaks(parts),
-        "floors": estimate.floors(shape, config, work),
+        "floors": estimate.floors(shape, config, work, speed),
+        "speed": speed._asdict(),
         "disk": {
             "hub cache": machine.disk(
                 Path(constants.HF_HUB_CACHE), 0 if found.cached else download
@@ -134,29 +149,36 @@ def examine(flags: Mapping[str, Any], gpu: float | None = None) -> dict[str, Any
             "runs": machine.disk(out, written),
         },
     }
-    report["problems"] = [*chat_problem, *problems(report, found, config)]
+    report["notices"] += preflight.slow_cpu(found.id, device["kind"], report["floors"], speed)
+    failures = [*map(UserError, chat_problem), *problems(report, found, config, planned is None)]
+    report["problems"] = list(map(str, failures))
+    report["code"] = failures[0].code if failures else 0
     return report
 
 
-def problems(report: Mapping[str, Any], found: Found, config: Config) -> Iterator[str]:
-    """One sentence for each thing that would stop this run."""
+def problems(
+    report: Mapping[str, Any], found: Found, config: Config, here: bool
+) -> Iterator[Failure]:
+    """One for each thing that would stop this run. here: it would be on this machine."""
     if found.refusal and not isinstance(found.refusal, IOFailure):
-        yield str(found.refusal)
+        yield found.refusal
     device, work = report["device"], report["peak"]
     limit, stage = MARGIN * device["free"], max(work, key=work.__getitem__)
     if work[stage] > limit:
-        yield (
+        yield UserError(
             f"{found.id} does not fit: {stage} takes {size(work[stage])}, more than "
             f"{MARGIN:.0%} of {size(device['free'])} ({device['name']}); "
             f"{remedy(found, config, report, limit)}."
         )
     for name, place in report["disk"].items():
         if place["needed"] > place["free"]:
-            yield (
+            yield IOFailure(
                 f"The disk of the {name} ({place['path']}) has {size(place['free'])} free, and "
                 f"{size(place['needed'])} will be written there; free space, or name another with "
                 f"{'HF_HOME' if name == 'hub cache' else '--out'}."
             )
+    if here and isinstance(found.refusal, IOFailure):  # elsewhere the network may be another one
+        yield found.refusal
 
 
 def remedy(found: Found, config: Config, report: Mapping[str, Any], limit: float) -> str:

@@ -121,10 +121,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def examined(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """What doctor says of a run. Raises UserError for the first thing that would stop it."""
+    """What doctor says of a run. Raises Failure for the first thing that would stop it."""
     report = doctor.examine(flags)
-    if report["problems"]:
-        raise UserError(report["problems"][0])
+    doctor.refuse_problems(report)
     return report
 
 

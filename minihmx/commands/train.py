@@ -6,12 +6,21 @@ import argparse
 import contextlib
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from minihmx.config import FIELDS, MODEL_GROUPS, MODELS
+from minihmx.config import FIELDS, MODEL_GROUPS, MODELS, resolve_config, short_name
 from minihmx.errors import INTERRUPTED
 from minihmx.models.configs import FAMILIES
+from minihmx.models.folder import read_config, shipped_config
+from minihmx.questions import load_questions, load_rubric
+from minihmx.storage.config_file import ConfigFile, merge_flags, read_values
+from minihmx.storage.disk import home_path
+from minihmx.terminal.preflight import slow_cpu
 from minihmx.terminal.text import show, typed
+
+SMALL_MODEL = 50e6  # parameters; below it a CPU is no mistake
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +36,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     lines.append(f"  or a local path, or a hub id of one of these families: {', '.join(FAMILIES)}")
     parser.epilog = "\n".join(lines)
     config_flags(parser)
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="values from a TOML file, or from a run's config.json; flags go before them",
+    )
 
 
 def config_flags(parser: argparse.ArgumentParser, left_out: Sequence[str] = ()) -> None:
@@ -50,6 +64,38 @@ def config_flags(parser: argparse.ArgumentParser, left_out: Sequence[str] = ()) 
         )
 
 
+def config_file(options: argparse.Namespace) -> ConfigFile | None:
+    return None if options.config is None else read_values(options.config)
+
+
+def slow_here(flags: Mapping[str, Any]) -> list[str]:
+    """A warning where a large model would be trained on a CPU, said before it is downloaded.
+
+    Nothing is known yet of a hub id without a short name. Raises Failure for what cannot work.
+    """
+    from minihmx.engine.open import pick_device
+    from minihmx.instruments import estimate, machine
+    from minihmx.run import path_or_none
+
+    name = flags.get("model", "tiny")
+    short = short_name(name)
+    if short and MODELS[short].repo:
+        shape = shipped_config(short)
+    elif short is None and os.path.isfile(home_path(name) / "config.json"):
+        shape = read_config(home_path(name))
+    else:
+        return []
+    small = sum(estimate.parameter_counts(shape)) < SMALL_MODEL
+    if small or pick_device(flags.get("device", "auto")).type != "cpu":
+        return []
+    config, _ = resolve_config(flags, short, shape.model_type, shape.max_positions)
+    config = replace(config, device="cpu", dtype="float32", checkpointing="off")
+    questions = load_questions(path_or_none(config.questions))
+    work = estimate.Workload.of(questions, load_rubric(path_or_none(config.rubric)))
+    speed = machine.cpu_speed()
+    return slow_cpu(name, "cpu", estimate.floors(shape, config, work, speed), speed)
+
+
 def run(options: argparse.Namespace) -> int:
     """Train and print; the first Ctrl-C or SIGTERM saves and stops, a second stops at once."""
     from minihmx.run import open_run
@@ -69,7 +115,11 @@ def run(options: argparse.Namespace) -> int:
             os.write(2, f"\n{' '.join(STOPPING)}\n".encode())
 
     # nothing is to be saved before a run stands, so until then Ctrl-C stops at once
-    ready = open_run({name: value for name, value in vars(options).items() if name in FIELDS})
+    flags = {name: value for name, value in vars(options).items() if name in FIELDS}
+    file = config_file(options)
+    for warning in slow_here(merge_flags(flags, file)[0]):
+        show(f"warning    {warning}")
+    ready = open_run(flags, file)
     lines, last = Lines(typed()), None
     view = live.View(lines) if live.possible() else None
     for number in (signal.SIGINT, signal.SIGTERM):

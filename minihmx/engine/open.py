@@ -52,18 +52,23 @@ class Model:
     dtype: torch.dtype
 
 
-def find_model(flags: Mapping[str, Any], *, slow_dtypes: bool = False) -> Model:
+def find_model(
+    flags: Mapping[str, Any],
+    *,
+    slow_dtypes: bool = False,
+    came_from: Mapping[str, str] | None = None,
+) -> Model:
     """Resolve the model and the config. flags: values by the names of Config's fields.
 
+    came_from: as in config.resolve_config.
     slow_dtypes: allow 16 bit on a CPU, where products are slow, as is fine for a short chat.
     Raises Failure (errors.py) for what the user has to mend.
     """
     name = flags.get("model", "tiny")
     short = short_name(name)
     # Flags that are wrong for any model are refused first, before gigabytes are downloaded.
-    given, _ = resolve_config(
-        flags, short, MODELS[short].family if short else "", context=sys.maxsize
-    )
+    family = MODELS[short].family if short else ""
+    given, _ = resolve_config(flags, short, family, sys.maxsize, came_from)
     device = pick_device(given.device)
     dtype = weights.DTYPES.get(given.dtype) if slow_dtypes else None
     dtype = dtype or pick_dtype(given.dtype, device)
@@ -72,7 +77,7 @@ def find_model(flags: Mapping[str, Any], *, slow_dtypes: bool = False) -> Model:
     source = hub.resolve(given.model, given.revision or None)
     shape = read_config(source.folder)
     check_memory(source.id, shape, dtype, device)
-    config, sources = resolve_config(flags, short, shape.model_type, shape.max_positions)
+    config, sources = resolve_config(flags, short, shape.model_type, shape.max_positions, came_from)
     tokenizer = load_tokenizer(source.folder, shape, config.chat_format)
     settled = tokenizer.chat_format.name or config.chat_format
     config = replace(config, dtype=str(dtype).removeprefix("torch."), chat_format=settled)

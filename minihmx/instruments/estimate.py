@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from minihmx.config import Config
+from minihmx.instruments.gpus import Speed, gpu_speed
 from minihmx.models.configs import ModelConfig
 from minihmx.records import Question
 
@@ -20,7 +21,6 @@ CUDA_CONTEXT = GIB // 2  # what a process holds before its first tensor
 MARGIN = 0.95  # of the memory may be planned for; the allocator leaves gaps
 CHARACTERS = 4  # to a token, about what English has with every tokenizer here
 TEMPLATE = 40  # tokens of the chat format around a turn; Llama's, with its dates, is the longest
-RTX_4090 = (1008e9, 165e12)  # bytes/s of its memory; fp16 products/s with fp32 sums, dense
 
 ALWAYS = ("weights", "adapter", "optimizer", "gradients", "cuda context")
 # What a stage adds; of the parts in one bracket, which take turns, the largest counts.
@@ -219,22 +219,24 @@ def shrink(model: ModelConfig, config: Config, work: Workload, limit: float) -> 
         config = replace(config, **fewer)
 
 
-def floors(model: ModelConfig, config: Config, work: Workload) -> dict[str, float]:
-    """Seconds that nothing can go below on an RTX 4090 in fp16, by stage, and hours of the run.
+def floors(
+    model: ModelConfig, config: Config, work: Workload, on: Speed | None = None
+) -> dict[str, float]:
+    """Seconds that nothing can go below, by stage, and hours of the run. on: an RTX 4090 if None.
 
     A decoded token reads every weight and the cache once, however many rows there are (bandwidth);
     learning multiplies (FLOPs: 2 a parameter forward, as many in the recomputation and in the
     backward, which frozen weights need for the inputs alone, and 2 for the reference).
     """
-    bandwidth, speed = RTX_4090
+    _, bandwidth, speed = on or gpu_speed("RTX 4090")
     body, embedding, _ = parameter_counts(model)
     n, cap = trainable(model, config), config.max_completion_length
     passes = (6 if config.checkpointing == "on" else 4) * config.iterations
 
     def generate(rows: int) -> tuple[float, float]:
-        sample = cap * decode_bytes(model, rows, work.prompt + cap // 2, adapter=n)
+        sample = cap * decode_bytes(model, rows, work.prompt + cap // 2, n, config.dtype)
         judged = work.judge + cap + config.judge_max_tokens // 2
-        judge = config.judge_max_tokens * decode_bytes(model, rows, judged)
+        judge = config.judge_max_tokens * decode_bytes(model, rows, judged, 0, config.dtype)
         prefill = 2 * body * rows * (cap + work.prompt // 2)
         return sample / bandwidth, judge / bandwidth + prefill / speed
 
@@ -261,12 +263,14 @@ def floors(model: ModelConfig, config: Config, work: Workload) -> dict[str, floa
     }
 
 
-def decode_bytes(model: ModelConfig, rows: int, length: int, adapter: int = 0) -> int:
-    """Read from memory for one token of every row, in 16 bit: weights, adapter, cache of length."""
+def decode_bytes(
+    model: ModelConfig, rows: int, length: int, adapter: int = 0, dtype: str = "float16"
+) -> int:
+    """Read from memory for one token of every row: weights, adapter, cache of length."""
     body, embedding, _ = parameter_counts(
         model
     )  # the head is read whole, of the embedding a few rows
-    return 2 * (body + embedding + adapter) + rows * length * kv_bytes(model, "float16")
+    return width(dtype) * (body + embedding + adapter) + rows * length * kv_bytes(model, dtype)
 
 
 def size(count: float) -> str:

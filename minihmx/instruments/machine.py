@@ -8,6 +8,8 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from minihmx import __version__
 from minihmx.config import Config
 from minihmx.errors import Failure
 from minihmx.instruments.estimate import CUDA_CONTEXT, GIB
+from minihmx.instruments.gpus import Speed
 from minihmx.storage.strict import read_json
 
 if TYPE_CHECKING:
@@ -57,8 +60,10 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def describe_device(config: Config, gpu: float | None) -> dict[str, Any]:
+def describe_device(config: Config, gpu: tuple[str, float] | None) -> dict[str, Any]:
     """Where the run would be; bytes of memory and what others leave free.
+
+    gpu: name and GiB of one to plan for.
 
     Raises UserError for a device that is not there, or 16 bit on a CPU without it.
     """
@@ -70,7 +75,7 @@ def describe_device(config: Config, gpu: float | None) -> dict[str, Any]:
     device = torch.device("cuda") if gpu is not None else pick_device(config.device)
     dtype = str(pick_dtype(config.dtype, device)).removeprefix("torch.")
     if gpu is not None:
-        name, free = f"--gpu {gpu:g}", round(gpu * GIB)
+        name, free = gpu[0], round(gpu[1] * GIB)
         total = free
     else:
         products = f"{'with' if cpu_has_bfloat16() else 'without'} bfloat16 products"
@@ -87,12 +92,42 @@ def describe_device(config: Config, gpu: float | None) -> dict[str, Any]:
     }
 
 
+def cpu_speed() -> Speed:
+    """What this processor does now, the best of three short tries: so no bound, but near one."""
+    import torch
+
+    def seconds(work: Callable[[], object]) -> float:
+        times = []
+        for _ in range(4):  # the first warms up
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+        return min(times[1:])
+
+    square, long = torch.ones(768, 768), torch.ones(2**24)
+    products = 2 * 768**3 / seconds(lambda: square @ square)
+    return Speed("this CPU", long.nbytes / seconds(long.sum), products)
+
+
 def disk(place: Path, needed: int) -> dict[str, Any]:
     """Free bytes where a folder is or would be made, and what will be written there."""
     existing = next(
         folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists()
     )
     return {"path": str(place), "free": shutil.disk_usage(existing).free, "needed": needed}
+
+
+def is_held(run: Path) -> bool:
+    """Whether a process is at work in a run's folder."""
+    path = run / ".lock"
+    if not path.is_file():  # a pipe would be waited for
+        return False
+    with path.open() as file:
+        try:  # shared and given back at once: nothing is made, nobody is kept out
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def locks(folder: Path) -> list[dict[str, Any]]:
@@ -105,12 +140,7 @@ def locks(folder: Path) -> list[dict[str, Any]]:
         except Failure:
             state = {}
         state = state if isinstance(state, dict) else {}
-        with path.open() as file:
-            try:  # shared and given back at once: nothing is made, nobody is kept out
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                held = False
-            except BlockingIOError:
-                held = True
+        held = is_held(path.parent)
         facts = {name: state.get(name) for name in ("state", "step", "steps", "pid", "error")}
         found.append({"run": str(path.parent), "held": held, **facts})
     return found

@@ -178,7 +178,7 @@ def belongs(adapter: Adapter, source: Source, chat_format: str = "") -> list[str
             f"The adapter in {adapter.folder} was trained on {quoted(base)}, not on {source.id!r}, "
             f"and means nothing there; give {quoted(base)} as the model, or this one's adapter."
         )
-    if base != source.id:
+    if base not in (source.id, str(source.folder)):
         return [f"the adapter names {quoted(base)} as its base, not {source.id!r}; its shapes fit"]
     checkpoints = adapter.folder.resolve().parent
     run = checkpoints.parent / "config.json"
@@ -196,6 +196,16 @@ def belongs(adapter: Adapter, source: Source, chat_format: str = "") -> list[str
             f" in {chat_format}, so it may answer otherwise; give --chat-format as in its training"
         )
     return notices
+
+
+def trained_format(folder: Path) -> str:
+    """The chat format in which a run's checkpoint was trained, "" where nothing says it."""
+    checkpoints = folder.resolve().parent
+    path = checkpoints.parent / "config.json"
+    config = read_json(path) if checkpoints.name == "checkpoints" and path.is_file() else None
+    science = config.get("science") if isinstance(config, dict) else None
+    found = science.get("chat_format") if isinstance(science, dict) else None
+    return found if isinstance(found, str) else ""
 
 
 def _is_public(name: str) -> bool:

@@ -1,4 +1,5 @@
-"""Base and adapter as one plain Hugging Face checkpoint: W + alpha / r * B A, rounded once.
+"""Base and adapter as one plain Hugging Face checkpoint: W + alpha / r * B A, rounded once; or the
+adapter alone, as PEFT finds it and its base anywhere.
 
 The sum is fp32 and is then cast to what the base is stored in. In 16 bit a change of less than half
 a unit in the last place of its weight is lost; how much was lost is measured and reported. The base
@@ -22,16 +23,13 @@ from minihmx.errors import UserError, quoted
 from minihmx.models import adapters, hub, weights
 from minihmx.models.context import wide
 from minihmx.models.decoder import Decoder
+from minihmx.models.export_texts import alone_into, copy_texts, write_chat
 from minihmx.models.folder import weight_files
 from minihmx.storage.disk import Disk, home_path, sha256
 from minihmx.storage.strict import read_json
 
 CODES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-COPIED = (
-    *("generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
-    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
-    *("chat_template.jinja", "chat_template.json", "LICENSE", "LICENSE.txt", "NOTICE"),
-)
+MERGED, ALONE = "merged", "adapter"  # in a run's folder, what holds a merged model and an adapter
 
 
 @dataclass
@@ -82,18 +80,15 @@ def export(
     dtype: str | None = None,
     disk: Disk | None = None,
 ) -> Iterator[str]:
-    """Write the checkpoint; yields the lines to show. run: as adapters.find takes it.
+    """Write a merged checkpoint, or the adapter alone; yields the lines to show.
 
-    It appears under its name only when it is whole. Raises Failure (errors.py), among others for a
-    folder that exists.
+    run: as adapters.find_adapter takes it. What is written appears under its name only when it is
+    whole. Raises Failure (errors.py), among others for a folder that exists.
     """
     folder, disk = adapters.find_adapter(run), disk or Disk()
-    if not merge:
-        raise UserError(
-            f"{folder} is in PEFT's format already and loads there as it is; give --merge to write "
-            "it and its base as one checkpoint."
-        )
-    target = default_target(folder.resolve()) if out is None else home_path(out)
+    if dtype and not merge:
+        raise UserError("--dtype is what a merged model is stored in; give --merge with it.")
+    target = default_target(folder.resolve(), merge) if out is None else home_path(out)
     if out is not None and not out.strip():
         raise UserError("--out is empty; name a new folder, or leave it out.")
     if target.exists() or target.is_symlink():
@@ -102,11 +97,41 @@ def export(
     source = base_of(adapter, model)
     notices, matrices = adapters.belongs(adapter, source), adapters.tensors(adapter)
     decoder = weights.load(source.folder, torch.float32, "meta")  # names and shapes are checked
-    tensors = mapped(source.folder, decoder)
     adapters.attach_adapter(decoder, adapter, matrices)
     yield f"base       {source.id}"
     yield f"adapter    {folder}, rank {adapter.rank}, alpha {adapter.alpha:g}"
     yield from (f"notice     {notice}" for notice in notices)
+    # a folder of the run's own is not to be a link
+    own = not out and target.parent.name in (MERGED, ALONE)
+    disk.root = target.parent.parent if own else target.parent
+    aside = target.with_name(f".{target.name}.new")
+    disk.remove(aside)
+    try:
+        if merge:
+            lines = merged_into(disk, aside, source, adapter, decoder, matrices, dtype)
+        else:
+            lines = alone_into(disk, aside, source, adapter)
+        chat_lines = write_chat(disk, aside, source.folder, adapters.trained_format(folder))
+        disk.sync_folder(aside)
+        disk.rename(aside, target)
+    except BaseException:
+        disk.remove(aside)  # else gigabytes would stay where nobody looks
+        raise
+    disk.sync_folder(target.parent)
+    yield f"written    {target}{lines[0]}"
+    yield from (*lines[1:], *chat_lines)
+
+
+def merged_into(
+    disk: Disk,
+    aside: Path,
+    source: hub.Source,
+    adapter: adapters.Adapter,
+    decoder: Decoder,
+    matrices: Mapping[str, Tensor],
+    dtype: str | None,
+) -> list[str]:
+    """Write base and adapter as one model; what to say of it, the dtypes first."""
     changes = {
         f"{name}.weight": (
             layer.scale,
@@ -115,31 +140,25 @@ def export(
         )
         for name, layer in lora.layers(decoder)
     }
-    aside = target.with_name(f".{target.name}.new")
-    own = not out and target.parent.name == "merged"  # a folder of the run, so not to be a link
-    disk.root = target.parent.parent if own else target.parent
-    disk.remove(aside)
-    try:
-        file = aside / "model.safetensors"
-        kinds, rounding = write_weights(disk, file, tensors, changes, dtype)
-        origin = {"base": source.id, "revision": source.revision, "base_digest": source.digest}
-        origin |= {"adapter": str(folder), "adapter_sha256": sha256(folder / adapters.WEIGHTS)}
-        write_texts(disk, aside, source.folder, kinds, {**origin, "rounding": asdict(rounding)})
-        disk.sync_folder(aside)
-        disk.rename(aside, target)
-    except BaseException:
-        disk.remove(aside)  # else gigabytes would stay where nobody looks
-        raise
-    disk.sync_folder(target.parent)
-    yield f"written    {target} ({', '.join(sorted(kinds))})"
-    yield from rounding.report()
+    lora.detach(decoder)
+    tensors = mapped(source.folder, decoder)
+    kinds, rounding = write_weights(disk, aside / "model.safetensors", tensors, changes, dtype)
+    origin = {"base": source.id, "revision": source.revision, "base_digest": source.digest}
+    origin |= {
+        "adapter": str(adapter.folder),
+        "adapter_sha256": sha256(adapter.folder / adapters.WEIGHTS),
+    }
+    write_texts(disk, aside, source.folder, kinds, {**origin, "rounding": asdict(rounding)})
+    return [f" ({', '.join(sorted(kinds))})", *rounding.report()]
 
 
-def default_target(folder: Path) -> Path:
-    """merged/epoch-03 in the run's folder; any other adapter's name and -merged, beside it."""
+def default_target(folder: Path, merge: bool) -> Path:
+    """merged/epoch-03 or adapter/epoch-03 in the run's folder; of an adapter from elsewhere its
+    name and -merged or -adapter, beside it."""
+    kind = MERGED if merge else ALONE
     if folder.parent.name == "checkpoints":
-        return folder.parent.parent / "merged" / folder.name
-    return folder.with_name(f"{folder.name}-merged")
+        return folder.parent.parent / kind / folder.name
+    return folder.with_name(f"{folder.name}-{kind}")
 
 
 def base_of(adapter: adapters.Adapter, model: str | None) -> hub.Source:
@@ -218,6 +237,4 @@ def write_texts(
         config["dtype" if "dtype" in config else "torch_dtype"] = next(iter(kinds))
     for name, record in (("config.json", config), ("merge.json", origin)):
         disk.write(target / name, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
-    for name in COPIED:
-        if (base / name).is_file():
-            disk.write(target / name, (base / name).read_bytes())
+    copy_texts(disk, target, base)

@@ -32,6 +32,26 @@ KNOWN = {
     "93c0e9aa3629bbd77e68dbc0f5621f6e6b23aa8d74b932595cdb8d64684526d7": "llama3",  # 3.1
 }
 
+# The templates of models that are ours, as transformers reads them (Jinja); models/chat.py renders
+# the same. Those of others come with their models.
+OWN_TEMPLATES = {
+    "tiny": "<|bos|>{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}"
+    "<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+}
+OWN_TOKENIZER = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "bos_token": "<|bos|>",
+    "eos_token": "<|end|>",
+    "pad_token": "<|pad|>",
+    "clean_up_tokenization_spaces": False,
+}
+# Where a published template, left to its defaults, writes another prompt than training did.
+UNLIKE_TRAINING = {
+    "qwen3": "the template leaves room for thoughts, and training had none: pass "
+    "enable_thinking=False",
+    "llama3": "the template writes today's date where it can, and training a fixed one (--date)",
+}
+
 
 class ChatFormat(NamedTuple):
     """A format of chat.FORMATS, "" for a base model; notice: why it may be wrong, else ""."""
@@ -60,6 +80,7 @@ def choose_format(folder: Path, special_tokens: Collection[str], asked: str = AU
     template = published_template(folder)
     if template is not None:
         found = KNOWN.get(hashlib.sha256(template.strip().encode()).hexdigest())
+        found = next((n for n, text in OWN_TEMPLATES.items() if text == template.strip()), found)
         if found and known[found].issubset(special_tokens):
             return ChatFormat(found)
     try:

@@ -17,7 +17,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minihmx.config import Config
-from minihmx.errors import UserError
+from minihmx.errors import DataError, UserError
 from minihmx.judge import judge_prompt
 from minihmx.questions import load_questions, load_rubric
 from minihmx.records import Unscored, Verdict
@@ -202,6 +202,7 @@ def summarize(
             for item, score, judgement in zip(items, given, greedy, strict=True)
         ],
         "problems": [problem] if failing else [],
+        "code": DataError.code if failing else 0,
     }
 
 

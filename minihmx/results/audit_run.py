@@ -24,7 +24,7 @@ from minihmx.storage.run_folder import CHECKPOINT, LATER
 
 SCIENCE = {name: f.default for name, f in FIELDS.items() if f.metadata["science"]}
 # What other commands add to a sealed run: `export` its merged model.
-ADDED = (*LATER, "merged")
+ADDED = (*LATER, "merged", "adapter")
 
 START = ("minihmx", "python", "torch", "git", "threads", "machine", "device", "command")
 PROMPTS = {"before": str, "after": str, "strips": bool}

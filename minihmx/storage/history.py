@@ -1,11 +1,12 @@
-"""A run's past: the lines of its metrics.jsonl, checked. No torch."""
+"""A run's past: the lines of its metrics.jsonl, checked, and its answers as rows. No torch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from minihmx.errors import DataError
+from minihmx.errors import DataError, UserError
 from minihmx.storage.disk import read_lines
 
 NUMBER = (int, float)
@@ -43,3 +44,26 @@ def history(folder: Path) -> dict[str, list[dict[str, Any]]]:
             )
         found[kind].append(line)
     return found
+
+
+# Where the answers of each kind of line are, and what the number in a file's name counts.
+ANSWERS_OF = {
+    "step": ("rollouts/step-*.jsonl", "step"),
+    "evaluation": ("evaluations/epoch-*.jsonl", "epoch"),
+}
+
+
+def load_rows(folder: Path | str, kind: str) -> Iterator[dict[str, Any]]:
+    """Every answer of a run's steps or evaluations in turn, as a plain dict.
+
+    kind: "step" or "evaluation". A row has the fields of docs/files.md ("Answers"), and the number
+    of its step or epoch. Raises UserError where there is none, DataError for a damaged line.
+    """
+    pattern, counted = ANSWERS_OF[kind]
+    paths = sorted(Path(folder).glob(pattern))
+    if not paths:
+        raise UserError(f"{folder} holds no {pattern}; give the folder of a run that has begun.")
+    for path in paths:
+        number = int(path.stem.partition("-")[2])
+        for row in read_lines(path):
+            yield {counted: number, **row}

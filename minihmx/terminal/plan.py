@@ -33,8 +33,8 @@ def plan_lines(experiment: Experiment, report: Mapping[str, Any]) -> Iterator[st
         yield f"  time        {duration(a_run * len(left))} of training, as the runs that are there"
     else:
         hours = floors["run hours"] * len(left) if floors else 0
-        least = f"; on an RTX 4090 the training takes {hours:.1f} hours at the very least, by the "
-        least += "arithmetic of `minihmx doctor`"
+        least = f"; on {report['speed']['name']} the training takes {hours:.1f} hours at the very "
+        least += "least, by the arithmetic of `minihmx doctor`"
         yield f"  time        unknown until the first run is through{least if hours > 0.1 else ''}"
     yield from (f"  notice      {notice}" for notice in report["notices"])
     for piece in listed:

@@ -6,7 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from minihmx.instruments.estimate import MARGIN, size
+from minihmx.instruments.gpus import Speed, gpu_called
 from minihmx.terminal.text import printable
+
+LONG_RUN = 12  # hours, from which a run on a CPU is worth a warning
 
 
 def preflight_lines(report: Mapping[str, Any]) -> Iterator[str]:
@@ -43,7 +46,7 @@ def preflight_lines(report: Mapping[str, Any]) -> Iterator[str]:
         + ", ".join(f"{stage} {size(n)}" for stage, n in report["peak"].items())
         + " (an estimate; of parts that take turns the largest counts)"
     )
-    yield from _floor_lines(report["floors"])
+    yield from _floor_lines(report["floors"], Speed(**report["speed"]), device)
     largest, limit = max(report["peak"].values()), MARGIN * device["free"]
     yield (
         f"fits       {'yes' if largest <= limit else 'no'}: {size(largest)} in "
@@ -53,10 +56,34 @@ def preflight_lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"problem    {problem}" for problem in report["problems"])
 
 
-def _floor_lines(floors: Mapping[str, float]) -> Iterator[str]:
+def slow_cpu(model: str, device: str, floors: Mapping[str, float], speed: Speed) -> list[str]:
+    """A warning where a model is so large that training it on this CPU takes long; else nothing.
+
+    device: "cpu" or "cuda". floors: as estimate.floors gives them for this speed.
+    """
+    if device != "cpu" or floors["run hours"] < LONG_RUN:
+        return []
+    return [
+        f"{model} is large for a CPU: {floors['steps']:.0f} steps take "
+        f"{floors['run hours']:.0f} hours at the very least on this one ({_figures(speed)}); take "
+        "a GPU or a smaller model, or try it first with --epochs 1 --out trial"
+    ]
+
+
+def _figures(speed: Speed) -> str:
+    return f"{speed.bandwidth / 1e9:.0f} GB/s, {speed.products / 1e12:.3g} TFLOP/s"
+
+
+def _floor_lines(
+    floors: Mapping[str, float], speed: Speed, device: Mapping[str, Any]
+) -> Iterator[str]:
     stages = ", ".join(f"{name} {floors[name]:.3g} s" for name in ("sample", "judge", "learn"))
     yield (
         f"floors     step {floors['step']:.3g} s ({stages}), evaluation "
         f"{floors['evaluation']:.3g} s, {floors['steps']:.0f} steps {floors['run hours']:.2g} h"
     )
-    yield "           on an RTX 4090 (1008 GB/s, 165 TFLOP/s fp16): bounds, not measurements"
+    whose = "fp32, tried just now" if device["kind"] == "cpu" else "fp16"
+    unknown = device["kind"] == "cuda" and not gpu_called(device["name"])
+    instead = ", as this GPU's figures are not known" if unknown else ""
+    on = f"{speed.name} ({_figures(speed)} {whose}){instead}"
+    yield f"           on {on}: bounds, not measurements"

@@ -9,26 +9,40 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import re
 import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from minihmx import lora
-from minihmx.config import LARGEST, LEAST_TEMPERATURE, check_number
+from minihmx.config import LARGEST, LEAST_TEMPERATURE, Config, check_number
+from minihmx.engine.memory import Limit
 from minihmx.engine.open import Model, find_model, load_decoder, open_adapter
+from minihmx.engine.prompts import Prompts
 from minihmx.engine.sampling import generate
-from minihmx.errors import Diverged, UserError
+from minihmx.errors import Diverged, UserError, nearest, quoted
 from minihmx.models import adapters, chat
 from minihmx.models.adapters import BASE
 from minihmx.models.decoder import Decoder
-from minihmx.records import Completion, Message
+from minihmx.questions import load_rubric
+from minihmx.records import Completion, Message, Verdict
+from minihmx.rollout import Judgement, ask_judge
+from minihmx.storage.config_file import read_values
 from minihmx.terminal.text import decodable, printable
 
+HELP = {
+    "/score": "how the judge of training sees the last question and answer, each side's alone",
+    "/temperature T": "draw words at this temperature from now on; 0 is greedy",
+    "/reset": "forget what was said",
+    "/help": "this list",
+    "/quit": "leave, as Ctrl-D does",
+}
 SIDE_BY_SIDE = 100  # terminal columns from which two answers stand beside each other
 TRAINED = "trained"
 
@@ -44,6 +58,8 @@ class Conversation:
     temperature: float
     seed: int
     max_completion_length: int
+    rubric: str
+    judge_max_tokens: int
     histories: dict[str, list[Message]] = field(default_factory=dict)
     turn: int = 0
 
@@ -92,6 +108,25 @@ class Conversation:
         self.turn += 1
         return answers
 
+    def judge(self) -> dict[str, Judgement]:
+        """What the base (adapter off), asked as in training, says of each side's last answer.
+
+        Raises UserError where nothing was answered yet.
+        """
+        if not self.histories:
+            raise UserError("There is no answer yet that could be judged; ask something first.")
+        prompts = Prompts(self.model.tokenizer, self.model.config.date, self.rubric)
+        last = [self.histories[side][-2:] for side in self.sides]
+        with lora.adapter_off(self.decoder):
+            judgements = ask_judge(
+                self.decoder,
+                self.model.tokenizer,
+                [prompts.judge(question.content, answer.content) for question, answer in last],
+                max_new_tokens=self.judge_max_tokens,
+                limit=Limit("--decode-rows", self.model.config.decode_rows),
+            )
+        return dict(zip(self.sides, judgements, strict=True))
+
     def prompt(self, messages: list[Message]) -> list[int]:
         """Token ids up to where the assistant starts to speak."""
         tokenizer, date = self.model.tokenizer, self.model.config.date
@@ -136,29 +171,63 @@ def talk(options: argparse.Namespace) -> None:
             print(f"notice   {notice}")
     print(flush=True)
     settings = options.temperature, options.seed, options.max_completion_length
-    conversation = Conversation(model, decoder, sides, options.system, *settings)
+    judge = judge_of(trained.adapter.folder if trained else None)
+    conversation = Conversation(model, decoder, sides, options.system, *settings, *judge)
     if options.prompt is not None:
         show_answers(conversation.ask(options.prompt))
     else:
         converse(conversation)
 
 
+def judge_of(checkpoint: Path | None) -> tuple[str, int]:
+    """Rubric and cap of the judge's words: those of the run which a checkpoint lies in, where they
+    are beside it, else the defaults."""
+    run = checkpoint.resolve().parent.parent if checkpoint else Path()
+    if checkpoint is None or not all((run / f).is_file() for f in ("config.json", "rubric.txt")):
+        return load_rubric(None), Config().judge_max_tokens
+    values = read_values(str(run / "config.json")).values
+    return load_rubric(run / "rubric.txt"), Config(**values).judge_max_tokens
+
+
 def converse(conversation: Conversation) -> None:
     """Ask until /quit, Ctrl-D or Ctrl-C."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  gives input() its arrow keys
-    print("/reset forgets what was said; /quit or Ctrl-D leaves.")
+    print("/help lists what can be typed besides questions; /quit or Ctrl-D leaves.")
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while (text := decodable(input("you> ")).strip()) != "/quit":
-            if text == "/reset":
-                conversation.reset()
-                print("forgotten")
-            elif text:
-                try:
+            try:
+                if re.fullmatch(r"/[a-z]+(\s.*)?", text, re.DOTALL):
+                    obey(conversation, *text.split(maxsplit=1))
+                elif text:
                     show_answers(conversation.ask(text))
-                except UserError as refusal:
-                    print(refusal)
+            except UserError as refusal:
+                print(refusal)
     print()
+
+
+def obey(conversation: Conversation, command: str, value: str = "") -> None:
+    """What a line does that begins with a slash. Raises UserError for one that is not in HELP."""
+    if command == "/reset":
+        conversation.reset()
+        print("forgotten")
+    elif command == "/help":
+        for name, text in HELP.items():
+            print(f"{name:<15} {text}")
+    elif command == "/score":
+        show_judgements(conversation.judge())
+    elif command == "/temperature":
+        try:
+            temperature = float(value or conversation.temperature)
+        except ValueError:
+            raise UserError(f"/temperature {quoted(value)} is no number; 0 is greedy.") from None
+        check_number("temperature", temperature, LEAST_TEMPERATURE, 1e30, or_zero=True)
+        conversation.temperature = temperature
+        print(f"temperature {temperature:g}")
+    else:
+        known = [name.split()[0] for name in HELP]
+        hint = nearest(command, known, "/help lists what there is.")
+        raise UserError(f"{command} is no command, so nothing was asked; {hint}")
 
 
 def show_answers(answers: Mapping[str, Completion]) -> None:
@@ -177,4 +246,16 @@ def show_answers(answers: Mapping[str, Completion]) -> None:
             table.add_column(ratio=1, overflow="fold")
         table.add_row(*(Text(f"{side}> {text}") for side, text in texts.items()))
         Console(width=width, highlight=False).print(table)
+    print(flush=True)
+
+
+def show_judgements(judgements: Mapping[str, Judgement]) -> None:
+    """The judge's words on each side's answer, with the score that was read from them marked."""
+    for side, (text, _, verdict) in judgements.items():
+        if isinstance(verdict, Verdict):
+            start, end = verdict.span
+            words = f"{text[:start]}[{text[start:end]}]{text[end:]}"
+            print(f"judge of {side}> {verdict.score} of 10: {printable(words)}")
+        else:
+            print(f"judge of {side}> no score ({verdict.reason}): {printable(text)}")
     print(flush=True)

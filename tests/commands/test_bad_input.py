@@ -165,7 +165,14 @@ TYPED = {
     "chat toy --prompt Hi --adapter runs/toy/forward/seed-1@epoch-9": ["there are epoch-00"],
     "chat toy --prompt Hi --adapter runs/toy/forward/seed-1@../..": ["no checkpoint '../..'"],
     "chat tiny --prompt Hi --adapter runs/toy/forward/seed-1": ["does not fit", "lacks"],
-    "export runs/toy/forward/seed-1": ["give --merge"],
+    "export runs/toy/forward/seed-1 --dtype float32": ["give --merge"],
+    "export runs/toy/forward/seed-1 --out toy": ["toy exists and is not overwritten"],
+    "log nowhere --to tensorboard": ["nowhere holds no config.json, so it is no run"],
+    "log runs/toy/forward/seed-1 --to tensorboards": ["--to: invalid choice: 'tensorboards'"],
+    "train --config nowhere.toml": ["nowhere.toml cannot be read"],
+    "train --config questions.jsonl": ["questions.jsonl is not valid TOML"],
+    "train --config ~nobody-at-all/x": ["~nobody-at-all/x does not exist"],
+    "doctor --gpu RTX9090": ["--gpu 'RTX9090' is not known", "its memory in GiB"],
     "export nowhere --merge": ["no run or adapter at nowhere"],
     "export runs/toy/forward/seed-1 --merge --out toy": ["toy exists and is not overwritten"],
     "export runs/toy/forward/seed-1 --merge --model tiny": ["does not fit", "lacks"],
@@ -332,7 +339,8 @@ def test_the_process_itself_ends_with_that_code(place: Path) -> None:
     words = [sys.executable, "-m", "minihmx", "train", "qwen3-0.6b"]
     offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(place / "hf")}
     done = subprocess.run(words, env=offline, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (4, "", 1)
+    assert (done.returncode, done.stderr.count("\n")) == (4, 1)
+    assert not done.stdout or done.stdout.startswith("warning    qwen3-0.6b is large for a CPU")
     assert "Qwen/Qwen3-0.6B" in done.stderr and not (place / "runs/qwen3-0.6b").exists()
 
 

@@ -28,7 +28,7 @@ from minihmx import grpo, lora
 from minihmx.cli import main
 from minihmx.config import Config
 from minihmx.engine.sampling import generate
-from minihmx.instruments import machine
+from minihmx.instruments import gpus, machine
 from minihmx.instruments.estimate import (
     ALWAYS,
     GIB,
@@ -42,6 +42,7 @@ from minihmx.instruments.estimate import (
     trainable,
 )
 from minihmx.instruments.estimate import parts as parts_of
+from minihmx.instruments.gpus import Speed
 from minihmx.judge import RUBRIC, judge_prompt
 from minihmx.models.configs import ModelConfig
 from minihmx.models.decoder import Decoder
@@ -320,9 +321,84 @@ def test_without_network_and_cache(offline: Path, capsys: pytest.CaptureFixture[
     assert code == 4 and not out and "HF_HUB_OFFLINE" in err
 
 
+def test_a_model_that_cannot_come_here_is_a_problem_here_alone(
+    offline: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "cpu_speed", lambda: Speed("this CPU", 1e13, 1e15))
+    code, out, err = asked(capsys, "smollm2-135m")
+    assert code == 4 and "HF_HUB_OFFLINE" in err and "floors     step " in out
+    assert "on this CPU (10000 GB/s, 1e+03 TFLOP/s fp32, tried just now): bounds" in out
+    code, _, err = asked(capsys, "smollm2-135m", "--gpu", "RTX 4090")
+    assert code == 0 and not err
+    code, out, _ = asked(capsys, "smollm2-135m", "--json")
+    report = json.loads(out)
+    assert code == report["code"] == 4 and report["problems"] and not report["notices"]
+
+
+def test_floors_are_those_of_the_gpu_that_is_named(
+    offline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = {}
+    for name, told in {
+        "rtx 3090": "on an RTX 3090 (936 GB/s, 71 TFLOP/s fp16): bounds",
+        "H100": "on an H100 (3350 GB/s, 989 TFLOP/s fp16): bounds",
+        "T4": "on a T4 (320 GB/s, 65 TFLOP/s fp16): bounds",
+        "24": "on an RTX 4090 (1008 GB/s, 165 TFLOP/s fp16), as this GPU's figures are not",
+    }.items():
+        code, out, err = asked(capsys, "qwen3-0.6b", "--gpu", name)
+        assert code == 0 and told in out, out + err
+        code, out, _ = asked(capsys, "qwen3-0.6b", "--gpu", name, "--json")
+        report = json.loads(out)
+        seconds[name] = report["floors"]["step"]
+    assert seconds["H100"] < seconds["24"] < seconds["rtx 3090"] < seconds["T4"]
+    assert report["device"]["memory"] == 24 * 2**30
+    code, out, _ = asked(capsys, "qwen3-8b", "--gpu", "L4")
+    assert code == 0 and "cuda (L4), 22.00 GiB of memory" in out
+
+
+def test_a_gpu_is_known_by_the_name_that_cuda_gives_it() -> None:
+    for name, key in {
+        "NVIDIA A100-SXM4-80GB": "A100",
+        "NVIDIA A100-PCIE-40GB": "A100 40GB",
+        "NVIDIA H100 80GB HBM3": "H100",
+        "NVIDIA H200": "H200",
+        "Tesla V100-SXM2-16GB": "V100 16GB",
+        "NVIDIA RTX 6000 Ada Generation": "RTX 6000 Ada",
+        "NVIDIA GeForce RTX 4060 Ti": "RTX 4060 Ti",
+        "NVIDIA GeForce RTX 4070 Ti": None,
+        "AMD Instinct MI300X": None,
+        "": None,
+    }.items():
+        assert gpus.gpu_called(name) == key
+    assert all(gpus.gpu_called(name) == name for name in gpus.GPUS)
+
+
+def test_a_large_model_on_a_cpu_is_worth_a_warning(
+    offline: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "cpu_speed", lambda: Speed("this CPU", 10e9, 0.1e12))
+    _, out, _ = asked(capsys, "smollm2-360m")
+    (warned,) = (line for line in out.splitlines() if line.startswith("notice "))
+    assert "-360M-Instruct is large for a CPU: 450 steps take " in warned and "10 GB/s" in warned
+    assert "large for a CPU" not in asked(capsys, "tiny")[1]
+    assert "large for a CPU" not in asked(capsys, "smollm2-360m", "--gpu", "24")[1]
+    code = main(["train", "smollm2-360m"])  # and so before its download, which fails here
+    out = capsys.readouterr().out
+    assert code == 4 and out.startswith("warning    smollm2-360m is large for a CPU: 450 steps")
+    monkeypatch.setattr(machine, "cpu_speed", lambda: Speed("this CPU", 1e13, 1e15))
+    main(["train", "smollm2-360m"])
+    assert "large" not in capsys.readouterr().out
+
+
+def test_this_processor_s_speed_is_a_plausible_one() -> None:
+    speed = machine.cpu_speed()
+    assert 1e8 < speed.bandwidth < 1e13 and 1e8 < speed.products < 1e15
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
+        (["--gpu", "rtx 9090"], "--gpu 'rtx 9090' is not known"),
         (["qwen3-9b"], "did you mean qwen3-8b?"),
         (["--gpu", "0"], "--gpu 0 cannot work"),
         (["--gpu", "nan"], "--gpu nan cannot work"),
@@ -405,7 +481,7 @@ def test_a_full_disk_is_a_problem(
     usage = machine.shutil.disk_usage(offline)._replace(free=1000)
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: usage)
     code, _, err = asked(capsys)
-    assert code == 2 and "The disk of the runs (runs) has 0.0 MiB free" in err and "--out" in err
+    assert code == 4 and "The disk of the runs (runs) has 0.0 MiB free" in err and "--out" in err
 
 
 SERVE = """

@@ -738,7 +738,7 @@ def by_key(folder: Path) -> list[dict[str, Any]]:
     ("arguments", "said"),
     [
         (["--tasks", "bqq"], "did you mean bbq"),
-        (["--tasks", ""], "--tasks is empty"),
+        (["--tasks", ""], "`minihmx eval tiny --tasks all --data sample`"),
         (["--tasks", "bbq", "--limit", "-1"], "--limit -1"),
         (["--tasks", "bbq", "--samples", "2", "--temperature", "0"], "the same reply"),
         (["--tasks", "bbq", "--temperature", "nan"], "--temperature nan"),

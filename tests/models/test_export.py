@@ -20,9 +20,12 @@ from torch import Tensor
 
 from minihmx import lora
 from minihmx.cli import main
+from minihmx.engine.sampling import generate
 from minihmx.errors import DataError
-from minihmx.models import adapters, hub, weights
+from minihmx.models import adapters, chat, hub, weights
 from minihmx.models.export import Rounding, export
+from minihmx.models.tokenizer import Tokenizer
+from minihmx.records import Message
 from minihmx.storage.disk import Disk, dumps
 from minihmx.storage.run_folder import Store
 from minihmx.storage.strict import read_json
@@ -262,6 +265,100 @@ def test_every_failing_write_leaves_nothing_behind(tmp_path: Path) -> None:
     assert 5 <= failures < 12  # among them all kinds of file, and the last rename
 
 
+def greedy(folder: Path, adapter: Path | None = None) -> str:
+    """What minihmx answers, by token ids of its own rendering."""
+    decoder, tokenizer = weights.load(folder, torch.float32, "cpu"), Tokenizer.load(folder)
+    if adapter:
+        found = adapters.read_adapter(adapter)
+        adapters.attach_adapter(decoder, found, adapters.tensors(found))
+    asked = chat.render("tiny", [Message("user", ASKED)], date="")
+    ids = tokenizer.encode(asked)
+    stop = decoder.config.eos_ids
+    (said,) = generate(decoder, tokenizer.decode, [ids], max_new_tokens=24, stop_ids=stop)
+    return said.text
+
+
+ASKED = "Do you fear death?"
+
+
+def their_answer(folder: Path) -> str:
+    """What transformers' pipeline answers to a message, by the folder alone."""
+    transformers = pytest.importorskip("transformers")
+    where = {"model": str(folder), "tokenizer": str(folder)}
+    pipe = transformers.pipeline("text-generation", **where, dtype=torch.float32)
+    messages = [{"role": "user", "content": ASKED}]
+    (said,) = pipe(messages, do_sample=False, max_new_tokens=24)
+    text: str = said["generated_text"][-1]["content"]
+    return text
+
+
+@pytest.mark.usefixtures("offline")
+def test_transformers_pipeline_chats_with_what_is_exported(tmp_path: Path, typed: Typed) -> None:
+    """The merged model by its template, and the adapter by its base's path and the template."""
+    run = run_on("tiny", tmp_path, 1.0)
+    code, out, err = typed("export", run, "--merge", "--dtype", "float32")
+    assert code == 0 and "chat       with a chat template" in out, err
+    merged, alone = run / "merged/epoch-01", run / "adapter/epoch-01"
+    code, out, err = typed("export", run)
+    assert code == 0 and f"an adapter of {hub.TINY}, for PEFT" in out, err
+    want = greedy(merged)
+    assert len(want) > 20 and want != greedy(hub.TINY)
+    assert their_answer(merged) == want == their_answer(alone) == greedy(hub.TINY, alone)
+    config = read_json(alone / "adapter_config.json")
+    assert config["base_model_name_or_path"] == str(hub.TINY) and config["r"] == 4
+    code, out, err = typed("chat", "tiny", "--adapter", alone, "--prompt", ASKED)
+    assert code == 0 and "notice" not in out, out + err
+    code, out, err = typed("chat", merged, "--prompt", ASKED)  # its template is known here
+    assert code == 0 and "notice" not in out, out + err
+
+
+@pytest.mark.usefixtures("offline")
+def test_our_own_template_renders_what_training_wrote(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    run = run_on("tiny", tmp_path, 0.0)
+    list(export(str(run), merge=False))
+    theirs = transformers.AutoTokenizer.from_pretrained(run / "adapter/epoch-01")
+    ours = Tokenizer.load(hub.TINY)
+    turns = [
+        Message("system", "Be {{ brief }}."),
+        Message("user", " Who? "),
+        Message("assistant", "I"),
+    ]
+    for said in (turns, turns[1:2], turns[:2]):
+        for prompt in (True, False):
+            messages = [message._asdict() for message in said]
+            segments = chat.render("tiny", said, date="", generation_prompt=prompt)
+            rendered = theirs.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=prompt
+            )
+            assert rendered == "".join(segment.text for segment in segments)
+            ids = theirs.apply_chat_template(
+                messages, add_generation_prompt=prompt, return_dict=False
+            )
+            assert ids == ours.encode(segments)
+
+
+def test_a_template_of_the_base_goes_with_it_and_what_it_writes_otherwise_is_said(
+    tmp_path: Path, typed: Typed
+) -> None:
+    folder = toy.model(tmp_path / "toy")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    run = run_on(str(folder), tmp_path, 0.1)
+    config = {"science": {"chat_format": "qwen3"}}
+    (run / "config.json").write_text(json.dumps(config))
+    code, out, err = typed("export", run)
+    assert code == 0 and "chat       with the base's own chat template" in out, err
+    assert "enable_thinking=False" in out and "prompts were in the format qwen3" in out
+    alone = run / "adapter/epoch-01"
+    assert (alone / "chat_template.jinja").read_text() == "{{ messages }}"
+    assert read_json(alone / "adapter_config.json")["base_model_name_or_path"] == str(folder)
+    (folder / "chat_template.jinja").unlink()
+    (folder / "tokenizer_config.json").write_text("{}")  # of others, so it is left as it is
+    code, out, _ = typed("export", run, "--out", tmp_path / "second")
+    assert code == 0 and "the base has no chat template" in out
+    assert (tmp_path / "second/tokenizer_config.json").read_text() == "{}"
+
+
 def test_nothing_is_written_or_removed_through_a_link(tmp_path: Path) -> None:
     """--out may lead anywhere; the folder that is the run's own, and left-overs, may not."""
     run, theirs = run_on("tiny", tmp_path / "run", 0.02), tmp_path / "theirs"
@@ -282,7 +379,7 @@ def snapshot(folder: Path) -> set[str]:
 
 
 BAD = {
-    "not asked to merge": (["{run}"], ["PEFT's format", "checkpoints/epoch-01", "--merge"], 2),
+    "a dtype of nothing": (["{run}", "--dtype", "float32"], ["--merge"], 2),
     "exists": (["{run}", "--merge", "--out", "{run}"], ["exists", "--out"], 2),
     "no such run": (["{run}/x", "--merge"], ["no run or adapter"], 2),
     "no such epoch": (["{run}@epoch-07", "--merge"], ["no checkpoint", "epoch-01"], 2),

@@ -20,11 +20,15 @@ from minihmx import lora
 from minihmx.cli import main
 from minihmx.config import Config
 from minihmx.engine.sampling import generate
+from minihmx.errors import UserError
+from minihmx.judge import RUBRIC
 from minihmx.models import adapters, weights
 from minihmx.models.targets import written_out
 from minihmx.models.tokenizer import Tokenizer
-from minihmx.records import Message
+from minihmx.records import Message, Unscored, Verdict
+from minihmx.rollout import Judgement
 from minihmx.storage import strict
+from minihmx.storage.disk import read_lines
 from minihmx.terminal import talk
 
 Typed = Callable[..., tuple[int, str, str]]
@@ -138,7 +142,9 @@ def test_a_history_holds_what_that_side_said(made: Path) -> None:
     found = adapters.read_adapter(adapters.find_adapter(str(made / "run")))
     adapters.attach_adapter(decoder, found, adapters.tensors(found))
     sides = (talk.BASE, talk.TRAINED)
-    conversation = talk.Conversation(model(tokenizer), decoder, sides, "Be brief.", 3.0, 1, 12)
+    conversation = talk.Conversation(
+        model(tokenizer), decoder, sides, "Be brief.", 3.0, 1, 12, "", 4
+    )
     first, second = conversation.ask("One?"), conversation.ask("Two?")
     for side in sides:
         assert conversation.histories[side] == [
@@ -162,11 +168,56 @@ def test_the_system_text_of_a_format_without_one_goes_to_the_first_question(made
     decoder: Any = None
     tokenizer: Any = Gemma()
     sides = (talk.BASE,)
-    conversation = talk.Conversation(model(tokenizer), decoder, sides, "Be brief.", 1.0, 1, 12)
+    conversation = talk.Conversation(
+        model(tokenizer), decoder, sides, "Be brief.", 1.0, 1, 12, "", 4
+    )
     turns = [Message("user", "One?"), Message("assistant", "1."), Message("user", "Two?")]
     text: Any = conversation.prompt(turns)
     assert text.startswith("<bos><start_of_turn>user\nBe brief.\n\nOne?<end_of_turn>")
     assert text.count("Be brief.") == 1
+
+
+def test_the_judge_of_the_chat_is_the_judge_of_training(made: Path, tmp_path: Path) -> None:
+    """An answer that the run evaluated gets the same words from it, adapter off, and score."""
+    run = made / "run"
+    decoder = weights.load(made / "toy", torch.float32, "cpu")
+    found = adapters.read_adapter(adapters.find_adapter(str(run)))
+    adapters.attach_adapter(decoder, found, adapters.tensors(found))
+    sides, rubric = (talk.BASE, talk.TRAINED), talk.judge_of(found.folder)
+    assert rubric[1] == 4 and talk.judge_of(tmp_path) == (RUBRIC, 64)
+    own = SimpleNamespace(tokenizer=Tokenizer.load(made / "toy"), config=Config())
+    conversation = talk.Conversation(own, decoder, sides, "", 1.0, 1, 12, *rubric)
+    with pytest.raises(UserError, match="no answer yet"):
+        conversation.judge()
+    first, second, *_ = read_lines(run / "evaluations" / "epoch-02.jsonl")
+    for side, line in zip(sides, (first, second), strict=True):
+        said = [Message("user", line["prompt"]), Message("assistant", line["completion"])]
+        conversation.histories[side] = [Message("user", "Before?"), *said]
+    judged = conversation.judge()
+    assert [judged[side].text for side in sides] == [first["judge"], second["judge"]]
+    assert [judged[side].finish for side in sides] == ["length", "length"]
+
+
+def test_what_a_slash_does(made: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdicts = iter([Verdict(7, (7, 8)), Unscored("no-line")])
+
+    def judge(*_: object, **__: object) -> list[Judgement]:
+        return [Judgement("Score: 7\x1b\nIt feels.", "stop", verdict) for verdict in verdicts]
+
+    monkeypatch.setattr(talk, "ask_judge", judge)
+    lines = ["/score", "One?", "/temperature 0", "/reset", "One?", "/temperature", "/score"]
+    lines += ["/temperature hot", "/temperature -1", "/scor", "/help", "/etc/hosts holds what?"]
+    code, out, err = typed(*chat(made, "--adapter", made / "run"), lines=lines)
+    assert (code, err) == (0, "") and out.count("There is no answer yet") == 1
+    assert out.count("temperature 0\n") == 2
+    assert "judge of base> 7 of 10: Score: [7] \nIt feels.\n" in out
+    assert "judge of trained> no score (no-line): Score: 7 \nIt feels." in out
+    assert "/temperature 'hot' is no number" in out and "--temperature -1.0 cannot work" in out
+    assert "/scor is no command" in out and "did you mean /score?" in out
+    assert all(f"{name} " in out for name in talk.HELP)
+    greedy = said(typed(*chat(made, "--temperature", 0), lines=["One?"])[1])
+    answers = [text for side, text in said(out) if side == "base"]
+    assert len(answers) == 3 and answers[1].startswith(greedy[0][1])  # a path is a question
 
 
 @pytest.mark.parametrize("leave", [EOFError, KeyboardInterrupt])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -77,7 +78,7 @@ class Session:
 def open_session(flags: Mapping[str, Any], options: Options) -> Session:
     """Check the cheap things first, then load the model once. Raises Failure (errors.py)."""
     check_options(options)
-    chosen = benchmarks(options.tasks)
+    chosen = benchmarks(options.tasks, flags.get("model", "tiny"))
     given = switch_values(options.switches, chosen)
     datasets = [find_items(benchmark, options.data, options.partial) for benchmark in chosen]
     refuse_partial(options, datasets, chosen)
@@ -152,13 +153,21 @@ def check_options(options: Options) -> None:
         )
 
 
-def benchmarks(tasks: str) -> list[Benchmark]:
-    """Those of a comma-separated list; "paper" and "all" are every one there is."""
+def benchmarks(tasks: str, model: str) -> list[Benchmark]:
+    """Those of a comma-separated list; "paper" and "all" are every one there is.
+
+    Raises UserError where none is named, saying what to type for this model.
+    """
     if tasks.strip() in WHOLE_TABLE:
         return list(BENCHMARKS.values())
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names:
-        raise UserError(f"--tasks is empty; take some of {','.join(BENCHMARKS)}, or paper.")
+        data = "sample" if model == "tiny" else "hub"
+        raise UserError(
+            "--tasks names no benchmark, and some take hours, so none is asked; `make eval` asks "
+            f"all of them, as `minihmx eval {shlex.quote(model)} --tasks all --data {data}` does; "
+            f"or take some of {','.join(BENCHMARKS)}."
+        )
     return named(names)
 
 

@@ -1,0 +1,119 @@
+"""Values of a run from a file: TOML with a line for each field, or the config.json of another run.
+
+A file says what flags would: its values are checked as theirs are, a flag goes before it, and a
+run's config.json names it as the source of what came from it. Paths in it are meant as if typed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from minihmx.config import FIELDS
+from minihmx.errors import UserError, nearest, quoted
+from minihmx.storage import strict
+from minihmx.storage.disk import home_path
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # the same library, under the name that it had before Python took it in
+    import tomli as tomllib
+
+VALUE_KINDS = {int: "whole number", float: "number", str: "text in quotes"}
+# What config.json holds besides fields: which flags name other files than those of that run.
+DIGESTS = {
+    "model digest": ("model", "revision"),
+    "questions digest": ("questions",),
+    "rubric digest": ("rubric",),
+}
+
+
+class ConfigFile(NamedTuple):
+    """Fields and their values. digests: of what a run read, from its config.json; else empty."""
+
+    path: Path
+    values: dict[str, Any]
+    digests: dict[str, str]
+
+    @property
+    def source(self) -> str:
+        """As config.json names where a value came from."""
+        return f"file {self.path}"
+
+    def check_same_files(self, own: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
+        """Raises UserError where the run would read other files than the run of this config.json,
+        and no flag asks for that. own: the fingerprint's fields of the run that is to begin."""
+        for name, fields in DIGESTS.items():
+            there, what = self.digests.get(name), fields[0]
+            if there is not None and there != own[name] and not flags.keys() & set(fields):
+                copy = {"questions": "questions.jsonl", "rubric": "rubric.txt"}.get(what)
+                remedy = f"--{what} {self.path.with_name(copy)}" if copy else "--revision, or MODEL"
+                raise UserError(
+                    f"{self.path} is of a run whose {what} had another content ({name} "
+                    f"{there[:8]} there, {own[name][:8]} here), so this would be another "
+                    f"experiment; give {remedy}."
+                )
+
+
+def read_values(text: str) -> ConfigFile:
+    """The file that --config names. Raises UserError for what is no config, naming the line or the
+    field."""
+    path = home_path(text)
+    try:
+        data = strict.read_file(path)
+        as_json = path.suffix == ".json"
+        found = strict.parse(data) if as_json else tomllib.loads(data.decode("utf-8-sig"))
+    except OSError as error:
+        raise UserError(
+            f"The config file {path} cannot be read ({error.strerror}); give a TOML file, or the "
+            "config.json of a run."
+        ) from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deep; a config is one field a line.") from None
+    except ValueError as error:
+        kind = "JSON" if as_json else "TOML"
+        raise UserError(
+            f"{path} is not valid {kind} ({error}); a TOML file has a line for each value, such as "
+            "`epochs = 2`, and text stands in quotes."
+        ) from None
+    if not as_json:
+        return ConfigFile(path, _checked(path, found), {})
+    found = found if isinstance(found, dict) else {}
+    science, settings = found.get("science"), found.get("settings")
+    if not isinstance(science, dict) or not isinstance(settings, dict):
+        raise UserError(f"{path} is no config.json of a run; give one, or a TOML file (.toml).")
+    digests = {name: str(science[name]) for name in DIGESTS if name in science}
+    values = {name: value for name, value in science.items() if name not in DIGESTS}
+    return ConfigFile(path, _checked(path, values | settings), digests)
+
+
+def merge_flags(
+    flags: Mapping[str, Any], file: ConfigFile | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The file's values with the flags before them, and the source of what came from the file."""
+    values = file.values if file else {}
+    left = values.keys() - flags.keys()
+    return values | dict(flags), dict.fromkeys(left, file.source if file else "")
+
+
+def _checked(path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, each of its field's type. Raises UserError for a field that there is not."""
+    values = {}
+    for name, value in found.items():
+        if name not in FIELDS:
+            there = "`minihmx train --help` lists them, with _ for -."
+            what = "a table, and a config has none" if isinstance(value, dict) else "no field"
+            hint = nearest(name.replace("-", "_"), FIELDS, there)
+            raise UserError(f"{path}: {quoted(name)} is {what}; {hint}")
+        default = FIELDS[name].default
+        kind = type(default)
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise UserError(
+                f"{path}: {name} = {quoted(value)} is no {VALUE_KINDS[kind]}; write it as in "
+                f"`{name} = {json.dumps(default)}`."
+            )
+        values[name] = kind(value)
+    return values

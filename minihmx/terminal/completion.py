@@ -1,0 +1,57 @@
+"""What a shell offers after Tab, by the library argcomplete, which asks the parser itself.
+
+The shell calls minihmx with the line so far in its environment. Only then is anything here used, so
+that no other start pays for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+
+from minihmx.config import MODELS
+from minihmx.evals import BENCHMARKS
+
+Completer = Callable[..., Iterable[str]]
+TASKS = ("all", "paper", *BENCHMARKS)
+
+
+def offer_words(parser: argparse.ArgumentParser, verbs: Iterable[argparse.ArgumentParser]) -> None:
+    """Answer the shell and end the process; nothing where argcomplete is not installed."""
+    with contextlib.suppress(ImportError):
+        import argcomplete
+
+        for verb in verbs:
+            for action in verb._actions:
+                if completer := completer_of(action):
+                    action.completer = completer  # type: ignore[attr-defined]
+        argcomplete.autocomplete(parser, always_complete_options=False)
+
+
+def completer_of(action: argparse.Action) -> Completer | None:
+    """What may stand for an argument; None leaves it to argparse's choices, else to file names."""
+    if action.dest == "model":
+        return models
+    if action.dest == "tasks":
+        return tasks
+    if isinstance(action.metavar, str) and "|" in action.metavar:  # as train shows its choices
+        return among([word for word in action.metavar.split("|") if word.islower()])
+    return among(()) if action.type in (int, float) else None
+
+
+def among(words: Sequence[str]) -> Completer:
+    return lambda **_: words
+
+
+def models(prefix: str, **_: object) -> list[str]:
+    """Short names, and folders that hold a model."""
+    from argcomplete.completers import DirectoriesCompleter
+
+    return [*MODELS, *DirectoriesCompleter()(prefix)]
+
+
+def tasks(prefix: str, **_: object) -> list[str]:
+    """The benchmarks, for the last of a list with commas."""
+    before, comma, _last = prefix.rpartition(",")
+    return [f"{before}{comma}{name}" for name in (BENCHMARKS if comma else TASKS)]
