@@ -20,6 +20,7 @@ from minihmx.commands import (
     explain,
     export,
     select,
+    sweep,
     train,
 )
 
@@ -37,6 +38,7 @@ COMMANDS: dict[str, tuple[str, Verb]] = {
     "eval": ("run benchmarks on a model and on what training made of it", evaluate),
     "select": ("choose the checkpoints of a forward and a reverse run by the paper's rule", select),
     "experiment": ("every seed in both directions, selection, benchmarks, comparison", experiment),
+    "sweep": ("many runs as a list of commands: on a cluster, or on one machine", sweep),
     "compare": ("forward against reverse: tables, intervals, plots, beside the paper's", compare),
     "audit": ("make every number on disk again from the raw answers, and compare", audit),
     "explain": ("write one group of answers out, with all its numbers", explain),

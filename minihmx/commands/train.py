@@ -6,12 +6,17 @@ import argparse
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Sequence
 
 from minihmx.config import FIELDS, MODEL_GROUPS, MODELS
 from minihmx.errors import INTERRUPTED
 from minihmx.models.configs import FAMILIES
 from minihmx.terminal.text import show, typed
+
+# Who ends a job signals each of its processes, and one of them may pass the signal on: within so
+# many seconds a further SIGTERM is the same wish. Ctrl-C comes from a person, so it counts.
+SAME_STOP = 3.0
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +37,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def config_flags(parser: argparse.ArgumentParser, left_out: Sequence[str] = ()) -> None:
     """The model, and a flag for each other field of the config."""
     no_default = argparse.SUPPRESS  # only flags that were given may go before a model's own row
-    parser.add_argument(
-        "model", nargs="?", default=no_default, help="short name, local path or hub id (tiny)"
-    )
+    if "model" not in left_out:
+        parser.add_argument(
+            "model", nargs="?", default=no_default, help="short name, local path or hub id (tiny)"
+        )
     for name, field in FIELDS.items():
         if name == "model" or name in left_out:
             continue
@@ -57,12 +63,15 @@ def run(options: argparse.Namespace) -> int:
     from minihmx.terminal.lines import STOPPING, Lines
     from minihmx.train import Ended, train
 
-    asked: list[int] = []
+    asked: list[float] = []
 
     def interrupt(number: int, _: object) -> None:
-        if asked:
+        now = time.monotonic()
+        if asked and (number == signal.SIGINT or now - asked[0] > SAME_STOP):
             raise KeyboardInterrupt
-        asked.append(number)
+        asked.append(now)
+        if len(asked) > 1:
+            return
         if view:
             view.interrupted = True
         else:  # print could meet itself, if the signal comes in the middle of another print

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.metadata
 import platform
 import shutil
@@ -15,6 +14,7 @@ from minihmx import __version__
 from minihmx.config import Config
 from minihmx.errors import Failure
 from minihmx.instruments.estimate import CUDA_CONTEXT, GIB
+from minihmx.storage.lock import held
 from minihmx.storage.strict import read_json
 
 if TYPE_CHECKING:
@@ -105,12 +105,6 @@ def locks(folder: Path) -> list[dict[str, Any]]:
         except Failure:
             state = {}
         state = state if isinstance(state, dict) else {}
-        with path.open() as file:
-            try:  # shared and given back at once: nothing is made, nobody is kept out
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                held = False
-            except BlockingIOError:
-                held = True
         facts = {name: state.get(name) for name in ("state", "step", "steps", "pid", "error")}
-        found.append({"run": str(path.parent), "held": held, **facts})
+        found.append({"run": str(path.parent), "held": held(path), **facts})
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minihmx.errors import DataError
+from minihmx.errors import DataError, Failure
 from minihmx.storage.disk import read_lines
 
 NUMBER = (int, float)
@@ -43,3 +43,11 @@ def history(folder: Path) -> dict[str, list[dict[str, Any]]]:
             )
         found[kind].append(line)
     return found
+
+
+def seconds_of_steps(run: Path) -> float | None:
+    """That a run's steps and evaluations took so far; None where its timings.jsonl does not say."""
+    try:
+        return sum(float(line["seconds"]) for line in read_lines(run / "timings.jsonl"))
+    except (OSError, Failure, LookupError, TypeError, ValueError):
+        return None
