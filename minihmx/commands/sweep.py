@@ -20,7 +20,7 @@ from minihmx.storage.disk import Disk, home_path, new_file
 from minihmx.sweep.estimates import estimate_job
 from minihmx.sweep.local import run_here
 from minihmx.sweep.plan import Job, Sweep, list_text, read_sweep
-from minihmx.sweep.progress import finished, standings, write_record
+from minihmx.sweep.progress import is_finished, standings, write_record
 from minihmx.sweep.slurm import Submission, queue, requeue, script_text
 from minihmx.terminal.child import child
 from minihmx.terminal.plan import seconds_of_a_run
@@ -155,7 +155,7 @@ def submit(sweep: Sweep, path: Path, options: argparse.Namespace) -> int:
         raise UserError("`minihmx sweep submit` needs to know the queue; add --slurm.")
     check_number("array_limit", options.array_limit, 1, LARGEST, or_zero=True)
     check_number("grace", options.grace, 1, 65535)
-    undone = {name for name, job in sweep.jobs.items() if not finished(sweep, job)}
+    undone = {name for name, job in sweep.jobs.items() if not is_finished(sweep, job)}
     if not undone:
         show(f"all {len(sweep.jobs)} jobs are done")
         return 0
@@ -230,11 +230,11 @@ def do_job(sweep: Sweep, job: Job) -> int:
 
 def _do(sweep: Sweep, job: Job, lock: int, ended: list[int]) -> int:
     """The job itself, under its claim."""
-    if finished(sweep, job):
+    if is_finished(sweep, job):
         show(f"{job.name} is done already")
         return 0
     for need in job.needs:
-        if not finished(sweep, sweep.jobs[need]):
+        if not is_finished(sweep, sweep.jobs[need]):
             raise UserError(f"{job.name} needs {need}, which is not done; do that first.")
     write_record(sweep, job, None)
     made, began = list[str](), time.time()

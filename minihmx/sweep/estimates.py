@@ -22,25 +22,25 @@ from minihmx.instruments.estimate import (
 )
 from minihmx.models.configs import ModelConfig
 from minihmx.storage.disk import dumps
-from minihmx.sweep.plan import UNKNOWN, Estimate, Job
+from minihmx.sweep.plan import NO_ESTIMATE, Job, JobEstimate
 
-TRIED = 8  # items of a benchmark whose length is taken for that of all
+LOOKED_AT = 8  # items of a benchmark whose length is taken for that of all
 BATCH_TOKENS = 8192  # that an evaluation holds at once, as --batch-tokens says
 REPLY = 400  # bytes of a line of samples.jsonl beside the item and its prompt, about
 # `select` and `compare` read JSON alone: a start of Python, and some hundred kilobytes.
-LIGHT = Estimate(1.0, "floor", 2**27, 2**17)
-FLOOR, TIMED = "floor", "finished runs"
+FLOOR, TIMED, ABOUT = "floor", "finished runs", "about"
+LIGHT = JobEstimate(1.0, ABOUT, 2**27, 2**17)
 
 
 def estimate_job(
     job: Job, shape: ModelConfig, report: Mapping[str, Any], timed: float | None
-) -> Estimate:
+) -> JobEstimate:
     """Of one job. report: what doctor says of its model's runs. timed: mean seconds of a run."""
     if job.piece.kind == "train":
         seconds = report["floors"]["run hours"] * 3600 if timed is None else timed
         by = FLOOR if timed is None else TIMED
         memory, disk = max(report["peak"].values()), report["disk"]["runs"]["needed"]
-        return Estimate(round(seconds, 3), by, memory, disk)
+        return JobEstimate(round(seconds, 3), by, memory, disk)
     if job.piece.kind == "eval" and job.experiment:
         return _evaluation(job.experiment, job.piece.tasks[0], shape, report)
     return LIGHT
@@ -48,7 +48,7 @@ def estimate_job(
 
 def _evaluation(
     e: Experiment, task: str, shape: ModelConfig, report: Mapping[str, Any]
-) -> Estimate:
+) -> JobEstimate:
     """Reading every prompt once; replies, whose length nobody knows, come on top."""
     parts, dtype = report["memory"], report["settings"]["dtype"]
     always = ("weights", "adapter", "cuda context", "merged weights", "adapter in 16 bit")
@@ -56,20 +56,20 @@ def _evaluation(
     memory += BATCH_TOKENS * kv_bytes(shape, dtype)
     dataset = _items(task, e.data)
     if dataset is None or not dataset.items:
-        return UNKNOWN._replace(by=FLOOR, memory=memory)
+        return NO_ESTIMATE._replace(by=FLOOR, memory=memory)
     limit = next((int(f.partition("=")[2]) for f in e.eval_flags if f.startswith("--limit=")), 0)
     samples = min(limit or len(dataset.items), len(dataset.items))
     samples *= 4 if dataset.origin == "sample" and BENCHMARKS[task].generates else 1
     characters, bytes_of_line = _lengths(task, dataset)
     products = 2 * parameter_counts(shape)[0] * samples * characters / CHARACTERS
     disk = round(samples * (bytes_of_line + characters + REPLY))
-    return Estimate(round(products / RTX_4090[1], 3), FLOOR, memory, disk)
+    return JobEstimate(round(products / RTX_4090[1], 3), FLOOR, memory, disk)
 
 
 def _lengths(task: str, dataset: Dataset) -> tuple[float, float]:
     """Of an item, by some of them: characters that are read, and bytes of its record."""
     benchmark, found = BENCHMARKS[task], list[tuple[int, int]]()
-    tried = dataset.items[:: max(1, len(dataset.items) // TRIED)][:TRIED]
+    tried = dataset.items[:: max(1, len(dataset.items) // LOOKED_AT)][:LOOKED_AT]
     for item in tried:
         request = benchmark.ask(item, switches(benchmark, {}))
         texts = (

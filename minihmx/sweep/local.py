@@ -12,7 +12,7 @@ from pathlib import Path
 
 from minihmx.errors import INTERRUPTED
 from minihmx.sweep.plan import Job, Sweep
-from minihmx.sweep.progress import at_work, finished, log_file, read_record
+from minihmx.sweep.progress import at_work, is_finished, log_file, read_record
 from minihmx.terminal.text import duration, show
 
 LOOK = 0.2  # seconds between two looks at what ended
@@ -59,7 +59,7 @@ class _Work:
 
     def __init__(self, sweep: Sweep, path: Path):
         self.sweep, self.path = sweep, path
-        self.done = {name for name, job in sweep.jobs.items() if finished(sweep, job)}
+        self.done = {name for name, job in sweep.jobs.items() if is_finished(sweep, job)}
         self.failed: dict[str, tuple[int, str]] = {}
         self.running: dict[int, tuple[subprocess.Popen[bytes], Job, float]] = {}
         self.waiting = False  # whether another process is at what is left
@@ -75,7 +75,7 @@ class _Work:
                 continue
             if at_work(self.sweep, job):
                 self.waiting = True
-            elif finished(self.sweep, job):  # another process did it meanwhile
+            elif is_finished(self.sweep, job):  # another process did it meanwhile
                 self.done.add(name)
                 self.waiting = True
             else:

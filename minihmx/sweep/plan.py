@@ -29,10 +29,10 @@ ESTIMATED = ("seconds", "by", "memory", "disk")
 COMPARE = "compare"
 
 
-class Estimate(NamedTuple):
+class JobEstimate(NamedTuple):
     """What a job takes: seconds and bytes; None where nothing can be said.
 
-    by: "finished runs" where some were timed, else "floor", which arithmetic cannot go below.
+    by: "finished runs" where some were timed; "floor", which arithmetic cannot go below; "about".
     """
 
     seconds: float | None
@@ -41,7 +41,7 @@ class Estimate(NamedTuple):
     disk: int | None
 
 
-UNKNOWN = Estimate(None, "", 0, None)
+NO_ESTIMATE = JobEstimate(None, "", 0, None)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Job:
     piece: Piece
     needs: tuple[str, ...]
     experiment: Experiment | None
-    estimate: Estimate = UNKNOWN
+    estimate: JobEstimate = NO_ESTIMATE
 
     @property
     def record(self) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class Sweep:
         return hashlib.sha256(json.dumps(lines, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def list_text(sweep: Sweep, estimates: Mapping[str, Estimate]) -> str:
+def list_text(sweep: Sweep, estimates: Mapping[str, JobEstimate]) -> str:
     """The whole file."""
     jobs = [job.record | estimates[job.name]._asdict() for job in sweep.jobs.values()]
     return "".join(dumps(line) + "\n" for line in [sweep.header, *jobs])
@@ -155,7 +155,7 @@ def read_sweep(path: Path) -> Sweep:
         if differ:
             raise _edited(path, f"line {number}, {job.name}", f"differs in {', '.join(differ)}")
         record = strict.parse(line)
-        estimate = Estimate(*(record[name] for name in ESTIMATED))
+        estimate = JobEstimate(*(record[name] for name in ESTIMATED))
         sweep.jobs[job.name] = dataclasses.replace(job, estimate=estimate)
     if len(found) != len(jobs):
         raise _edited(path, "it", f"holds {len(found)} jobs, and its first line makes {len(jobs)}")

@@ -33,8 +33,7 @@ LOST = ("diverged", "failed")  # states of a run that an error ended
 class Standing:
     """Of a job. state: done, running, waiting or failed. detail: why, or how far.
 
-    left: seconds of work to come, None where nothing can be said. measured: whether they come from
-    jobs of its kind that are done; else they are a floor.
+    left: seconds of work to come, None where nothing can be said. measured: False for a floor.
     """
 
     state: str
@@ -78,7 +77,7 @@ def write_record(
     Store(sweep.runs).write_json(f"{RECORDS}/{job.key}.json", record)
 
 
-def finished(sweep: Sweep, job: Job) -> bool:
+def is_finished(sweep: Sweep, job: Job) -> bool:
     """Whether what the job makes is there."""
     if job.experiment is None:
         return sweep.tables.is_file()
@@ -94,7 +93,7 @@ def at_work(sweep: Sweep, job: Job) -> bool:
 
 def standings(sweep: Sweep) -> dict[str, Standing]:
     """Of every job, by name."""
-    done = {name for name, job in sweep.jobs.items() if finished(sweep, job)}
+    done = {name for name, job in sweep.jobs.items() if is_finished(sweep, job)}
     means = dict(_means([job for name, job in sweep.jobs.items() if name in done], sweep))
     return {
         name: Standing("done") if name in done else _standing(sweep, job, done, means)
@@ -125,7 +124,7 @@ def _standing(
     elif lacking:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         detail = f"for {lacking[0]}{more}"
-    return Standing(state, detail, left, measured is not None)
+    return Standing(state, detail, left, measured is not None or job.estimate.by != "floor")
 
 
 def _means(done: Sequence[Job], sweep: Sweep) -> Iterator[tuple[tuple[str, ...], float]]:

@@ -34,7 +34,7 @@ name=hmx-{digest}
 
 if [ "${{1:-}}" = task ]; then  # what Slurm starts, with the stage behind it
   if ! cd "$folder" || [ ! -d "$seen" ]; then
-    echo "minihmx: $(hostname) does not see the folder $runs that this sweep was submitted with," \
+    echo "minihmx: $(hostname) does not see the folder $runs that this sweep was submitted with," \\
       "so its run would go to another file system; choose --runs where all nodes see it." >&2
     exit 4
   fi
@@ -44,7 +44,7 @@ fi
 
 cd "$folder"
 if [[ "$(squeue --me --noheader --format=%j)" == *"$name"* ]]; then
-  echo "minihmx: This list is in the queue already, so nothing was queued; wait for it, or end" \
+  echo "minihmx: This list is in the queue already, so nothing was queued; wait for it, or end" \\
     "its arrays with scancel: squeue --me --Format=ArrayJobID,Name:40 | grep $name" >&2
   exit 2
 fi
@@ -57,8 +57,8 @@ submit() {{  # STAGE TASKS OPTION...: prints the array's number
   local stage=$1 tasks=$2
   shift 2
   # Slurm warns the job alone, before the time limit: it saves, ends, and is queued again.
-  sbatch --parsable --job-name="$name-$stage" --array="$tasks" --requeue \
-    --kill-on-invalid-dep=yes --signal=B:USR1@{grace} --open-mode=append \
+  sbatch --parsable --job-name="$name-$stage" --array="$tasks" --requeue \\
+    --kill-on-invalid-dep=yes --signal=B:USR1@{grace} --open-mode=append \\
     --output="$logs/$stage-%a.log"{options} "$@" {script} task "$stage" | cut -d';' -f1
 }}
 

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from minihmx.instruments.estimate import size
-from minihmx.sweep.plan import Estimate, Sweep
+from minihmx.sweep.plan import JobEstimate, Sweep
 from minihmx.sweep.progress import Standing, log_file
 from minihmx.terminal.text import duration, printable
 
-STATES = ("done", "running", "waiting", "failed")
+_STATES = ("done", "running", "waiting", "failed")
 
 
-def sweep_lines(sweep: Sweep, estimates: Mapping[str, Estimate], free: int) -> Iterator[str]:
+def sweep_lines(sweep: Sweep, estimates: Mapping[str, JobEstimate], free: int) -> Iterator[str]:
     """The job list for a reader. free: bytes on the disk of the runs."""
     kinds = Counter(job.piece.kind for job in sweep.jobs.values())
     models = ", ".join(e.model for e in sweep.experiments)
@@ -36,7 +36,7 @@ def sweep_lines(sweep: Sweep, estimates: Mapping[str, Estimate], free: int) -> I
         yield f"  {least}{time:<9} {size(estimate.memory):>10}  {command}"
 
 
-def _time(estimates: Iterable[Estimate]) -> str:
+def _time(estimates: Iterable[JobEstimate]) -> str:
     found = list(estimates)
     known = [e for e in found if e.seconds is not None]
     text = f"{duration(sum(e.seconds or 0.0 for e in known))} of work"
@@ -49,7 +49,7 @@ def _time(estimates: Iterable[Estimate]) -> str:
 def status_lines(sweep: Sweep, path: Path, found: Mapping[str, Standing]) -> Iterator[str]:
     """Where every job stands, and what is left."""
     counts = Counter(standing.state for standing in found.values())
-    told = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    told = ", ".join(f"{counts[state]} {state}" for state in _STATES if counts[state])
     yield f"sweep {path}: {len(found)} jobs, {told}"
     to_come = [standing for standing in found.values() if standing.state != "done"]
     known = [standing.left for standing in to_come if standing.left is not None]
