@@ -120,7 +120,7 @@ def test_what_slurm_refuses(slurm: Cluster, tmp_path: Path) -> None:
     path = planned(tmp_path, "--seeds", 1)
     done = minihmx("sweep", "submit", path, "--slurm", "--partition", "mian")
     refused(done, "no partition mian", "did you mean main?")
-    done = minihmx("sweep", "submit", path, "--slurm", "--sbatch=--nodes=9")
+    done = minihmx("sweep", "submit", path, "--slurm", "--time", "soon")
     refused(done, "Slurm refused the list")
     assert not slurm.queue() and (tmp_path / "jobs.sh").exists()
 
