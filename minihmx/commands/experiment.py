@@ -124,7 +124,7 @@ def planned(
     )
     if experiment.out.exists() and not experiment.out.is_dir():
         raise UserError(
-            f"{experiment.out} is no folder; give --out the folder that holds the runs."
+            f"{experiment.out} is no folder; name the folder that holds the runs, or a new one."
         )
     if report["model"]["cached"]:
         digest = hub.resolve(model, flags.get("revision") or None).digest

@@ -25,7 +25,8 @@ def sweep_lines(sweep: Sweep, estimates: Mapping[str, JobEstimate], free: int) -
     yield f"  jobs      {len(sweep.jobs)}: {counted}"
     yield f"  time      {_time(estimates.values())}"
     disk = sum(estimate.disk or 0 for estimate in estimates.values())
-    yield f"  disk      {size(disk)} to come, {size(free)} free"
+    enough = "" if disk <= free else ": too little, if all of it is to go there"
+    yield f"  disk      {size(disk)} to come, {size(free)} free{enough}"
     memory = max(estimate.memory for estimate in estimates.values())
     yield f"  memory    at most {size(memory)} of one job"
     for name, job in sweep.jobs.items():
@@ -41,7 +42,7 @@ def _time(estimates: Iterable[JobEstimate]) -> str:
     known = [e for e in found if e.seconds is not None]
     text = f"{duration(sum(e.seconds or 0.0 for e in known))} of work"
     if any(e.by == "floor" for e in known):
-        text += " at the very least (> is a floor, by the arithmetic of `minihmx doctor`)"
+        text += " at the very least (> is an RTX 4090's floor, see `minihmx doctor`)"
     unknown = len(found) - len(known)
     return text + (f"; unknown for {unknown} jobs, whose items are not here" if unknown else "")
 

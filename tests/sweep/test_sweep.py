@@ -433,3 +433,23 @@ def test_a_sweep_here_is_stopped_killed_and_goes_on(here: Path) -> None:
     again = minihmx("sweep", "run", "jobs.jsonl", "--local")
     assert again.returncode == 0 and "log:" not in again.stdout  # no job is begun
     assert before == {p: p.stat().st_mtime_ns for p in here.rglob("*") if p.is_file()}
+
+
+@pytest.mark.slow
+def test_a_stop_that_comes_twice_at_once_is_one(here: Path) -> None:
+    """As from `scancel`, which signals the job and the command that it runs."""
+    questions = toy.questions(Path("questions.jsonl"), train=8, held_out=1)
+    line = ["train", "tiny", "--questions", questions, *SIZES, "--epochs", 4]
+    process = subprocess.Popen(command(*line), stdout=subprocess.PIPE, text=True, env=env({}))
+    assert process.stdout is not None
+    for text in process.stdout:
+        if text.startswith("step "):
+            break
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    run = Path("runs/tiny/forward/seed-1")
+    assert process.returncode == 130
+    assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
+    assert (run / "checkpoints/latest-step/manifest.json").exists()
