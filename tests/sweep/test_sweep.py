@@ -226,6 +226,21 @@ def test_a_gpu_is_asked_for_where_a_model_runs(here: Path) -> None:
     ]
 
 
+def test_the_hub_is_asked_once_before_anything_is_queued(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan("--models", "tiny")
+    asked: list[str] = []
+    monkeypatch.setattr("minihmx.commands.sweep.fetch_all", lambda e: asked.append(e.model))
+    assert in_process("sweep", "fetch", "jobs.jsonl").returncode == 0
+    assert asked == ["tiny"]
+    in_process("sweep", "submit", "jobs.jsonl", "--slurm", "--dry-run")
+    text = Path("jobs.sh").read_text()
+    assert asked == ["tiny"]  # a dry run asks nobody
+    assert text.index('sweep fetch "$list"') < text.index("$(submit train-forward")
+    assert "export HF_HUB_OFFLINE=1" in text.partition("sweep job")[0]  # of every task
+
+
 def test_numbers_of_tasks() -> None:
     assert slurm.tasks(iter([5, 1, 2, 3, 9, 8])) == "1-3,5,8-9"
 
