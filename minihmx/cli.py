@@ -91,6 +91,10 @@ def as_number(kind: Callable[[str], Any], name: str, text: str) -> Any:
         raise argparse.ArgumentTypeError(f"{quoted(text)} is no {name}") from None
 
 
+def flags_of(parser: argparse.ArgumentParser) -> list[str]:
+    return [flag for action in parser._actions for flag in action.option_strings]
+
+
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Raises UserError for what it does not know, naming the nearest command or option."""
     parser = Parser(prog="minihmx", description="The HMX-feel experiment from scratch.")
@@ -104,7 +108,10 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         sub = subparsers.add_parser(name, help=text, description=text, formatter_class=plain)
         verb.arguments(sub)
         verbs.append(sub)
-        known[name] = [flag for action in sub._actions for flag in action.option_strings]
+        known[name] = flags_of(sub)
+        for nested in sub._actions:
+            if isinstance(nested, argparse._SubParsersAction):
+                known |= {f"{name} {inner}": flags_of(p) for inner, p in nested.choices.items()}
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next
         from minihmx.terminal.completion import offer_words
 
@@ -117,11 +124,13 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     if "names" in options:  # argparse takes a list in one place; here it may go on behind a flag
         options.names += [word for word in unknown if not word.startswith("-")]
         unknown = [word for word in unknown if word.startswith("-")]
-    prog = f"minihmx {options.command}"
+    words = f"{options.command} {vars(options).get('action')}"
+    words = words if words in known else options.command
+    prog = f"minihmx {words}"
     for word in sorted(unknown, key=lambda word: not word.startswith("-")):
         if word.startswith("-"):  # what follows it may be its value
             there = f"`{prog} --help` lists them."
-            hint = nearest(word.split("=")[0], known[options.command], there)
+            hint = nearest(word.split("=")[0], known[words], there)
             raise UserError(f"{word} is no option of `{prog}`; {hint}")
         raise UserError(f"{quoted(word)} is one word too many; `{prog} --help` says what it takes.")
     return options

@@ -10,8 +10,6 @@ process. No torch.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from typing import Any
 
 from minihmx.errors import Failure, UserError
 from minihmx.selection import DIRECTIONS, Rule
+from minihmx.storage.lock import take, wait_for
 from minihmx.storage.run_folder import Store
 from minihmx.storage.strict import read_json
 
@@ -59,7 +58,7 @@ class Experiment:
 class Piece:
     """One command of an experiment. needs: names of the pieces that must be done before it.
 
-    folders: of what it makes, relative to the experiment's.
+    folders: of what it makes, relative to the experiment's. tasks: the benchmarks that it asks.
     """
 
     name: str
@@ -67,13 +66,17 @@ class Piece:
     arguments: tuple[str, ...]
     needs: tuple[str, ...]
     folders: tuple[str, ...]
+    tasks: tuple[str, ...] = ()
 
 
-def pieces(experiment: Experiment) -> list[Piece]:
-    """Every piece, in the order in which one process does them: seed by seed."""
+def pieces(experiment: Experiment, split: bool = False) -> list[Piece]:
+    """Every piece, in the order in which one process does them: seed by seed.
+
+    An evaluation asks a seed's pair all benchmarks, on one loaded base. split: one run and one
+    benchmark each, so that many machines can share them.
+    """
     e, found = experiment, list[Piece]()
     out, rule = ("--out", str(e.out)), e.rule
-    chosen = ("--tasks", ",".join(e.tasks), "--data", e.data, *out, *e.eval_flags, "--json")
     how = (
         f"--threshold={rule.threshold:g}",
         f"--max-unscored={rule.max_unscored:g}",
@@ -90,15 +93,36 @@ def pieces(experiment: Experiment) -> list[Piece]:
         selecting = ("select", *runs.values(), *how)
         found.append(Piece(f"select seed {seed}", "select", selecting, trained, places))
         selected = (found[-1].name,)
-        if not e.tasks:
-            continue
         if seed == e.seeds[0]:
-            base = ("eval", e.model, "--adapter", "base", "--seed", str(seed), *chosen)
-            found.append(Piece("eval base", "eval", base, trained, (f"{e.run_name}/base",)))
-        both = (word for run in runs.values() for word in ("--adapter", run))
-        of_pair = ("eval", e.model, *both, "--seed", str(seed), *chosen)
-        found.append(Piece(f"eval seed {seed}", "eval", of_pair, selected, places))
+            found += _evaluations(e, "base", seed, {"base": f"{e.run_name}/base"}, (), split)
+        pair = dict(zip(runs.values(), places, strict=True))
+        if split:
+            for direction, (run, place) in zip(DIRECTIONS, pair.items(), strict=True):
+                who = f"{direction} seed {seed}"
+                found += _evaluations(e, who, seed, {run: place}, selected, split)
+        else:
+            found += _evaluations(e, f"seed {seed}", seed, pair, selected, split)
     return found
+
+
+def _evaluations(
+    e: Experiment,
+    who: str,
+    seed: int,
+    subjects: Mapping[str, str],
+    needs: tuple[str, ...],
+    split: bool,
+) -> Iterator[Piece]:
+    """The pieces that ask these subjects (adapter, and folder of its results) the benchmarks."""
+    adapters = (word for subject in subjects for word in ("--adapter", subject))
+    begin = ("eval", e.model, *adapters, "--seed", str(seed))
+    end = ("--data", e.data, "--out", str(e.out), *e.eval_flags, "--json")
+    groups = (
+        {f" {task}": (task,) for task in e.tasks} if split else {"": e.tasks} if e.tasks else {}
+    )
+    for name, tasks in groups.items():
+        arguments = (*begin, "--tasks", ",".join(tasks), *end)
+        yield Piece(f"eval {who}{name}", "eval", arguments, needs, (*subjects.values(),), tasks)
 
 
 def is_done(experiment: Experiment, piece: Piece, results: Mapping[str, Sequence[str]]) -> bool:
@@ -111,7 +135,9 @@ def is_done(experiment: Experiment, piece: Piece, results: Mapping[str, Sequence
         return all(_is_selected(folder, e.rule, folders) for folder in folders)
     made = [e.out / folder for folder in results.get(piece.name, ())]
     finished = [folder for folder in made if (folder / "manifest.json").is_file()]
-    homes = [(folder / "evals" / task, _winner(folder)) for folder in folders for task in e.tasks]
+    homes = [
+        (folder / "evals" / task, _winner(folder)) for folder in folders for task in piece.tasks
+    ]
     return all(
         any(f.parent == home and f.name.rpartition("-")[0] == winner for f in finished)
         for home, winner in homes
@@ -148,21 +174,24 @@ def _winner(folder: Path) -> str:
 # --- experiment.json ------------------------------------------------------------------------------
 
 
+def claim_file(out: Path, name: str) -> Path:
+    """The lock of a piece; name: with the model's in front."""
+    return out / ".claims" / f"{name.replace(' ', '-')}.lock"
+
+
 @contextlib.contextmanager
-def claim(experiment: Experiment, piece: str) -> Iterator[int | None]:
+def claim(out: Path, name: str) -> Iterator[int | None]:
     """A lock, while this process alone is at work on the piece; None where another one is.
 
     A child that inherits the lock keeps it when this process is killed; with the last of them the
     piece is free again. Raises DataError where a link or the like stands in the lock's place.
     """
-    path = experiment.out / ".claims" / f"{experiment.run_name}-{piece.replace(' ', '-')}.lock"
-    with Store(experiment.out).disk.open(path, os.O_RDWR | os.O_CREAT) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-            return
-        yield file.fileno()
+    lock = take(claim_file(out, name), Store(out).disk.open)
+    if lock is None:
+        yield None
+        return
+    with contextlib.closing(lock):
+        yield lock.file.fileno()
 
 
 def stored_results(experiment: Experiment) -> dict[str, list[str]]:
@@ -205,8 +234,7 @@ def write_states(
         planned.append(entry)
     store = Store(experiment.out)
     path = experiment.out / ".claims" / f"{EXPERIMENT}.lock"
-    with store.disk.open(path, os.O_RDWR | os.O_CREAT) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # held for a moment only
+    with contextlib.closing(wait_for(path, store.disk.open)):
         names = {entry["name"] for entry in planned}
         before = _listed(experiment)
         for entry, old in ((e, o) for e in planned for o in before if e["name"] == o["name"]):
@@ -229,7 +257,7 @@ def _state(experiment: Experiment, name: str, state: str) -> str:
     """The state as it is; what waits for this process may be running in another."""
     if state != "waiting":
         return state
-    with claim(experiment, name) as lock:
+    with claim(experiment.out, f"{experiment.run_name} {name}") as lock:
         return "running" if lock is None else "waiting"
 
 

@@ -71,27 +71,26 @@ def test_what_is_no_list_of_seeds(text: str) -> None:
 
 def test_a_piece_is_claimed_once(tmp_path: Path) -> None:
     experiment = an_experiment(tmp_path)
-    with claim(experiment, "eval base") as mine, claim(experiment, "eval base") as other:
+    with claim(tmp_path, "tiny eval base") as mine, claim(tmp_path, "tiny eval base") as other:
         assert mine is not None and other is None
         states = {piece.name: "waiting" for piece in pieces(experiment)}
         write_states(experiment, states, {})
     record = json.loads((tmp_path / "experiment.json").read_text())["models"]["tiny"]
     found = {piece["name"]: piece["state"] for piece in record["pieces"]}
     assert found["eval base"] == "running" and found["select seed 1"] == "waiting"
-    with claim(experiment, "eval base") as again:
+    with claim(tmp_path, "tiny eval base") as again:
         assert again is not None
 
 
 def test_a_claim_outlives_the_process_that_made_it_in_its_child(tmp_path: Path) -> None:
-    experiment = an_experiment(tmp_path)
-    with claim(experiment, "eval base") as lock:
+    with claim(tmp_path, "tiny eval base") as lock:
         assert lock is not None
         child = subprocess.Popen(["sleep", "60"], pass_fds=(lock,))
-    with claim(experiment, "eval base") as while_it_lives:
+    with claim(tmp_path, "tiny eval base") as while_it_lives:
         assert while_it_lives is None
     child.kill()
     child.wait()
-    with claim(experiment, "eval base") as afterwards:
+    with claim(tmp_path, "tiny eval base") as afterwards:
         assert afterwards is not None
 
 

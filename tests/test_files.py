@@ -6,6 +6,7 @@ import fnmatch
 import functools
 import importlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from conftest import ROOT
 from safetensors import safe_open
 
 from minihmx.results.findings import CHECKS
+from minihmx.storage.disk import Disk
+from minihmx.storage.lock import Lease
 from minihmx.storage.run_folder import Store
 
 PAGE = (ROOT / "docs" / "files.md").read_text("utf-8")
@@ -46,6 +49,11 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("experiment", "tiny", "--seeds", 1, "--out", out, "--questions", questions),
         *(*sizes, *ask),
     )
+    listed = ["--runs", out, "--seeds", 1, "--questions", questions, "--out", folder / "jobs.jsonl"]
+    minihmx("sweep", "plan", *listed, *sizes, *ask)
+    minihmx("sweep", "job", folder / "jobs.jsonl", "eval-forward-bbq", 1)
+    lease = folder / "leased/.lock.lease-1"
+    Lease(lease, Disk().open(lease, os.O_RDWR | os.O_CREAT)).close()
     failed = Store(folder / "runs" / "failed")
     with pytest.raises(RuntimeError), failed.failure_told():
         failed.write_status("running", 1, 2)
@@ -80,7 +88,8 @@ def found(experiment: Path, head: str) -> set[str]:
     """The fields of the files that a section's heading names."""
     kind, seen = re.search(r"kind (\w+)$", head), set[str]()
     for pattern in re.findall(r"`([^`]+)`", head):
-        paths = [p for p in experiment.rglob("*") if fnmatch.fnmatch(str(p), f"*/{pattern}")]
+        around = experiment.parent.rglob("*")  # a job list stands beside its runs
+        paths = [p for p in around if fnmatch.fnmatch(str(p), f"*/{pattern}")]
         assert paths, f"no {pattern} was left"
         for path in paths:
             if path.suffix == ".safetensors":

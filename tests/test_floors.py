@@ -25,7 +25,7 @@ PACKAGE = ROOT / "minihmx"
 # A module imports from floors below its own, or beside it without a circle.
 FLOORS = {
     0: "minihmx config records seeding errors stats advantages selection storage storage.strict"
-    " storage.disk storage.history judge questions terminal"
+    " storage.disk storage.lock storage.history judge questions terminal"
     " terminal.board"
     " terminal.text",  # words and plain arithmetic
     1: "storage.run_folder storage.config_file storage.identity grpo lora optimizer"
@@ -56,7 +56,8 @@ FLOORS = {
     " evals.items.load evals.asking evals.asking.averages evals.asking.likelihood"
     " evals.asking.results evals.asking.task evals.asking.replies evals.asking.forecast"
     " evals.asking.runner evals.asking.session",  # what asks a finished model
-    6: "experiment results results.cells results.sycophancy"
+    6: "experiment sweep sweep.plan sweep.estimates sweep.progress sweep.slurm sweep.local"
+    " terminal.sweep results results.cells results.sycophancy"
     " results.claims results.cell_claims results.selections"
     " results.paper results.statistics results.runs results.evaluations results.collect"
     " results.epochs"
@@ -71,10 +72,10 @@ FLOORS = {
     " results.report.failures results.report.sections results.report.page results.report.markdown"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
     " terminal.paper_rows terminal.differences"
-    " terminal.talk terminal.plan terminal.completion"
+    " terminal.talk terminal.plan terminal.completion terminal.child"
     " terminal.examples",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
-    " commands.doctor commands.select commands.experiment"
+    " commands.doctor commands.select commands.experiment commands.sweep"
     " commands.examples commands.claims commands.explain commands.audit"
     " commands.compare commands.report commands.log",  # verbs
     8: "cli __main__",  # door
@@ -82,7 +83,9 @@ FLOORS = {
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 TORCH_FREE = (
     "minihmx config records seeding errors stats advantages selection judge questions cli storage"
-    " storage.history commands.select experiment terminal.plan commands.experiment"
+    " storage.history storage.lock commands.select experiment terminal.plan terminal.child"
+    " commands.experiment sweep sweep.plan sweep.estimates sweep.progress sweep.slurm sweep.local"
+    " terminal.sweep commands.sweep"
     " storage.strict storage.disk storage.run_folder storage.identity models models.configs"
     " storage.config_file"
     " models.tokenizer models.chat models.hub models.folder models.hub_errors models.targets"

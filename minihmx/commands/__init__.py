@@ -22,6 +22,7 @@ from minihmx.commands import (
     log,
     report,
     select,
+    sweep,
     train,
 )
 
@@ -39,6 +40,7 @@ COMMANDS: dict[str, tuple[str, Verb]] = {
     "eval": ("run benchmarks on a model and on what training made of it", evaluate),
     "select": ("choose the checkpoints of a forward and a reverse run by the paper's rule", select),
     "experiment": ("every seed in both directions, selection, benchmarks, comparison", experiment),
+    "sweep": ("many runs as a list of commands: on a cluster, or on one machine", sweep),
     "compare": ("forward against reverse: tables, intervals, plots, beside the paper's", compare),
     "report": ("one page: curves, answers side by side, tables, audit", report),
     "audit": ("make every number on disk again from the raw answers, and compare", audit),

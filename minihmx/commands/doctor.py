@@ -238,9 +238,7 @@ def look_up(name: str, revision: str | None) -> Found:
     folder = path.parent
     shape = read_config(folder)
     cached = all((folder / weights).is_file() for weights in weight_names(folder))
-    run_name = name if name in MODELS else None
-    if cached and run_name is None:  # its digest is the commit, which only a snapshot has
-        run_name = hub.resolve(name, revision).run_name
+    run_name = name if name in MODELS else hub.run_name(name, folder.name)  # which is the commit
     return Found(repo, run_name, cached, access, shape, None if cached else refusal, folder)
 
 

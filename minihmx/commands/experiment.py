@@ -7,15 +7,10 @@ one of them wrecks is not lost for the others.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shlex
-import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +20,7 @@ from minihmx.errors import INTERRUPTED, UserError, shortened
 from minihmx.evals import BENCHMARKS, named
 from minihmx.evals.benchmark import switches
 from minihmx.evals.items.load import locate, nothing
-from minihmx.evals.items.made import find_items
+from minihmx.evals.items.made import Promise, find_items, make_dataset
 from minihmx.experiment import (
     Experiment,
     Piece,
@@ -36,17 +31,21 @@ from minihmx.experiment import (
     write_states,
 )
 from minihmx.models import hub
+from minihmx.models.folder import read_config
+from minihmx.models.tokenizer import Tokenizer
 from minihmx.questions import load_questions, load_rubric
 from minihmx.selection import DIRECTIONS, Rule
 from minihmx.storage import identity
-from minihmx.storage.disk import home_path
+from minihmx.storage.disk import home_path, sha256
 from minihmx.storage.run_folder import Store
-from minihmx.terminal.plan import headline, plan_lines, time_left
+from minihmx.terminal.child import child
+from minihmx.terminal.plan import plan_lines, time_left
 from minihmx.terminal.text import show
 
 # What `train` and `eval` both take, in the same meaning.
 SHARED = ("revision", "device", "dtype", "threads", "decode_rows", "date", "chat_format")
 MOST_SEEDS = 1000
+PARTIAL = "--partial"
 # On the bundled model the others only show that they run, and take ten seconds more for each model.
 OF_TINY = ("truthfulqa_mc2", "toxigen", "bbq", "sycophancy_answer", "are_you_sure")
 
@@ -54,6 +53,14 @@ OF_TINY = ("truthfulqa_mc2", "toxigen", "bbq", "sycophancy_answer", "are_you_sur
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `train` but for those of one run, and which seeds and benchmarks."""
     train.config_flags(parser, left_out=("seed", "direction", "out"))
+    what_is_asked(parser)
+    out = FIELDS["out"].default
+    parser.add_argument("--out", default=out, metavar="DIR", help=f"holds all runs ({out})")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+
+
+def what_is_asked(parser: argparse.ArgumentParser) -> None:
+    """The seeds and benchmarks of an experiment, and how it selects."""
     parser.add_argument("--seeds", default="1-5", metavar="LIST", help="as 1-5 or 1,3,4 (1-5)")
     parser.add_argument(
         "--tasks",
@@ -68,61 +75,83 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--same-epoch-exception", choices=("on", "off"), default="on", help="as for select (on)"
     )
-    out = FIELDS["out"].default
-    parser.add_argument("--out", default=out, metavar="DIR", help=f"holds all runs ({out})")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
 
 
 def run(options: argparse.Namespace) -> int:
     """Plan, do what is not done, compare. Returns 0, or the exit code of the first failure."""
-    flags = {name: value for name, value in vars(options).items() if name in FIELDS}
-    flags.setdefault("model", "tiny")
-    check_number("limit", options.limit, 1, LARGEST, or_zero=True)
-    report = examined(flags)
-    tasks = benchmark_names(
-        options.tasks or (",".join(OF_TINY) if flags["model"] == "tiny" else "all")
-    )
-    data = options.data or ("sample" if flags["model"] == "tiny" else "hub")
-    for task in tasks:  # what cannot be had is refused before the hours of training
-        BENCHMARKS[task].prepare(switches(BENCHMARKS[task], {}))
-        if not options.dry_run or (data != "hub" and BENCHMARKS[task].recipe):
-            find_items(BENCHMARKS[task], data, options.partial)
-        elif data != "hub" and locate(BENCHMARKS[task], data) is None:
-            raise UserError(nothing(BENCHMARKS[task], data))
-    found = report["model"]["run_name"], ""
-    if report["model"]["cached"] or not options.dry_run:
-        source = hub.resolve(flags["model"], flags.get("revision") or None)
-        found = source.run_name, source.digest
-        if not report["model"]["cached"]:  # what was downloaded now tells the chat format
-            report = examined(flags)
-    given = {name: value for name, value in flags.items() if name not in ("model", "out")}
-    of_eval = {name: value for name, value in given.items() if name in SHARED}
-    of_eval |= {"limit": options.limit} if options.limit else {}
-    experiment = Experiment(
-        home_path(options.out),
-        flags["model"],
-        found[0] or flags["model"].split("/")[-1],
-        seeds(options.seeds),
-        tuple(tasks),
-        data,
-        Rule(same_epoch_exception=options.same_epoch_exception),
-        typed_flags(given),
-        typed_flags(of_eval) + (("--partial",) if options.partial else ()),
-    )
-    if experiment.out.exists() and not experiment.out.is_dir():
-        raise UserError(
-            f"{experiment.out} is no folder; give --out the folder that holds the runs."
-        )
-    if found[1]:
-        check_runs(experiment, report["settings"], found[1])
+    experiment, report = planned(options, vars(options).get("model", "tiny"), options.out)
+    if not options.dry_run:
+        fetch_all(experiment)
+        experiment, report = planned(options, experiment.model, options.out)
     for line in plan_lines(experiment, report):
         show(line)
     return 0 if options.dry_run else work(experiment)
 
 
-def examined(flags: Mapping[str, Any]) -> dict[str, Any]:
+def planned(
+    options: argparse.Namespace, model: str, out: str, gpu: str | None = None
+) -> tuple[Experiment, dict[str, Any]]:
+    """One model's experiment, and what doctor says of a run of it. Downloads only config.json.
+
+    out: the folder of the runs. gpu: as for doctor. Raises UserError for what cannot be had, and
+    for a run of another config that is there.
+    """
+    flags = {name: value for name, value in vars(options).items() if name in FIELDS}
+    flags |= {"model": model, "out": out}
+    check_number("limit", options.limit, 1, LARGEST, or_zero=True)
+    report = examined(flags, gpu)
+    tasks = benchmark_names(options.tasks or (",".join(OF_TINY) if model == "tiny" else "all"))
+    data = options.data or ("sample" if model == "tiny" else "hub")
+    for task in tasks:  # what cannot be had is refused before the hours of training
+        BENCHMARKS[task].prepare(switches(BENCHMARKS[task], {}))
+        if data != "hub" and BENCHMARKS[task].recipe:
+            find_items(BENCHMARKS[task], data, options.partial)
+        elif data != "hub" and locate(BENCHMARKS[task], data) is None:
+            raise UserError(nothing(BENCHMARKS[task], data))
+    given = {name: value for name, value in flags.items() if name not in ("model", "out")}
+    of_eval = {name: value for name, value in given.items() if name in SHARED}
+    of_eval |= {"limit": options.limit} if options.limit else {}
+    experiment = Experiment(
+        home_path(out),
+        model,
+        report["model"]["run_name"] or model.split("/")[-1],
+        seeds(options.seeds),
+        tuple(tasks),
+        data,
+        Rule(same_epoch_exception=options.same_epoch_exception),
+        typed_flags(given),
+        typed_flags(of_eval) + ((PARTIAL,) if options.partial else ()),
+    )
+    if experiment.out.exists() and not experiment.out.is_dir():
+        raise UserError(
+            f"{experiment.out} is no folder; name the folder that holds the runs, or a new one."
+        )
+    if report["model"]["cached"]:
+        digest = hub.resolve(model, flags.get("revision") or None).digest
+        check_runs(experiment, report["settings"], digest)
+    return experiment, report
+
+
+def fetch_all(experiment: Experiment) -> None:
+    """Download what an experiment needs and this disk lacks: the model, and the items.
+
+    Items that are made with the model's tokenizer are made, so that no two processes do it at once.
+    """
+    e = experiment
+    found = [find_items(BENCHMARKS[task], e.data, PARTIAL in e.eval_flags) for task in e.tasks]
+    revision = next((f.partition("=")[2] for f in e.flags if f.startswith("--revision=")), None)
+    source = hub.resolve(e.model, revision or None)
+    for task, dataset in zip(e.tasks, found, strict=True):
+        if isinstance(dataset, Promise):
+            tokenizer = Tokenizer.load(source.folder)
+            digest = sha256(source.folder / "tokenizer.json")
+            context = read_config(source.folder).max_positions
+            make_dataset(BENCHMARKS[task], dataset, tokenizer.count, digest, context)
+
+
+def examined(flags: Mapping[str, Any], gpu: str | None = None) -> dict[str, Any]:
     """What doctor says of a run. Raises Failure for the first thing that would stop it."""
-    report = doctor.examine(flags)
+    report = doctor.examine(flags, gpu)
     doctor.refuse_problems(report)
     return report
 
@@ -194,7 +223,7 @@ def work(experiment: Experiment) -> int:
         if not ready:
             break
         for piece in ready:
-            with claim(experiment, piece.name) as lock:
+            with claim(experiment.out, f"{experiment.run_name} {piece.name}") as lock:
                 if lock is None:
                     continue
                 if piece.name not in done_pieces(experiment) | own:  # nobody finished it meanwhile
@@ -245,49 +274,3 @@ def do(experiment: Experiment, piece: Piece, now: dict[str, str], lock: int) -> 
     state = "interrupted" if code == INTERRUPTED else sentence if code else "done"
     write_states(experiment, now | {piece.name: state}, results)
     return code, sentence
-
-
-def child(
-    arguments: Sequence[str], made: list[str] | None = None, lock: int | None = None
-) -> tuple[int, str]:
-    """Run a command of minihmx; returns its exit code and the last line that it wrote to stderr.
-
-    made: where the folder of each result goes that `eval --json` prints. lock: the claim, which
-    the child holds as well, so that it stays claimed if this process is killed.
-    """
-    piped = subprocess.PIPE if "--json" in arguments else None
-    command = [sys.executable, "-m", "minihmx", *arguments]
-    # Ctrl-C reaches parent and child alike. The child saves and ends, and the parent waits for it.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    process = subprocess.Popen(
-        command,
-        stdout=piped,
-        stderr=subprocess.PIPE,
-        text=True,
-        pass_fds=() if lock is None else (lock,),
-    )
-    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    said: list[str] = []
-    echo = threading.Thread(target=echoed, args=(process.stderr, said))
-    echo.start()
-    for line in process.stdout or ():
-        result = json.loads(line)
-        if made is not None:
-            made.append(result["folder"])
-        for text in headline(result):
-            show(text)
-    code = process.wait()
-    echo.join()
-    signal.signal(signal.SIGINT, before)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if code < 0:
-        stopped = -code in (signal.SIGINT, signal.SIGTERM)
-        return INTERRUPTED if stopped else 1, f"it was killed by signal {-code}"
-    return code, said[-1].removeprefix("minihmx: ") if said else f"it ended with exit code {code}"
-
-
-def echoed(stream: Iterable[str], said: list[str]) -> None:
-    """Pass on what a child says on stderr, and remember it."""
-    for line in stream:
-        print(line, end="", file=sys.stderr, flush=True)
-        said += [line.strip()] if line.strip() else []

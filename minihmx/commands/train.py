@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,9 @@ from minihmx.terminal.preflight import slow_cpu
 from minihmx.terminal.text import show, typed
 
 SMALL_MODEL = 50e6  # parameters; below it a CPU is no mistake
+# Who ends a job signals each of its processes, and one of them may pass the signal on: within so
+# many seconds a further SIGTERM is the same wish. Ctrl-C comes from a person, so it counts.
+SAME_STOP = 3.0
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,9 +50,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def config_flags(parser: argparse.ArgumentParser, left_out: Sequence[str] = ()) -> None:
     """The model, and a flag for each other field of the config."""
     no_default = argparse.SUPPRESS  # only flags that were given may go before a model's own row
-    parser.add_argument(
-        "model", nargs="?", default=no_default, help="short name, local path or hub id (tiny)"
-    )
+    if "model" not in left_out:
+        parser.add_argument(
+            "model", nargs="?", default=no_default, help="short name, local path or hub id (tiny)"
+        )
     for name, field in FIELDS.items():
         if name == "model" or name in left_out:
             continue
@@ -103,12 +108,15 @@ def run(options: argparse.Namespace) -> int:
     from minihmx.terminal.lines import STOPPING, Lines
     from minihmx.train import Ended, train
 
-    asked: list[int] = []
+    asked: list[float] = []
 
     def interrupt(number: int, _: object) -> None:
-        if asked:
+        now = time.monotonic()
+        if asked and (number == signal.SIGINT or now - asked[0] > SAME_STOP):
             raise KeyboardInterrupt
-        asked.append(number)
+        asked.append(now)
+        if len(asked) > 1:
+            return
         if view:
             view.interrupted = True
         else:  # print could meet itself, if the signal comes in the middle of another print

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.metadata
 import platform
 import shutil
@@ -18,6 +17,7 @@ from minihmx.config import Config
 from minihmx.errors import Failure
 from minihmx.instruments.estimate import CUDA_CONTEXT, GIB
 from minihmx.instruments.gpus import Speed
+from minihmx.storage.lock import held
 from minihmx.storage.strict import read_json
 
 if TYPE_CHECKING:
@@ -117,19 +117,6 @@ def disk(place: Path, needed: int) -> dict[str, Any]:
     return {"path": str(place), "free": shutil.disk_usage(existing).free, "needed": needed}
 
 
-def is_held(run: Path) -> bool:
-    """Whether a process is at work in a run's folder."""
-    path = run / ".lock"
-    if not path.is_file():  # a pipe would be waited for
-        return False
-    with path.open() as file:
-        try:  # shared and given back at once: nothing is made, nobody is kept out
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
 def locks(folder: Path) -> list[dict[str, Any]]:
     """Every run of this model: whether a process holds it, and how far its status says it is."""
     found = []
@@ -140,7 +127,6 @@ def locks(folder: Path) -> list[dict[str, Any]]:
         except Failure:
             state = {}
         state = state if isinstance(state, dict) else {}
-        held = is_held(path.parent)
         facts = {name: state.get(name) for name in ("state", "step", "steps", "pid", "error")}
-        found.append({"run": str(path.parent), "held": held, **facts})
+        found.append({"run": str(path.parent), "held": held(path), **facts})
     return found

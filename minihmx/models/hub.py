@@ -67,7 +67,7 @@ def resolve(name: str, revision: str | None = None) -> Source:
     if not HUB_ID.fullmatch(name):
         raise UserError(_unknown(name))
     folder = _fetch(name, revision)
-    return Source(folder, _run_name(name, folder.name), name, folder.name, folder.name)
+    return Source(folder, run_name(name, folder.name), name, folder.name, folder.name)
 
 
 def _bundled(name: str) -> Source:
@@ -88,16 +88,17 @@ def _local(folder: Path, short: str | None) -> Source:
         raise UserError(f"{folder} is a file; name the folder that holds it and its config.json.")
     read_config(folder)
     sha = folder_digest(folder)
-    return Source(folder, short or _run_name(folder.name, sha), short or str(folder), None, sha)
+    return Source(folder, short or run_name(folder.name, sha), short or str(folder), None, sha)
 
 
 def run_names(model_id: str, digest: str) -> set[str]:
     """The folders' names that runs of a model can have: from its id, or its short name."""
     shorts = {short for short, info in MODELS.items() if model_id == (info.repo or short)}
-    return shorts | (set() if model_id in MODELS else {_run_name(model_id, digest)})
+    return shorts | (set() if model_id in MODELS else {run_name(model_id, digest)})
 
 
-def _run_name(name: str, sha: str) -> str:
+def run_name(name: str, sha: str) -> str:
+    """The folder under runs/ of a model that has no short name. sha: its commit or digest."""
     last = re.sub(r"[^A-Za-z0-9._-]", "-", name.split("/")[-1]).lstrip(".-")
     return f"{last or 'model'}-{sha[:8]}"
 

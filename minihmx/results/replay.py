@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minihmx.errors import DataError, UserError
-from minihmx.instruments.machine import is_held
 from minihmx.storage.disk import home_path, parse_lines, read_lines
 from minihmx.storage.identity import text_digest
+from minihmx.storage.lock import held
 from minihmx.storage.strict import read_file, read_json
 
 PATIENCE = 1.0  # seconds between two looks at files that grow
@@ -126,7 +126,9 @@ def _lines(folder: Path, follow: bool) -> Iterator[tuple[dict[str, Any], dict[st
     """
     path, seen, waited = folder / "metrics.jsonl", 0, False
     while True:
-        over = not (follow and is_held(folder))  # asked first: what was written by then is read
+        lock = folder / ".lock"
+        at_work = follow and lock.is_file() and held(lock)  # before reading: all is there then
+        over = not at_work
         fresh = _whole_lines(path)[seen:]
         timings = _timings(folder)
         # its seconds are written right behind a step, so they are waited for, once

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from minihmx.errors import DataError, Failure, IOFailure, UserError, quoted, shortened
+from minihmx.errors import DataError, Failure, UserError, quoted, shortened
 from minihmx.storage import strict
+from minihmx.storage.lock import Lock, gone
 
 
 def new_file(flag: str, text: str) -> Path:
@@ -49,12 +50,12 @@ class Disk:
     root: a folder, which may itself be reached through links. Below it no link is followed, and no
     file is opened or replaced that has a second name or is a pipe or a device (DataError); with
     None this holds for the file alone.
-    lock: an owned folder and its open file .lock. Every call first looks whether the folder still
-    holds that very file (IOFailure), so that none is made anew, and no other one is written to.
+    lock: an owned folder and the lock on it. Every call first looks whether that stands still
+    (IOFailure), so that no folder is made anew, and no other one is written to.
     """
 
     root: Path | None = None
-    lock: tuple[Path, BinaryIO] | None = None
+    lock: tuple[Path, Lock] | None = None
 
     def write(self, path: Path, data: bytes, mode: str = "wb") -> None:
         """Write (or with mode "ab" append) and flush to the disk."""
@@ -122,14 +123,12 @@ class Disk:
                     stands = owned and place in (owned, *owned.parents)
                     handle = _enter(place, handle, make and not stands)
                     handles.callback(os.close, handle)
-                    if lock and place == owned:
-                        there = os.stat(".lock", dir_fd=handle, follow_symlinks=False)
-                        if not os.path.samestat(there, os.fstat(lock.fileno())):
-                            raise _gone(owned)
+                    if lock and place == owned and not lock.stands(handle):
+                        raise gone(owned, lock)
                 yield handle
         except (FileNotFoundError, NotADirectoryError):
-            if owned and not (owned / ".lock").exists():
-                raise _gone(owned) from None
+            if owned and lock and not lock.path.exists():
+                raise gone(owned, lock) from None
             raise
 
 
@@ -145,14 +144,6 @@ def _enter(place: Path, above: int, make: bool) -> int:
                 os.mkdir(place.name, dir_fd=above)
         _check_name(place, above)
         return os.open(place.name, os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
-
-
-def _gone(folder: Path) -> IOFailure:
-    return IOFailure(
-        f"{folder} was moved, replaced or deleted while this command was at work in it, so it "
-        "stops rather than begin another one there; put the folder back, and the same command "
-        "continues; without it, the same command starts anew."
-    )
 
 
 def _check_name(path: Path, folder: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from minihmx.errors import DataError, UserError
+from minihmx.errors import DataError, Failure, UserError
 from minihmx.storage.disk import read_lines
 
 NUMBER = (int, float)
@@ -67,3 +67,11 @@ def load_rows(folder: Path | str, kind: str) -> Iterator[dict[str, Any]]:
         number = int(path.stem.partition("-")[2])
         for row in read_lines(path):
             yield {counted: number, **row}
+
+
+def seconds_of_steps(run: Path) -> float | None:
+    """That a run's steps and evaluations took so far; None where its timings.jsonl does not say."""
+    try:
+        return sum(float(line["seconds"]) for line in read_lines(run / "timings.jsonl"))
+    except (OSError, Failure, LookupError, TypeError, ValueError):
+        return None

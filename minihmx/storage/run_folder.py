@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import itertools
 import json
@@ -26,8 +25,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minihmx.errors import DataError, Failure, IOFailure, UserError, as_failure
-from minihmx.storage import strict
+from minihmx.errors import DataError, Failure, UserError, as_failure
+from minihmx.storage import lock, strict
 from minihmx.storage.disk import Disk, dumps, parse_lines, sha256, verify
 
 GROWING = ("metrics.jsonl", "timings.jsonl", "amax.jsonl")
@@ -81,31 +80,25 @@ class Store:
     # --- one owner -----------------------------------------------------------------------------
 
     def lock(self) -> None:
-        """Own the folder until the process ends; the kernel frees the lock of a dead one.
+        """Own the folder until the process ends (storage/lock.py).
 
         Raises UserError where another process owns it, DataError where something in it is a link.
         """
         try:
-            self._lock = self.disk.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT)
+            own = lock.take(self.folder / ".lock", self.disk.open)
         except (FileExistsError, NotADirectoryError):
             places = (self.folder, *self.folder.parents)
             raise UserError(
                 f"{next(filter(os.path.lexists, places))} is no folder, so nothing can be saved "
                 "there; move it away, or choose another --out."
             ) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if own is None:
             raise UserError(
                 f"Another process is at work in {self.folder}; two writers would spoil it: "
                 "wait for it, or choose another --seed or --out."
-            ) from None
-        except OSError as error:
-            raise IOFailure(
-                f"{self.folder} cannot be locked ({error.strerror}), so a second process could "
-                "spoil what is there; choose an --out on another disk."
-            ) from None
-        self.disk.lock = self.folder, self._lock
+            )
+        self._lock = own
+        self.disk.lock = self.folder, own
         self.disk.check(self.folder, WRITTEN)
 
     # --- writing -------------------------------------------------------------------------------

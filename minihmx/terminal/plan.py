@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from minihmx.errors import Failure
 from minihmx.evals import BENCHMARKS
 from minihmx.experiment import Experiment, Piece, done_pieces, is_done, pieces
 from minihmx.instruments.estimate import size
-from minihmx.storage.disk import read_lines
+from minihmx.stats import mean
+from minihmx.storage.history import seconds_of_steps
 from minihmx.terminal.text import duration
 
 
@@ -44,15 +44,10 @@ def plan_lines(experiment: Experiment, report: Mapping[str, Any]) -> Iterator[st
 
 def seconds_of_a_run(experiment: Experiment) -> float | None:
     """The mean over this experiment's finished runs, by their timings.jsonl."""
-    found = []
-    for piece in pieces(experiment):
-        path = experiment.out / piece.folders[0] / "timings.jsonl"
-        if piece.kind == "train" and is_done(experiment, piece, {}):
-            try:
-                found.append(sum(float(line["seconds"]) for line in read_lines(path)))
-            except (OSError, Failure, LookupError, TypeError, ValueError):
-                continue
-    return sum(found) / len(found) if found else None
+    runs = [piece for piece in pieces(experiment) if piece.kind == "train"]
+    done = [piece for piece in runs if is_done(experiment, piece, {})]
+    found = [seconds_of_steps(experiment.out / piece.folders[0]) for piece in done]
+    return mean([seconds for seconds in found if seconds is not None])
 
 
 def time_left(left: Sequence[Piece], times: Mapping[str, Sequence[float]]) -> str:

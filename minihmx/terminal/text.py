@@ -17,8 +17,9 @@ ERROR = "± is the standard error of a mean"
 # For a terminal or a file that has no such sign. A minus is never lost.
 SPELLED = {"−": "-", "–": "-", "—": "-", "±": "+/-", "·": "*", "²": "^2", "Σ": "sum of ", "’": "'"}
 LONGEST = 1e10  # seconds; timedelta knows no more than some thousand times that
-# These verbs, and `data get`, leave files, so they go on unseen where stdout is closed.
+# These verbs and actions leave files, so they go on unseen where stdout is closed.
 LEAVE_FILES = {"train", "eval", "experiment", "select", "export", "get"}
+LEAVE_FILES |= {"plan", "submit", "run", "fetch", "job"}  # of sweep
 
 
 def open_streams() -> list[str]:

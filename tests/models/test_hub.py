@@ -85,9 +85,9 @@ def test_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_run_names_are_safe_folder_names(tmp_path: Path) -> None:
-    assert hub._run_name("org/Model_1.5-x", "0123456789") == "Model_1.5-x-01234567"
-    assert hub._run_name("..", "0123456789") == "model-01234567"
-    assert hub._run_name("..é/\u202e", "0123456789") == "model-01234567"
+    assert hub.run_name("org/Model_1.5-x", "0123456789") == "Model_1.5-x-01234567"
+    assert hub.run_name("..", "0123456789") == "model-01234567"
+    assert hub.run_name("..é/\u202e", "0123456789") == "model-01234567"
 
 
 def test_tiny_is_the_bundled_folder() -> None:

@@ -1,0 +1,1 @@
+"""A sweep: the job list of many runs, on a cluster or on one machine. No torch."""
