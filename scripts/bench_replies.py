@@ -189,6 +189,7 @@ def main() -> None:
     parser.add_argument("--data", help="folder with published files of the benchmarks")
     parser.add_argument("--tokenizer", help="Qwen3's tokenizer.json.gz, for the random model")
     parser.add_argument("--real", help="the folder of a real model instead")
+    parser.add_argument("--only", help="one benchmark")
     parser.add_argument("--scattered", action="store_true", help="items that share little")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--job", help=argparse.SUPPRESS)
@@ -207,7 +208,7 @@ def main() -> None:
             Path(model).mkdir()
             checkpoint(Path(model), "qwen3", Path(options.tokenizer).read_bytes(), SHAPE)
         job = {"model": model, "threads": options.threads, "report": f"{scratch}/report"}
-        for task in REAL if options.real else FORCED:
+        for task in [options.only] if options.only else REAL if options.real else FORCED:
             count, low, high = (REAL[task], 0, 0) if options.real else FORCED[task]
             asked = prompts(task, options.data, count, options.scattered)
             draw = random.Random(task)
