@@ -53,7 +53,7 @@ class LoRALinear(nn.Module):
         """x [..., in] -> [..., out]."""
         if self.enabled and self.merged is not None:
             return linear(x, self.merged, self.bias)
-        base = linear(x, self.weight if self.packed is None else self.packed, self.bias)
+        base = linear(x, self.weight, self.bias, self.packed)
         # Off, the branch is skipped. Multiplying it by zero would not do: judge and reference have
         # to be the base to the last bit, and 0 * infinity would not even be 0.
         if not self.enabled:

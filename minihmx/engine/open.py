@@ -29,6 +29,7 @@ from minihmx.models import adapters, hub, weights
 from minihmx.models.configs import ModelConfig
 from minihmx.models.decoder import Decoder
 from minihmx.models.folder import read_config, shipped_config
+from minihmx.models.products import cpu_has_bfloat16
 from minihmx.models.template import AUTO
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Question
@@ -157,13 +158,6 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
             "overflow; leave --dtype out, or train on a GPU."
         )
     return weights.DTYPES[name]
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware, as torch sees it."""
-    # torch has no public name for this question in every version from 2.6 on.
-    asked = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, name, bool)() for name in asked)
 
 
 # --- adapters -------------------------------------------------------------------------------------

@@ -102,13 +102,15 @@ def shared_tokens(
 ) -> tuple[int, bool]:
     """How many first tokens get a pass of their own, and whether the next prompt has them too."""
     shared = common_prefix(unique) if len(unique) > 1 else 0
-    if following:
-        less = common_prefix([*unique, following])
-        # What the next prompt does not share would be computed here once for each row.
-        if (len(unique) - 1) * (shared - less) <= less:
-            return less, True
     if known and len(unique) == 1:
         shared = min(same_tokens(unique[0], known.ids), len(unique[0]) - 1)
+    if following:
+        less = common_prefix([*unique, following])
+        # What the next prompt does not share would be computed here once for each row, and for a
+        # single row where it is known already.
+        rows = len(unique) - 1 if len(unique) > 1 else 1
+        if rows * (shared - less) <= less:
+            return less, True
     return shared, False
 
 

@@ -70,7 +70,8 @@ def describe_device(config: Config, gpu: tuple[str, float] | None) -> dict[str, 
     import torch
 
     from minihmx.engine.memory import free_memory
-    from minihmx.engine.open import cpu_has_bfloat16, pick_device, pick_dtype
+    from minihmx.engine.open import pick_device, pick_dtype
+    from minihmx.models.products import cpu_has_bfloat16
 
     device = torch.device("cuda") if gpu is not None else pick_device(config.device)
     dtype = str(pick_dtype(config.dtype, device)).removeprefix("torch.")

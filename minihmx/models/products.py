@@ -32,7 +32,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
-        return linear(x, self.weight if self.packed is None else self.packed, self.bias)
+        return linear(x, self.weight, self.bias, self.packed)
 
     @property
     def packs(self) -> bool:
@@ -40,28 +40,45 @@ class Linear(nn.Linear):
         return True
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [..., in], weight [out, in] (or packed) -> [..., out]; a gradient reaches x, and the weight
-    too where it is trained."""
-    if weight.is_mkldnn:
-        return _onednn(x, weight, bias)
-    suits = x.dtype == weight.dtype == FP32 and x.device.type == "cpu"
-    small = x.numel() * weight.shape[0] < FEW
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, packed: Tensor | None = None
+) -> Tensor:
+    """x [..., in], weight [out, in] -> [..., out]; a gradient reaches x, and the weight and bias
+    too where they are trained.
+
+    packed: what `pack` made of the weight. It is used where that changes no bit.
+    """
+    if weight.is_mkldnn:  # merged for sampling, which no gradient goes through
+        return _onednn(x.detach(), weight, bias)
     learns = torch.is_grad_enabled()
-    if not suits or small or (learns and weight.requires_grad) or not onednn_is_faster():
+    trained = learns and (weight.requires_grad or (bias is not None and bias.requires_grad))
+    if trained or not by_onednn(x, weight, packed):
         return F.linear(x, weight, bias)
     if learns and x.requires_grad:
         return cast(Tensor, _Frozen.apply(x, weight, bias))  # type: ignore[no-untyped-call]
-    return _onednn(x, weight, bias)
+    # A single row is another kernel's work, which adds up in another order.
+    one = x.numel() == x.shape[-1]
+    return _onednn(x, weight if packed is None or one else packed, bias)
+
+
+def by_onednn(x: Tensor, weight: Tensor, packed: Tensor | None) -> bool:
+    """Whether to ask oneDNN by its own name. In 16 bit torch asks it anyway, for plain weights."""
+    if x.device.type != "cpu" or x.dtype != weight.dtype:
+        return False
+    if x.dtype != FP32:
+        return packed is not None and not torch.is_grad_enabled()
+    return x.numel() * weight.shape[0] >= FEW and onednn_is_faster()
 
 
 def pack(weight: Tensor) -> Tensor:
     """A copy in the layout that oneDNN computes with, or the weight itself where that is of no use.
 
     With another layout every product first moves the whole weight, which takes longer than eight
-    rows of a product do. The sums are the same to the last bit from two rows on.
+    rows of a product do. The sums are the same to the last bit from two rows on, which is why
+    `linear` takes it from there on.
     """
-    suits = weight.dtype == torch.bfloat16 or (weight.dtype == FP32 and onednn_is_faster())
+    half = weight.dtype == torch.bfloat16 and cpu_has_bfloat16()
+    suits = half or (weight.dtype == FP32 and onednn_is_faster())
     weight = weight.detach()
     if weight.device.type != "cpu" or not suits or weight.numel() < FEW // ROWS or not has_onednn():
         return weight
@@ -74,7 +91,8 @@ def packed(model: nn.Module) -> Iterator[None]:
     found: list[Any] = [m for m in model.modules() if getattr(m, "packs", False)]
     try:
         for module in found:
-            module.packed = pack(module.weight)
+            copy = pack(module.weight)
+            module.packed = copy if copy.is_mkldnn else None
         yield
     finally:
         for module in found:
@@ -105,6 +123,13 @@ def has_onednn() -> bool:
     """Whether this build of torch has the products by oneDNN."""
     here = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return here and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware, as torch sees it."""
+    # torch has no public name for this question in every version from 2.6 on.
+    asked = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in asked)
 
 
 @cache

@@ -40,7 +40,8 @@ def paper_rows(finished: Sequence[tuple[Results, Mapping[str, Any]]]) -> Iterato
                 continue
             value, error = (found[key] for key in ("value", "stderr"))
             scaled = [None if v is None else v * metric.scale for v in (value, error)]
-            detectable = None if scaled[1] is None else DETECTABLE * 2**0.5 * scaled[1]
+            # Without any spread among the items nothing can be said of other items.
+            detectable = DETECTABLE * 2**0.5 * scaled[1] if scaled[1] else None
             numbers = [number(v, ".2f") for v in (*scaled, detectable)]
             cells = f"{numbers[0]:>10} {numbers[1]:>8} {numbers[2]:>11} {found['n']:>6}"
             yield f"{metric.title:<{width}}{cells}  {_settings(asked)}"

@@ -266,7 +266,8 @@ def need_parquet(name: str) -> None:
     if importlib.util.find_spec("pyarrow") is None:
         raise UserError(
             f"{name} is a Parquet file, and pyarrow, which reads it, is not installed: type "
-            f"`{sys.executable} -m pip install pyarrow` and the same command again."
+            f"`{sys.executable} -m pip install pyarrow` (it is in the extra `evals`) and the same "
+            "command again."
         )
 
 
