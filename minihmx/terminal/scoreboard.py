@@ -151,8 +151,6 @@ def table(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {result['unparsed']} of {result['samples']} samples hold no answer to be read"
     if result["cut"]:
         yield f"  {result['cut']} samples have a reply that ran into its cap of tokens"
-    if result["truncated"]:
-        yield f"  {result['truncated']} prompts exceeded the context and lost their first tokens"
 
 
 def _ordered(names: Iterable[str], headline: Sequence[str], beside: Sequence[str]) -> list[str]:
@@ -178,6 +176,9 @@ def marks(result: Mapping[str, Any]) -> list[str]:
         found.append("a few items of our own: not the benchmark")
     if result["data"]["partial"]:
         found.append(f"partial {result['data']['partial']}: not the whole benchmark")
+    if result["truncated"]:
+        lost = "longer than the context, so the model did not see their first tokens"
+        found.append(f"{result['truncated']} prompts cut: {lost}")
     return found
 
 

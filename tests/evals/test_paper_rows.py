@@ -22,6 +22,7 @@ from minihmx.models.tokenizer import Tokenizer
 from minihmx.results.cells import METRICS
 from minihmx.storage.disk import read_lines
 from minihmx.terminal.differences import comparable, difference_lines, verdict
+from minihmx.terminal.scoreboard import marks
 from minihmx.terminal.text import duration
 
 EVAL = ["--data", "sample", "--temperature", 0]
@@ -198,3 +199,11 @@ def test_some_sample_of_every_benchmark_has_a_verdict(name: str) -> None:
         if verdict(benchmark.score(item, said, chosen).values, benchmark):
             return
     raise AssertionError("no sample has one")
+
+
+def test_prompts_that_did_not_fit_mark_the_row() -> None:
+    """A score on prompts without their beginning is none of the benchmark's."""
+    data = {"origin": "files", "partial": ""}
+    assert marks({"data": data, "truncated": 0}) == []
+    (mark,) = marks({"data": data, "truncated": 3})
+    assert mark.startswith("3 prompts cut: longer than the context")
