@@ -103,5 +103,5 @@ def test_the_notebook_runs_in_under_a_minute_of_a_processor(tmp_path: Path) -> N
     out = program(tmp_path, "cells.py")
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 60
     scores = [float(line.split()[4]) for line in out.splitlines() if "held-out score" in line]
-    assert len(scores) == 2 and scores[1] > scores[0] + 1
+    assert len(scores) == 2 and scores[1] > scores[0] + 0.5
     assert "0 numbers differ" in out and out.count("->") == 4
