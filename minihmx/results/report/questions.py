@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -61,8 +62,9 @@ def _side_cards(
             rows.append(RowView(f"sample {s + 1}", line["category"], tuple(columns)))
         marks = [(side, number(mean_score(lines), ".1f")) for side, lines in there.items()]
         where, group = line["category"], f"{model}, seed {seed}"
-        command = f"minihmx explain {first.folder} --epoch {epoch_number(first.epoch)}"
-        command += f" --question {question}"
+        epoch = str(epoch_number(first.epoch))
+        words = ["minihmx", "explain", str(first.folder), "--epoch", epoch, "--question", question]
+        command = shlex.join(words)
         yield CardView(line["prompt"], where, group, tuple(rows), tuple(marks), command=command)
 
 
@@ -138,13 +140,11 @@ def select_commands(material: Material) -> Iterator[str]:
     """What chose the checkpoints of each pair that has a choice."""
     for _, _, runs in material.pairs:
         if len(runs) == 2 and all((run.folder / "selected.json").exists() for run in runs.values()):
-            yield f"minihmx select {' '.join(str(run.folder) for run in runs.values())}"
+            yield shlex.join(["minihmx", "select", *(str(run.folder) for run in runs.values())])
 
 
 def typed_words(command: Any) -> str:
     """A command as env.json keeps it, for a shell; "" for what is none."""
-    import shlex
-
     if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
         return ""
     return shlex.join(["minihmx", *command[1:]])
