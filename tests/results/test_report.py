@@ -418,6 +418,41 @@ def test_only_flips_are_green_or_red() -> None:
     assert coloured == [f'[data-verdict~="{flip}"] .change' for flip in FLIPS if flip != "sideways"]
 
 
+def other_config(run: Path) -> None:
+    rewrite(run / "config.json", lambda c: c | {"science": c["science"] | {"epochs": 1}})
+
+
+def test_two_runs_that_are_no_pair_are_not_side_by_side(own: Path, tmp_path: Path) -> None:
+    both = [own / "tiny" / direction / "seed-1" for direction in ("forward", "reverse")]
+    other_config(both[1])
+    read, text = reported(tmp_path, *both)
+    assert "No pair, so they are not shown side by side" in notes(read)
+    assert "of other configs (epochs" in notes(read)
+    rulers = [own.count("<b>") for own in re.findall(r'(?s)class="ruler">.*?</figure>', text)]
+    assert rulers == [2, 2], "base and one direction each"
+    for row in re.findall(r'(?s)<section class="row".*?</section>', text):
+        assert not ('data-side="forward"' in row and 'data-side="reverse"' in row)
+    headings = [*read.all("h3")]
+    assert {f"tiny, {d}, seed 1 alone" for d in ("forward", "reverse")} <= set(headings)
+
+
+def test_of_two_runs_alike_the_first_is_shown(own: Path, tmp_path: Path) -> None:
+    run = own / "tiny/forward/seed-1"
+    copy = Path(shutil.copytree(run, tmp_path / "again/tiny/forward/seed-1"))
+    read, _ = reported(tmp_path, run, copy)
+    assert f"{run} and {copy} are both tiny forward, seed 1; the first is shown" in notes(read)
+    once, _ = reported(tmp_path, run, name="once.html")
+    assert len([*read.all("article")]) == len([*once.all("article")])
+    twice, _ = reported(tmp_path, run, own / "tiny/forward/../forward/seed-1", name="twice.html")
+    assert "are both" not in notes(twice)
+
+
+def test_the_model_is_that_of_the_config(own: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(own / "tiny/forward/seed-1", tmp_path / "some/where/mine"))
+    read, _ = reported(tmp_path, moved)
+    assert list(read.all("h1")) == ["tiny"]
+
+
 # --- size -----------------------------------------------------------------------------------------
 
 
