@@ -7,7 +7,7 @@ import sys
 
 from minihmx.errors import UserError
 from minihmx.storage.disk import Disk, new_file
-from minihmx.terminal.text import show
+from minihmx.terminal.text import printable, show
 
 PAGE = "report.html"
 
@@ -34,18 +34,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Read, then write the page; nothing that is there is changed."""
+    from minihmx.results.report.first import audit_alerts
     from minihmx.results.report.markdown import markdown_report
     from minihmx.results.report.material import Material
     from minihmx.results.report.page import need_jinja2, samples_folder, write_page
 
     if options.markdown:
         out = new_file("--out", options.out) if options.out is not None else None
-        text = markdown_report(Material(options.paths))
+        material = Material(options.paths)
+        text = markdown_report(material)
         if out:
             Disk().write(out, text.encode())
             print(f"written to {out}", file=sys.stderr)
         else:
             show(text.rstrip("\n"))
+        for alert in audit_alerts(material):
+            print(printable(alert), file=sys.stderr)
         return 0
     need_jinja2()
     out = new_file("--out", options.out if options.out is not None else PAGE)
@@ -59,6 +63,8 @@ def run(options: argparse.Namespace) -> int:
     print("reading, and auditing what is read ...", file=sys.stderr)
     page, *beside = write_page(material, out)
     print(f"written to {page} ({page.stat().st_size / 1e6:.1f} MB); open it in a browser")
+    for alert in audit_alerts(material):
+        show(printable(alert))
     if beside:
-        print(f"all samples are in {folder} ({len(beside)} pages)")
+        print(f"what found no room is in {folder} ({len(beside)} pages)")
     return 0

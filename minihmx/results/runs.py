@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from minihmx.errors import DataError, UserError, quoted
 from minihmx.models.adapters import CONFIG, WEIGHTS, adapter_digest
@@ -15,6 +15,15 @@ from minihmx.selection import DIRECTIONS
 from minihmx.storage.disk import home_path
 from minihmx.storage.identity import differences
 from minihmx.storage.strict import read_json
+
+
+class Trained(Protocol):
+    """A run's folder and the fields that decide what it computes."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def science(self) -> Mapping[str, Any]: ...
 
 
 class TrainedRun(NamedTuple):
@@ -99,8 +108,8 @@ def find_pairs(paths: Sequence[str]) -> tuple[list[SeedPair], list[str]]:
         raise UserError(_nothing(paths, list(runs.values()), notes))
     for pair in pairs:
         first = next(other.forward for other in pairs if other.model == pair.model)
-        _check_alike(pair.forward, pair.reverse, {"direction"})
-        _check_alike(first, pair.forward, {"direction", "seed"})
+        check_alike(pair.forward, pair.reverse, {"direction"})
+        check_alike(first, pair.forward, {"direction", "seed"})
         _check_selection(pair)
         here, there = (run.how.replace(BELOW, "") for run in (pair.forward, first))
         if here != there and "named" not in (here, there):
@@ -233,7 +242,8 @@ def read_run(folder: Path, epoch: str) -> TrainedRun:
     return TrainedRun(folder, name, direction, seed, science, fingerprint, epoch, how, adapter)
 
 
-def _check_alike(one: TrainedRun, other: TrainedRun, may_differ: set[str]) -> None:
+def check_alike(one: Trained, other: Trained, may_differ: set[str]) -> None:
+    """Raises UserError naming the fields in which two runs differ beyond those that may."""
     if differ := differences(one.science, other.science, may_differ):
         raise UserError(
             f"{one.folder} and {other.folder} are of other configs ({differ}), so "

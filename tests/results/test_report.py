@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
@@ -18,6 +19,7 @@ from made_up import seal
 
 from minihmx.results.report import page
 from minihmx.results.report.charts import _levels
+from minihmx.results.report.item_card import FLIPS
 from minihmx.results.report.material import Material
 from minihmx.results.report.sections import SECTIONS
 from minihmx.terminal.text import printable
@@ -357,6 +359,98 @@ def test_any_value_may_be_another(own: Path, tmp_path: Path, seed: int) -> None:
     if path.name in ("samples.jsonl", "result.json"):
         seal(path.parent)
     reported(tmp_path, own)
+
+
+# --- what to know first ---------------------------------------------------------------------------
+
+
+def other_score(run: Path) -> None:
+    path = run / "evaluations/epoch-02.jsonl"
+    records = lines(path)
+    records[0]["score"] = 9 if records[0]["score"] != 9 else 8
+    write(path, records)
+
+
+def shorter_history(run: Path) -> None:
+    path = run / "metrics.jsonl"
+    write(path, [line for line in lines(path) if line.get("step") != 2])
+
+
+def no_evaluation(run: Path) -> None:
+    (run / "evaluations/epoch-01.jsonl").unlink()
+
+
+@pytest.mark.parametrize("change", [other_score, shorter_history, no_evaluation])
+def test_what_the_audit_finds_leads_the_page(
+    own: Path, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    run = own / "tiny/forward/seed-1"
+    change(run)
+    done = in_process("report", own, "--out", tmp_path / "page.html")
+    assert done.returncode == 0 and f"in {run}, where" in done.stdout
+    read = Read((tmp_path / "page.html").read_text("utf-8"))
+    first = next(text for text in read.all("li") if text in notes(read))
+    assert "The audit finds" in first and str(run) in first and "should be" in first
+    assert "What the audit says" in first
+    markdown = in_process("report", own, "--markdown")
+    assert markdown.stdout.index("The audit finds") < markdown.stdout.index("## What was run")
+
+
+def test_nothing_leads_the_page_of_whole_runs(runs: Path, tmp_path: Path) -> None:
+    done = in_process("report", runs, "--out", tmp_path / "page.html")
+    assert "The audit finds" not in done.stdout + (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_commands_are_quoted_for_a_shell(runs: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(runs, tmp_path / "my runs; rm x"))
+    _, text = reported(tmp_path, folder)
+    read = Read(text)
+    typed = [code for code in read.all("code") if code.startswith("minihmx ") and "rm x" in code]
+    assert {words.split()[1] for words in typed} >= {"select", "explain", "eval", "compare"}
+    for words in typed:
+        paths = [word for word in shlex.split(words) if "rm x" in word]
+        assert paths and all(word.startswith(str(folder)) for word in paths), words
+
+
+def test_only_flips_are_green_or_red() -> None:
+    css = (Path(page.__file__).parents[2] / "data/report/page.css").read_text("utf-8")
+    coloured = re.findall(r"^(.*) \{ color: var\(--(?:up|down)\); \}$", css, re.M)
+    assert coloured == [f'[data-verdict~="{flip}"] .change' for flip in FLIPS if flip != "sideways"]
+
+
+def other_config(run: Path) -> None:
+    rewrite(run / "config.json", lambda c: c | {"science": c["science"] | {"epochs": 1}})
+
+
+def test_two_runs_that_are_no_pair_are_not_side_by_side(own: Path, tmp_path: Path) -> None:
+    both = [own / "tiny" / direction / "seed-1" for direction in ("forward", "reverse")]
+    other_config(both[1])
+    read, text = reported(tmp_path, *both)
+    assert "No pair, so they are not shown side by side" in notes(read)
+    assert "of other configs (epochs" in notes(read)
+    rulers = [own.count("<b>") for own in re.findall(r'(?s)class="ruler">.*?</figure>', text)]
+    assert rulers == [2, 2], "base and one direction each"
+    for row in re.findall(r'(?s)<section class="row".*?</section>', text):
+        assert not ('data-side="forward"' in row and 'data-side="reverse"' in row)
+    headings = [*read.all("h3")]
+    assert {f"tiny, {d}, seed 1 alone" for d in ("forward", "reverse")} <= set(headings)
+
+
+def test_of_two_runs_alike_the_first_is_shown(own: Path, tmp_path: Path) -> None:
+    run = own / "tiny/forward/seed-1"
+    copy = Path(shutil.copytree(run, tmp_path / "again/tiny/forward/seed-1"))
+    read, _ = reported(tmp_path, run, copy)
+    assert f"{run} and {copy} are both tiny forward, seed 1; the first is shown" in notes(read)
+    once, _ = reported(tmp_path, run, name="once.html")
+    assert len([*read.all("article")]) == len([*once.all("article")])
+    twice, _ = reported(tmp_path, run, own / "tiny/forward/../forward/seed-1", name="twice.html")
+    assert "are both" not in notes(twice)
+
+
+def test_the_model_is_that_of_the_config(own: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(own / "tiny/forward/seed-1", tmp_path / "some/where/mine"))
+    read, _ = reported(tmp_path, moved)
+    assert list(read.all("h1")) == ["tiny"]
 
 
 # --- size -----------------------------------------------------------------------------------------

@@ -83,9 +83,9 @@ class Ruler(NamedTuple):
 
 def rulers(runs: Sequence[ReportRun]) -> Iterator[Ruler]:
     """For each model the mean over its seeds of the base and of both shown epochs."""
-    for model in dict.fromkeys(run.model for run in runs):
-        found = {"base": [(run, "epoch-00") for run in runs if run.model == model]}
-        for run in (run for run in runs if run.model == model and epoch_number(run.epoch)):
+    for model in dict.fromkeys(run.heading for run in runs):
+        found = {"base": [(run, "epoch-00") for run in runs if run.heading == model]}
+        for run in (run for run in runs if run.heading == model and epoch_number(run.epoch)):
             found.setdefault(run.direction, []).append((run, run.epoch))
         marks = []
         for side, places in found.items():
@@ -114,8 +114,8 @@ def _levels(marks: Sequence[tuple[str, float, str, str]]) -> dict[str, int]:
 
 def figures(runs: Sequence[ReportRun]) -> Iterator[Figure]:
     """One for each model that has been evaluated at all."""
-    for model in dict.fromkeys(run.model for run in runs):
-        own = [run for run in runs if run.model == model and (run.evaluations or run.steps)]
+    for model in dict.fromkeys(run.heading for run in runs):
+        own = [run for run in runs if run.heading == model and (run.evaluations or run.steps)]
         if own:
             panels = tuple(_panel(own, name) for name in CURVES)
             yield Figure(model, panels, _table(model, own))

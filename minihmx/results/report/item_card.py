@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -99,7 +100,8 @@ def item_card(sides: Sides, item: str, group: str) -> CardView:
         tuple(rows),
         tuple(marks),
         tuple(map(printable, facts)),
-        f"minihmx explain {run} --benchmark {sides.benchmark} --item {printable(item)}",
+        f"minihmx explain {shlex.quote(run)} --benchmark {sides.benchmark} "
+        f"--item {shlex.quote(printable(item))}",
     )
 
 

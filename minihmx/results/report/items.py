@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -168,11 +169,11 @@ def _eval_commands(material: Material, sides: Sides) -> Iterator[str]:
     """What evaluated them: of an experiment its own commands, else what their settings say."""
     planned = [piece["command"] for _, piece in material.plans if piece["command"][:1] == ["eval"]]
     if planned:
-        yield from (" ".join(["minihmx", *command]) for command in planned)
+        yield from (shlex.join(["minihmx", *command]) for command in planned)
         return
     for side, evaluation in sides.found.items():
         settings: dict[str, Any] = evaluation.result["settings"]
-        where = "base" if side == "base" else str(evaluation.folder.parents[2])
+        where = "base" if side == "base" else shlex.quote(str(evaluation.folder.parents[2]))
         limit = f" --limit {settings['limit']}" if settings.get("limit") else ""
         yield (
             f"minihmx eval {sides.model} --tasks {sides.benchmark} --adapter {where} "

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeVar
 
 from minihmx import __version__
 from minihmx.errors import Failure, UserError, quoted
 from minihmx.experiment import EXPERIMENT
+from minihmx.models.hub import run_names
 from minihmx.results.audit import audit_path
 from minihmx.results.collect import Comparison, collect
 from minihmx.results.epochs import EPOCH_NAME, epochs_of, selected_epoch
 from minihmx.results.evidence import Evidence, open_evidence, read_answers
 from minihmx.results.findings import Audit
-from minihmx.results.runs import not_ended, path_and_epoch, runs_in
+from minihmx.results.runs import check_alike, not_ended, path_and_epoch, runs_in
 from minihmx.results.statistics import has_scipy
 from minihmx.selection import DIRECTIONS
 from minihmx.storage.history import history
@@ -32,7 +34,9 @@ class ReportRun:
 
     config, status: their files, {} where damaged. starts: of env.json. steps, evaluations: lines of
     metrics.jsonl. epoch: the one that is shown beside the base, "" where there is none, and how it
-    was chosen. evidence: None where the config is not whole, so that no answer can be read.
+    was chosen. evidence: None where the config is not whole, so that no answer can be read. alone:
+    the other direction of this model and seed is there, but was trained otherwise, so that the two
+    are no pair.
     """
 
     folder: Path
@@ -47,11 +51,17 @@ class ReportRun:
     epoch: str
     how: str
     evidence: Evidence | None
+    alone: bool = False
 
     @property
     def title(self) -> str:
         """As a heading names it."""
         return f"{self.direction}, seed {self.seed}"
+
+    @property
+    def heading(self) -> str:
+        """What stands on one scale: all runs of a model but those that are no pair."""
+        return f"{self.model}, {self.title} alone" if self.alone else self.model
 
     @property
     def science(self) -> Mapping[str, Any]:
@@ -101,7 +111,8 @@ class Material:
                 "(runs/MODEL/DIRECTION/seed-N), a forward and a reverse one, or the folder of an "
                 "experiment (runs/)."
             )
-        self.runs = sorted(runs, key=lambda run: (run.model, run.seed, run.direction))
+        runs = sorted(self._once(runs), key=lambda run: (run.model, run.seed, run.direction))
+        self.runs = self._set_apart(runs)
 
     def note(self, text: str) -> None:
         """Something a reader has to know; kept once."""
@@ -117,12 +128,11 @@ class Material:
 
     @property
     def pairs(self) -> list[tuple[str, int, dict[str, ReportRun]]]:
-        """Model, seed and its runs by direction: both, or the one that is there."""
-        keys = dict.fromkeys((run.model, run.seed) for run in self.runs)
-        return [
-            (*key, {run.direction: run for run in self.runs if (run.model, run.seed) == key})
-            for key in keys
-        ]
+        """Model, seed and its runs by direction: both, or one that is there or stands alone."""
+        found = dict[tuple[str, str, int], dict[str, ReportRun]]()
+        for run in self.runs:
+            found.setdefault((run.heading, run.model, run.seed), {})[run.direction] = run
+        return [(model, seed, runs) for (_, model, seed), runs in found.items()]
 
     def answers(self, run: ReportRun, name: str) -> list[dict[str, Any]]:
         """The answers in a file of rollouts/ or evaluations/; none, and a note, if damaged."""
@@ -193,10 +203,34 @@ class Material:
         starts = self._starts(folder)
         own, how = self._epoch(folder, epoch)
         return ReportRun(
-            *(folder, folder.resolve().parent.parent.name, direction, seed, config, status, starts),
+            *(folder, model_name(folder, config), direction, seed, config, status, starts),
             *(lines["step"], lines["evaluation"], own, how),
             self.tried(open_evidence, folder),
         )
+
+    def _once(self, runs: Iterable[ReportRun]) -> Iterable[ReportRun]:
+        """One run of each model, direction and seed: the first, and a note about any other."""
+        first = dict[tuple[str, str, int], ReportRun]()
+        for run in runs:
+            shown = first.setdefault((run.model, run.direction, run.seed), run)
+            if not shown.folder.samefile(run.folder):
+                self.note(
+                    f"{shown.folder} and {run.folder} are both {run.model} {run.title}; the first "
+                    "is shown, and the second is left out."
+                )
+        return first.values()
+
+    def _set_apart(self, runs: Iterable[ReportRun]) -> list[ReportRun]:
+        """The runs, those of them alone whose other direction was trained otherwise; and a note."""
+        alone = set[Path]()
+        for one, other in combinations(runs, 2):
+            if (one.model, one.seed) == (other.model, other.seed):
+                try:
+                    check_alike(one, other, {"direction"})
+                except UserError as error:
+                    self.note(f"No pair, so they are not shown side by side: {error}")
+                    alone |= {one.folder, other.folder}
+        return [replace(run, alone=run.folder in alone) for run in runs]
 
     def _epoch(self, folder: Path, epoch: str) -> tuple[str, str]:
         """The epoch that is shown, and how it was chosen."""
@@ -224,6 +258,18 @@ class Material:
                 f"{__version__}, which may miss fields or give them another meaning."
             )
         return starts
+
+
+def model_name(folder: Path, config: Mapping[str, Any]) -> str:
+    """The model of a run by its config.json, wherever it lies; by its place where that is silent.
+
+    MODEL of MODEL/DIRECTION/seed-N is kept where it is one of the names that the model can have.
+    """
+    model, place = part_of(config, "model").get("id"), folder.resolve().parent.parent.name
+    if not isinstance(model, str) or not model:
+        return place
+    names = run_names(model, str(part_of(config, "science").get("model digest")))
+    return place if place in names else min(sorted(names), key=len)
 
 
 def _is_piece(piece: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -60,10 +61,17 @@ def _side_cards(
                     columns.append((heading, side, (judged_answer(lines[s], side, "", other),)))
             rows.append(RowView(f"sample {s + 1}", line["category"], tuple(columns)))
         marks = [(side, number(mean_score(lines), ".1f")) for side, lines in there.items()]
-        where, group = line["category"], f"{model}, seed {seed}"
-        command = f"minihmx explain {first.folder} --epoch {epoch_number(first.epoch)}"
-        command += f" --question {question}"
+        where, group = line["category"], _group(model, seed, runs)
+        epoch = str(epoch_number(first.epoch))
+        words = ["minihmx", "explain", str(first.folder), "--epoch", epoch, "--question", question]
+        command = shlex.join(words)
         yield CardView(line["prompt"], where, group, tuple(rows), tuple(marks), command=command)
+
+
+def _group(model: str, seed: int, runs: Mapping[str, ReportRun]) -> str:
+    """Under what the cards stand: a pair, or a run whose other direction was trained otherwise."""
+    run = next(iter(runs.values()))
+    return run.heading if run.alone else f"{model}, seed {seed}"
 
 
 def _heading(side: str, runs: Mapping[str, ReportRun]) -> str:
@@ -110,7 +118,7 @@ def _epoch_cards(
             if columns:
                 rows.append(RowView(f"epoch {epoch}", line["category"], tuple(columns)))
         marks = [(direction, " → ".join(_ends(scores))) for direction, scores in told.items()]
-        group = f"{model}, seed {seed}"
+        group = _group(model, seed, runs)
         yield CardView(line["prompt"], line["category"], group, tuple(rows), tuple(marks))
 
 
@@ -138,13 +146,11 @@ def select_commands(material: Material) -> Iterator[str]:
     """What chose the checkpoints of each pair that has a choice."""
     for _, _, runs in material.pairs:
         if len(runs) == 2 and all((run.folder / "selected.json").exists() for run in runs.values()):
-            yield f"minihmx select {' '.join(str(run.folder) for run in runs.values())}"
+            yield shlex.join(["minihmx", "select", *(str(run.folder) for run in runs.values())])
 
 
 def typed_words(command: Any) -> str:
     """A command as env.json keeps it, for a shell; "" for what is none."""
-    import shlex
-
     if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
         return ""
     return shlex.join(["minihmx", *command[1:]])

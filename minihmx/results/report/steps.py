@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -56,7 +57,7 @@ def _step_cards(material: Material, run: ReportRun) -> Iterator[CardView]:
             title = f"Step {step}" + (f", epoch {metrics['epoch']}" if metrics else "")
             marks = ((run.direction, f"score {number(mean_score(lines), '.2f')}"),)
             group = f"{run.model}, {run.title}"
-            command = f"minihmx explain {run.folder} --step {step}"
+            command = f"minihmx explain {shlex.quote(str(run.folder))} --step {step}"
             yield CardView(title, "", group, tuple(rows), marks, command=command)
 
 

@@ -1,0 +1,30 @@
+"""What a reader has to know first: what the audit found. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from minihmx.results.report.material import Material
+
+NAMED = 2  # findings of a run that are written out; the audit's section lists more
+
+
+def audit_alerts(material: Material) -> list[str]:
+    """A sentence for each run, or other folder, in which the audit found something."""
+    found: dict[str, dict[str, None]] = {}
+    for audit in material.audits:
+        for finding in audit.findings:
+            place = _place(material, Path(finding.file))
+            found.setdefault(place, {})[finding.text] = None
+    return [
+        f"The audit finds {len(texts):,} {'difference' if len(texts) == 1 else 'differences'} in "
+        f"{place}, where what is written was changed, is damaged or is missing: "
+        f"{'; '.join([*texts][:NAMED])}{'; ...' if len(texts) > NAMED else '.'}"
+        for place, texts in found.items()
+    ]
+
+
+def _place(material: Material, file: Path) -> str:
+    """The run that a file belongs to, else the folder that it lies in."""
+    runs = (run.folder for run in material.runs if file.is_relative_to(run.folder))
+    return str(next(runs, file.parent))
