@@ -43,8 +43,8 @@ def run(options: argparse.Namespace) -> int:
     with TRACKERS[options.to](found, options.out, options.project) as (write, where):
         if options.follow:
             show(f"following  {found.folder}, {where}; Ctrl-C leaves it")
-        left = KeyboardInterrupt if options.follow else ()  # Ctrl-C is how following ends
-        with contextlib.suppress(left):
+        left = (KeyboardInterrupt,) if options.follow else ()  # Ctrl-C is how following ends
+        with contextlib.suppress(*left):
             for item in replay(found, options.every, options.follow):
                 write(item)
                 if isinstance(item, Numbers):
