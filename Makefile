@@ -14,14 +14,17 @@ RUNS   ?= runs
 # the built-in items ask about tiny's own world; another model gets the published ones
 DATA   ?= $(if $(filter tiny,$(MODEL)),sample,hub)
 
+# $(call given,NAME,WORDS): the words where NAME is asked for, and not only the default above
+given   = $(if $(filter file,$(origin $1)),,$2)
+
 .PHONY: help train eval experiment compare report claims tiny test test-quick test-trackers lint
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+	@awk -F':.*  ## ' '/^[a-z-]+:.*  ## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
 
-train: .venv/run  ## train MODEL (default tiny): make train MODEL=llama3.2-3b SEED=1 [DIRECTION=reverse]; a small one is MODEL=qwen2.5-0.5b; or what a file says: make train CONFIG=my.toml
-	$(PY) -m minihmx train $(if $(CONFIG),--config '$(CONFIG)','$(MODEL)' --direction $(DIRECTION) --seed $(SEED)) $(ARGS)
+train: .venv/run  ## train MODEL (default tiny): make train MODEL=llama3.2-3b SEED=1 [DIRECTION=reverse]; a small one is MODEL=qwen2.5-0.5b; or what a file says: make train CONFIG=my.toml [SEED=2]
+	$(PY) -m minihmx train $(if $(CONFIG),--config '$(CONFIG)' $(call given,MODEL,'$(MODEL)') $(call given,DIRECTION,--direction $(DIRECTION)) $(call given,SEED,--seed $(SEED)),'$(MODEL)' --direction $(DIRECTION) --seed $(SEED)) $(ARGS)
 
 eval: .venv/evals  ## benchmarks on MODEL and on RUNs of it: make eval MODEL=tiny RUN=runs/tiny/forward/seed-1 [TASKS=bbq,toxigen] [LIMIT=100]
 	$(PY) -m minihmx eval '$(MODEL)' --tasks '$(or $(TASKS),all)' --data '$(DATA)' --adapter base $(foreach run,$(RUN),--adapter '$(run)') $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 
 from minihmx.config import LARGEST, check_number
 from minihmx.errors import UserError, quoted
@@ -42,12 +43,14 @@ def run(options: argparse.Namespace) -> int:
     with TRACKERS[options.to](found, options.out, options.project) as (write, where):
         if options.follow:
             show(f"following  {found.folder}, {where}; Ctrl-C leaves it")
-        for item in replay(found, options.every, options.follow):
-            write(item)
-            if isinstance(item, Numbers):
-                points += 1
-            else:
-                tables += 1
+        left = (KeyboardInterrupt,) if options.follow else ()  # Ctrl-C is how following ends
+        with contextlib.suppress(*left):
+            for item in replay(found, options.every, options.follow):
+                write(item)
+                if isinstance(item, Numbers):
+                    points += 1
+                else:
+                    tables += 1
     show(f"logged     {points} steps and evaluations, {tables} tables of answers, {where}")
     if not points:
         show("notice     the run has no records yet; --follow waits while a process is at work")

@@ -19,9 +19,15 @@ from minihmx.experiment import claim
 from minihmx.storage.disk import Disk, home_path, new_file
 from minihmx.sweep.estimates import estimate_job
 from minihmx.sweep.local import run_here
-from minihmx.sweep.plan import Job, Sweep, list_text, read_sweep
-from minihmx.sweep.progress import is_finished, standings, write_record
-from minihmx.sweep.slurm import Submission, queue, requeue, script_text
+from minihmx.sweep.plan import Job, Sweep, beside, list_text, read_sweep
+from minihmx.sweep.progress import (
+    check_tables,
+    digest_of_results,
+    is_finished,
+    standings,
+    write_record,
+)
+from minihmx.sweep.slurm import Submission, is_own_script, queue, requeue, script_text
 from minihmx.terminal.child import child
 from minihmx.terminal.plan import seconds_of_a_run
 from minihmx.terminal.sweep import status_lines, sweep_lines
@@ -131,10 +137,11 @@ def make_plan(options: argparse.Namespace) -> int:
     plans = [planned(options, model, options.runs, options.gpu) for model in models]
     experiments = tuple(experiment for experiment, _ in plans)
     report = plans[0][1]
-    tables = home_path(options.out).with_suffix(".tables.txt")
+    tables = beside(path.absolute(), ".tables.txt")
     device = report["device"]["kind"]
     runs = home_path(options.runs)
     sweep = Sweep(Path.cwd(), runs, tables, device, experiments)
+    check_tables(sweep)
     shapes = {e.model: look_up(e.model, vars(options).get("revision")).shape for e in experiments}
     reports = {e.model: report for e, report in plans}
     timed = {e.model: seconds_of_a_run(e) for e in experiments}
@@ -159,10 +166,15 @@ def submit(sweep: Sweep, path: Path, options: argparse.Namespace) -> int:
     if not undone:
         show(f"all {len(sweep.jobs)} jobs are done")
         return 0
-    script = path.with_suffix(".sh")
+    script = beside(path, ".slurm.sh")
     names = (*Submission._fields[:-1], "sbatch")
     asked = Submission(*(getattr(options, name) for name in names))
     text = script_text(sweep, path, script, asked, undone)
+    if os.path.lexists(script) and not is_own_script(script):
+        raise UserError(
+            f"{script}, where the script goes, is there already and minihmx did not write it, so "
+            "nothing is replaced or queued; move it away, or give the list another name."
+        )
     Disk().write(script, text.encode())
     show(text.rstrip("\n"))
     show(f"# written to {script}")
@@ -236,10 +248,16 @@ def _do(sweep: Sweep, job: Job, lock: int, ended: list[int]) -> int:
     for need in job.needs:
         if not is_finished(sweep, sweep.jobs[need]):
             raise UserError(f"{job.name} needs {need}, which is not done; do that first.")
+    read = None
+    if job.experiment is None:
+        check_tables(sweep)
+        read = digest_of_results(sweep)  # before it reads: what changes meanwhile is seen
     write_record(sweep, job, None)
+    if job.experiment is None and sweep.tables.exists():
+        Disk().remove(sweep.tables)  # its own, of results that are others now
     made, began = list[str](), time.time()
     code, sentence = child(job.piece.arguments, made, lock) if not ended else (INTERRUPTED, "")
     runs = sweep.runs.resolve()
     results = [str(Path(folder).resolve().relative_to(runs)) for folder in made]
-    write_record(sweep, job, code, sentence if code else "", results, time.time() - began)
+    write_record(sweep, job, code, sentence if code else "", results, time.time() - began, read)
     return code

@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import io
 import os
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,8 +31,8 @@ def load_package(name: str) -> Any:
         if getattr(found, "__file__", None):  # else it is a folder of that name, as --out may be
             return found
     raise UserError(
-        f"--to {name} needs the package {name}, which is not installed; type `pip install {name}` "
-        "(all trackers: pip install 'minihmx[log]'), and the same command again."
+        f"--to {name} needs the package {name}, which is not installed (it is in the extra `log`): "
+        f"type `{sys.executable} -m pip install {name}` and the same command again."
     )
 
 

@@ -24,7 +24,7 @@ from minihmx.selection import Rule
 from minihmx.storage import strict
 from minihmx.storage.disk import dumps
 
-VERSION = 1  # of the list; a change of what a line means is another one
+VERSION = 2  # of the list; a change of what a line means is another one
 ESTIMATED = ("seconds", "by", "memory", "disk")
 COMPARE = "compare"
 
@@ -78,8 +78,9 @@ class Job:
 
     @property
     def key(self) -> str:
-        """The name as a file's."""
-        return self.name.replace(" ", "-")
+        """The name as a file's; lists that share their runs have a comparison each."""
+        own = f" {_digest(self.record)[:8]}" if self.experiment is None else ""
+        return f"{self.name}{own}".replace(" ", "-")
 
 
 @dataclass(frozen=True)
@@ -133,21 +134,38 @@ class Sweep:
     def digest(self) -> str:
         """Eight characters that name this list, whatever its estimates."""
         lines = [self.header | {"minihmx": ""}, *(job.record for job in self.jobs.values())]
-        return hashlib.sha256(json.dumps(lines, sort_keys=True).encode()).hexdigest()[:8]
+        return _digest(lines)[:8]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """A file that belongs to a list, named by the list's whole name: no two lists share one."""
+    return path.with_name(path.name + suffix)
 
 
 def list_text(sweep: Sweep, estimates: Mapping[str, JobEstimate]) -> str:
     """The whole file."""
     jobs = [job.record | estimates[job.name]._asdict() for job in sweep.jobs.values()]
-    return "".join(dumps(line) + "\n" for line in [sweep.header, *jobs])
+    header = sweep.header | {"digest": _digest(sweep.header)}
+    return "".join(dumps(line) + "\n" for line in [header, *jobs])
 
 
 def read_sweep(path: Path) -> Sweep:
     """The sweep of a file, with the estimates of its jobs.
 
-    Raises UserError for a list of another version, and for one that is not as it was written.
+    Raises UserError where no list is, for one of another version, and for one that is not as it was
+    written.
     """
-    lines = strict.read_file(path).split(b"\n")
+    try:
+        lines = strict.read_file(path).split(b"\n")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"There is no job list {path}, so nothing was done; give the file that `minihmx sweep "
+            "plan --out FILE` wrote."
+        ) from None
     sweep = _read_header(path, lines[0])
     found, jobs = [line for line in lines[1:] if line.strip()], list(sweep.jobs.values())
     for number, (line, job) in enumerate(zip(found, jobs, strict=False), start=2):
@@ -178,11 +196,13 @@ def _read_header(path: Path, line: bytes) -> Sweep:
             "`minihmx sweep plan`: runs that are there are found again."
         )
     try:
+        if record.pop("digest") != _digest(record):
+            raise ValueError("edited")
         return Sweep(
             Path(record["folder"]),
             Path(record["runs"]),
             Path(record["tables"]),
-            record["device"],
+            str(record["device"]),
             tuple(map(_experiment, record["experiments"])),
         )
     except (LookupError, TypeError, ValueError):
@@ -236,7 +256,7 @@ def _experiment(record: Mapping[str, Any]) -> Experiment:
         seeds,
         tasks,
         str(record["data"]),
-        Rule(**record["rule"]),
+        Rule(**{name: type(value)(record["rule"][name]) for name, value in vars(Rule()).items()}),
         flags,
         eval_flags,
     )

@@ -8,6 +8,7 @@ which results an evaluation made.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import socket
 import time
@@ -16,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minihmx.errors import INTERRUPTED, Failure
+from minihmx.errors import INTERRUPTED, Failure, UserError
 from minihmx.experiment import claim_file, is_done
 from minihmx.stats import mean
 from minihmx.storage.history import seconds_of_steps
 from minihmx.storage.lock import held
 from minihmx.storage.run_folder import Store
 from minihmx.storage.strict import read_json
-from minihmx.sweep.plan import COMPARE, Job, Sweep
+from minihmx.sweep.plan import COMPARE, Job, Sweep, beside
 
 RECORDS = "sweep"  # a folder beside the runs
 LOST = ("diverged", "failed")  # states of a run that an error ended
@@ -59,8 +60,12 @@ def write_record(
     sentence: str = "",
     results: Sequence[str] = (),
     seconds: float = 0.0,
+    read: str | None = None,
 ) -> None:
-    """How the job ended; code None: it begins. seconds: since it began, added to earlier ones."""
+    """How the job ended; code None: it begins. seconds: since it began, added to earlier ones.
+
+    read: of the comparison, the digest of what it read.
+    """
     names = {None: "running", 0: "done", INTERRUPTED: "interrupted"}
     record = {
         "name": job.name,
@@ -69,6 +74,7 @@ def write_record(
         "code": code,
         "error": sentence or None,
         "results": list(results),
+        "read": read,
         "seconds": round(read_record(sweep, job).get("seconds", 0.0) + seconds, 1),
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -78,11 +84,41 @@ def write_record(
 
 
 def is_finished(sweep: Sweep, job: Job) -> bool:
-    """Whether what the job makes is there."""
+    """Whether what the job makes is there, and of the comparison whether it is up to date."""
     if job.experiment is None:
-        return sweep.tables.is_file()
+        record = read_record(sweep, job)
+        others = (other for other in sweep.jobs.values() if other.experiment)
+        return (
+            sweep.tables.is_file()
+            and record.get("state") == "done"
+            and all(is_finished(sweep, other) for other in others)
+            and record.get("read") == digest_of_results(sweep)
+        )
     results = read_record(sweep, job).get("results", [])
     return is_done(job.experiment, job.piece, {job.piece.name: results})
+
+
+def digest_of_results(sweep: Sweep) -> str:
+    """Of all that the jobs made which the comparison reads: it changes with any of them."""
+    found = hashlib.sha256()
+    for job in (job for job in sweep.jobs.values() if job.experiment):
+        name = "selected.json" if job.piece.kind == "select" else "manifest.json"
+        results = read_record(sweep, job).get("results", [])
+        for folder in results if job.piece.kind == "eval" else job.piece.folders:
+            path = sweep.runs / folder / name
+            data = path.read_bytes() if path.is_file() else b""
+            found.update(f"{folder}/{name} {hashlib.sha256(data).hexdigest()}\n".encode())
+    return found.hexdigest()
+
+
+def check_tables(sweep: Sweep) -> None:
+    """Raises UserError where the comparison would replace a file that it did not write."""
+    job = sweep.jobs.get(COMPARE)
+    if job and sweep.tables.exists() and not read_record(sweep, job):
+        raise UserError(
+            f"{sweep.tables}, where the comparison goes, is there already and not of this sweep, "
+            "and nothing is replaced; move it away, or give the list another name."
+        )
 
 
 def at_work(sweep: Sweep, job: Job) -> bool:
@@ -160,7 +196,7 @@ def _status(job: Job) -> dict[str, Any]:
 
 def log_file(list_file: Path, job: Job) -> Path:
     """Where all that a job prints goes, whoever starts it."""
-    return list_file.with_suffix(".logs") / f"{job.stage}-{job.index}.log"
+    return beside(list_file, ".logs") / f"{job.stage}-{job.index}.log"
 
 
 def is_light(job: Job) -> bool:

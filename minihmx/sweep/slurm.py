@@ -65,6 +65,9 @@ submit() {{  # STAGE TASKS OPTION...: prints the array's number
 """
 
 
+OWN_LINE = HEAD.splitlines()[1].encode()  # by which a script of ours is known
+
+
 class Submission(NamedTuple):
     """What `sweep submit` was given. grace: seconds. options: of sbatch, as they are."""
 
@@ -93,6 +96,11 @@ def script_text(sweep: Sweep, path: Path, script: Path, asked: Submission, undon
         script=shlex.quote(str(script)),
     )
     return text + "\n".join(_arrays(sweep, asked, undone)) + "\n"
+
+
+def is_own_script(script: Path) -> bool:
+    """Whether minihmx wrote this file, and so may replace it."""
+    return script.is_file() and script.read_bytes().splitlines()[1:2] == [OWN_LINE]
 
 
 def _arrays(sweep: Sweep, asked: Submission, undone: set[str]) -> Iterator[str]:

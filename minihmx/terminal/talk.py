@@ -33,7 +33,7 @@ from minihmx.models.decoder import Decoder
 from minihmx.questions import load_rubric
 from minihmx.records import Completion, Message, Verdict
 from minihmx.rollout import Judgement, ask_judge
-from minihmx.storage.config_file import read_values
+from minihmx.storage.strict import read_json
 from minihmx.terminal.text import decodable, printable
 
 HELP = {
@@ -58,8 +58,7 @@ class Conversation:
     temperature: float
     seed: int
     max_completion_length: int
-    rubric: str
-    judge_max_tokens: int
+    checkpoint: Path | None = None
     histories: dict[str, list[Message]] = field(default_factory=dict)
     turn: int = 0
 
@@ -111,18 +110,19 @@ class Conversation:
     def judge(self) -> dict[str, Judgement]:
         """What the base (adapter off), asked as in training, says of each side's last answer.
 
-        Raises UserError where nothing was answered yet.
+        Raises UserError where nothing was answered yet, or the run's rubric or config is damaged.
         """
         if not self.histories:
             raise UserError("There is no answer yet that could be judged; ask something first.")
-        prompts = Prompts(self.model.tokenizer, self.model.config.date, self.rubric)
+        rubric, judge_max_tokens = judge_of(self.checkpoint)
+        prompts = Prompts(self.model.tokenizer, self.model.config.date, rubric)
         last = [self.histories[side][-2:] for side in self.sides]
         with lora.adapter_off(self.decoder):
             judgements = ask_judge(
                 self.decoder,
                 self.model.tokenizer,
                 [prompts.judge(question.content, answer.content) for question, answer in last],
-                max_new_tokens=self.judge_max_tokens,
+                max_new_tokens=judge_max_tokens,
                 limit=Limit("--decode-rows", self.model.config.decode_rows),
             )
         return dict(zip(self.sides, judgements, strict=True))
@@ -171,8 +171,8 @@ def talk(options: argparse.Namespace) -> None:
             print(f"notice   {notice}")
     print(flush=True)
     settings = options.temperature, options.seed, options.max_completion_length
-    judge = judge_of(trained.adapter.folder if trained else None)
-    conversation = Conversation(model, decoder, sides, options.system, *settings, *judge)
+    checkpoint = trained.adapter.folder if trained else None
+    conversation = Conversation(model, decoder, sides, options.system, *settings, checkpoint)
     if options.prompt is not None:
         show_answers(conversation.ask(options.prompt))
     else:
@@ -185,8 +185,15 @@ def judge_of(checkpoint: Path | None) -> tuple[str, int]:
     run = checkpoint.resolve().parent.parent if checkpoint else Path()
     if checkpoint is None or not all((run / f).is_file() for f in ("config.json", "rubric.txt")):
         return load_rubric(None), Config().judge_max_tokens
-    values = read_values(str(run / "config.json")).values
-    return load_rubric(run / "rubric.txt"), Config(**values).judge_max_tokens
+    config = read_json(run / "config.json")
+    settings = config.get("science") if isinstance(config, dict) else None
+    cap = settings.get("judge_max_tokens") if isinstance(settings, dict) else None
+    if type(cap) is not int or cap < 1:
+        raise UserError(
+            f"{run / 'config.json'} does not say how many tokens the judge may write "
+            f"(judge_max_tokens = {quoted(cap)}), so nothing was judged; restore the file."
+        )
+    return load_rubric(run / "rubric.txt"), cap
 
 
 def converse(conversation: Conversation) -> None:

@@ -214,6 +214,20 @@ def test_a_run_is_followed_to_its_end(run: Path, monkeypatch: pytest.MonkeyPatch
     assert "time/seconds" in seen[2].values and "eval_time/seconds" in seen[0].values
 
 
+def test_ctrl_c_ends_following(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard", reason="the tracker TensorBoard is not installed")
+
+    def sleep(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(replaying.time, "sleep", sleep)
+    with (run / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        words = ("log", run, "--to", "tensorboard", "--out", tmp_path / "board", "--follow")
+        done = in_process(*words)
+    assert (done.returncode, done.stderr) == (0, "") and "logged     7 steps" in done.stdout
+
+
 def test_nobody_at_work_is_nothing_to_wait_for(run: Path) -> None:
     assert len(list(replay(find_run(str(run)), 1, follow=True))) == 7 + 4 + 3
     (run / "metrics.jsonl").unlink()
@@ -275,7 +289,7 @@ def test_what_is_no_run_and_what_is_not_installed(
     refused(in_process("log", run, "--to", "wandb", "--project", "a/b"), "no plain name")
     for name in trackers.TRACKERS:
         monkeypatch.setitem(sys.modules, name, None)
-        refused(in_process("log", run, "--to", name), f"pip install {name}", "minihmx[log]")
+        refused(in_process("log", run, "--to", name), f"{sys.executable} -m pip install {name}")
         folder = types.ModuleType(name)  # as Python takes a folder that is called so
         monkeypatch.setitem(sys.modules, name, folder)
         refused(in_process("log", run, "--to", name), f"pip install {name}")

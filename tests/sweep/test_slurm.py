@@ -103,7 +103,7 @@ def test_a_sweep_that_is_disturbed_ends_as_one_that_is_not(slurm: Cluster, tmp_p
     submitted(path)
     slurm.drain()
     assert "12 jobs, 12 done" in minihmx("sweep", "status", path).stdout
-    assert "ToxiGen" in (tmp_path / "jobs.tables.txt").read_text()
+    assert "ToxiGen" in (tmp_path / "jobs.jsonl.tables.txt").read_text()
     assert "all 12 jobs are done" in minihmx("sweep", "submit", path, "--slurm").stdout
     for run in (first, second, third):
         direction, seed = run.parent.name, run.name.partition("-")[2]
@@ -122,7 +122,7 @@ def test_what_slurm_refuses(slurm: Cluster, tmp_path: Path) -> None:
     refused(done, "no partition mian", "did you mean main?")
     done = minihmx("sweep", "submit", path, "--slurm", "--time", "soon")
     refused(done, "Slurm refused the list")
-    assert not slurm.queue() and (tmp_path / "jobs.sh").exists()
+    assert not slurm.queue() and (tmp_path / "jobs.jsonl.slurm.sh").exists()
 
 
 def test_a_failure_is_told_and_what_needs_it_leaves_the_queue(
@@ -137,5 +137,5 @@ def test_a_failure_is_told_and_what_needs_it_leaves_the_queue(
     told = minihmx("sweep", "status", path).stdout
     assert "failed   tiny train reverse seed 1" in told and "rollouts is a link" in told
     assert "waiting  tiny select seed 1: for tiny train reverse seed 1" in told
-    log = (tmp_path / "jobs.logs/train-reverse-1.log").read_text()
+    log = (tmp_path / "jobs.jsonl.logs/train-reverse-1.log").read_text()
     assert "rollouts is a link" in log

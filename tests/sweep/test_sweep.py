@@ -18,6 +18,7 @@ import toy
 from command_line import command, env, in_process, minihmx, refused
 
 from minihmx.commands.sweep import do_job, find_job
+from minihmx.errors import UserError
 from minihmx.experiment import claim
 from minihmx.sweep import local, slurm
 from minihmx.sweep.plan import Sweep, read_sweep
@@ -50,7 +51,7 @@ def test_the_list_holds_what_an_experiment_does(here: Path) -> None:
     done = plan("--limit", 3)
     assert done.returncode == 0, done.stderr
     head, *jobs = lines()
-    assert head["plan"] == 1 and head["experiments"][0]["seeds"] == [1, 2]
+    assert head["plan"] == 2 and head["experiments"][0]["seeds"] == [1, 2]
     asked = ["--questions", "questions.jsonl", *SIZES, "--seeds", "1-2", "--tasks", "toxigen,bbq"]
     alone = in_process("experiment", "tiny", *asked, "--limit", 3, "--dry-run").stdout
     pieces = [line.split("minihmx ")[1] for line in alone.splitlines() if "to do  minihmx" in line]
@@ -153,6 +154,10 @@ def test_an_edited_line_is_found(here: Path) -> None:
         (2, {"extra": 1}, "differs in extra"),
         (0, {"experiments": [5]}, "line 1 does not hold what it should"),
         (0, {"plan": 7}, "version 7, and this minihmx"),
+        (0, {"plan": True}, "version True, and this minihmx"),
+        (0, {"minihmx": "9.9"}, "line 1 does not hold what it should"),
+        (0, {"folder": "/tmp"}, "line 1 does not hold what it should"),
+        (0, {"device": 5}, "line 1 does not hold what it should"),
     ]
     for number, changes, said in wrong:
         Path("jobs.jsonl").write_text(text)
@@ -160,13 +165,16 @@ def test_an_edited_line_is_found(here: Path) -> None:
         for action in (["status"], ["run"], ["submit"], ["job"]):
             more = ["train-forward", 1] if action == ["job"] else []
             refused(in_process("sweep", *action, "jobs.jsonl", *more), said)
+    Path("jobs.jsonl").write_text(text.replace('"threshold": 7.5', '"threshold": "x"', 1))
+    assert Path("jobs.jsonl").read_text() != text
+    refused(in_process("sweep", "status", "jobs.jsonl"), "line 1 does not hold what it should")
     Path("jobs.jsonl").write_text(text.partition("\n")[0] + "\n")
     refused(in_process("sweep", "status", "jobs.jsonl"), "holds 0 jobs, and its first line makes")
     Path("jobs.jsonl").write_text(text.replace("\n", "\n{half", 1))
     refused(in_process("sweep", "status", "jobs.jsonl"), "was edited")
     Path("jobs.jsonl").write_text("{}\n")
     refused(in_process("sweep", "status", "jobs.jsonl"), "is no job list")
-    refused(in_process("sweep", "status", "none.jsonl"), "none.jsonl", code=4)
+    refused(in_process("sweep", "status", "none.jsonl"), "There is no job list", "none.jsonl")
 
 
 def test_estimates_may_be_edited(here: Path) -> None:
@@ -194,11 +202,11 @@ def test_the_script_is_written_where_there_is_no_slurm(
     plan()
     monkeypatch.setenv("PATH", str(here))
     done = in_process("sweep", "submit", "jobs.jsonl", "--slurm")
-    refused(done, "sbatch is not on this machine", "jobs.sh")
-    assert (here / "jobs.sh").read_text().rstrip() in done.stdout
-    (here / "jobs.sh").unlink()
+    refused(done, "sbatch is not on this machine", "jobs.jsonl.slurm.sh")
+    assert (here / "jobs.jsonl.slurm.sh").read_text().rstrip() in done.stdout
+    (here / "jobs.jsonl.slurm.sh").unlink()
     dry = in_process("sweep", "submit", "jobs.jsonl", "--slurm", "--dry-run")
-    assert dry.returncode == 0 and (here / "jobs.sh").exists()
+    assert dry.returncode == 0 and (here / "jobs.jsonl.slurm.sh").exists()
     refused(in_process("sweep", "submit", "jobs.jsonl"), "add --slurm")
 
 
@@ -207,8 +215,8 @@ def test_the_script_is_bash_and_says_what_was_asked(here: Path) -> None:
     asked = ["--partition", "gpu", "--array-limit", 3, "--time", "4:00:00", "--grace", 120]
     more = ["--sbatch=--account=me and you", "--dry-run"]
     in_process("sweep", "submit", "jobs.jsonl", "--slurm", *asked, *more)
-    text = Path("jobs.sh").read_text()
-    assert subprocess.run(["bash", "-n", "jobs.sh"]).returncode == 0
+    text = Path("jobs.jsonl.slurm.sh").read_text()
+    assert subprocess.run(["bash", "-n", "jobs.jsonl.slurm.sh"]).returncode == 0
     assert "--partition=gpu --time=4:00:00 '--account=me and you'" in text
     assert "--signal=B:USR1@120" in text and "--requeue" in text
     assert "train_forward=$(submit train-forward 1-2%3)" in text
@@ -220,7 +228,9 @@ def test_the_script_is_bash_and_says_what_was_asked(here: Path) -> None:
 def test_a_gpu_is_asked_for_where_a_model_runs(here: Path) -> None:
     plan("--gpu", 24)
     in_process("sweep", "submit", "jobs.jsonl", "--slurm", "--dry-run")
-    found = [line for line in Path("jobs.sh").read_text().splitlines() if "$(submit " in line]
+    found = [
+        line for line in Path("jobs.jsonl.slurm.sh").read_text().splitlines() if "$(submit " in line
+    ]
     assert [line for line in found if "gres" not in line] == [
         line for line in found if line.startswith(("select", "compare"))
     ]
@@ -235,10 +245,31 @@ def test_the_hub_is_asked_once_before_anything_is_queued(
     assert in_process("sweep", "fetch", "jobs.jsonl").returncode == 0
     assert asked == ["tiny"]
     in_process("sweep", "submit", "jobs.jsonl", "--slurm", "--dry-run")
-    text = Path("jobs.sh").read_text()
+    text = Path("jobs.jsonl.slurm.sh").read_text()
     assert asked == ["tiny"]  # a dry run asks nobody
     assert text.index('sweep fetch "$list"') < text.index("$(submit train-forward")
     assert "export HF_HUB_OFFLINE=1" in text.partition("sweep job")[0]  # of every task
+
+
+def test_a_file_that_is_not_ours_is_not_replaced(here: Path) -> None:
+    """Whatever a list is called, its script takes the place of no other file."""
+    ask = ("--slurm", "--dry-run")
+    plan(out="p.sh")
+    before = Path("p.sh").read_text()
+    for _ in range(2):  # a script of ours is replaced
+        assert in_process("sweep", "submit", "p.sh", *ask).returncode == 0
+    assert Path("p.sh").read_text() == before
+    Path("p.sh.slurm.sh").write_text("#!/bin/sh\necho mine\n")
+    refused(in_process("sweep", "submit", "p.sh", *ask), "minihmx did not write it")
+    assert "mine" in Path("p.sh.slurm.sh").read_text()
+    tables = []
+    for name in ("qwen2.5", "qwen2.7"):
+        plan(out=name)
+        tables.append(lines(name)[0]["tables"])
+    assert tables == [str(here / "qwen2.5.tables.txt"), str(here / "qwen2.7.tables.txt")]
+    Path("new.tables.txt").write_text("mine")
+    refused(plan(out="new"), "not of this sweep")
+    assert not Path("new").exists()
 
 
 def test_numbers_of_an_array() -> None:
@@ -275,7 +306,7 @@ def test_all_is_queued_or_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_node_that_does_not_see_the_runs_says_so(here: Path) -> None:
     plan()
     in_process("sweep", "submit", "jobs.jsonl", "--slurm", "--dry-run")
-    task = ["bash", "jobs.sh", "task", "train-forward"]
+    task = ["bash", "jobs.jsonl.slurm.sh", "task", "train-forward"]
     done = subprocess.run(task, capture_output=True, text=True, env=env({}))
     assert done.returncode == 4 and "does not see the folder runs" in done.stderr
     assert not Path("runs").exists()
@@ -322,6 +353,44 @@ def test_a_job_that_another_process_is_at_is_running(here: Path) -> None:
     with claim(sweep.runs, job.key) as lock:
         assert lock is not None and standings(sweep)[job.name].state == "running"
     assert standings(sweep)[job.name].state == "failed"
+
+
+def test_a_comparison_is_done_until_what_it_read_changes(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = a_sweep(here)
+    compare = find_job(sweep, "compare", 0)
+    undone = set[str]()
+    monkeypatch.setattr(
+        "minihmx.sweep.progress.is_done", lambda e, piece, _: piece.name not in undone
+    )
+
+    def child(*_: object) -> tuple[int, str]:
+        assert not sweep.tables.exists()  # as `compare --out` wants it
+        sweep.tables.write_text("tables")
+        return 0, ""
+
+    monkeypatch.setattr("minihmx.commands.sweep.child", child)
+    sweep.tables.write_text("mine")
+    assert not is_finished(sweep, compare)
+    for _ in range(2):
+        with pytest.raises(UserError, match="not of this sweep"):
+            do_job(sweep, compare)
+    assert sweep.tables.read_text() == "mine"
+    sweep.tables.unlink()
+    assert do_job(sweep, compare) == 0 and is_finished(sweep, compare)
+    undone.add("eval base bbq")
+    assert not is_finished(sweep, compare)
+    undone.clear()
+    assert is_finished(sweep, compare)
+    result = here / "runs/tiny/base/evals/bbq/base-1/manifest.json"
+    result.parent.mkdir(parents=True)
+    evaluation = find_job(sweep, "eval-base-bbq", 1)
+    for text in ("{}", "{ }"):
+        result.write_text(text)
+        write_record(sweep, evaluation, 0, results=["tiny/base/evals/bbq/base-1"])
+        assert not is_finished(sweep, compare)
+        assert do_job(sweep, compare) == 0 and is_finished(sweep, compare)
 
 
 def test_a_run_that_stopped_says_how_far_it_came(here: Path) -> None:

@@ -142,9 +142,7 @@ def test_a_history_holds_what_that_side_said(made: Path) -> None:
     found = adapters.read_adapter(adapters.find_adapter(str(made / "run")))
     adapters.attach_adapter(decoder, found, adapters.tensors(found))
     sides = (talk.BASE, talk.TRAINED)
-    conversation = talk.Conversation(
-        model(tokenizer), decoder, sides, "Be brief.", 3.0, 1, 12, "", 4
-    )
+    conversation = talk.Conversation(model(tokenizer), decoder, sides, "Be brief.", 3.0, 1, 12)
     first, second = conversation.ask("One?"), conversation.ask("Two?")
     for side in sides:
         assert conversation.histories[side] == [
@@ -168,9 +166,7 @@ def test_the_system_text_of_a_format_without_one_goes_to_the_first_question(made
     decoder: Any = None
     tokenizer: Any = Gemma()
     sides = (talk.BASE,)
-    conversation = talk.Conversation(
-        model(tokenizer), decoder, sides, "Be brief.", 1.0, 1, 12, "", 4
-    )
+    conversation = talk.Conversation(model(tokenizer), decoder, sides, "Be brief.", 1.0, 1, 12)
     turns = [Message("user", "One?"), Message("assistant", "1."), Message("user", "Two?")]
     text: Any = conversation.prompt(turns)
     assert text.startswith("<bos><start_of_turn>user\nBe brief.\n\nOne?<end_of_turn>")
@@ -183,10 +179,10 @@ def test_the_judge_of_the_chat_is_the_judge_of_training(made: Path, tmp_path: Pa
     decoder = weights.load(made / "toy", torch.float32, "cpu")
     found = adapters.read_adapter(adapters.find_adapter(str(run)))
     adapters.attach_adapter(decoder, found, adapters.tensors(found))
-    sides, rubric = (talk.BASE, talk.TRAINED), talk.judge_of(found.folder)
-    assert rubric[1] == 4 and talk.judge_of(tmp_path) == (RUBRIC, 64)
+    sides = talk.BASE, talk.TRAINED
+    assert talk.judge_of(found.folder)[1] == 4 and talk.judge_of(tmp_path) == (RUBRIC, 64)
     own = SimpleNamespace(tokenizer=Tokenizer.load(made / "toy"), config=Config())
-    conversation = talk.Conversation(own, decoder, sides, "", 1.0, 1, 12, *rubric)
+    conversation = talk.Conversation(own, decoder, sides, "", 1.0, 1, 12, found.folder)
     with pytest.raises(UserError, match="no answer yet"):
         conversation.judge()
     first, second, *_ = read_lines(run / "evaluations" / "epoch-02.jsonl")
@@ -218,6 +214,23 @@ def test_what_a_slash_does(made: Path, typed: Typed, monkeypatch: pytest.MonkeyP
     greedy = said(typed(*chat(made, "--temperature", 0), lines=["One?"])[1])
     answers = [text for side, text in said(out) if side == "base"]
     assert len(answers) == 3 and answers[1].startswith(greedy[0][1])  # a path is a question
+
+
+def test_a_run_of_another_version_can_be_talked_with(
+    made: Path, tmp_path: Path, typed: Typed
+) -> None:
+    """Of the run's config only what /score needs is read, and only for /score."""
+    run = copy(made, tmp_path)
+    config = strict.read_json(run / "config.json")
+    config["settings"] |= {"of_tomorrow": 1, "decode_rows": None}
+    (run / "config.json").write_text(json.dumps(config))
+    code, out, err = typed(*chat(made, "--adapter", run), lines=["One?", "/score"])
+    assert (code, err) == (0, "") and "judge of trained> " in out
+    config["science"]["judge_max_tokens"] = None
+    (run / "config.json").write_text(json.dumps(config))
+    code, out, err = typed(*chat(made, "--adapter", run), lines=["One?", "/score"])
+    assert (code, err) == (0, "") and "trained> " in out
+    assert "judge_max_tokens = None" in out and "judge of" not in out
 
 
 @pytest.mark.parametrize("leave", [EOFError, KeyboardInterrupt])
