@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from statistics import stdev
 
-from minihmx.stats import mean
+from minihmx.stats import clustered_standard_error, mean
 from minihmx.storage.disk import read_lines
 
 Values = dict[str, dict[tuple[str, int], float]]
@@ -34,10 +33,13 @@ def main() -> None:
     one, other = map(values, parser.parse_args().evaluations)
     for name in sorted(one.keys() & other.keys()):
         both = one[name].keys() & other[name].keys()
-        gaps = [one[name][key] - other[name][key] for key in sorted(both)]
-        if len(gaps) > 1:
-            error = stdev(gaps) / len(gaps) ** 0.5
-            print(f"{name:<32} {mean(gaps):+.4f} ± {error:.4f}  n {len(gaps)}")
+        gaps: dict[str, list[float]] = {}  # samples of one item go together
+        for item, sample in sorted(both):
+            gaps.setdefault(item, []).append(one[name][item, sample] - other[name][item, sample])
+        error = clustered_standard_error(gaps.values())
+        if error is not None:
+            difference = mean([gap for some in gaps.values() for gap in some])
+            print(f"{name:<32} {difference:+.4f} ± {error:.4f}  n {len(both)}")
 
 
 if __name__ == "__main__":

@@ -891,9 +891,10 @@ def test_lines_of_a_run(run: Place, tmp_path: Path) -> None:
 
 
 def seconds(act: Callable[[], object]) -> float:
-    """Processor time, the least of three, without the garbage collector's."""
+    """Processor time, the least of seven tries, since a busy machine disturbs most of them, and
+    without the garbage collector's."""
     least = float("inf")
-    for _ in range(3):
+    for _ in range(7):
         started = time.process_time()
         act()
         least = min(least, time.process_time() - started)
@@ -931,7 +932,7 @@ def test_time_grows_with_the_length_alone(kind: str, tmp_path: Path) -> None:
     gc.disable()
     try:
         short, long = (LINEAR[kind](n) for n in (2**16, 2**19))
-        assert seconds(lambda: read(long)) < 40 * max(seconds(lambda: read(short)), 1e-3)
+        assert seconds(lambda: read(long)) < 20 * max(seconds(lambda: read(short)), 1e-3)
     finally:
         gc.enable()
 
@@ -949,5 +950,5 @@ def test_lines_and_headers_take_linear_time(tmp_path: Path) -> None:
         (tmp_path / "t.safetensors").write_bytes(data)
         return seconds(lambda: weights.read_tensors(tmp_path / "t.safetensors"))
 
-    assert lines(24_000) < 40 * lines(3_000)
-    assert tensors(2_000) < 40 * tensors(250)
+    assert lines(24_000) < 20 * lines(3_000)
+    assert tensors(2_000) < 20 * tensors(250)
