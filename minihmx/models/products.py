@@ -2,8 +2,8 @@
 
 On a CPU torch gives fp32 products to Intel's MKL, which has its best kernels for Intel's own
 processors only. oneDNN, which torch uses for bf16, has AVX-512 kernels for all of them: on an AMD
-EPYC the products of this model took 1.7 to 4 times as long by MKL (scripts/bench_products.py
-prints both, so that anybody can look at another machine).
+EPYC the products of a 0.5B model took 1.9 to 3.3 times as long by MKL (docs/measurements.md, made by
+scripts/bench_products.py, which prints both for any machine).
 """
 
 from __future__ import annotations
@@ -71,10 +71,11 @@ def by_onednn(x: Tensor, weight: Tensor, packed: Tensor | None) -> bool:
 
 
 def pack(weight: Tensor) -> Tensor:
-    """A copy in the layout that oneDNN computes with, or the weight itself where that is of no use.
+    """A copy of a weight [out, in] in the layout that oneDNN computes with, or the weight itself
+    where that is of no use.
 
-    With another layout every product first moves the whole weight, which takes longer than eight
-    rows of a product do. The sums are the same to the last bit from two rows on, which is why
+    With another layout every product first moves the whole weight, which takes up to as long as
+    eight rows of the product itself. The sums are the same to the last bit from two rows on, which is why
     `linear` takes it from there on.
     """
     half = weight.dtype == torch.bfloat16 and cpu_has_bfloat16()
