@@ -2,8 +2,8 @@
 
 On a CPU torch gives fp32 products to Intel's MKL, which has its best kernels for Intel's own
 processors only. oneDNN, which torch uses for bf16, has AVX-512 kernels for all of them: on an AMD
-EPYC the products of a 0.5B model took 1.9 to 3.3 times as long by MKL (docs/measurements.md, made by
-scripts/bench_products.py, which prints both for any machine).
+EPYC the products of a 0.5B model took 1.9 to 3.3 times as long by MKL (docs/measurements.md).
+scripts/bench_products.py prints the times of both libraries for any machine.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def pack(weight: Tensor) -> Tensor:
     where that is of no use.
 
     With another layout every product first moves the whole weight, which takes up to as long as
-    eight rows of the product itself. The sums are the same to the last bit from two rows on, which is why
-    `linear` takes it from there on.
+    eight rows of the product itself. The sums are the same to the last bit from two rows on, which
+    is why `linear` takes it from there on.
     """
     half = weight.dtype == torch.bfloat16 and cpu_has_bfloat16()
     suits = half or (weight.dtype == FP32 and onednn_is_faster())
