@@ -67,6 +67,7 @@ FLOORS = {
     " results.evidence results.workings results.explain results.explain_group"
     " results.explain_epoch results.explain_item"
     " results.replay results.trackers"
+    " results.sensitivity results.sensitivity_tables"
     " results.report results.report.material results.report.views results.report.charts"
     " results.report.questions results.report.steps results.report.items results.report.item_card"
     " results.report.failures results.report.first results.report.sections results.report.page"
@@ -126,6 +127,7 @@ TORCH_FREE = (
     " results.report.markdown"
     " commands.report"
     " terminal.completion results.replay results.trackers commands.log"
+    " results.sensitivity results.sensitivity_tables"
 )
 MODULES_AT_THE_TOP = 18
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 300, 60

@@ -8,7 +8,7 @@ import io
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minihmx.errors import UserError
 from minihmx.terminal.text import show
@@ -39,6 +39,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="draw score, KL and length over the epochs as FILE.png and FILE.svg (curves)",
     )
+    parser.add_argument(
+        "--sensitivity",
+        action="store_true",
+        help="also the selection at thresholds from 7.0 to 8.0, and on questions drawn again",
+    )
     parser.add_argument("--json", action="store_true", help="cells, notes and tests as JSON")
 
 
@@ -60,6 +65,11 @@ def run(options: argparse.Namespace) -> int:
             "There is nothing to compare without a PATH (before --plot, if that is given); give a "
             "folder of runs, for example `minihmx compare runs`, or --paper alone for the paper's "
             "own tables."
+        )
+    if options.sensitivity and (not options.paths or options.format == "csv"):
+        raise UserError(
+            "--sensitivity tries other selections on runs, and has no rows of one kind for CSV; "
+            "give a PATH, and --json instead of --format csv."
         )
     if options.plot is not None:
         need_matplotlib()
@@ -83,6 +93,7 @@ def _written(
 ) -> str:
     """The whole answer in the format that was asked for."""
     from minihmx.results.layout import FORMATS
+    from minihmx.results.sensitivity_tables import Sensitivity
     from minihmx.results.tables import (
         cell_records,
         checkpoint_records,
@@ -90,14 +101,16 @@ def _written(
         opinion_records,
     )
 
+    sensitivity = Sensitivity(comparison.pairs) if comparison and options.sensitivity else None
     if options.json:
         notes = comparison.notes if comparison else []
-        answer = {
+        answer: dict[str, Any] = {
             "cells": cell_records(comparison, found),
             "notes": notes,
             "checkpoints": checkpoint_records(comparison) if comparison else [],
             "directional_sycophancy": opinion_records(comparison) if comparison else [],
         }
+        answer |= {"sensitivity": sensitivity.records()} if sensitivity else {}
         return json.dumps(answer, indent=1) + "\n"  # ASCII, whatever stdout can write
     if options.format == "csv":
         rows, text = cell_records(comparison, found), io.StringIO()
@@ -107,4 +120,5 @@ def _written(
             lists = {k: " ".join(map(str, v)) for k, v in row.items() if isinstance(v, list)}
             writer.writerow(row | lists)
         return text.getvalue()
-    return FORMATS[options.format](comparison_tables(comparison, found))
+    tables = comparison_tables(comparison, found)
+    return FORMATS[options.format](tables + (sensitivity.tables() if sensitivity else []))

@@ -24,6 +24,10 @@ from minihmx.results.runs import SeedPair, find_pairs
 from minihmx.results.statistics import Matrix
 
 
+class NothingToCompare(UserError):
+    """No benchmark was finished on both runs of any pair."""
+
+
 class Comparison(NamedTuple):
     """All that the tables are made of.
 
@@ -52,8 +56,9 @@ def metric_of(key: str) -> Metric:
 def collect(paths: Sequence[str], items: bool = True) -> Comparison:
     """Find the pairs in DIR or among RUNs, and every cell that their evaluations give.
 
-    items: also read the samples, for the intervals over items. Raises UserError where nothing can
-    be compared, DataError where an evaluation differs from its manifest.
+    items: also read the samples, for the intervals over items. Raises NothingToCompare where no
+    benchmark is there, UserError where the runs are no pairs, DataError where an evaluation differs
+    from its manifest.
     """
     pairs, notes = find_pairs(paths)
     comparison = Comparison(pairs, [], [], {}, {}, notes)
@@ -73,7 +78,7 @@ def collect(paths: Sequence[str], items: bool = True) -> Comparison:
             f"--adapter {run.folder}{f'@{run.epoch}' if run.how == 'named' else ''}"
             for run in pairs[0].runs
         )
-        raise UserError(
+        raise NothingToCompare(
             f"There is nothing to compare yet: no benchmark was finished on both runs of a pair"
             f"{''.join(f'; {note}' for note in notes[:3])}. Type `minihmx eval {pairs[0].model} "
             f"--tasks all --adapter base {tasks}` first."
