@@ -136,6 +136,17 @@ def parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
+def set_strength(model: nn.Module, strength: float) -> None:
+    """Let an attached adapter count `strength` times as much: W x + strength * alpha / r * B (A x).
+
+    1 is the adapter as it was trained and 0 is the base. Between them the model moves from the one
+    to the other along a straight line in its weights (WARP, Ramé et al. 2024). Copies that are
+    merged already do not change.
+    """
+    for _, layer in layers(model):
+        layer.scale *= strength
+
+
 @contextmanager
 def adapter_off(model: nn.Module) -> Iterator[None]:
     """Inside, the model is the base: judge and reference."""

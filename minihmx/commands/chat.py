@@ -15,6 +15,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--adapter", metavar="RUN", help="a run's folder, RUN@epoch-03, or an adapter's folder"
     )
     parser.add_argument(
+        "--strength",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="multiply the adapter by S (1, as trained; 0: the base)",
+    )
+    parser.add_argument(
         "--prompt", type=decodable, metavar="TEXT", help="answer this and leave; else converse"
     )
     parser.add_argument(

@@ -30,6 +30,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "times, for one loaded base (default base)",
     )
     parser.add_argument(
+        "--strength",
+        dest="strengths",
+        type=float,
+        action="append",
+        metavar="S",
+        help="multiply every adapter by S; may be given several times (1, as trained; 0: the base)",
+    )
+    parser.add_argument(
         "--tasks", default="", help="benchmarks, separated by commas; paper or all: every one"
     )
     parser.add_argument(
@@ -57,12 +65,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-tokens", type=int, default=8192, metavar="N", help="tokens together (%(default)s)"
     )
-    names = ("seed", "out", "revision", "device", "dtype", "threads", "decode_rows", "date")
-    for name in (*names, "chat_format"):
-        field, flag = FIELDS[name], f"--{name.replace('_', '-')}"
-        kind, text = type(field.default), f"{field.metadata['help']} ({field.default!r})"
-        no_default, choices = argparse.SUPPRESS, field.metadata["choices"]
-        parser.add_argument(flag, type=kind, default=no_default, choices=choices, help=text)
+    _fields(parser)
     parser.add_argument(
         "--differences",
         nargs="?",
@@ -73,6 +76,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="each result.json on a line instead")
 
 
+def _fields(parser: argparse.ArgumentParser) -> None:
+    """The flags that `train` has as well."""
+    names = ("seed", "out", "revision", "device", "dtype", "threads", "decode_rows", "date")
+    for name in (*names, "chat_format"):
+        field, flag = FIELDS[name], f"--{name.replace('_', '-')}"
+        kind, text = type(field.default), f"{field.metadata['help']} ({field.default!r})"
+        no_default, choices = argparse.SUPPRESS, field.metadata["choices"]
+        parser.add_argument(flag, type=kind, default=no_default, choices=choices, help=text)
+
+
 def run(options: argparse.Namespace) -> int:
     """Ask, score and print; what is finished stays, and the same command goes on."""
     from minihmx.evals.asking.session import Options, open_session
@@ -80,6 +93,7 @@ def run(options: argparse.Namespace) -> int:
     from minihmx.terminal.scoreboard import Board, as_json
 
     differences_to = _new_file(options)
+    options.strengths = options.strengths or [1.0]
     asked = Options(**{name: getattr(options, name) for name in Options._fields})
     others = vars(options).keys() - set(Options._fields)  # --temperature is not that of training
     session = open_session({name: vars(options)[name] for name in others & FIELDS.keys()}, asked)

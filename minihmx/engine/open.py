@@ -34,6 +34,8 @@ from minihmx.models.template import AUTO
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Question
 
+STRONGEST = 2.0  # of --strength; beyond twice what was trained lies noise
+
 
 @dataclass(frozen=True)
 class Model:
@@ -181,10 +183,27 @@ def open_adapter(name: str, source: hub.Source, chat_format: str = "") -> OpenAd
     return OpenAdapter(adapter, adapters.tensors(adapter), notices)
 
 
+def check_strength(strength: float, adapted: bool) -> None:
+    """Raises UserError for a strength out of range, and for any but 1 where nothing is adapted."""
+    if strength != 1 and not adapted:
+        raise UserError(
+            "--strength multiplies an adapter, and none is given, so it would change nothing; add "
+            "--adapter RUN, or leave it out."
+        )
+    if not 0 <= strength <= STRONGEST:
+        raise UserError(
+            f"--strength {strength:g} cannot work: it is what the adapter is multiplied by, from 0 "
+            f"(the base) over 1 (as trained) to {STRONGEST:g}; give one of these."
+        )
+
+
 @contextmanager
-def with_adapter(decoder: Decoder, opened: OpenAdapter | None) -> Iterator[None]:
+def with_adapter(
+    decoder: Decoder, opened: OpenAdapter | None, strength: float = 1.0
+) -> Iterator[None]:
     """Inside, the loaded base has this adapter (None: stays as it is); behind, it is the base.
 
+    strength: as in lora.set_strength.
     Raises RuntimeError if it is not the base any more, since every later figure would be wrong.
     """
     if opened is None:
@@ -192,6 +211,7 @@ def with_adapter(decoder: Decoder, opened: OpenAdapter | None) -> Iterator[None]
         return
     before = checksum(decoder)
     adapters.attach_adapter(decoder, opened.adapter, opened.tensors)
+    lora.set_strength(decoder, strength)
     try:
         with lora.merged(decoder):
             yield

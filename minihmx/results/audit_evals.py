@@ -28,7 +28,8 @@ from minihmx.results.audit_run import check_model_name
 from minihmx.results.findings import ABSENT, Audit, Line, Place, Words
 from minihmx.selection import DIRECTIONS
 
-SETTING_TYPES = [bool, int, float, int, int, dict, str, str, str]  # of the settings, in their order
+# Of the settings, in their order.
+SETTING_TYPES = [bool, int, float, int, int, dict, str, str, str, float]
 SAYS = ("origin", "total", "note")  # of the data, which its digest does not cover
 
 

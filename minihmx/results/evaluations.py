@@ -87,6 +87,8 @@ def find_evaluations(
                 "it away and evaluate again."
             )
         assert result is not None
+        if "strength" in result["settings"]:
+            continue  # of an adapter that was made weaker or stronger than it was trained
         key = settings_key(result), noise_seed(result)
         other = found.setdefault(key, Evaluation(folder, result))
         if other.folder != folder:

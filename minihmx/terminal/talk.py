@@ -23,7 +23,7 @@ from rich.text import Text
 from minihmx import lora
 from minihmx.config import LARGEST, LEAST_TEMPERATURE, Config, check_number
 from minihmx.engine.memory import Limit
-from minihmx.engine.open import Model, find_model, load_decoder, open_adapter
+from minihmx.engine.open import Model, check_strength, find_model, load_decoder, open_adapter
 from minihmx.engine.prompts import Prompts
 from minihmx.engine.sampling import generate
 from minihmx.errors import Diverged, UserError, nearest, quoted
@@ -150,6 +150,7 @@ def talk(options: argparse.Namespace) -> None:
     for stream in (sys.stdin, sys.stdout):  # odd bytes are replaced rather than fatal
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    check_strength(options.strength, options.adapter is not None)
     if options.adapter is not None:  # one that is not there is refused before a download
         adapters.find_adapter(options.adapter)
     flags = {name: getattr(options, name) for name in ("model", "device", "dtype", "chat_format")}
@@ -166,7 +167,9 @@ def talk(options: argparse.Namespace) -> None:
     if trained:
         sides, (own, matrices, notices) = (BASE, TRAINED), trained
         adapters.attach_adapter(decoder, own, matrices)
-        print(f"{TRAINED:<8} with {own.folder}, rank {own.rank}, alpha {own.alpha:g}")
+        lora.set_strength(decoder, options.strength)
+        times = "" if options.strength == 1 else f", times {options.strength:g}"
+        print(f"{TRAINED:<8} with {own.folder}, rank {own.rank}, alpha {own.alpha:g}{times}")
         for notice in notices:
             print(f"notice   {notice}")
     print(flush=True)

@@ -33,7 +33,7 @@ class Settings:
 
     samples, temperature, seed: of generated replies; temperature 0 is greedy. limit: so many items,
     0 for all. switches: the benchmark's own. date: of Llama's chat header. chat_format: empty where
-    chat is off, and then it is not written.
+    chat is off. strength: what the adapter is multiplied by. Values of UNWRITTEN are not written.
     """
 
     chat: bool
@@ -45,6 +45,10 @@ class Settings:
     dtype: str
     date: str
     chat_format: str = ""
+    strength: float = 1.0
+
+
+UNWRITTEN = {"chat_format": "", "strength": 1.0}  # so that older evaluations keep their digests
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class Results:
         self.settings, self.items = settings, chosen(dataset, settings.limit)
         self.identity = {
             "benchmark": benchmark.name,
-            "settings": {n: v for n, v in asdict(settings).items() if v or n != "chat_format"},
+            "settings": {n: v for n, v in asdict(settings).items() if v != UNWRITTEN.get(n)},
             "data": {"digest": dataset.digest},
             "model": dict(subject.model),
             "adapter": subject.adapter and dict(subject.adapter),

@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 
 from minihmx.config import LARGEST, LEAST_TEMPERATURE, MOST, Config, check_number
 from minihmx.engine.memory import Limit
-from minihmx.engine.open import OpenAdapter, find_model, load_decoder, open_adapter, with_adapter
+from minihmx.engine.open import (
+    OpenAdapter,
+    check_strength,
+    find_model,
+    load_decoder,
+    open_adapter,
+    with_adapter,
+)
 from minihmx.errors import UserError
 from minihmx.evals import BENCHMARKS, named
 from minihmx.evals.asking.results import Results, Settings, Subject
@@ -29,7 +36,8 @@ WHOLE_TABLE = ("paper", "all")  # names of all benchmarks together
 class Options(NamedTuple):
     """What commands/evaluate.py was given; 0 and "" mean not given.
 
-    adapters: RUN, RUN@epoch-03, an adapter's folder, or "base"; none: the base alone.
+    adapters: RUN, RUN@epoch-03, an adapter's folder, or "base"; none: the base alone. strengths:
+    what each adapter is multiplied by, in turn.
     """
 
     tasks: str
@@ -42,14 +50,17 @@ class Options(NamedTuple):
     switches: Sequence[str]
     partial: bool
     batch_tokens: int
+    strengths: Sequence[float] = (1.0,)
 
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A subject, and in memory the adapter that makes it one; None for the base."""
+    """A subject, and in memory the adapter that makes it one; None for the base. strength: what the
+    adapter is multiplied by."""
 
     subject: Subject
     adapter: OpenAdapter | None
+    strength: float = 1.0
 
     @property
     def notices(self) -> list[str]:
@@ -95,11 +106,12 @@ def open_session(flags: Mapping[str, Any], options: Options) -> Session:
         for benchmark, dataset in zip(chosen, datasets, strict=True)
     ]
     found = [load_subject(name, source, config) for name in options.adapters or [adapters.BASE]]
-    subjects = told_apart(found)
+    subjects = scaled(told_apart(found), options.strengths)
     jobs = []
     for loaded in subjects:
         for benchmark, dataset in zip(chosen, datasets, strict=True):
             own = settings(options, benchmark, dataset, given, config)
+            own = replace(own, strength=loaded.strength)
             results = Results(benchmark, dataset, loaded.subject, own)
             if len(results.items) * own.samples > MOST_REPLIES:
                 raise UserError(
@@ -132,10 +144,26 @@ def told_apart(found: Sequence[Loaded]) -> list[Loaded]:
     return list(once.values())
 
 
+def scaled(subjects: Sequence[Loaded], strengths: Sequence[float]) -> list[Loaded]:
+    """Every adapter at every strength, and the base once, as it has nothing to scale.
+
+    Raises UserError for a strength that is out of range, or that only a base would have.
+    """
+    for strength in strengths:
+        check_strength(strength, any(each.adapter for each in subjects))
+    found = []
+    for each in subjects:
+        for strength in dict.fromkeys(strengths) if each.adapter else [1.0]:
+            title = each.subject.title + ("" if strength == 1 else f" x {strength:g}")
+            subject = each.subject if strength == 1 else replace(each.subject, label=title)
+            found.append(replace(each, subject=subject, strength=strength))
+    return found
+
+
 def run_session(session: Session) -> Iterator[tuple[Results, Progress]]:
     """Every job in turn, on the one loaded base."""
     for loaded, results in session.jobs:
-        with with_adapter(session.machine.decoder, loaded.adapter):
+        with with_adapter(session.machine.decoder, loaded.adapter, loaded.strength):
             for progress in evaluate(session.machine, results):
                 yield results, progress
 
