@@ -33,7 +33,7 @@ FLOORS = {
     2: "models models.configs models.context models.decoder models.weights models.tokenizer"
     " instruments.estimate instruments.gpus"
     " models.chat models.hub models.folder models.hub_errors models.targets models.adapters"
-    " models.template"
+    " models.template models.licences models.card"
     " models.export models.export_texts engine engine.memory engine.prefill"
     " engine.sampling engine.prompts"
     " engine.open",  # machines
@@ -90,7 +90,7 @@ TORCH_FREE = (
     " storage.strict storage.disk storage.run_folder storage.identity models models.configs"
     " storage.config_file"
     " models.tokenizer models.chat models.hub models.folder models.hub_errors models.targets"
-    " models.template models.export_texts"
+    " models.template models.export_texts models.licences models.card"
     " models.adapters engine engine.prompts instruments instruments.estimate instruments.metrics"
     " instruments.gpus"
     " instruments.degenerate"
