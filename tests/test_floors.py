@@ -138,6 +138,7 @@ PROTOCOLS = {"ask", "score", "convert", "check", "arguments", "run"}
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 HOSTS = {"hf.co", "huggingface.co", "arxiv.org", "github.com", "www.llama.com", "ai.google.dev"}
 HOSTS |= {"127.0.0.1", "localhost", "example.com"}
+HOSTS |= {"pytorch.org"}  # where a user chooses torch's build; a page, no registry
 HOSTS |= {"www.w3.org"}  # in the name of SVG's namespace, which nothing opens
 MACHINE_PATH = re.compile(r"(?<![\w.~)}])/(?:home|Users|root|work|tmp|mnt|srv)/")
 
