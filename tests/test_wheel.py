@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import shutil
 import site
 import subprocess
@@ -23,6 +23,14 @@ def done(*words: object, **settings: object) -> str:
     return str(run.stdout + run.stderr)
 
 
+def built_by() -> str:
+    """The setuptools of this environment, as a requirement."""
+    try:
+        return f'"setuptools=={importlib.metadata.version("setuptools")}"'
+    except importlib.metadata.PackageNotFoundError:
+        return "no setuptools here"
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy of the tracked files, so that what lies about here cannot get into it."""
@@ -34,8 +42,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name)
-    # Without a copy of setuptools here, pip fetches the one that pyproject.toml names.
-    here = ["--no-build-isolation"] if importlib.util.find_spec("setuptools") else []
+    # Where the setuptools that pyproject.toml names is not here already, pip fetches it.
+    here = ["--no-build-isolation"] if built_by() in (ROOT / "pyproject.toml").read_text() else []
     done(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", *here, "-w", out, copy)
     (found,) = out.glob("*.whl")
     return found

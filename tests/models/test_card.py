@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import toy
 from conftest import shared
+from huggingface_hub import ModelCard
 from test_export import run_on
 
 from minihmx.config import MODELS
@@ -123,6 +124,9 @@ def test_the_card_of_a_model_of_the_hub(tmp_path: Path) -> None:
     assert "Gemma Terms of Use (so says its page on the hub)" in line
     card = words(tmp_path / "README.md")
     assert card.startswith("--- base_model: google/gemma-2-2b-it license: gemma")
+    theirs = ModelCard.load(tmp_path / "README.md").data  # as the hub's own library reads it
+    assert (theirs.base_model, theirs.license) == ("google/gemma-2-2b-it", "gemma")
+    assert theirs.library_name == "peft" and "hmx-feel" in theirs.tags
     assert "# gemma-2-2b-it HMX-feel A LoRA" in card and "(commit `c0ffee`)" in card
     assert "Its text is not here: add it" in card and "section 3.2" in card and ETHICS in card
     assert (tmp_path / "NOTICE").read_text() == "theirs"
