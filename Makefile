@@ -17,7 +17,7 @@ DATA   ?= $(if $(filter tiny,$(MODEL)),sample,hub)
 # $(call given,NAME,WORDS): the words where NAME is asked for, and not only the default above
 given   = $(if $(filter file,$(origin $1)),,$2)
 
-.PHONY: help train eval experiment compare report claims tiny test test-quick test-trackers lint
+.PHONY: help train eval experiment compare report claims tiny test test-quick test-trackers lint site
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -56,24 +56,40 @@ test-trackers: .venv/dev .venv/log  ## the tests of `minihmx log`, with wandb an
 lint: .venv/dev  ## ruff and mypy
 	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 
+site: .venv/docs  ## README and docs/ as pages that need no network: site/index.html
+	$(PY) -m mkdocs build --strict
+
+# pip shows its progress; docs/install.md says what each step downloads and how large it is.
+PIP := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
+
 .venv/run: pyproject.toml constraints.txt
+	@echo "Into .venv: torch and what a run needs. 0.2 GB with torch's CPU build; 2.8 GB with its CUDA build, which pip takes on a usual Linux (docs/install.md has the choice)."
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt torch==2.13.0
-	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e .
+	$(PIP) torch==2.13.0
+	$(PIP) -e .
 	touch $@
 
 .venv/evals: .venv/run
-	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[evals]'
+	@echo "Into .venv: what benchmarks need, 59 MB."
+	$(PIP) -e '.[evals]'
 	touch $@
 
 .venv/report: .venv/run
-	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[report]'
+	@echo "Into .venv: what tables and the report need, 60 MB."
+	$(PIP) -e '.[report]'
 	touch $@
 
 .venv/log: .venv/run
-	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[log]'
+	@echo "Into .venv: TensorBoard, wandb and trackio, 63 MB."
+	$(PIP) -e '.[log]'
+	touch $@
+
+.venv/docs: .venv/run
+	@echo "Into .venv: MkDocs, 5 MB."
+	$(PIP) -e '.[docs]'
 	touch $@
 
 .venv/dev: .venv/run
-	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	@echo "Into .venv: the tests' packages and ruff and mypy, 204 MB."
+	$(PIP) -e '.[dev]'
 	touch $@

@@ -10,7 +10,8 @@ import pytest
 from conftest import ROOT
 from test_floors import CORE, path_of
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 PATH = re.compile(r"(?<![\w./-])(?:minihmx|scripts|tests|docs|examples)/[\w./-]*\w/?")
 LINK = re.compile(r"\]\(([^)#:\s]+)\)")  # of [words](file), but no address
 BARE = re.compile(r"`(\w+\.py)`")

@@ -33,7 +33,7 @@ FLOORS = {
     2: "models models.configs models.context models.decoder models.weights models.tokenizer"
     " instruments.estimate instruments.gpus"
     " models.chat models.hub models.folder models.hub_errors models.targets models.adapters"
-    " models.template"
+    " models.template models.licences models.card"
     " models.export models.export_texts engine engine.memory engine.prefill"
     " engine.sampling engine.prompts"
     " engine.open",  # machines
@@ -91,7 +91,7 @@ TORCH_FREE = (
     " storage.strict storage.disk storage.run_folder storage.identity models models.configs"
     " storage.config_file"
     " models.tokenizer models.chat models.hub models.folder models.hub_errors models.targets"
-    " models.template models.export_texts"
+    " models.template models.export_texts models.licences models.card"
     " models.adapters engine engine.prompts instruments instruments.estimate instruments.metrics"
     " instruments.gpus"
     " instruments.degenerate"
@@ -140,6 +140,7 @@ PROTOCOLS = {"ask", "score", "convert", "check", "arguments", "run"}
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 HOSTS = {"hf.co", "huggingface.co", "arxiv.org", "github.com", "www.llama.com", "ai.google.dev"}
 HOSTS |= {"127.0.0.1", "localhost", "example.com"}
+HOSTS |= {"pytorch.org"}  # where a user chooses torch's build; a page, no registry
 HOSTS |= {"www.w3.org"}  # in the name of SVG's namespace, which nothing opens
 MACHINE_PATH = re.compile(r"(?<![\w.~)}])/(?:home|Users|root|work|tmp|mnt|srv)/")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -180,11 +181,8 @@ def belongs(adapter: Adapter, source: Source, chat_format: str = "") -> list[str
         )
     if base not in (source.id, str(source.folder)):
         return [f"the adapter names {quoted(base)} as its base, not {source.id!r}; its shapes fit"]
-    checkpoints = adapter.folder.resolve().parent
-    run = checkpoints.parent / "config.json"
-    config = read_json(run) if checkpoints.name == "checkpoints" and run.is_file() else None
-    science = config.get("science") if isinstance(config, dict) else None
-    if not isinstance(science, dict):
+    science = run_science(adapter.folder)
+    if not science:
         return []
     notices, trained = [], science.get("chat_format")
     if science.get("model digest") != source.digest:
@@ -198,13 +196,18 @@ def belongs(adapter: Adapter, source: Source, chat_format: str = "") -> list[str
     return notices
 
 
-def trained_format(folder: Path) -> str:
-    """The chat format in which a run's checkpoint was trained, "" where nothing says it."""
+def run_science(folder: Path) -> Mapping[str, Any]:
+    """What config.json says of the training of a run's checkpoint, {} where nothing says it."""
     checkpoints = folder.resolve().parent
     path = checkpoints.parent / "config.json"
     config = read_json(path) if checkpoints.name == "checkpoints" and path.is_file() else None
     science = config.get("science") if isinstance(config, dict) else None
-    found = science.get("chat_format") if isinstance(science, dict) else None
+    return science if isinstance(science, dict) else {}
+
+
+def trained_format(folder: Path) -> str:
+    """The chat format in which a run's checkpoint was trained, "" where nothing says it."""
+    found = run_science(folder).get("chat_format")
     return found if isinstance(found, str) else ""
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from minihmx import lora
 from minihmx.errors import UserError, quoted
 from minihmx.models import adapters, hub, weights
+from minihmx.models.card import write_card
 from minihmx.models.context import wide
 from minihmx.models.decoder import Decoder
 from minihmx.models.export_texts import alone_into, copy_texts, write_chat
@@ -111,7 +112,8 @@ def export(
             lines = merged_into(disk, aside, source, adapter, decoder, matrices, dtype)
         else:
             lines = alone_into(disk, aside, source, adapter)
-        chat_lines = write_chat(disk, aside, source.folder, adapters.trained_format(folder))
+        texts = write_chat(disk, aside, source.folder, adapters.trained_format(folder))
+        texts += write_card(disk, aside, source, adapter, merge)
         disk.sync_folder(aside)
         disk.rename(aside, target)
     except BaseException:
@@ -119,7 +121,7 @@ def export(
         raise
     disk.sync_folder(target.parent)
     yield f"written    {target}{lines[0]}"
-    yield from (*lines[1:], *chat_lines)
+    yield from (*lines[1:], *texts)
 
 
 def merged_into(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from minihmx.models import adapters, hub
+from minihmx.models.folder import LICENCE_FILES
 from minihmx.models.template import (
     OWN_TEMPLATES,
     OWN_TOKENIZER,
@@ -20,7 +21,7 @@ CONFIG_OF_TOKENIZER = "tokenizer_config.json"
 COPIED = (
     *("generation_config.json", "tokenizer.json", CONFIG_OF_TOKENIZER, "tokenizer.model"),
     *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
-    *("chat_template.jinja", "chat_template.json", "LICENSE", "LICENSE.txt", "NOTICE"),
+    *("chat_template.jinja", "chat_template.json", *LICENCE_FILES),
 )
 
 

@@ -21,6 +21,9 @@ from minihmx.storage.disk import home_path
 
 TEXT_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 TEMPLATE_FILE = "chat_template.jinja"  # older models have it in tokenizer_config.json
+# What a model's licence stands in; read by nothing that computes, so they are in no digest.
+LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt", "USE_POLICY.md")
+CARD_FILE = "README.md"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 OTHER_FORMATS = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".npz", ".onnx"}

@@ -12,7 +12,9 @@ from pathlib import Path
 from minihmx.config import MODEL_GROUPS, MODELS
 from minihmx.errors import DataError, UserError, quoted, shortened
 from minihmx.models.folder import (
+    CARD_FILE,
     INDEX,
+    LICENCE_FILES,
     TEMPLATE_FILE,
     TEXT_FILES,
     folder_digest,
@@ -139,7 +141,8 @@ def _fetch(repo: str, revision: str | None) -> Path:
         revision = cached.name  # what was begun is continued at its own commit
     if constants.HF_HUB_OFFLINE:
         raise failure("offline", repo)
-    folder = _snapshot(repo, revision, [*TEXT_FILES, TEMPLATE_FILE, INDEX])
+    legal = [*LICENCE_FILES, CARD_FILE]
+    folder = _snapshot(repo, revision, [*TEXT_FILES, TEMPLATE_FILE, INDEX, *legal])
     assert folder is not None
     try:
         if not _holds(folder, ["config.json"]):

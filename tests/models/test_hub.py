@@ -291,6 +291,17 @@ def test_a_template_in_a_file_of_its_own_comes_along_and_needs_no_network_where_
     assert "chat_template.jinja" not in old["files"] and again["requests"] == 0
 
 
+def test_a_licence_and_the_card_that_names_it_come_along(tmp_path: Path) -> None:
+    repo = checkpoint(tmp_path / "repos" / "org" / "open")
+    texts = {"LICENSE": "theirs", "NOTICE": "theirs", "README.md": "---\nlicense: mit\n---"}
+    for name, text in {**texts, "training_log.md": "long"}.items():
+        (repo / name).write_text(text)
+    (found,) = asked(tmp_path, {"name": "org/open"})
+    folder = Path(found["folder"])
+    assert {name: (folder / name).read_text() for name in texts} == texts
+    assert not (folder / "training_log.md").exists()
+
+
 def test_what_cannot_be_used_is_refused_before_its_weights_are_fetched(tmp_path: Path) -> None:
     repos = tmp_path / "repos" / "org"
     (checkpoint(repos / "mistral") / "config.json").write_text('{"model_type": "mistral"}')

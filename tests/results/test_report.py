@@ -17,6 +17,7 @@ from command_line import in_process, refused
 from hostile_texts import HOSTILE, MARKUP
 from made_up import seal
 
+from minihmx.models.licences import ETHICS, NO_CLAIM
 from minihmx.results.report import page
 from minihmx.results.report.charts import _levels
 from minihmx.results.report.item_card import FLIPS
@@ -169,6 +170,31 @@ def test_one_run_and_a_named_epoch(runs: Path, tmp_path: Path) -> None:
     assert "SycophancyEval are_you_sure flip_rate, %" in list(alone.all("td"))
     both, _ = reported(tmp_path, runs / "tiny/forward/seed-1", run, name="both.html")
     assert not list(both.all("p", "missing"))
+
+
+def test_the_authors_note_and_the_base_s_licence_go_with_every_report(
+    own: Path, tmp_path: Path
+) -> None:
+    """On the page, on the pages beside it, and in Markdown; a licence that nobody knows is none."""
+    read, _ = reported(tmp_path, own)
+    markdown = in_process("report", own, "--markdown").stdout
+    for text in (" ".join(read.all("body")), markdown):
+        assert ETHICS in text and NO_CLAIM in text
+        assert "MIT License (minihmx's own model)" in text and "keep the copyright line" in text
+    material = Material([str(own)])
+    beside = page.write_page(material, tmp_path / "small.html", budget=250_000)[1:]
+    bodies = [" ".join(Read(file.read_text("utf-8")).all("body")) for file in beside]
+    assert bodies and all(ETHICS in body for body in bodies)
+    elsewhere = tmp_path / "their model"
+    elsewhere.mkdir()
+    for path in own.glob("tiny/*/seed-1/config.json"):
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps(config | {"model": {"id": str(elsewhere), "revision": None}}))
+    read, _ = reported(tmp_path, own, name="unknown.html")
+    assert "unknown (its folder has no LICENSE" in " ".join(read.all("body"))
+    (elsewhere / "LICENSE").write_text("LLAMA 3.2 COMMUNITY LICENSE AGREEMENT")
+    read, _ = reported(tmp_path, own, name="llama.html")
+    assert 'show "Built with Llama"' in " ".join(read.all("body"))
 
 
 def test_markdown(runs: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from minihmx.models.licences import ETHICS, NO_CLAIM
 from minihmx.results.layout import as_markdown
 from minihmx.results.report.charts import rulers
 from minihmx.results.report.first import audit_alerts
@@ -26,6 +27,7 @@ def markdown_report(material: Material) -> str:
     lines += [f"> {_safe(note)}\n>" for note in [*audit_alerts(material), *material.notes]]
     for section in sections:
         lines += _section(section)
+    lines += ["", NO_CLAIM, "", ETHICS]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from minihmx.errors import UserError
+from minihmx.models.licences import ETHICS, NO_CLAIM
 from minihmx.results.report.charts import rulers
 from minihmx.results.report.first import audit_alerts
 from minihmx.results.report.material import Material
@@ -168,6 +169,7 @@ class Page:
             sides=SIDES_SHOWN,
             categories=_categories(parts),
             back=f"../{quote(back)}" if back else "",
+            care=(NO_CLAIM, ETHICS),
         )
 
 

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from minihmx.models.licences import licence_on_disk
 from minihmx.results.conclusions import cell_sets
 from minihmx.results.findings import CHECKS
 from minihmx.results.layout import Table
@@ -47,7 +48,19 @@ def setup_section(material: Material) -> Section:
     note = "Score: 0 to 10 on the held-out questions, mean ± standard error, by the base itself."
     table, folded = Table("Runs", heads, rows, [note], 5), list(_settings(material))
     commands, name = tuple(train_commands(material)), ("setup", "What was run")
-    return Section(*name, commands=commands, tables=[table], folded=folded)
+    return Section(*name, commands=commands, tables=[table, _licences(material)], folded=folded)
+
+
+def _licences(material: Material) -> Table:
+    """What holds for every adapter of these runs, as it holds for its base."""
+    models = {run.model: part_of(run.config, "model").get("id") for run in material.runs}
+    rows = []
+    for model, model_id in models.items():
+        licence = licence_on_disk(model_id if isinstance(model_id, str) else "")
+        rows.append((model, licence.sentence, "; ".join(licence.duties)))
+    heads = ("model", "licence", "whoever passes on it, or an adapter of it, has to")
+    notes = ["A summary and no legal advice: the licence's own text counts."]
+    return Table("Licence of the base", heads, rows, notes, 3)
 
 
 def _score(run: ReportRun, epoch: str) -> str:
