@@ -41,6 +41,12 @@ class DataError(Failure):
     code = 5
 
 
+class Wrecked(Failure):
+    """A run that came to its end, whole on the disk, with answers that are worth nothing."""
+
+    code = 6
+
+
 def quoted(value: object) -> str:
     """A value as a message quotes it; of a long one, as a file may hold, its two ends."""
     return shortened(repr(value))

@@ -6,6 +6,7 @@ Nothing that a model said can reach the terminal as a command, nor pass for a ma
 from __future__ import annotations
 
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +33,12 @@ def coloured() -> bool:
 def finished(line: str, colour: bool) -> str:
     """The line with its marks as colours, or as ›7‹."""
     return line.translate(_COLOURED if colour else _PLAIN)
+
+
+def mark_parts(line: str) -> Iterator[tuple[str, bool]]:
+    """The pieces of a line, printable, and whether each is marked."""
+    for number, piece in enumerate(re.split(f"[{_OPEN}{_CLOSE}]", line)):
+        yield printable(piece), bool(number % 2)
 
 
 def marked(text: str, spans: Iterable[Sequence[int]]) -> str:
