@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from minihmx import __version__
 from minihmx.commands import COMMANDS
-from minihmx.errors import INTERRUPTED, Failure, UserError, as_failure, nearest, quoted
+from minihmx.errors import EXIT_CODES, INTERRUPTED, Failure, UserError, as_failure, nearest, quoted
 from minihmx.terminal.text import decodable, need_stdout, open_streams, typed
 
 LONGEST_MESSAGE = 2000  # characters of a message
@@ -97,14 +97,15 @@ def flags_of(parser: argparse.ArgumentParser) -> list[str]:
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Raises UserError for what it does not know, naming the nearest command or option."""
-    parser = Parser(prog="minihmx", description="The HMX-feel experiment from scratch.")
+    plain = argparse.RawDescriptionHelpFormatter
+    text = "The HMX-feel experiment from scratch."
+    parser = Parser(prog="minihmx", description=text, epilog=EXIT_CODES, formatter_class=plain)
     parser.add_argument("--version", action="version", version=f"minihmx {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
     subparsers.type = lambda text: text  # a command's own parser knows what its words are
     known: dict[str, list[str]] = {}
     verbs = []
     for name, (text, verb) in COMMANDS.items():
-        plain = argparse.RawDescriptionHelpFormatter
         sub = subparsers.add_parser(name, help=text, description=text, formatter_class=plain)
         verb.arguments(sub)
         verbs.append(sub)

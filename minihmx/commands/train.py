@@ -41,6 +41,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             where = info.repo + gated or "no download"
             lines.append(f"  {name:<12} {info.parameters:>5} {info.gigabytes:>6g} GB  {where}")
     lines.append(f"  or a local path, or a hub id of one of these families: {', '.join(FAMILIES)}")
+    lines.append("")
+    lines.append(
+        "A run whose last held-out answers are all cut, have no score, or are for the most"
+    )
+    lines.append(
+        "part degenerate has ended wrecked: it is whole on the disk, and the exit code is 6."
+    )
     parser.epilog = "\n".join(lines)
     config_flags(parser)
     parser.add_argument(

@@ -56,7 +56,7 @@ def wreck_sentence(folder: Path, evaluations: Sequence[Mapping[str, Any]]) -> st
     sound = [line["epoch"] for line in evaluations[1:] if not wreck_signs(line)]
     still = f" {folder}@epoch-{sound[-1]:02d} was the last that is sound." if sound else ""
     return (
-        f"{folder} ended wrecked: {' and '.join(signs.values())}{already}, so its scores say "
+        f"{folder} ended wrecked: {', '.join(signs.values())}{already}, so its scores say "
         f"nothing about feeling; all of it is on the disk.{still} To try again, "
         f"{'; '.join(REMEDIES[sign] for sign in signs)}, with another --out."
     )

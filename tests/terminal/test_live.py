@@ -353,6 +353,7 @@ def stays(text: str) -> tuple[list[str], list[str]]:
     """The words before and after the end that plain and live have in common, without what the clock
     makes of them; the terminal folds its lines."""
     text = re.sub(r"\d+\.\d s, eta [\w: ]+|steps in [\d:]+", "", text)
+    text = re.sub("[›‹]", "", text)  # a terminal sees the score's place by its colour
     lines = [line for line in text.splitlines() if not line.startswith("step ")]
     end = next(n for n, line in enumerate(lines) if line.startswith("complete:"))
     frame = next((n for n, line in enumerate(lines) if line.startswith("── tiny")), end)
