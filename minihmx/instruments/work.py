@@ -49,8 +49,8 @@ _under_way: list[Work] = []
 
 
 def under_way() -> Work | None:
-    """The innermost work that goes on in this process; None where there is none."""
-    return next(iter(_under_way[-1:]), None)
+    """The work that goes on in this process, not a part of it; None where there is none."""
+    return next(iter(_under_way), None)
 
 
 @contextmanager

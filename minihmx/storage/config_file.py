@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from minihmx import __version__
 from minihmx.config import FIELDS
 from minihmx.errors import UserError, nearest, quoted
 from minihmx.storage import strict
@@ -107,6 +108,12 @@ def _checked(path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
             there = "`minihmx train --help` lists them, with _ for -."
             what = "a table, and a config has none" if isinstance(value, dict) else "no field"
             hint = nearest(name.replace("-", "_"), FIELDS, there)
+            if path.suffix == ".json":  # nobody typed it
+                what += f" that minihmx {__version__} has"
+                hint = (
+                    "another version made that run (env.json beside it says which); install that "
+                    "one, or give the values that you want in a TOML file."
+                )
             raise UserError(f"{path}: {quoted(name)} is {what}; {hint}")
         default = FIELDS[name].default
         kind = type(default)
