@@ -59,7 +59,7 @@ def _score(m: Mapping[str, Any]) -> str:
 def curve_lines(evaluations: Sequence[Mapping[str, Any]], width: int) -> Iterator[str]:
     """The held-out questions epoch by epoch; of many the first and the last ones."""
     columns = max(min(width - BESIDE, BAR), 0)
-    yield f"  held-out score of 10{'':{columns}}     kl  unscored  cut  odd"
+    yield f"  held-out score of 10{'':{columns}}       kl  unscored  cut  odd"
     left_out = len(evaluations) - EPOCHS
     for place, m in enumerate(evaluations):
         if left_out > 0 and 1 <= place <= left_out:

@@ -27,6 +27,7 @@ from rich.console import Console
 
 from minihmx.instruments.clock import Clock
 from minihmx.instruments.metrics import STAGES
+from minihmx.instruments.work import working
 from minihmx.records import Completion, Question, Rollout, Verdict
 from minihmx.terminal.answers import calm, said_of, said_rows
 from minihmx.terminal.bars import possible
@@ -132,6 +133,54 @@ def test_a_frame_tells_all_that_one_watches_for() -> None:
     ):
         assert part in told, told
     assert "eta after the first step" in "\n".join(rows(view()))
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_the_curve_has_axes_and_held_out_points_at_any_width(width: int) -> None:
+    shown = view(width, 30, steps=40)
+    shown.lines.evaluations = [{"epoch": 0, "score": 3.58}, {"epoch": 1, "score": 20.0}]
+    found = rows(shown)
+    top = next(n for n, row in enumerate(found) if "● held-out, by epoch" in row) + 1
+    chart = found[top : next(n for n, row in enumerate(found) if row.startswith("kl "))]
+    *curve, line, epochs = chart
+    assert curve[0].startswith(" +20.0 ┤") and "┤" in curve[-1] and 2 <= len(curve) <= 6
+    assert "".join(curve).count("●") == 2 and line.startswith("       └┴")
+    assert epochs.split() == ["0", "1", "2", "3", "4"]
+    point = next(row for row in curve if row.rfind("●") > 8).rindex("●")
+    assert abs(point - epochs.index("1")) <= 1  # the first epoch's point stands above its tick
+    assert max(len(row.rstrip()) for row in curve) < width
+    abreast = [row for row in found if "best by reward" in row and "worst by reward" in row]
+    assert bool(abreast) == (width >= 100)
+
+
+def test_reverse_draws_the_score_as_the_reward_that_it_is() -> None:
+    shown = view(80, 30)
+    assert shown.run is not None
+    shown.run.config.direction = "reverse"
+    shown.lines.evaluations = [{"epoch": 0, "score": 9.0}]
+    answers = [judged(1, "No.", "Score: 1"), judged(8, "I feel.", "Score: 8")]
+    for rollout, reward in zip(answers, (-1.0, -8.0), strict=True):
+        rollout.reward = reward
+    shown.show(Stepped(metrics(1, reward=-4.5), timings(0.5), answers, []))
+    told = "\n".join(rows(shown))
+    assert "  -9.0 ┤●" in told and "best by reward: -1 (score 1)" in told
+    assert "worst by reward: -8 (score 8)" in told
+    colours = {row.plain: str(row.style) for row in shown.frame(79, 29)}
+    assert colours["best by reward: -1 (score 1)"] == "bold green"
+    (scores,) = shown.scores(79)
+    assert [str(span.style) for span in scores.spans if scores.plain[span.start] == "9"] == ["red"]
+
+
+def test_an_evaluation_has_a_bar_by_its_answers_until_stages_were_timed() -> None:
+    shown = view()
+    assert shown.run is not None
+    shown.lines.eta.timings["evaluation"] = []
+    shown.run.clock.start(*STAGES["evaluation"])
+    with working("answers", 40) as work:
+        work.done = 10
+        work.begun -= 30
+        told = "\n".join(rows(shown))
+    assert "evaluation:  ━━╸───────  eta 0:01:30  ▸sample" in told, told
 
 
 def test_the_time_left_comes_from_each_stage() -> None:
