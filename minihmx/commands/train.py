@@ -50,15 +50,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = "\n".join(lines)
     config_flags(parser)
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        help="values from a TOML file, or from a run's config.json; flags go before them",
-    )
 
 
 def config_flags(parser: argparse.ArgumentParser, left_out: Sequence[str] = ()) -> None:
-    """The model, and a flag for each other field of the config."""
+    """The model, a flag for each other field of the config, and a file that may hold them."""
     no_default = argparse.SUPPRESS  # only flags that were given may go before a model's own row
     if "model" not in left_out:
         parser.add_argument(
@@ -77,6 +72,11 @@ def config_flags(parser: argparse.ArgumentParser, left_out: Sequence[str] = ()) 
             metavar="|".join(choices or (kind.__name__,)),
             help=text.replace("%", "%%"),
         )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="values from a TOML file, or from a run's config.json; flags go before them",
+    )
 
 
 def config_file(options: argparse.Namespace) -> ConfigFile | None:

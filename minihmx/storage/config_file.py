@@ -44,6 +44,20 @@ class ConfigFile(NamedTuple):
         """As config.json names where a value came from."""
         return f"file {self.path}"
 
+    def without(self, left_out: Mapping[str, str]) -> ConfigFile:
+        """The file for a command that sets some fields itself. left_out: by such a field, what is
+        given for it instead. A run's config.json has them all, so there they are passed over.
+
+        Raises UserError for a TOML file that has one of them.
+        """
+        for name in self.values.keys() & left_out.keys() if self.path.suffix != ".json" else ():
+            raise UserError(
+                f"{self.path} has {name}, which is of one run alone, and here there are several; "
+                f"take that line out, and give {left_out[name]}."
+            )
+        kept = {name: value for name, value in self.values.items() if name not in left_out}
+        return self._replace(values=kept)
+
     def check_same_files(self, own: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
         """Raises UserError where the run would read other files than the run of this config.json,
         and no flag asks for that. own: the fingerprint's fields of the run that is to begin."""
