@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from minihmx import __version__
 from minihmx.commands import COMMANDS
 from minihmx.errors import EXIT_CODES, INTERRUPTED, Failure, UserError, as_failure, nearest, quoted
+from minihmx.terminal.board import coloured
 from minihmx.terminal.text import decodable, need_stdout, open_streams, typed
 
 LONGEST_MESSAGE = 2000  # characters of a message
@@ -57,7 +58,8 @@ def refuse(failure: Failure) -> int:
     if len(text) > LONGEST_MESSAGE:  # the end says what to do
         text = f"{text[: LONGEST_MESSAGE // 2]} [...] {text[-LONGEST_MESSAGE // 2 :]}"
     with contextlib.suppress(OSError):  # where even stderr fails, the code still tells
-        print(f"minihmx: {text}", file=sys.stderr)
+        red = "\x1b[1;31m{}\x1b[0m" if coloured(sys.stderr) else "{}"
+        print(red.format("minihmx:"), text, file=sys.stderr)
     return failure.code
 
 

@@ -10,6 +10,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TextIO
 
 from minihmx.terminal.text import printable
 
@@ -21,10 +22,10 @@ _PLAIN = str.maketrans({_OPEN: "›", _CLOSE: "‹"})
 MOST_SUMMANDS = 16
 
 
-def coloured() -> bool:
-    """Whether stdout is a terminal whose user wants colours (no-color.org)."""
+def coloured(stream: TextIO | None = None) -> bool:
+    """Whether a stream (stdout) is a terminal whose user wants colours (no-color.org)."""
     return (
-        sys.stdout.isatty()
+        (stream or sys.stdout).isatty()
         and not os.environ.get("NO_COLOR")
         and os.environ.get("TERM", "dumb") != "dumb"
     )

@@ -398,15 +398,16 @@ TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 TERMINAL += "os.execv(sys.argv[1], sys.argv[1:])"
 
 
-def stays(text: str) -> tuple[list[str], list[str]]:
-    """The words before and after the end that plain and live have in common, without what the clock
-    makes of them; the terminal folds its lines."""
-    text = re.sub(r"\d+\.\d s, eta [\w: ]+|steps in [\d:]+", "", text)
+def stays(text: str) -> tuple[str, str]:
+    """What plain and live have in common before the end and after it, without what the clock makes
+    of it, and without blanks, as the terminal folds lines between words and paths in them."""
     text = re.sub("[›‹]", "", text)  # a terminal sees the score's place by its colour
     lines = [line for line in text.splitlines() if not line.startswith("step ")]
     end = next(n for n, line in enumerate(lines) if line.startswith("complete:"))
     frame = next((n for n, line in enumerate(lines) if line.startswith("── tiny")), end)
-    return " ".join(lines[:frame]).split(), " ".join(lines[end:]).split()
+    clock = re.compile(r"\d+\.\ds,eta(afterthefirststep|[\d:]+)|stepsin[\d:]+")
+    before, after = ("".join("".join(part).split()) for part in (lines[:frame], lines[end:]))
+    return clock.sub("", before), clock.sub("", after)
 
 
 @pytest.mark.slow
