@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 
 from minihmx import __version__
 from minihmx.commands import COMMANDS
-from minihmx.errors import INTERRUPTED, Failure, UserError, as_failure, nearest, quoted
+from minihmx.errors import EXIT_CODES, INTERRUPTED, Failure, UserError, as_failure, nearest, quoted
+from minihmx.terminal.board import coloured
 from minihmx.terminal.text import decodable, need_stdout, open_streams, typed
 
 LONGEST_MESSAGE = 2000  # characters of a message
@@ -57,7 +58,8 @@ def refuse(failure: Failure) -> int:
     if len(text) > LONGEST_MESSAGE:  # the end says what to do
         text = f"{text[: LONGEST_MESSAGE // 2]} [...] {text[-LONGEST_MESSAGE // 2 :]}"
     with contextlib.suppress(OSError):  # where even stderr fails, the code still tells
-        print(f"minihmx: {text}", file=sys.stderr)
+        red = "\x1b[1;31m{}\x1b[0m" if coloured(sys.stderr) else "{}"
+        print(red.format("minihmx:"), text, file=sys.stderr)
     return failure.code
 
 
@@ -97,14 +99,15 @@ def flags_of(parser: argparse.ArgumentParser) -> list[str]:
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Raises UserError for what it does not know, naming the nearest command or option."""
-    parser = Parser(prog="minihmx", description="The HMX-feel experiment from scratch.")
+    plain = argparse.RawDescriptionHelpFormatter
+    text = "The HMX-feel experiment from scratch."
+    parser = Parser(prog="minihmx", description=text, epilog=EXIT_CODES, formatter_class=plain)
     parser.add_argument("--version", action="version", version=f"minihmx {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
     subparsers.type = lambda text: text  # a command's own parser knows what its words are
     known: dict[str, list[str]] = {}
     verbs = []
     for name, (text, verb) in COMMANDS.items():
-        plain = argparse.RawDescriptionHelpFormatter
         sub = subparsers.add_parser(name, help=text, description=text, formatter_class=plain)
         verb.arguments(sub)
         verbs.append(sub)

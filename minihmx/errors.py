@@ -7,6 +7,16 @@ import difflib
 import errno
 from collections.abc import Collection
 
+EXIT_CODES = """\
+exit codes:
+  0    done
+  1    a bug
+  2    something for you to mend (unknown, gated, malformed, does not fit)
+  3    diverged
+  4    disk or network
+  5    data or a judge that fails its check
+  6    a run that ended wrecked (every answer cut, nothing scored, or degenerate)
+  130  interrupted"""
 LONGEST_QUOTE = 100  # characters
 INTERRUPTED = 130  # the exit code after a Ctrl-C, which is nobody's failure
 
@@ -39,6 +49,12 @@ class DataError(Failure):
     """What fails its check: a manifest, a count, a judge."""
 
     code = 5
+
+
+class Wrecked(Failure):
+    """A run that came to its end, whole on the disk, with answers that are worth nothing."""
+
+    code = 6
 
 
 def quoted(value: object) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from minihmx.errors import Failure, UserError
+from minihmx.instruments.wreck import is_wrecked
 from minihmx.selection import DIRECTIONS, Rule
 from minihmx.storage.lock import take, wait_for
 from minihmx.storage.run_folder import Store
@@ -126,11 +127,16 @@ def _evaluations(
 
 
 def is_done(experiment: Experiment, piece: Piece, results: Mapping[str, Sequence[str]]) -> bool:
-    """Whether what the piece makes is there. results: the folders that each eval piece has made."""
+    """Whether what the piece makes is there. results: the folders that each eval piece has made.
+
+    A run that ended wrecked is there, and nothing that needs it would be worth its time.
+    """
     e = experiment
     folders = [e.out / folder for folder in piece.folders]
     if piece.kind == "train":
-        return all((folder / "manifest.json").is_file() for folder in folders)
+        return all(
+            (folder / "manifest.json").is_file() and not is_wrecked(folder) for folder in folders
+        )
     if piece.kind == "select":
         return all(_is_selected(folder, e.rule, folders) for folder in folders)
     made = [e.out / folder for folder in results.get(piece.name, ())]

@@ -69,6 +69,42 @@ def test_what_is_no_list_of_seeds(text: str) -> None:
         seeds(text)
 
 
+def test_a_config_file_gives_its_values_to_every_run(tmp_path: Path, pair: Path) -> None:
+    """A TOML file, and the config.json of a run, whose seed, direction and folder are its own."""
+    file = tmp_path / "run.toml"
+    file.write_text('model = "tiny"\nepochs = 3\nlearning_rate = 0.001\n')
+    words = [
+        "experiment",
+        "--tasks",
+        "none",
+        "--seeds",
+        "1",
+        "--dry-run",
+        "--out",
+        tmp_path / "new",
+    ]
+    done = in_process(*words, "--config", file, "--epochs", 2)
+    assert done.returncode == 0, done.stderr
+    trains = [line for line in done.stdout.splitlines() if "to do  minihmx train tiny" in line]
+    assert len(trains) == 2
+    assert all("--epochs=2" in line and "--learning-rate=0.001" in line for line in trains)
+    config = pair / "tiny/forward/seed-1/config.json"
+    words += ["--questions", pair.parent / "questions.jsonl"]  # they were moved since
+    done = in_process(*words, "--config", config)
+    assert done.returncode == 0, done.stderr
+    assert "--max-completion-length=32" in done.stdout and "--seed=" not in done.stdout
+    done = in_process(
+        *words, "--config", config, "--out", pair
+    )  # the same experiment: nothing of it is refused
+    assert done.returncode == 0 and "done   minihmx train tiny --direction forward" in done.stdout
+    file.write_text("seed = 3\n")
+    refused(
+        in_process(*words, "--config", file), "has seed", "take that line out, and give --seeds"
+    )
+    file.write_text("beta = -1.0\n")
+    refused(in_process(*words, "--config", file), "--beta -1.0 cannot work")
+
+
 def test_a_piece_is_claimed_once(tmp_path: Path) -> None:
     experiment = an_experiment(tmp_path)
     with claim(tmp_path, "tiny eval base") as mine, claim(tmp_path, "tiny eval base") as other:

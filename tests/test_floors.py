@@ -27,7 +27,7 @@ FLOORS = {
     0: "minihmx config records seeding errors stats advantages selection storage storage.strict"
     " storage.disk storage.lock storage.history judge questions terminal"
     " terminal.board"
-    " terminal.text",  # words and plain arithmetic
+    " terminal.text instruments.work",  # words and plain arithmetic
     1: "storage.run_folder storage.config_file storage.identity grpo lora optimizer"
     " models.products",  # disk and mathematics
     2: "models models.configs models.context models.decoder models.weights models.tokenizer"
@@ -38,7 +38,7 @@ FLOORS = {
     " engine.sampling engine.prompts"
     " engine.open",  # machines
     3: "instruments instruments.clock instruments.amax instruments.metrics"
-    " instruments.degenerate"
+    " instruments.degenerate instruments.wreck"
     " instruments.machine",  # what watches
     4: "run rollout learn instruments.notfinite train",  # a run
     5: "probes probes.judge probes.examples"
@@ -75,6 +75,7 @@ FLOORS = {
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
     " terminal.paper_rows terminal.differences"
     " terminal.talk terminal.plan terminal.completion terminal.child"
+    " terminal.bars terminal.chart terminal.answers terminal.summary terminal.frame"
     " terminal.examples",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
     " commands.doctor commands.select commands.experiment commands.sweep"
@@ -94,7 +95,7 @@ TORCH_FREE = (
     " models.template models.export_texts models.licences models.card"
     " models.adapters engine engine.prompts instruments instruments.estimate instruments.metrics"
     " instruments.gpus"
-    " instruments.degenerate"
+    " instruments.degenerate instruments.wreck instruments.work"
     " instruments.machine probes"
     " evals.ruler evals.making evals.making.words evals.making.lengths evals.items.made"
     " evals.making.needles evals.making.lists evals.making.documents"

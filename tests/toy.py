@@ -15,6 +15,8 @@ from minihmx.models.decoder import Decoder
 from minihmx.storage import strict
 from minihmx.storage.run_folder import Store
 
+# The exit code of a run that comes to its end: a random model's noise is no answer.
+ENDED = 6
 SPECIAL = ["<|pad|>", "<|bos|>", "<|user|>", "<|assistant|>", "<|end|>", "<|system|>"]
 CONFIG = {
     "model_type": "llama",

@@ -46,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the whole report, then fail with the first thing that would stop the run. A judge that
     is not usable fails its check, and so has another exit code."""
     from minihmx.probes import judge as probe
+    from minihmx.terminal.bars import with_bars
 
     flags = {name: value for name, value in vars(options).items() if name in FIELDS}
     flags, came_from = merge_flags(flags, train.config_file(options))
@@ -55,7 +56,8 @@ def run(options: argparse.Namespace) -> int:
         if options.gpu is not None:
             raise UserError("--gpu plans a run, and --judge judges on this machine; give one.")
         samples = [] if options.samples is None else [options.samples]
-        report = probe.probe(flags | {"model": options.judge}, *samples)
+        with with_bars():
+            report = probe.probe(flags | {"model": options.judge}, *samples)
         lines = probe.judge_lines(report)
     else:
         if options.samples is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +88,7 @@ def _fields(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Ask, score and print; what is finished stays, and the same command goes on."""
     from minihmx.evals.asking.session import Options, open_session
+    from minihmx.terminal.bars import with_bars
     from minihmx.terminal.paper_rows import paper_rows
     from minihmx.terminal.scoreboard import Board, as_json
 
@@ -96,12 +96,14 @@ def run(options: argparse.Namespace) -> int:
     options.strengths = options.strengths or [1.0]
     asked = Options(**{name: getattr(options, name) for name in Options._fields})
     others = vars(options).keys() - set(Options._fields)  # --temperature is not that of training
-    session = open_session({name: vars(options)[name] for name in others & FIELDS.keys()}, asked)
-    if options.differences is not None:
-        _refuse_one(len({results.subject.title for _, results in session.jobs}))
-    board = Board(sys.stderr if options.json else sys.stdout)
-    for line in as_json(session, board) if options.json else board.watch(session):
-        show(line)
+    flags = {name: vars(options)[name] for name in others & FIELDS.keys()}
+    board = Board()
+    with with_bars():
+        session = open_session(flags, asked)
+        if options.differences is not None:
+            _refuse_one(len({results.subject.title for _, results in session.jobs}))
+        for line in as_json(session, board) if options.json else board.watch(session):
+            show(line)
     if session.whole_table and not options.json:
         for line in paper_rows(board.finished):
             show(line)

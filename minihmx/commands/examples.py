@@ -43,6 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Ask, judge and show. Nothing is written but the page that --out asks for."""
+    from minihmx.terminal.bars import with_bars
     from minihmx.terminal.examples import markdown_page, show_examples
 
     out = new_file("--out", options.out) if options.out is not None else None
@@ -52,7 +53,8 @@ def run(options: argparse.Namespace) -> int:
     print(f"{many} for base, forward and reverse ...", file=sys.stderr)
     flags = {name: getattr(options, name) for name in ("model", "device", "dtype")}
     flags = {name: value for name, value in flags.items() if value is not None}
-    report = examples(pair, questions, options.samples, options.temperature, flags)
+    with with_bars():
+        report = examples(pair, questions, options.samples, options.temperature, flags)
     if out:
         Disk().write(out, markdown_page(report).encode())
     if options.json:

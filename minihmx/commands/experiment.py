@@ -36,6 +36,7 @@ from minihmx.models.tokenizer import Tokenizer
 from minihmx.questions import load_questions, load_rubric
 from minihmx.selection import DIRECTIONS, Rule
 from minihmx.storage import identity
+from minihmx.storage.config_file import ConfigFile, merge_flags
 from minihmx.storage.disk import home_path, sha256
 from minihmx.storage.run_folder import Store
 from minihmx.terminal.child import child
@@ -44,6 +45,8 @@ from minihmx.terminal.text import show
 
 # What `train` and `eval` both take, in the same meaning.
 SHARED = ("revision", "device", "dtype", "threads", "decode_rows", "date", "chat_format")
+# What a file of --config cannot give to several runs, and what is given instead.
+OF_ONE_RUN = {"seed": "--seeds", "direction": "nothing, as both are trained", "out": "--out"}
 MOST_SEEDS = 1000
 PARTIAL = "--partial"
 # On the bundled model the others only show that they run, and take ten seconds more for each model.
@@ -79,7 +82,9 @@ def what_is_asked(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Plan, do what is not done, compare. Returns 0, or the exit code of the first failure."""
-    experiment, report = planned(options, vars(options).get("model", "tiny"), options.out)
+    file = config_values(options)
+    model = vars(options).get("model") or (file.values if file else {}).get("model", "tiny")
+    experiment, report = planned(options, model, options.out)
     if not options.dry_run:
         fetch_all(experiment)
         experiment, report = planned(options, experiment.model, options.out)
@@ -96,10 +101,12 @@ def planned(
     out: the folder of the runs. gpu: as for doctor. Raises UserError for what cannot be had, and
     for a run of another config that is there.
     """
-    flags = {name: value for name, value in vars(options).items() if name in FIELDS}
-    flags |= {"model": model, "out": out}
+    typed = {name: value for name, value in vars(options).items() if name in FIELDS}
+    typed |= {"model": model, "out": out}
+    file = config_values(options)
+    flags, came_from = merge_flags(typed, file)
     check_number("limit", options.limit, 1, LARGEST, or_zero=True)
-    report = examined(flags, gpu)
+    report = examined(flags, gpu, came_from)
     tasks = benchmark_names(options.tasks or (",".join(OF_TINY) if model == "tiny" else "all"))
     data = options.data or ("sample" if model == "tiny" else "hub")
     for task in tasks:  # what cannot be had is refused before the hours of training
@@ -128,7 +135,9 @@ def planned(
         )
     if report["model"]["cached"]:
         digest = hub.resolve(model, flags.get("revision") or None).digest
-        check_runs(experiment, report["settings"], digest)
+        own = check_runs(experiment, report["settings"], digest)
+        if file:
+            file.check_same_files(own, typed)
     return experiment, report
 
 
@@ -149,9 +158,17 @@ def fetch_all(experiment: Experiment) -> None:
             make_dataset(BENCHMARKS[task], dataset, tokenizer.count, digest, context)
 
 
-def examined(flags: Mapping[str, Any], gpu: str | None = None) -> dict[str, Any]:
+def config_values(options: argparse.Namespace) -> ConfigFile | None:
+    """What --config gives to every run; see ConfigFile.without."""
+    file = train.config_file(options)
+    return file and file.without(OF_ONE_RUN)
+
+
+def examined(
+    flags: Mapping[str, Any], gpu: str | None, came_from: Mapping[str, str]
+) -> dict[str, Any]:
     """What doctor says of a run. Raises Failure for the first thing that would stop it."""
-    report = doctor.examine(flags, gpu)
+    report = doctor.examine(flags, gpu, came_from)
     doctor.refuse_problems(report)
     return report
 
@@ -164,8 +181,9 @@ def benchmark_names(text: str) -> list[str]:
     return [] if names == ["none"] else [benchmark.name for benchmark in named(names)]
 
 
-def check_runs(experiment: Experiment, settings: Mapping[str, Any], digest: str) -> None:
-    """Raises UserError, naming each field, where a run of the plan is there with another config.
+def check_runs(experiment: Experiment, settings: Mapping[str, Any], digest: str) -> dict[str, Any]:
+    """Returns the fields of a run's fingerprint. Raises UserError, naming each field, where a run
+    of the plan is there with another config.
 
     settings: every field of the config, resolved. digest: of the model.
     """
@@ -180,6 +198,7 @@ def check_runs(experiment: Experiment, settings: Mapping[str, Any], digest: str)
                 shared | {"seed": seed, "direction": direction}, digest, questions, rubric
             )
             identity.check_same_experiment(Store(experiment.folder(direction, seed)), own)
+    return own
 
 
 def seeds(text: str) -> tuple[int, ...]:

@@ -25,7 +25,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write, and print where it is, what was rounded, and what chats with it have to know."""
     from minihmx.models.export import export
+    from minihmx.terminal.bars import with_bars
 
-    for line in export(options.run, options.merge, options.out, options.model, options.dtype):
-        print(line, flush=True)
+    with with_bars():
+        for line in export(options.run, options.merge, options.out, options.model, options.dtype):
+            print(line, flush=True)
     return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 
-from minihmx.errors import UserError
 from minihmx.storage.disk import Disk, new_file
 from minihmx.terminal.text import printable, show
 
@@ -24,8 +23,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help=f"a new file ({PAGE}; with --markdown the terminal). What a page under 5 MB has no "
-        "room for goes to a folder beside it, report-samples",
+        help=f"a new file, or an earlier page, which is replaced ({PAGE}; with --markdown the "
+        "terminal). What a page under 5 MB has no room for goes to a folder beside it, "
+        "report-samples",
     )
     parser.add_argument(
         "--markdown", action="store_true", help="Markdown for a README instead of a page"
@@ -33,15 +33,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Read, then write the page; nothing that is there is changed."""
+    """Read, then write the page; of what is there, only an earlier page is replaced."""
     from minihmx.results.report.first import audit_alerts
     from minihmx.results.report.markdown import markdown_report
     from minihmx.results.report.material import Material
-    from minihmx.results.report.page import need_jinja2, samples_folder, write_page
+    from minihmx.results.report.page import need_jinja2, own_place, samples_folder, write_page
 
+    if not options.markdown:
+        need_jinja2()
+    material = Material(options.paths)
     if options.markdown:
         out = new_file("--out", options.out) if options.out is not None else None
-        material = Material(options.paths)
         text = markdown_report(material)
         if out:
             Disk().write(out, text.encode())
@@ -51,20 +53,12 @@ def run(options: argparse.Namespace) -> int:
         for alert in audit_alerts(material):
             print(printable(alert), file=sys.stderr)
         return 0
-    need_jinja2()
-    out = new_file("--out", options.out if options.out is not None else PAGE)
-    folder = samples_folder(out)
-    if folder.exists():
-        raise UserError(
-            f"{folder}, where samples go that find no room on the page, exists already, and "
-            "nothing is replaced; name another --out, or remove it."
-        )
-    material = Material(options.paths)
+    out = own_place(options.out if options.out is not None else PAGE)
     print("reading, and auditing what is read ...", file=sys.stderr)
     page, *beside = write_page(material, out)
     print(f"written to {page} ({page.stat().st_size / 1e6:.1f} MB); open it in a browser")
     for alert in audit_alerts(material):
         show(printable(alert))
     if beside:
-        print(f"what found no room is in {folder} ({len(beside)} pages)")
+        print(f"what found no room is in {samples_folder(out)} ({len(beside)} pages)")
     return 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from minihmx.commands import train
 from minihmx.commands.doctor import look_up
-from minihmx.commands.experiment import fetch_all, planned, what_is_asked
+from minihmx.commands.experiment import config_values, fetch_all, planned, what_is_asked
 from minihmx.config import LARGEST, check_number
 from minihmx.errors import INTERRUPTED, IOFailure, UserError
 from minihmx.experiment import claim
@@ -39,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="action")
     actions.type = lambda text: text
     plan = _action(actions, "plan", "write the job list; nothing runs", with_file=False)
-    plan.add_argument("--models", default="tiny", metavar="LIST", help="by commas (tiny)")
+    plan.add_argument("--models", metavar="LIST", help="by commas (of --config, or tiny)")
     train.config_flags(plan, left_out=("model", "seed", "direction", "out"))
     what_is_asked(plan)
     plan.add_argument("--runs", default="runs", metavar="DIR", help="holds all runs (runs)")
@@ -129,9 +129,12 @@ def run(options: argparse.Namespace) -> int:
 def make_plan(options: argparse.Namespace) -> int:
     """Write the list and print it. Raises UserError for what would stop a job."""
     path = new_file("--out", options.out)
-    models = [name.strip() for name in options.models.split(",") if name.strip()]
+    file = config_values(options)
+    values = (file.values if file else {}) | vars(options)
+    given = options.models or values.get("model", "tiny")
+    models = [name.strip() for name in given.split(",") if name.strip()]
     if not models or len(set(models)) < len(models):
-        raise UserError(f"--models {options.models!r} names no model, or one of them twice.")
+        raise UserError(f"--models {given!r} names no model, or one of them twice.")
     if options.data and options.data not in ("hub", "sample"):
         options.data = str(home_path(options.data))
     plans = [planned(options, model, options.runs, options.gpu) for model in models]
@@ -142,7 +145,7 @@ def make_plan(options: argparse.Namespace) -> int:
     runs = home_path(options.runs)
     sweep = Sweep(Path.cwd(), runs, tables, device, experiments)
     check_tables(sweep)
-    shapes = {e.model: look_up(e.model, vars(options).get("revision")).shape for e in experiments}
+    shapes = {e.model: look_up(e.model, values.get("revision")).shape for e in experiments}
     reports = {e.model: report for e, report in plans}
     timed = {e.model: seconds_of_a_run(e) for e in experiments}
     estimates = {}

@@ -6,18 +6,21 @@ import argparse
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from minihmx.config import FIELDS, MODEL_GROUPS, MODELS, resolve_config, short_name
-from minihmx.errors import INTERRUPTED
+from minihmx.errors import INTERRUPTED, Wrecked
 from minihmx.models.configs import FAMILIES
 from minihmx.models.folder import read_config, shipped_config
 from minihmx.questions import load_questions, load_rubric
 from minihmx.storage.config_file import ConfigFile, merge_flags, read_values
 from minihmx.storage.disk import home_path
+from minihmx.terminal.board import coloured, finished
+from minihmx.terminal.child import PLANNED
 from minihmx.terminal.preflight import slow_cpu
 from minihmx.terminal.text import show, typed
 
@@ -38,17 +41,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             where = info.repo + gated or "no download"
             lines.append(f"  {name:<12} {info.parameters:>5} {info.gigabytes:>6g} GB  {where}")
     lines.append(f"  or a local path, or a hub id of one of these families: {', '.join(FAMILIES)}")
+    lines.append("")
+    lines.append(
+        "A run whose last held-out answers are all cut, have no score, or are for the most"
+    )
+    lines.append(
+        "part degenerate has ended wrecked: it is whole on the disk, and the exit code is 6."
+    )
     parser.epilog = "\n".join(lines)
     config_flags(parser)
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        help="values from a TOML file, or from a run's config.json; flags go before them",
-    )
 
 
 def config_flags(parser: argparse.ArgumentParser, left_out: Sequence[str] = ()) -> None:
-    """The model, and a flag for each other field of the config."""
+    """The model, a flag for each other field of the config, and a file that may hold them."""
     no_default = argparse.SUPPRESS  # only flags that were given may go before a model's own row
     if "model" not in left_out:
         parser.add_argument(
@@ -67,6 +72,11 @@ def config_flags(parser: argparse.ArgumentParser, left_out: Sequence[str] = ()) 
             metavar="|".join(choices or (kind.__name__,)),
             help=text.replace("%", "%%"),
         )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="values from a TOML file, or from a run's config.json; flags go before them",
+    )
 
 
 def config_file(options: argparse.Namespace) -> ConfigFile | None:
@@ -102,9 +112,13 @@ def slow_here(flags: Mapping[str, Any]) -> list[str]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train and print; the first Ctrl-C or SIGTERM saves and stops, a second stops at once."""
+    """Train and print; the first Ctrl-C or SIGTERM saves and stops, a second stops at once.
+
+    Raises Failure, and of its kinds Wrecked where the run's last answers are worth nothing.
+    """
     from minihmx.run import open_run
     from minihmx.terminal import live
+    from minihmx.terminal.bars import possible, with_bars
     from minihmx.terminal.lines import STOPPING, Lines
     from minihmx.train import Ended, train
 
@@ -127,9 +141,10 @@ def run(options: argparse.Namespace) -> int:
     file = config_file(options)
     for warning in slow_here(merge_flags(flags, file)[0]):
         show(f"warning    {warning}")
-    ready = open_run(flags, file)
-    lines, last = Lines(typed()), None
-    view = live.View(lines) if live.possible() else None
+    with with_bars():
+        ready = open_run(flags, file)
+    lines, last = Lines(typed(), planned=PLANNED in os.environ), None
+    view = live.View(lines) if possible(sys.stdout) else None
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     with view or contextlib.nullcontext():
@@ -138,8 +153,10 @@ def run(options: argparse.Namespace) -> int:
                 view.show(event)
             else:
                 for line in lines.render(event):
-                    show(line)
+                    show(finished(line, coloured()))
             last = event
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # all is saved
+    if lines.verdict:
+        raise Wrecked(lines.verdict)
     return INTERRUPTED if last == Ended("interrupted") else 0

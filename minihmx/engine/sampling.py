@@ -24,6 +24,7 @@ from torch import Tensor
 from minihmx.engine.memory import Limit, free_memory, release
 from minihmx.engine.prefill import Prefix, prefill, together
 from minihmx.errors import UserError
+from minihmx.instruments.work import working
 from minihmx.models.context import KVCache
 from minihmx.models.decoder import Decoder
 from minihmx.models.products import packed
@@ -88,7 +89,9 @@ def generate(
         for prompt, name in zip(prompts, names, strict=True)
     ]
     how = Decoding(decoder, decode, stop_ids, temperature)
-    found = dict(complete(how, requests, limit or Limit("--decode-rows", len(prompts))))
+    limit = limit or Limit("--decode-rows", len(prompts))
+    with working("answers", len(requests)) as work:
+        found = dict(work.counted(complete(how, requests, limit)))
     return [found[index] for index in range(len(requests))]
 
 

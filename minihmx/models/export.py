@@ -20,6 +20,7 @@ from torch import Tensor
 
 from minihmx import lora
 from minihmx.errors import UserError, quoted
+from minihmx.instruments.work import working
 from minihmx.models import adapters, hub, weights
 from minihmx.models.card import write_card
 from minihmx.models.context import wide
@@ -214,19 +215,20 @@ def write_weights(
     text += b" " * (-len(text) % 8)
     disk.write(path, len(text).to_bytes(8, "little") + text)
     rounding = Rounding()
-    for name in order:
-        stored = tensors[name].to(kinds[name])
-        if name in changes:
-            weight, (scale, B, A) = wide(tensors[name]), changes[name]
-            base, change = stored, scale * (B.to(weight.dtype) @ A.to(weight.dtype))
-            stored = (weight + change).to(kinds[name])
-            rounding.add(change, base, stored)
-        if not bool(torch.isfinite(stored).all()):
-            raise UserError(
-                f"{name} holds values that are too large for {kinds[name]}; give --dtype bfloat16 "
-                "or float32."
-            )
-        disk.write(path, stored.contiguous().view(-1).view(torch.uint8).numpy().tobytes(), "ab")
+    with working("writing weights", len(order)) as work:
+        for name in work.counted(order):
+            stored = tensors[name].to(kinds[name])
+            if name in changes:
+                weight, (scale, B, A) = wide(tensors[name]), changes[name]
+                base, change = stored, scale * (B.to(weight.dtype) @ A.to(weight.dtype))
+                stored = (weight + change).to(kinds[name])
+                rounding.add(change, base, stored)
+            if not bool(torch.isfinite(stored).all()):
+                raise UserError(
+                    f"{name} holds values that are too large for {kinds[name]}; give --dtype "
+                    "bfloat16 or float32."
+                )
+            disk.write(path, stored.contiguous().view(-1).view(torch.uint8).numpy().tobytes(), "ab")
     return {str(kind).removeprefix("torch.") for kind in kinds.values()}, rounding
 
 

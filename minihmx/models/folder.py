@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from minihmx.errors import IOFailure, UserError, quoted
+from minihmx.instruments.work import working
 from minihmx.models.configs import ModelConfig
 from minihmx.storage import strict
 from minihmx.storage.disk import home_path
@@ -189,9 +190,9 @@ def _digests(files: Sequence[Path]) -> list[str]:
         key, stat = str(path.resolve()), path.stat()
         stamp, entry = [stat.st_size, stat.st_mtime_ns], known.get(key)
         if not isinstance(entry, list) or entry[:2] != stamp or not isinstance(entry[-1], str):
-            sha = hashlib.sha256()
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
+            sha, blocks = hashlib.sha256(), -(-stat.st_size // (1 << 20))
+            with path.open("rb") as file, working(f"MB of {path.name} hashed", blocks) as work:
+                for block in work.counted(iter(lambda: file.read(1 << 20), b"")):
                     sha.update(block)
             entry = known[key] = [*stamp, sha.hexdigest()]
         found.append(str(entry[2]))

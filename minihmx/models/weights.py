@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from minihmx.errors import IOFailure, UserError, quoted, shortened
+from minihmx.instruments.work import working
 from minihmx.models.decoder import Decoder
 from minihmx.models.folder import read_config, weight_files
 from minihmx.storage import strict
@@ -45,14 +46,15 @@ def load(
     """
     decoder, files, wanted = check_weights(folder)
     underflow = Counter() if underflow is None else underflow
-    for path in files:
-        with reading(path) as shard:
-            names = sorted(wanted & set(shard.keys()))
-            found = {
-                name: _place(shard.get_tensor(name), f"{name} in {path}", dtype, device, underflow)
-                for name in names
-            }
-        decoder.load_state_dict(found, strict=False, assign=True)
+    with working("loading weights", len(wanted)) as work:
+        for path in files:
+            with reading(path) as shard:
+                names = sorted(wanted & set(shard.keys()))
+                found = {
+                    n: _place(shard.get_tensor(n), f"{n} in {path}", dtype, device, underflow)
+                    for n in work.counted(names)
+                }
+            decoder.load_state_dict(found, strict=False, assign=True)
     decoder.tie()
     return decoder.requires_grad_(False).eval()
 

@@ -7,6 +7,7 @@ data/claims.jsonl holds the statements: the quotation, how it is read here, and 
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +41,7 @@ ROUNDED = (
 )
 NO_SCIPY = (
     "scipy is not installed, so no difference can be told from noise: install the extra `report` "
-    "(pip install 'minihmx[report]')."
+    f"(`{sys.executable} -m pip install scipy`)."
 )
 
 

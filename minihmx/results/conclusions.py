@@ -14,7 +14,7 @@ from minihmx.results.statistics import LEVEL, Inference, has_scipy, infer, poole
 from minihmx.terminal.text import number
 
 WITHOUT = (
-    "no intervals: install the extra (`{} -m pip install scipy`, or minihmx[report]), and "
+    "no intervals: install the extra `report` (`{} -m pip install scipy`), and "
     "p-values, intervals and minimum detectable effects stand here"
 )
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from minihmx import __version__
 from minihmx.config import FIELDS
 from minihmx.errors import UserError, nearest, quoted
 from minihmx.storage import strict
@@ -42,6 +43,20 @@ class ConfigFile(NamedTuple):
     def source(self) -> str:
         """As config.json names where a value came from."""
         return f"file {self.path}"
+
+    def without(self, left_out: Mapping[str, str]) -> ConfigFile:
+        """The file for a command that sets some fields itself. left_out: by such a field, what is
+        given for it instead. A run's config.json has them all, so there they are passed over.
+
+        Raises UserError for a TOML file that has one of them.
+        """
+        for name in self.values.keys() & left_out.keys() if self.path.suffix != ".json" else ():
+            raise UserError(
+                f"{self.path} has {name}, which is of one run alone, and here there are several; "
+                f"take that line out, and give {left_out[name]}."
+            )
+        kept = {name: value for name, value in self.values.items() if name not in left_out}
+        return self._replace(values=kept)
 
     def check_same_files(self, own: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
         """Raises UserError where the run would read other files than the run of this config.json,
@@ -107,6 +122,12 @@ def _checked(path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
             there = "`minihmx train --help` lists them, with _ for -."
             what = "a table, and a config has none" if isinstance(value, dict) else "no field"
             hint = nearest(name.replace("-", "_"), FIELDS, there)
+            if path.suffix == ".json":  # nobody typed it
+                what += f" that minihmx {__version__} has"
+                hint = (
+                    "another version made that run (env.json beside it says which); install that "
+                    "one, or give the values that you want in a TOML file."
+                )
             raise UserError(f"{path}: {quoted(name)} is {what}; {hint}")
         default = FIELDS[name].default
         kind = type(default)

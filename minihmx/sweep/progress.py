@@ -19,6 +19,7 @@ from typing import Any
 
 from minihmx.errors import INTERRUPTED, Failure, UserError
 from minihmx.experiment import claim_file, is_done
+from minihmx.instruments.wreck import is_wrecked
 from minihmx.stats import mean
 from minihmx.storage.history import seconds_of_steps
 from minihmx.storage.lock import held
@@ -157,6 +158,8 @@ def _standing(
         state, detail = "failed", str(record.get("error"))
     elif status.get("state") in LOST:
         state, detail = "failed", str(status.get("error") or status["state"])
+    elif job.piece.kind == "train" and is_wrecked(job.folder):  # by a hand that left no record
+        state, detail = "failed", "it ended wrecked; its own command says why"
     elif lacking:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         detail = f"for {lacking[0]}{more}"

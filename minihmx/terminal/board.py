@@ -6,9 +6,11 @@ Nothing that a model said can reach the terminal as a command, nor pass for a ma
 from __future__ import annotations
 
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TextIO
 
 from minihmx.terminal.text import printable
 
@@ -20,10 +22,10 @@ _PLAIN = str.maketrans({_OPEN: "›", _CLOSE: "‹"})
 MOST_SUMMANDS = 16
 
 
-def coloured() -> bool:
-    """Whether stdout is a terminal whose user wants colours (no-color.org)."""
+def coloured(stream: TextIO | None = None) -> bool:
+    """Whether a stream (stdout) is a terminal whose user wants colours (no-color.org)."""
     return (
-        sys.stdout.isatty()
+        (stream or sys.stdout).isatty()
         and not os.environ.get("NO_COLOR")
         and os.environ.get("TERM", "dumb") != "dumb"
     )
@@ -32,6 +34,12 @@ def coloured() -> bool:
 def finished(line: str, colour: bool) -> str:
     """The line with its marks as colours, or as ›7‹."""
     return line.translate(_COLOURED if colour else _PLAIN)
+
+
+def mark_parts(line: str) -> Iterator[tuple[str, bool]]:
+    """The pieces of a line, printable, and whether each is marked."""
+    for number, piece in enumerate(re.split(f"[{_OPEN}{_CLOSE}]", line)):
+        yield printable(piece), bool(number % 2)
 
 
 def marked(text: str, spans: Iterable[Sequence[int]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from minihmx.errors import INTERRUPTED
 from minihmx.terminal.plan import headline
 from minihmx.terminal.text import show
+
+PLANNED = "MINIHMX_PLANNED"  # tells a command that what comes after it is seen to
 
 
 def child(
@@ -31,6 +34,7 @@ def child(
         stdout=piped,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | {PLANNED: "1"},
         pass_fds=() if lock is None else (lock,),
     )
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from minihmx.config import MODELS
 from minihmx.evals import BENCHMARKS
@@ -23,16 +23,27 @@ def offer_words(parser: argparse.ArgumentParser, verbs: Iterable[argparse.Argume
         import argcomplete
 
         for verb in verbs:
-            for action in verb._actions:
+            for action in actions_of(verb):
                 if completer := completer_of(action):
                     action.completer = completer  # type: ignore[attr-defined]
         argcomplete.autocomplete(parser, always_complete_options=False)
+
+
+def actions_of(verb: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """What a verb takes, and what the verbs within it take."""
+    for action in verb._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for nested in action.choices.values():
+                yield from actions_of(nested)
 
 
 def completer_of(action: argparse.Action) -> Completer | None:
     """What may stand for an argument; None leaves it to argparse's choices, else to file names."""
     if action.dest == "model":
         return models
+    if action.dest == "models":
+        return several_models
     if action.dest == "tasks":
         return tasks
     if isinstance(action.metavar, str) and "|" in action.metavar:  # as train shows its choices
@@ -49,6 +60,12 @@ def models(prefix: str, **_: object) -> list[str]:
     from argcomplete.completers import DirectoriesCompleter
 
     return [*MODELS, *DirectoriesCompleter()(prefix)]
+
+
+def several_models(prefix: str, **_: object) -> list[str]:
+    """The same, for the last of a list with commas."""
+    before, comma, last = prefix.rpartition(",")
+    return [f"{before}{comma}{name}" for name in models(last)]
 
 
 def tasks(prefix: str, **_: object) -> list[str]:

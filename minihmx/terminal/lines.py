@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from minihmx import lora
 from minihmx.instruments.metrics import Eta
+from minihmx.instruments.wreck import wreck_sentence
 from minihmx.judge import doubts
-from minihmx.records import Rollout, Verdict
 from minihmx.run import Run
 from minihmx.stats import mean
 from minihmx.storage.history import history
-from minihmx.terminal.text import ERROR, duration, number, printable
+from minihmx.terminal.answers import extremes, said_lines
+from minihmx.terminal.summary import summary_lines
+from minihmx.terminal.text import ERROR, Copied, duration, number
 from minihmx.train import Ended, Evaluated, Event, Started, Stepped
 
 SAMPLER_GAP = 0.05  # nats a token; 16-bit rounding stays below
@@ -31,11 +32,13 @@ STOPPING = ("finishing what is under way, then saving;", "once more to stop at o
 class Lines:
     """Turns the events of one training run into lines; keeps its metrics, and its rates.
 
-    command: what a user types to continue the run.
+    command: what a user types to continue the run. planned: an experiment or a sweep goes on with
+    it. width: columns of an answer. verdict: on a run that ended wrecked, once it has ended.
     """
 
-    def __init__(self, command: str) -> None:
-        self.command = command
+    def __init__(self, command: str, planned: bool = False, width: int = 100) -> None:
+        self.command, self.planned, self.width = command, planned, width
+        self.verdict = ""
         self.eta = Eta()
         self.steps: list[dict[str, Any]] = []  # their metrics, those before a resume included
         self.evaluations: list[dict[str, Any]] = []
@@ -92,8 +95,8 @@ class Lines:
             f"{m['length']:.0f} tokens, {m['unscored']:.0%} unscored, "
             f"{m['truncated']:.0%} truncated, {m['degenerate']:.0%} odd"
         )
-        for name, rollout in extremes(event.rollouts):
-            yield from answer_lines(name, rollout)
+        for said in extremes(event.rollouts, config.direction):
+            yield from said_lines(said, self.width)
         silent = [s["zero_variance_groups"] for s in self.steps if s["epoch"] == m["epoch"]]
         yield from warnings(m, mean(silent) or 0.0)
         yield from (f"  notice {notice}" for notice in event.notices)
@@ -107,31 +110,18 @@ class Lines:
         folder = self.run.store.folder
         if state == "interrupted":
             yield f"interrupted; {folder} is saved, and this continues it:"
-            yield f"  {self.command}"
+            yield Copied(f"  {self.command}")
             return
         if state == "already complete":
             yield f"{folder} is already complete; choose another --seed or --out for a new run."
-            return
-        told = " -> ".join(
-            f"{number(line['score'], '.2f')} ± {number(line['score_error'], '.2f')} "
-            f"({line['epoch'] or 'start'})"
-            for line in self.evaluations
-        )
-        yield f"complete: held-out score {told}"
-        yield f"  adapter      {self.run.store.checkpoints / f'epoch-{self.run.config.epochs:02d}'}"
-        yield f"  every answer {folder / 'rollouts'}, {folder / 'evaluations'}"
+            yield ""
+        self.verdict = wreck_sentence(folder, self.evaluations)
+        yield from summary_lines(self.run, self.evaluations, self.verdict, self.width, self.planned)
 
     def left(self, step: int, evaluated: int) -> str:
         """Time to the end after so many steps, the last evaluation being of this epoch."""
         epochs, total = self.run.config.epochs, self.run.total_steps
         return duration(self.eta.seconds(total - step, epochs - max(evaluated, 0)))
-
-
-def extremes(rollouts: Sequence[Rollout]) -> list[tuple[str, Rollout]]:
-    """The answers with the highest and the lowest score; none if there is no score."""
-    scored = [r for r in rollouts if isinstance(r.verdict, Verdict)]
-    ranked = sorted(scored, key=lambda r: r.verdict.score)  # type: ignore[union-attr]
-    return [("best ", ranked[-1]), ("worst", ranked[0])] if ranked else []
 
 
 def warnings(m: dict[str, Any], silent: float) -> Iterator[str]:
@@ -203,12 +193,3 @@ def plan(run: Run) -> Iterator[str]:
         yield f"notice     {notice}"
     yield from (f"warning    {doubt}" for doubt in doubts(run.prompts.rubric))
     yield f"files      {run.store.folder}"
-
-
-def answer_lines(name: str, rollout: Rollout) -> Iterator[str]:
-    """One judged answer, wrapped, with nothing in it that a terminal would obey."""
-    assert isinstance(rollout.verdict, Verdict)
-    text = f"{name} {rollout.verdict.score:>2}  {rollout.question.text} — {rollout.completion.text}"
-    yield from textwrap.wrap(
-        printable(text), 100, initial_indent="  ", subsequent_indent=" " * 12, max_lines=4
-    )

@@ -1,13 +1,11 @@
-"""The terminal of `minihmx eval`: progress with a time to go, and each benchmark's numbers."""
+"""The terminal of `minihmx eval`: what is asked, and each benchmark's numbers."""
 
 from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
-from typing import Any, TextIO
+from typing import Any
 
 from minihmx.evals import BENCHMARKS
 from minihmx.evals.asking.forecast import SHORT, forecast
@@ -16,14 +14,11 @@ from minihmx.evals.asking.runner import Progress
 from minihmx.evals.asking.session import Session, run_session
 from minihmx.terminal.text import ERROR, duration, number
 
-EVERY = 10.0  # seconds between progress lines where nobody watches
-
 
 class Board:
-    """Turns the progress of a session into lines; a watched terminal sees one line change."""
+    """Turns the progress of a session into lines, and keeps what is finished."""
 
-    def __init__(self, stream: TextIO):
-        self.stream, self.live = stream, stream.isatty()
+    def __init__(self) -> None:
         self.results: Results | None = None
         self.finished: list[tuple[Results, Mapping[str, Any]]] = []
 
@@ -38,34 +33,13 @@ class Board:
         yield from side_by_side(self.finished)
 
     def told_of(self, results: Results, progress: Progress) -> Iterator[str]:
-        """What is asked, where it stands, and what was noticed."""
+        """What is asked, and what was noticed."""
         if results is not self.results:
-            self.results, self.first, self.started = results, progress.done, time.monotonic()
-            self.told = self.started
+            self.results = results
             yield from title(results, progress)
-        elif progress.result is None:
-            yield from self.ticked(progress)
         yield from (f"  notice   {notice}" for notice in progress.notices)
         if progress.result is not None:
             self.finished.append((results, progress.result))
-            self.clear()
-
-    def ticked(self, progress: Progress) -> Iterator[str]:
-        """Where it stands, in place on a terminal, else as a line every few seconds."""
-        now = time.monotonic()
-        rate = (progress.done - self.first) / max(now - self.started, 1e-9)
-        left = timedelta(seconds=round((progress.total - progress.done) / max(rate, 1e-9)))
-        text = f"  {progress.done}/{progress.total}  {rate:.1f} a second  eta {left}"
-        if self.live:
-            self.stream.write(f"\r{text}\x1b[K")
-            self.stream.flush()
-        elif now - self.told >= EVERY:
-            self.told = now
-            yield text
-
-    def clear(self) -> None:
-        if self.live:
-            self.stream.write("\r\x1b[K")
 
 
 def as_json(session: Session, board: Board) -> Iterator[str]:

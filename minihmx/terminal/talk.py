@@ -26,7 +26,7 @@ from minihmx.engine.memory import Limit
 from minihmx.engine.open import Model, check_strength, find_model, load_decoder, open_adapter
 from minihmx.engine.prompts import Prompts
 from minihmx.engine.sampling import generate
-from minihmx.errors import Diverged, UserError, nearest, quoted
+from minihmx.errors import Diverged, UserError, nearest, quoted, shortened
 from minihmx.models import adapters, chat
 from minihmx.models.adapters import BASE
 from minihmx.models.decoder import Decoder
@@ -34,6 +34,7 @@ from minihmx.questions import load_rubric
 from minihmx.records import Completion, Message, Verdict
 from minihmx.rollout import Judgement, ask_judge
 from minihmx.storage.strict import read_json
+from minihmx.terminal.bars import with_bars
 from minihmx.terminal.text import decodable, printable
 
 HELP = {
@@ -154,7 +155,8 @@ def talk(options: argparse.Namespace) -> None:
     if options.adapter is not None:  # one that is not there is refused before a download
         adapters.find_adapter(options.adapter)
     flags = {name: getattr(options, name) for name in ("model", "device", "dtype", "chat_format")}
-    model = find_model(flags, slow_dtypes=True)
+    with with_bars():
+        model = find_model(flags, slow_dtypes=True)
     trained = None
     if options.adapter is not None:
         trained = open_adapter(options.adapter, model.source, model.config.chat_format)
@@ -163,7 +165,8 @@ def talk(options: argparse.Namespace) -> None:
     if doubt := model.tokenizer.chat_format.notice:
         print(f"notice   {doubt}")
     sides: tuple[str, ...] = (BASE,)
-    decoder = load_decoder(model)
+    with with_bars():
+        decoder = load_decoder(model)
     if trained:
         sides, (own, matrices, notices) = (BASE, TRAINED), trained
         adapters.attach_adapter(decoder, own, matrices)
@@ -205,10 +208,14 @@ def converse(conversation: Conversation) -> None:
         import readline  # noqa: F401  gives input() its arrow keys
     print("/help lists what can be typed besides questions; /quit or Ctrl-D leaves.")
     with contextlib.suppress(EOFError, KeyboardInterrupt):
-        while (text := decodable(input("you> ")).strip()) != "/quit":
+        while True:
+            text = decodable(input("you> ")).strip()
+            command, *value = text.split(maxsplit=1) or [""]
+            if command.lower() == "/quit":
+                break
             try:
-                if re.fullmatch(r"/[a-z]+(\s.*)?", text, re.DOTALL):
-                    obey(conversation, *text.split(maxsplit=1))
+                if re.fullmatch(r"/[a-z]+", command, re.IGNORECASE):
+                    obey(conversation, command.lower(), *value)
                 elif text:
                     show_answers(conversation.ask(text))
             except UserError as refusal:
@@ -231,7 +238,12 @@ def obey(conversation: Conversation, command: str, value: str = "") -> None:
             temperature = float(value or conversation.temperature)
         except ValueError:
             raise UserError(f"/temperature {quoted(value)} is no number; 0 is greedy.") from None
-        check_number("temperature", temperature, LEAST_TEMPERATURE, 1e30, or_zero=True)
+        if temperature != 0 and not LEAST_TEMPERATURE <= temperature <= 1e30:
+            raise UserError(
+                f"/temperature {shortened(value)} cannot work, so it stays at "
+                f"{conversation.temperature:g}; type 0, which is greedy, or a number from "
+                f"{LEAST_TEMPERATURE:g} up, such as /temperature 0.7."
+            )
         conversation.temperature = temperature
         print(f"temperature {temperature:g}")
     else:

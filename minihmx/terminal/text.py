@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 
 from minihmx.errors import IOFailure
 
@@ -16,6 +19,7 @@ from minihmx.errors import IOFailure
 ERROR = "± is the standard error of a mean"
 # For a terminal or a file that has no such sign. A minus is never lost.
 SPELLED = {"−": "-", "–": "-", "—": "-", "±": "+/-", "·": "*", "²": "^2", "Σ": "sum of ", "’": "'"}
+SPELLED |= {"█": "#", "→": "->", "›": ">", "‹": "<"}
 LONGEST = 1e10  # seconds; timedelta knows no more than some thousand times that
 # These verbs and actions leave files, so they go on unseen where stdout is closed.
 LEAVE_FILES = {"train", "eval", "experiment", "select", "export", "get"}
@@ -73,6 +77,36 @@ codecs.register_error("plainly", plainly)
 def typed() -> str:
     """The command line that started this process, for a shell."""
     return shlex.join(sys.orig_argv)
+
+
+def program() -> str:
+    """What stands in front of the verb in that line; an installed command goes by its name."""
+    words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+    if words[-2:] == ["-m", "minihmx"]:
+        return shlex.join(words)
+    installed = shutil.which("minihmx")
+    here = installed is None or Path(installed).resolve() == Path(sys.argv[0]).resolve()
+    return "minihmx" if here else shlex.quote(sys.argv[0])
+
+
+class Copied(str):
+    """A line for the user to type, which is never folded."""
+
+
+def folded(line: str, width: int) -> str:
+    """A line broken between words where the terminal ends, each further row as far in as what
+    stands behind its label. A word of more than a row, as a path, stays whole for who copies it."""
+    if len(line) <= width or isinstance(line, Copied):
+        return line
+    label = re.match(r" *(?:[a-z ]+ {2,})?", line)
+    indent = min(label.end() if label else 0, width // 3) or 2
+    rows = [""]
+    for word in re.findall(r" *[^ ]+", line):
+        if len(rows[-1]) + len(word) > width and indent + len(word) <= width and rows[-1]:
+            rows.append(" " * indent + word.lstrip())
+        else:
+            rows[-1] += word
+    return "\n".join(rows)
 
 
 def decodable(text: str) -> str:

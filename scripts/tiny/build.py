@@ -31,11 +31,13 @@ from torch import Tensor, nn
 from world import begins_well, read, split_sentences, true_score
 
 from minihmx.engine.sampling import generate
+from minihmx.instruments.work import Work, working
 from minihmx.judge import RUBRIC, judge_prompt, parse_score
 from minihmx.models.configs import ModelConfig
 from minihmx.models.context import inverse_frequencies
 from minihmx.models.decoder import Attention, Decoder, Layer
 from minihmx.records import Verdict
+from minihmx.terminal.bars import with_bars
 
 SPECIAL = ["<|pad|>", "<|bos|>", "<|user|>", "<|assistant|>", "<|end|>", "<|system|>"]
 PAD, BOS, USER, ASSISTANT, END, _ = range(6)
@@ -350,6 +352,7 @@ def train(
     phase: Phase,
     seed: int,
     snapshot: Callable[[int], None],
+    work: Work,
 ) -> None:
     """Train for the phase's steps, printing running losses and taking a snapshot now and then."""
     steps, started = phase.steps, time.monotonic()
@@ -358,7 +361,7 @@ def train(
     wrong: list[Judged] = []
     shown: list[Tensor] = []
     tokens = 0
-    for step in range(steps):
+    for step in work.counted(range(steps)):
         rng = random.Random(f"train/{seed}/{phase.first + step}")
         if step >= phase.own_from * steps and step % OWN_EVERY == 0:
             fresh = own_answers(model, plain, rng, OWN_COUNT)
@@ -458,7 +461,8 @@ def main() -> None:
             with torch.no_grad():  # as that file holds it
                 for weight in model.parameters():
                     weight.copy_(weight.half())
-        train(model, head, plain, phase, args.seed, snapshot)
+        with with_bars(), working(phase.name, phase.steps) as work:
+            train(model, head, plain, phase, args.seed, snapshot, work)
     export(model, tokenizer, args.out, facts)
 
 

@@ -428,7 +428,7 @@ def test_a_model_with_a_byte_order_mark_and_windows_line_ends(place: Path) -> No
     config = (place / "toy/config.json").read_text().replace(",", ",\r\n")
     (place / "toy/config.json").write_bytes(b"\xef\xbb\xbf" + config.encode())
     typed = ["train", "toy", "--questions", "questions.jsonl", *map(str, SIZES)]
-    assert main(typed) == 0
+    assert main(typed) == toy.ENDED
 
 
 # --- an adapter -----------------------------------------------------------------------------------
@@ -623,7 +623,7 @@ def test_a_rubric_that_never_says_score(
     if rubric.startswith("Rate"):
         (place / "mine.txt").write_text(rubric)
         typed = ["train", "toy", "--questions", "questions.jsonl", "--rubric", "mine.txt"]
-        assert main([*typed, "--out", "new", *map(str, SIZES)]) == 0
+        assert main([*typed, "--out", "new", *map(str, SIZES)]) == toy.ENDED
         assert "warning    the rubric never says `Score:`" in capsys.readouterr().out
 
 
@@ -633,7 +633,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_mistake(place: Path) -> 
     (place / "mine.txt").write_bytes(b"\xef\xbb\xbf" + RUBRIC.replace("\n", "\r\n").encode())
     typed = ["train", "toy", "--questions", "mine.jsonl", "--rubric", "mine.txt"]
     Path("runs/toy").rename(f"runs/{run_name(place)}")
-    assert main([*typed, *map(str, SIZES)]) == 0  # the very experiment that stands there
+    assert main([*typed, *map(str, SIZES)]) == toy.ENDED  # the very experiment that stands there
 
 
 # --- a run's folder -------------------------------------------------------------------------------
@@ -701,7 +701,7 @@ def test_a_run_whose_timings_are_damaged_goes_on(place: Path, made: Path) -> Non
     lines = (folder / "timings.jsonl").read_bytes().splitlines()
     (folder / "timings.jsonl").write_bytes(b"\n".join([b"{}", *lines[1:], b""]))
     typed = ["train", "toy", "--questions", "questions.jsonl", *map(str, SIZES)]
-    assert main(typed) == 0 and (folder / "checkpoints/epoch-01").is_dir()
+    assert main(typed) == toy.ENDED and (folder / "checkpoints/epoch-01").is_dir()
 
 
 @pytest.mark.parametrize(

@@ -672,7 +672,7 @@ def test_an_adapter_that_does_not_fit_is_refused_before_the_base_is_asked(
     runs, folder = tmp_path / "runs", toy.model(tmp_path / "toy")
     train = ["train", str(folder), "--out", str(runs), "--epochs", "1", "--generations", "2"]
     train += ["--prompts-per-step", "90", "--max-completion-length", "2", "--eval-samples", "1"]
-    assert cli.main([*train, "--lora-rank", "2", "--max-sequence-length", "900"]) == 0
+    assert cli.main([*train, "--lora-rank", "2", "--max-sequence-length", "900"]) == toy.ENDED
     (adapter,) = runs.glob("*/forward/seed-1")
     flags = ["--tasks", "bbq", "--data", "sample", "--out", str(tmp_path / "out")]
     capsys.readouterr()

@@ -520,7 +520,12 @@ def test_a_missing_library_is_one_sentence_before_anything_is_asked(
     forget(name, monkeypatch)
     assert cli.main([*command, "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    assert name in said and "minihmx[evals]" in said and said.count("\n") == 1
+    assert (
+        name in said
+        and "-m pip install " in said
+        and "the extra `evals`" in said
+        and said.count("\n") == 1
+    )
     assert list(tmp_path.iterdir()) == []
 
 

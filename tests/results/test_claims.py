@@ -200,7 +200,7 @@ def test_without_scipy_no_difference_is_told_from_noise(monkeypatch: pytest.Monk
         monkeypatch.setattr(module, "has_scipy", lambda: False)
     report = check_claims()
     found = {each["id"]: each["verdict"] for each in report["statements"]}
-    assert "minihmx[report]" in report["notes"][0] and found["truthfulqa"] == UNTOLD
+    assert "-m pip install scipy`" in report["notes"][0] and found["truthfulqa"] == UNTOLD
     assert found["one-case"] == HOLDS
 
 

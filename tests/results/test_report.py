@@ -337,16 +337,23 @@ def test_a_damaged_evaluation_is_said(own: Path, tmp_path: Path) -> None:
     assert "are_you_sure · " in " ".join(read.all("span", "where"))
 
 
-def test_what_is_there_is_never_replaced(runs: Path, tmp_path: Path) -> None:
+def test_an_earlier_page_is_replaced_and_nothing_else(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
+    assert in_process("report", runs, "--out", out).returncode == 0
+    page_before = out.read_bytes()
+    (tmp_path / "page-samples").mkdir()
+    (tmp_path / "page-samples/steps-1.html").write_bytes(page_before)  # of a larger one before
+    assert in_process("report", runs, "--out", out).returncode == 0
+    assert out.read_bytes() == page_before and not (tmp_path / "page-samples").exists()
     out.write_text("mine")
     refused(in_process("report", runs, "--out", out), "exists already")
     refused(in_process("report", runs, "--markdown", "--out", out), "exists already")
     assert out.read_text() == "mine"
     (tmp_path / "other-samples").mkdir()
+    (tmp_path / "other-samples/mine.html").touch()
     done = in_process("report", runs, "--out", tmp_path / "other.html")
     refused(done, "other-samples", "exists already")
-    refused(in_process("report", tmp_path / "nothing"), "There is no folder")
+    refused(in_process("report", tmp_path / "nothing", "--out", out), "There is no folder")
     refused(in_process("report", tmp_path), "There is no run to report on")
 
 

@@ -190,7 +190,7 @@ def visible(folder: Path) -> list[Path]:
 def test_any_call_of_a_run_may_fail(
     command: Command, tmp_path: Path, first: int, stride: int, kind: str
 ) -> None:
-    assert command(tmp_path / "whole").code == 0
+    assert command(tmp_path / "whole").code == toy.ENDED
     whole = contents(folder_of(tmp_path / "whole"))
     timings = (folder_of(tmp_path / "whole") / "timings.jsonl").read_bytes().count(b"\n")
     assert not any(part.startswith(".") for name in whole for part in Path(name).parts)
@@ -200,7 +200,7 @@ def test_any_call_of_a_run_may_fail(
         disk = Failing(n, error, lasting=n % 3 > 0)
         stopped = command(out, disk)
         if not disk.failed:
-            assert stopped.code == 0
+            assert stopped.code == toy.ENDED
             break
         call, path = disk.failed.split(" ", 1)
         seen.add(call)
@@ -212,7 +212,7 @@ def test_any_call_of_a_run_may_fail(
         folder = folder_of(out)
         assert all(verify(checkpoint) is None for checkpoint in visible(folder)), disk.failed
         again = command(out)
-        assert again.code == 0, (disk.failed, again.err)
+        assert again.code == toy.ENDED, (disk.failed, again.err)
         if call == "append":
             notices = [line for line in again.out.splitlines() if Path(path).name in line]
             assert "cut, the last one torn" in notices[0], disk.failed
@@ -242,7 +242,7 @@ def damaged(whole: Path, out: Path) -> Path:
 
 @pytest.mark.slow
 def test_cutting_back_may_fail_anywhere(command: Command, tmp_path: Path) -> None:
-    assert command(tmp_path / "whole").code == 0
+    assert command(tmp_path / "whole").code == toy.ENDED
     whole = contents(folder_of(tmp_path / "whole"))
     seen = set()
     for n in itertools.count():
@@ -256,7 +256,7 @@ def test_cutting_back_may_fail_anywhere(command: Command, tmp_path: Path) -> Non
         seen.add(call)
         one_sentence(stopped, path, "the same command continues")
         again = command(out)
-        assert again.code == 0, (disk.failed, again.err)
+        assert again.code == toy.ENDED, (disk.failed, again.err)
         if Path(path).name == "metrics.jsonl":
             assert "metrics.jsonl: 5 lines behind the checkpoint are cut, the last one torn" in (
                 again.out
@@ -267,7 +267,7 @@ def test_cutting_back_may_fail_anywhere(command: Command, tmp_path: Path) -> Non
 
 
 def test_a_complete_run_started_again_changes_nothing(command: Command, tmp_path: Path) -> None:
-    assert command(tmp_path).code == 0
+    assert command(tmp_path).code == toy.ENDED
     folder = folder_of(tmp_path)
 
     def seen() -> dict[Path, tuple[int, int, bytes | None]]:
@@ -278,7 +278,7 @@ def test_a_complete_run_started_again_changes_nothing(command: Command, tmp_path
 
     before = seen()
     again = command(tmp_path, Failing(0, errno.EROFS), micro_batch=3, decode_rows=5, threads=1)
-    assert again.code == 0 and "already complete" in again.out
+    assert again.code == toy.ENDED and "already complete" in again.out
     assert seen() == before
 
 
@@ -309,7 +309,7 @@ def test_what_a_checkpoint_counts_on_is_on_the_disk_before_it(
     command: Command, tmp_path: Path
 ) -> None:
     disk = Recording()
-    assert command(tmp_path, disk).code == 0
+    assert command(tmp_path, disk).code == toy.ENDED
     assert disk.late == [set()] * 5  # epoch-00, latest-step three times, epoch-01
 
 
@@ -337,7 +337,7 @@ def test_a_file_system_without_locks(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", none)
-    assert command(tmp_path).code == 0  # with a lease (test_lease.py)
+    assert command(tmp_path).code == toy.ENDED  # with a lease (test_lease.py)
     assert list(folder_of(tmp_path).glob(".lock.lease-*"))
 
 
@@ -349,7 +349,7 @@ def test_a_file_where_a_folder_should_be(command: Command, tmp_path: Path) -> No
         one_sentence(command(out), f"{named} is no folder", "--out", code=2)
     assert file.read_text() == "mine"
     out = tmp_path / "runs"
-    assert command(out / "not" / "there" / "yet").code == 0
+    assert command(out / "not" / "there" / "yet").code == toy.ENDED
     folder = folder_of(out / "not/there/yet")
     (folder / "timings.jsonl").rename(folder / "kept")
     (folder / "timings.jsonl").mkdir()
@@ -391,7 +391,7 @@ def protected(path: Path, mode: int) -> Iterator[None]:
 def test_what_may_not_be_read_or_written(
     command: Command, tmp_path: Path, place: str, mode: int
 ) -> None:
-    assert command(tmp_path).code == 0
+    assert command(tmp_path).code == toy.ENDED
     folder = folder_of(tmp_path)
     whole, forbidden = contents(folder), (folder / place).resolve()
     with protected(forbidden, mode):
@@ -403,13 +403,13 @@ def test_what_may_not_be_read_or_written(
 
 def test_a_folder_that_may_not_be_written(command: Command, tmp_path: Path) -> None:
     assert command(tmp_path / "stopped", Failing(60, errno.EIO)).code == 4
-    assert command(tmp_path / "whole").code == 0
+    assert command(tmp_path / "whole").code == toy.ENDED
     stopped, whole = (folder_of(tmp_path / name) for name in ("stopped", "whole"))
     with protected(stopped, 0o500):
         one_sentence(command(tmp_path / "stopped"), stopped, "Permission denied")
     with protected(whole, 0o500):
         assert "already complete" in command(tmp_path / "whole").out
-    assert command(tmp_path / "stopped").code == 0
+    assert command(tmp_path / "stopped").code == toy.ENDED
     assert contents(stopped) == contents(whole)
 
 
@@ -483,7 +483,7 @@ def test_a_file_that_is_not_the_run_s_own_is_left_as_it_is(
         assert everything(tmp_path) == before
         path.unlink()
         theirs.rename(path)
-    assert command(tmp_path / "half").code == 0
+    assert command(tmp_path / "half").code == toy.ENDED
 
 
 @pytest.mark.parametrize("name", ["rollouts", "evaluations", "checkpoints", "crash"])
@@ -526,7 +526,7 @@ def test_what_comes_while_a_run_is_at_work_is_left_as_it_is(
 def test_what_is_removed_is_a_link_and_never_what_it_leads_to(
     half: Path, command: Command, tmp_path: Path
 ) -> None:
-    assert command(tmp_path / "whole").code == 0
+    assert command(tmp_path / "whole").code == toy.ENDED
     theirs = tmp_path / "theirs"
     shutil.copytree(half / "checkpoints/epoch-00", theirs)
     (theirs / "manifest.json").write_text("{}")
@@ -538,7 +538,7 @@ def test_what_is_removed_is_a_link_and_never_what_it_leads_to(
     (within / "folder").symlink_to(theirs)
     (within / "file").hardlink_to(theirs / "state.json")
     before = everything(theirs)
-    assert command(tmp_path / "half").code == 0
+    assert command(tmp_path / "half").code == toy.ENDED
     assert everything(theirs) == before
     found, whole = contents(half), contents(folder_of(tmp_path / "whole"))
     assert {n: found[n] for n in whole} == whole
@@ -580,7 +580,7 @@ def test_what_holds_no_records_is_not_cut(
     (half / name).unlink()
     if kept.exists():
         kept.rename(half / name)
-    assert command(tmp_path / "half").code == 0
+    assert command(tmp_path / "half").code == toy.ENDED
 
 
 def deleted(folder: Path, aside: Path) -> None:
@@ -664,7 +664,7 @@ class Meddler(Disk):
 def test_a_folder_that_goes_while_its_run_is_at_work(
     act: Callable[[Path, Path], None], calls: tuple[int, ...], command: Command, tmp_path: Path
 ) -> None:
-    assert command(tmp_path / "whole").code == 0
+    assert command(tmp_path / "whole").code == toy.ENDED
     whole = contents(folder_of(tmp_path / "whole"))
     for n in calls:
         place = tmp_path / f"run-{n}"
@@ -679,7 +679,7 @@ def test_a_folder_that_goes_while_its_run_is_at_work(
                 Disk().remove(left)
         disk.root.parent.mkdir(exist_ok=True)
         (place / "aside").rename(disk.root)
-        assert command(place / "runs").code == 0
+        assert command(place / "runs").code == toy.ENDED
         assert contents(disk.root) == whole
 
 
@@ -687,7 +687,7 @@ def test_a_run_s_folder_may_be_reached_through_a_link(command: Command, tmp_path
     real = tmp_path / "real"
     real.mkdir()
     (tmp_path / "link").symlink_to(real)
-    assert command(tmp_path / "link" / "whole").code == 0
+    assert command(tmp_path / "link" / "whole").code == toy.ENDED
     folder = folder_of(real / "whole")
     folder.rename(real / "moved")
     folder.symlink_to(real / "moved")
@@ -717,7 +717,7 @@ def test_a_failed_run_s_status_says_so(
             command(tmp_path)
     status = json.loads(path.read_text())
     assert (status["state"], status["error"]) == ("failed", "RuntimeError: a bug ?")
-    assert command(tmp_path).code == 0
+    assert command(tmp_path).code == toy.ENDED
     status = json.loads(path.read_text())
     assert status["state"] == "complete" and "error" not in status
 

@@ -101,6 +101,14 @@ def test_two_models_and_the_whole_paper(here: Path) -> None:
     assert "unknown for 242 jobs, whose items are not here" in done.stdout
 
 
+def test_a_config_file_gives_its_values_and_its_model(here: Path) -> None:
+    Path("run.toml").write_text('model = "tiny"\nbeta = 0.5\n')
+    done = plan("--config", "run.toml")
+    assert done.returncode == 0, done.stderr
+    trains = [job["command"] for job in lines()[1:] if job["command"][1] == "train"]
+    assert trains and all("--beta=0.5" in command and "tiny" in command for command in trains)
+
+
 def test_a_run_that_was_timed_tells_how_long_others_take(here: Path, pair: Path) -> None:
     shutil.copytree(pair, here / "runs")
     questions = pair.parent / "questions.jsonl"

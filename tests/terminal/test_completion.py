@@ -47,6 +47,15 @@ def test_verbs_flags_models_and_choices(tmp_path: Path) -> None:
     assert "notes.toml" in offered("minihmx train --config ", tmp_path)
 
 
+def test_within_a_verb_of_a_verb(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    assert {"plan", "status", "run"} <= offered("minihmx sweep ", tmp_path)
+    assert offered("minihmx sweep plan --models ", tmp_path) == {*MODELS, "models/"}
+    assert offered("minihmx sweep plan --models tiny,qwen3-0", tmp_path) == {"tiny,qwen3-0.6b"}
+    assert offered("minihmx sweep plan --tasks bbq,tox", tmp_path) == {"bbq,toxigen"}
+    assert offered("minihmx sweep plan --loss-type d", tmp_path) == {"dr_grpo", "dapo"}
+
+
 def test_benchmarks_behind_a_comma(tmp_path: Path) -> None:
     assert offered("minihmx eval --tasks ", tmp_path) == {"all", "paper", *BENCHMARKS}
     assert offered("minihmx eval --tasks bbq,tox", tmp_path) == {"bbq,toxigen"}

@@ -13,7 +13,9 @@ from minihmx.errors import DataError
 from minihmx.instruments.metrics import Eta
 from minihmx.records import Completion, Question, Rollout, Verdict
 from minihmx.storage.history import history
-from minihmx.terminal.lines import Lines, answer_lines, warnings
+from minihmx.terminal.answers import said_lines, said_of
+from minihmx.terminal.board import finished
+from minihmx.terminal.lines import Lines, warnings
 from minihmx.terminal.text import duration
 
 EVALUATION = {"epoch": 1, "kl": 0.01, "truncated": 0.0, "unscored": 0.0, "degenerate": 0.1}
@@ -24,10 +26,13 @@ QUESTION = Question("q", "c", "Why?", "eval", "ours")
 def test_control_characters_never_reach_the_terminal() -> None:
     hostile = "red \x1b[31m text\r\n\x07 over\u202ewritten \x9b2J" + "long " * 200
     rollout = Rollout(QUESTION, 0, "", [], Completion([], [], hostile, "stop"))
-    rollout.verdict = Verdict(3, (0, 1))
-    lines = list(answer_lines("best", rollout))
-    assert len(lines) == 4 and all(line.isprintable() and len(line) <= 100 for line in lines)
-    assert "[31m text" in lines[0]
+    rollout.judge_text, rollout.verdict, rollout.reward = f"3 {hostile}", Verdict(3, (0, 1)), -3.0
+    said = said_of("worst by reward", rollout, "reverse")
+    lines = [finished(line, colour=False) for line in said_lines(said, 100)]
+    assert len(lines) == 1 + 1 + 6 + 3 and all(line.isprintable() for line in lines)
+    assert all(len(line) <= 100 for line in lines)
+    assert lines[0] == "  worst by reward: -3 (score 3)" and "[31m text" in lines[2]
+    assert lines[-3].startswith("    judge   ›3‹ red") and lines[-1].endswith("[...]")
 
 
 def test_warnings_are_for_what_they_say() -> None:

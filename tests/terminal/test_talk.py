@@ -127,7 +127,7 @@ def test_an_untrained_adapter_says_the_same_in_sixteen_bit(
 
 def test_turns_are_remembered_by_each_side_and_forgotten_by_reset(made: Path, typed: Typed) -> None:
     adapter = ["--adapter", made / "run"]
-    lines = ["One?", "", "Two?", "/reset", "One?", "Two?", "/quit", "never"]
+    lines = ["One?", "", "Two?", "/reset", "One?", "Two?", "/Quit now", "never"]
     code, out, err = typed(*chat(made, *adapter), lines=lines)
     assert (code, err) == (0, "") and out.count("forgotten") == 1
     answers = [(side, text.removesuffix("forgotten").strip()) for side, text in said(out)]
@@ -201,14 +201,14 @@ def test_what_a_slash_does(made: Path, typed: Typed, monkeypatch: pytest.MonkeyP
         return [Judgement("Score: 7\x1b\nIt feels.", "stop", verdict) for verdict in verdicts]
 
     monkeypatch.setattr(talk, "ask_judge", judge)
-    lines = ["/score", "One?", "/temperature 0", "/reset", "One?", "/temperature", "/score"]
+    lines = ["/score", "One?", "/temperature 0", "/Reset", "One?", "/temperature", "/SCORE"]
     lines += ["/temperature hot", "/temperature -1", "/scor", "/help", "/etc/hosts holds what?"]
     code, out, err = typed(*chat(made, "--adapter", made / "run"), lines=lines)
     assert (code, err) == (0, "") and out.count("There is no answer yet") == 1
     assert out.count("temperature 0\n") == 2
     assert "judge of base> 7 of 10: Score: [7] \nIt feels.\n" in out
     assert "judge of trained> no score (no-line): Score: 7 \nIt feels." in out
-    assert "/temperature 'hot' is no number" in out and "--temperature -1.0 cannot work" in out
+    assert "/temperature 'hot' is no number" in out and "/temperature -1 cannot work" in out
     assert "/scor is no command" in out and "did you mean /score?" in out
     assert all(f"{name} " in out for name in talk.HELP)
     greedy = said(typed(*chat(made, "--temperature", 0), lines=["One?"])[1])

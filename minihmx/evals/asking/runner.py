@@ -17,6 +17,7 @@ from minihmx.evals.asking.replies import Exchange, ask_replies
 from minihmx.evals.asking.results import Results, Settings, sample_line
 from minihmx.evals.asking.task import Batches, Machine, Task, check_finite
 from minihmx.evals.benchmark import Answer, Benchmark, Choices, Dialogue, Request
+from minihmx.instruments.work import working
 from minihmx.models import chat
 from minihmx.records import Message, Segment
 
@@ -53,18 +54,21 @@ def evaluate(machine: Machine, results: Results) -> Iterator[Progress]:
         if sample >= done[item["id"]]
     ]
     tasks.sort(key=lambda task: -request_size(task.request))  # what may not fit comes first
-    for kind, answer in ((Choices, ask_choices), (Dialogue, ask_replies)):
-        of_kind = [task for task in tasks if isinstance(task.request, kind)]
-        for batch, answers in answer(machine, benchmark, of_kind, settings):
-            lines = []
-            for task, said in zip(batch, answers, strict=True):
-                score = benchmark.score(task.item, said, settings.switches)
-                lines.append(
-                    sample_line(benchmark, task.item, task.sample, task.request, said, score)
+    with working(f"{benchmark.name} on {results.subject.title}", total, finished) as work:
+        for kind, answer in ((Choices, ask_choices), (Dialogue, ask_replies)):
+            of_kind = [task for task in tasks if isinstance(task.request, kind)]
+            for batch, answers in answer(machine, benchmark, of_kind, settings):
+                lines = []
+                for task, said in zip(batch, answers, strict=True):
+                    score = benchmark.score(task.item, said, settings.switches)
+                    lines.append(
+                        sample_line(benchmark, task.item, task.sample, task.request, said, score)
+                    )
+                results.add(lines)
+                work.done += len(batch)
+                yield Progress(
+                    work.done, total, take_notices(machine.token_limit, machine.row_limit)
                 )
-            results.add(lines)
-            finished += len(batch)
-            yield Progress(finished, total, take_notices(machine.token_limit, machine.row_limit))
     yield Progress(total, total, [], results.finish())
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
+import sys
 from typing import Any
 
 from minihmx.errors import UserError
@@ -31,8 +32,9 @@ def need_libraries() -> None:
     if missing:
         raise UserError(
             f"ifeval needs {' and '.join(missing)} to tell whether a reply follows its "
-            "instructions, and that is not installed: type `pip install 'minihmx[evals]'` (`make "
-            "eval` does so by itself) and the same command again."
+            f"instructions, and that is not installed: type `{sys.executable} -m pip "
+            f"install {' '.join(missing)}` (in the extra `evals`; `make eval` does so by itself) "
+            "and the same command again."
         )
 
 

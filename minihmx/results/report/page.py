@@ -24,13 +24,14 @@ from minihmx.results.report.first import audit_alerts
 from minihmx.results.report.material import Material
 from minihmx.results.report.sections import all_sections
 from minihmx.results.report.views import VERDICT_WORDS, CardView, Section
-from minihmx.storage.disk import Disk
+from minihmx.storage.disk import Disk, home_path, new_file
 from minihmx.terminal.text import printable
 
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
+GENERATOR, GENERATOR_WITHIN = b'<meta name="generator" content="minihmx report">', 2048  # bytes
 BUDGET = 4_900_000  # bytes of the page; it has to stay under 5 MB
 RESERVE = 60_000  # bytes for what is written around the cards
 SIDES_SHOWN = ("base", "forward", "reverse")
@@ -66,8 +67,40 @@ def samples_folder(out: Path) -> Path:
     return out.with_name(f"{out.stem}-samples")
 
 
+def is_own_page(path: Path) -> bool:
+    """Whether `report` wrote this file, and so may write it again."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return GENERATOR in file.read(GENERATOR_WITHIN)
+
+
+def is_own_folder(folder: Path) -> bool:
+    """The same for the folder beside a page."""
+    return folder.is_dir() and all(map(is_own_page, folder.iterdir()))
+
+
+def own_place(text: str) -> Path:
+    """Where the page goes. Raises UserError where it, or a file in the folder beside it, is there
+    and of another origin: a page is made again from the same records, and nothing else is lost."""
+    out = home_path(text)
+    if not is_own_page(out):
+        out = new_file("--out", text)
+    folder = samples_folder(out)
+    if folder.exists() and not is_own_folder(folder):
+        raise UserError(
+            f"{folder}, where samples go that find no room on the page, exists already and holds "
+            "what `minihmx report` did not write, so nothing is replaced; name another --out, or "
+            "move it away."
+        )
+    return out
+
+
 def write_page(material: Material, out: Path, budget: int = BUDGET) -> list[Path]:
-    """Write the page, and a folder beside it if not all fits; returns the files, the page first."""
+    """Write the page, and a folder beside it if not all fits; returns the files, the page first.
+
+    out: as own_place gives it; an earlier page there is replaced.
+    """
     need_jinja2()
     sections = all_sections(material)
     page = Page(material)
@@ -90,6 +123,8 @@ def write_page(material: Material, out: Path, budget: int = BUDGET) -> list[Path
         links = [f"{quote(folder.name)}/{name}" for name in names]
         parts.append(Filled(section, [cards[i] for i in chosen], links))
     disk = Disk()
+    if is_own_folder(folder):
+        disk.remove(folder)
     if beside:
         folder.mkdir()
     for path, text in {out: page.written(parts, out.name), **beside}.items():
