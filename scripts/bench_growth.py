@@ -10,10 +10,6 @@ Memory is compared with minihmx/instruments/estimate.py.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -23,6 +19,7 @@ from typing import Any
 
 import torch
 from bench_floor import Place, Product, floor_work, judge_tokens, product_seconds
+from bench_process import in_process, worker
 from bench_products import copy_rate
 from bench_shapes import SHAPES, Shape, flags, make, open_forced, steps
 
@@ -87,31 +84,11 @@ def measure_cell(cell: Cell) -> Cell:
     }
 
 
-def work(cell: Cell) -> None:
-    """One process: write a checkpoint, or measure a cell or the rates and write what was found."""
-    torch.set_num_threads(cell["threads"])
-    if "out" not in cell:
-        make(Path(cell["model"]), Shape(**cell["shape"]))
-        return
-    found = measure_cell(cell) if "model" in cell else rates()
-    Path(cell["out"]).mkdir(parents=True, exist_ok=True)  # a run's questions may be there
-    (Path(cell["out"]) / "found.json").write_text(json.dumps(found))
-
-
-def process(cell: Cell) -> Any:
-    """Do this in a process of its own; returns what it found.
-
-    It starts with the peak of memory of the process that began it, so this one has to stay small.
-    """
-    done = subprocess.run(
-        [sys.executable, __file__, json.dumps(cell)],
-        env=os.environ | {"OMP_NUM_THREADS": str(cell["threads"])},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise SystemExit(f"a cell of the table failed:\n{done.stderr[-2000:]}")
-    return json.loads((Path(cell["out"]) / "found.json").read_text()) if "out" in cell else None
+def work(cell: Cell) -> Any:
+    """One process: write a checkpoint, or measure a cell or the rates."""
+    if "out" in cell:
+        return measure_cell(cell)
+    return make(Path(cell["model"]), Shape(**cell["shape"])) if "model" in cell else rates()
 
 
 def cells(
@@ -124,12 +101,9 @@ def cells(
             model = scratch / f"model-{shape.model['vocab_size']}"
             cell = {"shape": shape._asdict(), "model": str(model), "threads": threads}
             if not model.exists():
-                process(cell)
-            yield (
-                what,
-                size,
-                process(cell | {"out": str(scratch / f"{what}-{size}"), "steps": count}),
-            )
+                in_process(__file__, cell)
+            cell |= {"out": str(scratch / f"{what}-{size}"), "steps": count}
+            yield what, size, in_process(__file__, cell)
 
 
 def expected(first: Cell, cell: Cell, product_rate: float, byte_rate: float) -> dict[str, float]:
@@ -175,7 +149,7 @@ def print_growth(
     """Measure and print all tables."""
     threads = threads or torch.get_num_threads()
     with tempfile.TemporaryDirectory() as scratch:
-        speed = process({"out": f"{scratch}/rates", "threads": threads})
+        speed = in_process(__file__, {"threads": threads})
         print(f"{threads} threads; products {speed[0] / 1e9:.0f} GFLOP/s, ", end="")
         print(f"copies {speed[1] / 1e9:.1f} GB/s. Seconds (grown, as arithmetic says it should).")
         for line in table(cells(sizes, Path(scratch), threads, count, base), speed):
@@ -183,4 +157,4 @@ def print_growth(
 
 
 if __name__ == "__main__":
-    work(json.loads(sys.argv[1]))
+    worker(work)
