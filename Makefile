@@ -10,6 +10,7 @@ CONFIG ?=
 # test files at once; a process of its own takes about a gigabyte
 JOBS   ?= 2
 TASKS  ?=
+SHAPE  ?= small
 RUNS   ?= runs
 # the built-in items ask about tiny's own world; another model gets the published ones
 DATA   ?= $(if $(filter tiny,$(MODEL)),sample,hub)
@@ -17,7 +18,7 @@ DATA   ?= $(if $(filter tiny,$(MODEL)),sample,hub)
 # $(call given,NAME,WORDS): the words where NAME is asked for, and not only the default above
 given   = $(if $(filter file,$(origin $1)),,$2)
 
-.PHONY: help train eval experiment compare report claims tiny test test-quick test-trackers lint site
+.PHONY: help train eval experiment compare report claims tiny test test-quick test-trackers bench bench-trl lint site
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -52,6 +53,12 @@ test-quick: .venv/dev  ## the tests that are not marked slow: about two minutes
 
 test-trackers: .venv/dev .venv/log  ## the tests of `minihmx log`, with wandb and trackio, which .venv/dev leaves out
 	$(PY) -m pytest tests/results/test_log.py
+
+bench: .venv/run  ## speed and memory on this machine in one table, with the floor of a step; some minutes, nothing else running
+	$(PY) scripts/bench.py $(ARGS)
+
+bench-trl: .venv/bench  ## a step beside TRL's: make bench-trl [SHAPE=qwen3-0.6b]
+	$(PY) scripts/bench_step.py --against trl --shape '$(SHAPE)' --json $(ARGS)
 
 lint: .venv/dev  ## ruff and mypy
 	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
@@ -92,4 +99,9 @@ PIP := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
 .venv/dev: .venv/run
 	@echo "Into .venv: the tests' packages and ruff and mypy, 204 MB."
 	$(PIP) -e '.[dev]'
+	touch $@
+
+.venv/bench: .venv/run constraints-bench.txt
+	@echo "Into .venv: TRL, PEFT, transformers and lm-evaluation-harness, to be measured beside."
+	$(PY) -m pip install --disable-pip-version-check -c constraints-bench.txt -e '.[bench]'
 	touch $@

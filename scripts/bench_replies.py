@@ -1,37 +1,26 @@
 """Tokens per second of generated replies against lm-evaluation-harness's `hf` model, one process
-for each side.
+for each side; bench_eval.py is the way in.
 
-    pip install -e '.[bench]'
-    python scripts/bench_replies.py --data ../shared/data \\
-        --tokenizer ../shared/tokenizers/qwen3/tokenizer.json.gz
-    python scripts/bench_replies.py --data ../shared/data --real SMOLLM2
-
-The first measures a random Qwen3-shaped checkpoint of 103 M parameters on 64 SQuAD and 32 BBH
-prompts: those that stand first in their files, or with --scattered a random part, which share fewer
-paragraphs and worked examples than a whole run does. A random model never stops by itself, so each
-reply's length is drawn beforehand from one seeded list, and both sides are made to end there: ours
-by its cap, lm-eval's by a logits processor that allows only the end token then. The second measures
-a real model (SMOLLM2 is a folder that ../shared/tools/real_model.py makes), which stops where it
-stops: items per second of IFEval and BBH. fp32 on the CPU; each side tries its batch sizes on half
-of the prompts first.
+A random Qwen3-shaped checkpoint of 103 M parameters answers SQuAD and BBH prompts: those that stand
+first in their files, or a random part, which share fewer paragraphs and worked examples than a
+whole run does. A random model never stops by itself, so each reply's length is drawn beforehand
+from one seeded list, and both sides are made to end there: ours by its cap, lm-eval's by a logits
+processor that allows only the end token then. A real model stops where it stops: items per second
+of IFEval and BBH. fp32 on the CPU; each side tries its batch sizes on half of the prompts first.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib.metadata
-import json
-import os
 import random
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench_eval import SHAPE
+from bench_likelihoods import SHAPE
+from bench_process import Job, in_process, worker
 from golden_lm_eval import checkpoint, harness
 
 from minihmx.engine.memory import Limit
@@ -48,7 +37,6 @@ BATCHES = {"minihmx": (8, 16, 32, 64), "lm-eval": (4, 8, 16, 32)}
 # Items, and the shortest and longest reply that is drawn for the random model.
 FORCED = {"squad_v2": (64, 4, 96), "bbh": (32, 32, 384)}
 REAL = {"ifeval": 16, "bbh": 16}
-Work = dict[str, Any]
 
 
 def prompts(task: str, data: str, count: int, scattered: bool) -> list[dict[str, Any]]:
@@ -66,7 +54,7 @@ def prompts(task: str, data: str, count: int, scattered: bool) -> list[dict[str,
     return found
 
 
-def ours(job: Work) -> tuple[float, list[str]]:
+def ours(job: Job) -> tuple[float, list[str]]:
     """(seconds, replies) of the engine behind `minihmx eval`."""
     model = find_model({"model": job["model"], "device": "cpu", "dtype": "float32"})
     decoder, tokenizer = load_decoder(model), model.tokenizer
@@ -90,7 +78,7 @@ def ours(job: Work) -> tuple[float, list[str]]:
     return time.perf_counter() - start, [replies[n] for n in range(len(requests))]
 
 
-def theirs(job: Work) -> tuple[float, list[str]]:
+def theirs(job: Job) -> tuple[float, list[str]]:
     """The same from HFLM.generate_until."""
     from lm_eval.api.instance import Instance
 
@@ -141,35 +129,23 @@ def force_lengths(model: Any, wanted: list[dict[str, Any]]) -> None:
     model.model.generate = generate
 
 
-def work(job: Work) -> None:
-    """One process: measure one side and write the report."""
-    torch.set_num_threads(job["threads"])
+def work(job: Job) -> Any:
+    """One process: measure one side."""
     seconds, replies = (ours if job["side"] == "minihmx" else theirs)(job)
-    Path(job["report"]).write_text(json.dumps({"seconds": seconds, "replies": replies}))
+    return {"seconds": seconds, "replies": replies}
 
 
-def process(job: Work) -> dict[str, Any]:
-    """The report of a job run as a process of its own."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(job["threads"]), "HF_HUB_OFFLINE": "1"}
-    place = Path(job["report"]).with_suffix(".job")
-    place.write_text(json.dumps(job))
-    command = [sys.executable, __file__, "--job", str(place)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{job['side']} failed:\n{done.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(Path(job["report"]).read_text())
-    return found
-
-
-def measure(job: Work) -> None:
+def measure(job: Job) -> None:
     """Both sides of one task, and how they compare."""
     tokens = sum(p.get("length", 0) for p in job["prompts"])
     seconds, replies = {}, {}
     for side, batches in BATCHES.items():
         few = job | {"side": side, "prompts": job["prompts"][::2]}
-        trials = {batch: process(few | {"batch": batch})["seconds"] for batch in batches}
+        trials = {
+            batch: in_process(__file__, few | {"batch": batch})["seconds"] for batch in batches
+        }
         best = min(trials, key=lambda batch: trials[batch])
-        found = process(job | {"side": side, "batch": best})
+        found = in_process(__file__, job | {"side": side, "batch": best})
         seconds[side], replies[side] = found["seconds"], found["replies"]
         rate = f"{tokens / seconds[side]:.1f} tokens/s  " if tokens else ""
         items = len(job["prompts"]) / seconds[side]
@@ -184,41 +160,25 @@ def measure(job: Work) -> None:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", help="folder with published files of the benchmarks")
-    parser.add_argument("--tokenizer", help="Qwen3's tokenizer.json.gz, for the random model")
-    parser.add_argument("--real", help="the folder of a real model instead")
-    parser.add_argument("--only", help="one benchmark")
-    parser.add_argument("--scattered", action="store_true", help="items that share little")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--job", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.job:
-        work(json.loads(Path(options.job).read_text()))
-        return
-    if not options.data or not (options.tokenizer or options.real):
-        parser.error("--data, and --tokenizer or --real, are needed")
-    names = ("torch", "lm_eval", "transformers")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
-    print(f"{versions}; {options.threads} threads; fp32")
+def measure_replies(job: Job, tasks: Sequence[str]) -> None:
+    """Both sides of these tasks. job: data, tokenizer, threads, scattered, and the folder of a real
+    model or None."""
     with tempfile.TemporaryDirectory() as scratch:
-        model = options.real or f"{scratch}/model"
-        if not options.real:
+        model = job["real"] or f"{scratch}/model"
+        if not job["real"]:
             Path(model).mkdir()
-            checkpoint(Path(model), "qwen3", Path(options.tokenizer).read_bytes(), SHAPE)
-        job = {"model": model, "threads": options.threads, "report": f"{scratch}/report"}
-        for task in [options.only] if options.only else REAL if options.real else FORCED:
-            count, low, high = (REAL[task], 0, 0) if options.real else FORCED[task]
-            asked = prompts(task, options.data, count, options.scattered)
+            checkpoint(Path(model), "qwen3", Path(job["tokenizer"]).read_bytes(), SHAPE)
+        for task in tasks:
+            count, low, high = (REAL[task], 0, 0) if job["real"] else FORCED[task]
+            asked = prompts(task, job["data"], count, job["scattered"])
             draw = random.Random(task)
-            if not options.real:
+            if not job["real"]:
                 asked = [
                     p | {"length": draw.randint(low, high), "cap": high, "until": []} for p in asked
                 ]
             print(f"{task}, {len(asked)} prompts", flush=True)
-            measure(job | {"prompts": asked})
+            measure({"model": model, "threads": job["threads"], "prompts": asked})
 
 
 if __name__ == "__main__":
-    main()
+    worker(work)
