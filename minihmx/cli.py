@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from minihmx import __version__
-from minihmx.commands import COMMANDS
+from minihmx.commands import COMMANDS, SHARED
+from minihmx.engine import ranks
 from minihmx.errors import INTERRUPTED, Failure, UserError, as_failure, nearest, quoted
 from minihmx.terminal.text import decodable, need_stdout, open_streams, typed
 
@@ -30,16 +31,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a model may say what the terminal cannot show
             stream.reconfigure(errors="plainly")
+    if ranks.rank():  # one of several processes speaks
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # see __main__.py
         options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
         need_stdout(closed, options.command, vars(options).get("action"))
+        check_processes(options.command)
         return COMMANDS[options.command][1].run(options)
     except Failure as failure:
         return refuse(failure)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a third Ctrl-C has nothing left to stop
-        print(f"minihmx: stopped at once; this goes on:\n  {typed()}", file=sys.stderr)
+        if ranks.first_to_fail("stopped at once"):
+            print(f"minihmx: stopped at once; this goes on:\n  {typed()}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe left, as `head` does
         sys.stderr.close()
@@ -47,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         known = as_failure(error)
         if known is None:
-            raise
+            if ranks.first_to_fail(f"{type(error).__name__}: {error}"):
+                raise
+            return 1
         return refuse(known)
 
 
@@ -56,9 +63,19 @@ def refuse(failure: Failure) -> int:
     text = "".join(c if c.isprintable() else " " for c in decodable(str(failure)))
     if len(text) > LONGEST_MESSAGE:  # the end says what to do
         text = f"{text[: LONGEST_MESSAGE // 2]} [...] {text[-LONGEST_MESSAGE // 2 :]}"
-    with contextlib.suppress(OSError):  # where even stderr fails, the code still tells
-        print(f"minihmx: {text}", file=sys.stderr)
+    if ranks.first_to_fail(text):
+        with contextlib.suppress(OSError):  # where even stderr fails, the code still tells
+            print(f"minihmx: {text}", file=sys.stderr)
     return failure.code
+
+
+def check_processes(command: str) -> None:
+    """Raises UserError where torchrun started several processes of what is the work of one."""
+    if ranks.world() > 1 and command not in SHARED:
+        raise UserError(
+            f"`minihmx {command}` is the work of one process, and torchrun started "
+            f"{ranks.world()}; type it without torchrun ({' and '.join(SHARED)} can be shared)."
+        )
 
 
 class Parser(argparse.ArgumentParser):

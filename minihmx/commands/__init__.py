@@ -35,6 +35,7 @@ class Verb(Protocol):
     def run(self, options: argparse.Namespace) -> int: ...
 
 
+SHARED = ("train", "eval")  # that torchrun may start in several processes
 COMMANDS: dict[str, tuple[str, Verb]] = {
     "train": ("train a LoRA on the model's own judgement of its answers", train),
     "eval": ("run benchmarks on a model and on what training made of it", evaluate),

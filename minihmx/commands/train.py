@@ -103,6 +103,7 @@ def slow_here(flags: Mapping[str, Any]) -> list[str]:
 
 def run(options: argparse.Namespace) -> int:
     """Train and print; the first Ctrl-C or SIGTERM saves and stops, a second stops at once."""
+    from minihmx.engine import ranks
     from minihmx.run import open_run
     from minihmx.terminal import live
     from minihmx.terminal.lines import STOPPING, Lines
@@ -112,14 +113,15 @@ def run(options: argparse.Namespace) -> int:
 
     def interrupt(number: int, _: object) -> None:
         now = time.monotonic()
-        if asked and (number == signal.SIGINT or now - asked[0] > SAME_STOP):
+        typed_again = number == signal.SIGINT and ranks.world() == 1  # torchrun passes it on, too
+        if asked and (typed_again or now - asked[0] > SAME_STOP):
             raise KeyboardInterrupt
         asked.append(now)
         if len(asked) > 1:
             return
         if view:
             view.interrupted = True
-        else:  # print could meet itself, if the signal comes in the middle of another print
+        elif not ranks.rank():  # print could meet itself, if the signal comes amid another print
             os.write(2, f"\n{' '.join(STOPPING)}\n".encode())
 
     # nothing is to be saved before a run stands, so until then Ctrl-C stops at once
@@ -136,7 +138,7 @@ def run(options: argparse.Namespace) -> int:
         for event in train(ready, should_stop=lambda: bool(asked)):
             if view:
                 view.show(event)
-            else:
+            elif not ranks.rank():
                 for line in lines.render(event):
                     show(line)
             last = event
