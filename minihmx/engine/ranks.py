@@ -16,10 +16,13 @@ Whatever waits for other ranks must stand outside work that is done anew where m
 from __future__ import annotations
 
 import functools
+import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from minihmx.errors import IOFailure, UserError
@@ -147,8 +150,8 @@ def agree(facts: Mapping[str, Any]) -> None:
     for number, theirs in enumerate(said):
         if differ := differences(said[0], theirs, where=("on rank 0", f"on rank {number}")):
             raise UserError(
-                f"The processes of this run differ ({differ}), so they would not take the same "
-                "step; start all of them in one environment, with the same options."
+                f"The processes of this run differ ({differ}), so they would not make one "
+                "result; start all of them in one environment, with the same options."
             )
 
 
@@ -254,9 +257,12 @@ def first_to_fail(why: str) -> bool:
     if world() == 1:
         return True
     try:
-        first = _store().add("failures", 1) == 1
-        if first:
-            _store().set("why", why)
-    except RuntimeError:
+        if _store().add("failures", 1) > 1:
+            return False
+        _store().set("why", why)
+    except RuntimeError:  # nobody can be asked, so rather twice than never
         return True
-    return bool(first)
+    if place := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun's summary shows the sentence
+        with suppress(OSError):
+            Path(place).write_text(json.dumps({"message": why, "timestamp": int(time.time())}))
+    return True
