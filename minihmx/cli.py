@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from minihmx import __version__
-from minihmx.commands import COMMANDS, SHARED
+from minihmx.commands import COMMANDS
 from minihmx.engine import ranks
 from minihmx.errors import INTERRUPTED, Failure, UserError, as_failure, nearest, quoted
 from minihmx.terminal.text import decodable, need_stdout, open_streams, typed
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # see __main__.py
         options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
         need_stdout(closed, options.command, vars(options).get("action"))
-        check_processes(options.command)
+        ranks.check_shared(options.command)
         return COMMANDS[options.command][1].run(options)
     except Failure as failure:
         return refuse(failure)
@@ -67,15 +67,6 @@ def refuse(failure: Failure) -> int:
         with contextlib.suppress(OSError):  # where even stderr fails, the code still tells
             print(f"minihmx: {text}", file=sys.stderr)
     return failure.code
-
-
-def check_processes(command: str) -> None:
-    """Raises UserError where torchrun started several processes of what is the work of one."""
-    if ranks.world() > 1 and command not in SHARED:
-        raise UserError(
-            f"`minihmx {command}` is the work of one process, and torchrun started "
-            f"{ranks.world()}; type it without torchrun ({' and '.join(SHARED)} can be shared)."
-        )
 
 
 class Parser(argparse.ArgumentParser):

@@ -180,7 +180,7 @@ def all_logprobs(run: Run, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]
 def of_all_rows(mine: Sequence[Rollout], *flat: Tensor) -> Sequence[Tensor]:
     """Flat tensors [N] of this process's rows as those of all rows, in their order."""
     lengths = [len(rollout.completion.ids) for rollout in mine]
-    return ranks.join_tokens(torch.stack(flat), lengths).unbind()
+    return ranks.gather_tokens(torch.stack(flat), lengths).unbind()
 
 
 def logprobs(

@@ -49,7 +49,7 @@ def ask_policy(
             noise=ranks.split(noise),
             limit=run.decode_limit,
         )
-        completions = ranks.join(mine)
+        completions = ranks.gather(mine)
     return [
         Rollout(question, s, question.text, ids, completion)
         for (question, s), ids, completion in zip(wanted, prompts, completions, strict=True)
@@ -74,7 +74,7 @@ def judge(run: Run, rollouts: Sequence[Rollout]) -> None:
             max_new_tokens=run.config.judge_max_tokens,
             limit=run.decode_limit,
         )
-        judgements = ranks.join(mine)
+        judgements = ranks.gather(mine)
     for rollout in rollouts:
         rollout.verdict = Unscored("not-finite")
     for rollout, judgement in zip(sound, judgements, strict=True):

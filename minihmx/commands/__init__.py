@@ -35,7 +35,6 @@ class Verb(Protocol):
     def run(self, options: argparse.Namespace) -> int: ...
 
 
-SHARED = ("train", "eval")  # that torchrun may start in several processes
 COMMANDS: dict[str, tuple[str, Verb]] = {
     "train": ("train a LoRA on the model's own judgement of its answers", train),
     "eval": ("run benchmarks on a model and on what training made of it", evaluate),

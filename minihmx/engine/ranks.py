@@ -36,9 +36,10 @@ if TYPE_CHECKING:  # the command line asks for its rank before it needs torch
     from minihmx.optimizer import Optimizer
 
 _T = TypeVar("_T")
+SPLIT_BY_RANK = ("train", "eval")  # the commands that several processes can share
 # A rank that died is noticed at once. Only for one that hangs do the others wait so long, which is
 # more than the longest answers of one rank may take beyond those of another.
-PATIENCE = timedelta(minutes=30)
+LONGEST_WAIT = timedelta(minutes=30)
 
 
 def world() -> int:
@@ -54,6 +55,15 @@ def rank() -> int:
 def neighbours() -> int:
     """How many of them this machine has, which share its memory."""
     return int(os.environ["LOCAL_WORLD_SIZE"]) if world() > 1 else 1
+
+
+def check_shared(command: str) -> None:
+    """Raises UserError where torchrun started several processes of what is the work of one."""
+    if world() > 1 and command not in SPLIT_BY_RANK:
+        raise UserError(
+            f"`minihmx {command}` is the work of one process, and torchrun started {world()}; type "
+            f"it without torchrun ({' and '.join(SPLIT_BY_RANK)} can be shared)."
+        )
 
 
 def own_gpu() -> torch.device:
@@ -112,12 +122,12 @@ def split(rows: Sequence[_T]) -> Sequence[_T]:
     return rows[rank() :: world()]
 
 
-def join(mine: Sequence[_T]) -> list[_T]:
+def gather(mine: Sequence[_T]) -> list[_T]:
     """One result for each row, in the order of the rows that were split."""
     return _interleaved(share(list(mine)))
 
 
-def join_tokens(mine: Tensor, lengths: Sequence[int]) -> Tensor:
+def gather_tokens(mine: Tensor, lengths: Sequence[int]) -> Tensor:
     """Values [K, tokens of the rows at hand] as those of all rows. lengths: of the rows at hand."""
     if world() == 1:
         return mine
@@ -184,8 +194,8 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
             dist.broadcast(term, source)
         total += term
     parts = torch.split(total, [p.numel() for p in parameters])
-    for p, part in zip(parameters, parts, strict=True):
-        p.grad = part.view_as(p).to(p.device)
+    for p, grad, part in zip(parameters, grads, parts, strict=True):
+        p.grad = grad.copy_(part.view_as(grad))
 
 
 def align(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> None:
@@ -224,7 +234,7 @@ def _group() -> Any:
     import torch.distributed as dist
 
     dist.init_process_group(
-        "gloo", store=_store(), rank=rank(), world_size=world(), timeout=PATIENCE
+        "gloo", store=_store(), rank=rank(), world_size=world(), timeout=LONGEST_WAIT
     )
     return dist
 

@@ -172,10 +172,7 @@ def test_an_epoch_in_float64_is_that_of_one_process(cases: Path, processes: int)
         for wanted, got in zip(
             read_lines(path), read_lines(split / path.relative_to(one)), strict=True
         ):
-            assert got.keys() == wanted.keys()
-            for name, value in wanted.items():
-                near = pytest.approx(value, rel=1e-9, abs=1e-12)
-                assert got[name] == (near if isinstance(value, float) else value), (path, name)
+            alike(wanted, got, 1e-9)
 
 
 # --- a run, as a person types it ------------------------------------------------------------------
@@ -340,18 +337,18 @@ def test_near_enough_is_told_apart() -> None:
             alike({"a": [1.0, "x"]}, other)
 
 
-def alike(one: Any, other: Any) -> None:
+def alike(one: Any, other: Any, near: float = 1e-4) -> None:
     """The same record up to rounding."""
     assert type(one) is type(other)
     if isinstance(one, dict):
         assert one.keys() == other.keys()
         for name in one:
-            alike(one[name], other[name])
+            alike(one[name], other[name], near)
     elif isinstance(one, list):
         for left, right in zip(one, other, strict=True) if len(one) == len(other) else [(0, "")]:
-            alike(left, right)
+            alike(left, right, near)
     elif isinstance(one, float):
-        assert other == pytest.approx(one, rel=1e-4, abs=1e-4)
+        assert other == pytest.approx(one, rel=near, abs=near)
     else:
         assert one == other
 
@@ -419,7 +416,7 @@ def test_rows_that_are_split_are_joined_in_their_order(of_three: Others) -> None
         for rank in range(3):
             of_three(rank, lambda mine, parts=parts: parts)
             assert ranks.split(rows) == parts[rank]
-            assert ranks.join(ranks.split(rows)) == rows
+            assert ranks.gather(ranks.split(rows)) == rows
 
 
 def test_values_of_tokens_are_joined_row_by_row(of_three: Others) -> None:
@@ -427,10 +424,10 @@ def test_values_of_tokens_are_joined_row_by_row(of_three: Others) -> None:
     row = [values[:, :1], values[:, 1:3], values[:, 3:]]  # of 1, 2 and 3 tokens
     parts = [(row[0], [1]), (row[1], [2]), (row[2], [3])]
     of_three(0, lambda mine: parts)
-    assert torch.equal(ranks.join_tokens(row[0], [1]), values)
+    assert torch.equal(ranks.gather_tokens(row[0], [1]), values)
     parts[2] = (values[:, :0], [])  # of two rows the third rank has none
     of_three(2, lambda mine: parts)
-    assert torch.equal(ranks.join_tokens(values[:, :0], []), values[:, :3])
+    assert torch.equal(ranks.gather_tokens(values[:, :0], []), values[:, :3])
 
 
 def test_what_differs_is_named(of_three: Others) -> None:
@@ -457,7 +454,7 @@ def test_the_largest_of_all_is_nan_where_one_is(of_three: Others) -> None:
 def test_one_process_says_only_what_it_was_given() -> None:
     assert (ranks.world(), ranks.rank(), ranks.neighbours()) == (1, 0, 1)
     assert ranks.share("x") == ["x"] and ranks.from_first(lambda: 3) == 3
-    assert ranks.split([1, 2]) == ranks.join([1, 2]) == [1, 2]
+    assert ranks.split([1, 2]) == ranks.gather([1, 2]) == [1, 2]
     assert ranks.first_to_fail("why")
 
 

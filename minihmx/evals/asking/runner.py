@@ -26,7 +26,7 @@ WINDOW = 256  # requests encoded ahead of the model
 # Several processes wait for one another so seldom, as a batch of each ends at another moment; what
 # was answered meanwhile is lost in a crash.
 GATHERED_EVERY = 5.0  # seconds
-Lines = list[dict[str, Any]]
+_Lines = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def own_items(tasks: Sequence[Task]) -> list[Task]:
     return [task for task in tasks if task.item["id"] in mine]
 
 
-def scored(benchmark: Benchmark, asked: Batches, settings: Settings) -> Iterator[Lines]:
+def scored(benchmark: Benchmark, asked: Batches, settings: Settings) -> Iterator[_Lines]:
     """The lines of samples.jsonl for each batch of answers."""
     for batch, answers in asked:
         lines = []
@@ -90,11 +90,11 @@ def scored(benchmark: Benchmark, asked: Batches, settings: Settings) -> Iterator
         yield lines
 
 
-def gathered(batches: Iterator[Lines]) -> Iterator[Lines]:
+def gathered(batches: Iterator[_Lines]) -> Iterator[_Lines]:
     """Each batch, or what the batches of all processes gave in the last seconds."""
     unfinished = True
     while unfinished:
-        mine, over, began = Lines(), True, time.monotonic()
+        mine, over, began = _Lines(), True, time.monotonic()
         for lines in batches:
             mine += lines
             if ranks.world() == 1 or time.monotonic() - began > GATHERED_EVERY:
