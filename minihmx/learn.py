@@ -7,7 +7,6 @@ of the rows at hand, flat, row after row; Q questions with a group of G answers 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -55,8 +54,15 @@ def learn(run: Run, rollouts: Sequence[Rollout], optimizer: Optimizer) -> Learne
     passes: list[Pass] = []
     with run.clock.timed("learn"), run.headroom.watched(decoder):
         for _ in range(config.iterations):
-            done, norm = gradient(run, mine, reference_N, old_N, optimizer)
-            # The update itself is never repeated, because AdamW would count it twice.
+            norm = None
+            while norm is None:
+                # A try whose activations do not fit is repeated with smaller micro-batches, one
+                # whose fp16 gradients overflow with half the loss scale. Both start over from no
+                # gradient. The update is never repeated, because AdamW would count it twice.
+                for attempt in attempts(run.micro_limit, len(mine)):
+                    with attempt:
+                        done = accumulate(run, mine, reference_N, old_N, optimizer)
+                done, norm = total_gradient(done, optimizer)
             outcome = optimizer.step(done.loss, norm)
             passes.append(done)
             if outcome.failed:
@@ -103,29 +109,6 @@ class Pass(NamedTuple):
     entropy: Tensor
 
 
-def gradient(
-    run: Run,
-    rollouts: Sequence[Rollout],
-    reference_N: Tensor,
-    old_N: Tensor | None,
-    optimizer: Optimizer,
-) -> tuple[Pass, float]:
-    """The gradient of the whole batch, its norm, and the pass over this process's rows of it, which
-    may be none; the loss is the batch's."""
-    while True:
-        # A try whose activations do not fit is repeated with smaller micro-batches, one whose fp16
-        # gradients overflow with half the loss scale. Both start over from no gradient.
-        for attempt in attempts(run.micro_limit, len(rollouts)):
-            with attempt:
-                done = accumulate(run, rollouts, reference_N, old_N, optimizer)
-        # A token's weight is that in the whole batch, so losses and gradients of several processes
-        # add up to the batch's. What follows is the same in all of them: all step, or none.
-        ranks.sum_gradients(optimizer.parameters.values())
-        done = done._replace(loss=sum(ranks.share(done.loss)))
-        with suppress(Overflow):
-            return done, optimizer.unscale(done.loss)
-
-
 def accumulate(
     run: Run,
     rollouts: Sequence[Rollout],
@@ -161,6 +144,19 @@ def accumulate(
         return Pass(0.0, reference_N, reference_N, reference_N)
     losses, *flat = zip(*parts, strict=True)
     return Pass(sum(losses), *map(torch.cat, flat))
+
+
+def total_gradient(done: Pass, optimizer: Optimizer) -> tuple[Pass, float | None]:
+    """Make loss and gradient those of the whole batch, where several processes share its rows; with
+    the gradient's norm, or None where it overflowed and the scale was halved."""
+    # A token's weight is that in the whole batch, so the parts add up. What follows is the same in
+    # all processes: all of them step, or none.
+    ranks.sum_gradients(optimizer.parameters.values())
+    done = done._replace(loss=sum(ranks.share(done.loss)))
+    try:
+        return done, optimizer.unscale(done.loss)
+    except Overflow:
+        return done, None
 
 
 def all_logprobs(run: Run, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
