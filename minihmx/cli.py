@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from minihmx import __version__
 from minihmx.commands import COMMANDS
+from minihmx.engine import ranks
 from minihmx.errors import EXIT_CODES, INTERRUPTED, Failure, UserError, as_failure, nearest, quoted
 from minihmx.terminal.board import coloured
 from minihmx.terminal.text import decodable, need_stdout, open_streams, typed
@@ -31,16 +32,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a model may say what the terminal cannot show
             stream.reconfigure(errors="plainly")
+    if ranks.rank():  # one of several processes speaks
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # see __main__.py
         options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
         need_stdout(closed, options.command, vars(options).get("action"))
+        ranks.check_shared(options.command)
         return COMMANDS[options.command][1].run(options)
     except Failure as failure:
         return refuse(failure)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a third Ctrl-C has nothing left to stop
-        print(f"minihmx: stopped at once; this goes on:\n  {typed()}", file=sys.stderr)
+        if ranks.first_to_fail("stopped at once"):
+            print(f"minihmx: stopped at once; this goes on:\n  {typed()}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe left, as `head` does
         sys.stderr.close()
@@ -48,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         known = as_failure(error)
         if known is None:
-            raise
+            if ranks.first_to_fail(f"{type(error).__name__}: {error}"):
+                raise
+            return 1
         return refuse(known)
 
 
@@ -57,9 +64,10 @@ def refuse(failure: Failure) -> int:
     text = "".join(c if c.isprintable() else " " for c in decodable(str(failure)))
     if len(text) > LONGEST_MESSAGE:  # the end says what to do
         text = f"{text[: LONGEST_MESSAGE // 2]} [...] {text[-LONGEST_MESSAGE // 2 :]}"
-    with contextlib.suppress(OSError):  # where even stderr fails, the code still tells
-        red = "\x1b[1;31m{}\x1b[0m" if coloured(sys.stderr) else "{}"
-        print(red.format("minihmx:"), text, file=sys.stderr)
+    if ranks.first_to_fail(text):
+        with contextlib.suppress(OSError):  # where even stderr fails, the code still tells
+            red = "\x1b[1;31m{}\x1b[0m" if coloured(sys.stderr) else "{}"
+            print(red.format("minihmx:"), text, file=sys.stderr)
     return failure.code
 
 

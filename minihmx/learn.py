@@ -15,6 +15,7 @@ from torch import Tensor
 from minihmx import grpo, lora
 from minihmx.advantages import assign_weights
 from minihmx.config import Config
+from minihmx.engine import ranks
 from minihmx.engine.memory import attempts, in_pieces
 from minihmx.instruments.metrics import token_metrics
 from minihmx.models.decoder import Decoder
@@ -40,25 +41,28 @@ def learn(run: Run, rollouts: Sequence[Rollout], optimizer: Optimizer) -> Learne
     cap = config.max_completion_length
     assign_weights(rollouts, config.generations, config.loss_type, cap)
     rollouts = by_length(rollouts)
+    mine = ranks.split(rollouts)  # all of them, unless several processes share the run
     # The reference is the same model with its adapter off, so it costs a pass and no memory.
     with run.clock.timed("reference"), torch.no_grad(), lora.adapter_off(decoder):
-        reference_N, _ = all_logprobs(run, rollouts)
+        reference_N, _ = all_logprobs(run, mine)
     # With one iteration the policy that learns is the one that drew the answers, and grpo.loss
     # needs no third model. From the second iteration on the policy has moved away from it.
     old_N = None
     if config.iterations > 1:
         with torch.no_grad():
-            old_N, _ = all_logprobs(run, rollouts)
+            old_N, _ = all_logprobs(run, mine)
     passes: list[Pass] = []
     with run.clock.timed("learn"), run.headroom.watched(decoder):
         for _ in range(config.iterations):
-            # A try whose activations do not fit is repeated with smaller micro-batches, one whose
-            # fp16 gradients overflow with half the loss scale. Both start over from no gradient.
-            # The update itself is never repeated, because AdamW would count it twice.
-            for attempt in attempts(run.micro_limit, len(rollouts), again=Overflow):
-                with attempt:
-                    done = accumulate(run, rollouts, reference_N, old_N, optimizer)
-                    norm = optimizer.unscale(done.loss)
+            norm = None
+            while norm is None:
+                # A try whose activations do not fit is repeated with smaller micro-batches, one
+                # whose fp16 gradients overflow with half the loss scale. Both start over from no
+                # gradient. The update is never repeated, because AdamW would count it twice.
+                for attempt in attempts(run.micro_limit, len(mine)):
+                    with attempt:
+                        done = accumulate(run, mine, reference_N, old_N, optimizer)
+                done, norm = total_gradient(done, optimizer)
             outcome = optimizer.step(done.loss, norm)
             passes.append(done)
             if outcome.failed:
@@ -67,7 +71,9 @@ def learn(run: Run, rollouts: Sequence[Rollout], optimizer: Optimizer) -> Learne
     # and rate are those of the last update, which is another one only where iterations > 1.
     first = passes[0]
     metrics = {
-        **token_metrics(rollouts, first.policy, reference_N, first.kl, first.entropy),
+        **token_metrics(
+            rollouts, *of_all_rows(mine, first.policy, reference_N, first.kl, first.entropy)
+        ),
         "loss": finite(first.loss),
         "grad_norm": finite(outcome.norm),
         "learning_rate": outcome.rate,
@@ -79,12 +85,13 @@ def learn(run: Run, rollouts: Sequence[Rollout], optimizer: Optimizer) -> Learne
 @torch.no_grad()
 def measure(run: Run, rollouts: Sequence[Rollout]) -> dict[str, Any]:
     """The token metrics of given answers under both models, without learning from them."""
+    mine = ranks.split(rollouts)
     with run.clock.timed("measure"):
         with lora.adapter_off(run.decoder):
-            reference_N, _ = all_logprobs(run, rollouts)
-        policy_N, entropy_N = all_logprobs(run, rollouts)
+            reference_N, _ = all_logprobs(run, mine)
+        policy_N, entropy_N = all_logprobs(run, mine)
         kl_N = grpo.k3(policy_N, reference_N)
-        return token_metrics(rollouts, policy_N, reference_N, kl_N, entropy_N)
+        return token_metrics(rollouts, *of_all_rows(mine, policy_N, reference_N, kl_N, entropy_N))
 
 
 def by_length(rollouts: Sequence[Rollout]) -> list[Rollout]:
@@ -133,19 +140,43 @@ def accumulate(
         # The backward comes at once, so that only one micro-batch's activations are ever held.
         optimizer.backward(result.loss)
         parts.append((result.loss.item(), policy_N.detach(), result.kl, entropy_N))
+    if not parts:
+        return Pass(0.0, reference_N, reference_N, reference_N)
     losses, *flat = zip(*parts, strict=True)
     return Pass(sum(losses), *map(torch.cat, flat))
+
+
+def total_gradient(done: Pass, optimizer: Optimizer) -> tuple[Pass, float | None]:
+    """Make loss and gradient those of the whole batch, where several processes share its rows; with
+    the gradient's norm, or None where it overflowed and the scale was halved."""
+    # A token's weight is that in the whole batch, so the parts add up. What follows is the same in
+    # all processes: all of them step, or none.
+    ranks.sum_gradients(optimizer.parameters.values())
+    done = done._replace(loss=sum(ranks.share(done.loss)))
+    try:
+        return done, optimizer.unscale(done.loss)
+    except Overflow:
+        return done, None
 
 
 def all_logprobs(run: Run, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
     """Log-probs and entropies of all rows, flat [N], in micro-batches; for passes without grad."""
     # The pieces are those of the backward pass, so rounding is the same in both, and the KL of an
     # untrained adapter is exactly 0 (unless memory runs out in between and makes them smaller).
+    if not rollouts:
+        nothing = torch.empty(0, device=run.decoder.device)
+        return nothing, nothing
     parts = in_pieces(
         rollouts, run.micro_limit, lambda piece: logprobs(run.decoder, piece, run.config)
     )
     policy, entropy = zip(*parts, strict=True)
     return torch.cat(policy), torch.cat(entropy)
+
+
+def of_all_rows(mine: Sequence[Rollout], *flat: Tensor) -> Sequence[Tensor]:
+    """Flat tensors [N] of this process's rows as those of all rows, in their order."""
+    lengths = [len(rollout.completion.ids) for rollout in mine]
+    return ranks.gather_tokens(torch.stack(flat), lengths).unbind()
 
 
 def logprobs(

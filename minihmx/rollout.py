@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from minihmx import lora
+from minihmx.engine import ranks
 from minihmx.engine.memory import Limit
 from minihmx.engine.sampling import generate
 from minihmx.judge import parse_score, reward
@@ -38,16 +39,17 @@ def ask_policy(
     # Decoding makes many small products one after another, so here it saves most to merge A and B
     # into the weights (in fp32 only). Training needs the two apart, for their gradients.
     with run.clock.timed("sample"), lora.merged(decoder):
-        completions = generate(
+        mine = generate(
             decoder,
             run.prompts.tokenizer.decode,
-            prompts,
+            ranks.split(prompts),
             max_new_tokens=config.max_completion_length,
             stop_ids=decoder.config.eos_ids,
             temperature=config.temperature,
-            noise=noise,
+            noise=ranks.split(noise),
             limit=run.decode_limit,
         )
+        completions = ranks.gather(mine)
     return [
         Rollout(question, s, question.text, ids, completion)
         for (question, s), ids, completion in zip(wanted, prompts, completions, strict=True)
@@ -65,13 +67,14 @@ def judge(run: Run, rollouts: Sequence[Rollout]) -> None:
     sound = [r for r in rollouts if r.completion.finite]
     prompts = [run.prompts.judge(r.question.text, r.completion.text) for r in sound]
     with run.clock.timed("judge"), lora.adapter_off(run.decoder):
-        judgements = ask_judge(
+        mine = ask_judge(
             run.decoder,
             run.prompts.tokenizer,
-            prompts,
+            ranks.split(prompts),
             max_new_tokens=run.config.judge_max_tokens,
             limit=run.decode_limit,
         )
+        judgements = ranks.gather(mine)
     for rollout in rollouts:
         rollout.verdict = Unscored("not-finite")
     for rollout, judgement in zip(sound, judgements, strict=True):

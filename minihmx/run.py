@@ -13,13 +13,14 @@ from safetensors import torch as safetensors
 
 from minihmx import lora
 from minihmx.config import Config, science
+from minihmx.engine import ranks
 from minihmx.engine.memory import Limit, take_notices
 from minihmx.engine.open import check_lengths, find_model, load_decoder
 from minihmx.engine.prompts import Prompts
 from minihmx.errors import DataError, Diverged, UserError
 from minihmx.instruments.amax import Headroom
 from minihmx.instruments.clock import Clock
-from minihmx.instruments.machine import environment
+from minihmx.instruments.machine import environment, versions
 from minihmx.models import hub, weights
 from minihmx.models.decoder import Decoder
 from minihmx.models.weights import read_tensors
@@ -72,7 +73,7 @@ class Run:
 
     def notices(self) -> list[str]:
         """What memory forced upon the run since this was last asked."""
-        return take_notices(self.decode_limit, self.micro_limit)
+        return ranks.tell(take_notices(self.decode_limit, self.micro_limit))
 
 
 def open_run(flags: Mapping[str, Any], file: ConfigFile | None = None) -> Run:
@@ -93,14 +94,14 @@ def open_run(flags: Mapping[str, Any], file: ConfigFile | None = None) -> Run:
     rubric = load_rubric(path_or_none(config.rubric))
     prompts = Prompts(model.tokenizer, config.date, rubric)
     check_lengths(model, prompts, questions)
-    store = Store(
-        home_path(config.out) / source.run_name / config.direction / f"seed-{config.seed}"
-    )
+    folder = home_path(config.out) / source.run_name / config.direction / f"seed-{config.seed}"
+    store = ranks.Onlooker(folder) if ranks.rank() else Store(folder)
     own = identity.fingerprint(science(config), source.digest, questions, rubric)
     if file:
         file.check_same_files(own, flags)
     identity.check_same_experiment(store, own)
     weights.check_weights(source.folder)
+    ranks.agree({**own, **versions(), "device": model.device.type})
     store.lock()
     underflow = Counter[str]()
     decoder = load_decoder(model, underflow)
@@ -226,6 +227,12 @@ def resume(run: Run, optimizer: Optimizer) -> tuple[Position, list[str]]:
 
     Raises DataError, before anything is cut, for a checkpoint that this run cannot have written.
     """
+    found = ranks.from_first(lambda: _resume(run, optimizer))
+    ranks.align(lora.parameters(run.decoder), optimizer)
+    return found
+
+
+def _resume(run: Run, optimizer: Optimizer) -> tuple[Position, list[str]]:
     found = run.store.find_resume()
     if found is None:
         return Position(), run.store.cut(None)
@@ -252,6 +259,8 @@ def resume(run: Run, optimizer: Optimizer) -> tuple[Position, list[str]]:
             "command again."
         )
     notices = found.notices + run.store.cut(state)
+    if (before := identity.earlier_ranks(run.store)) != (now := ranks.world()):
+        notices.append(f"processes: {before} until now, {now} from here; the same up to rounding")
     if found.folder.name not in (LATEST, REPLACED):  # then what those two hold is older
         run.store.drop(LATEST)
     return position, notices

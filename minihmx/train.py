@@ -20,6 +20,7 @@ from typing import Any
 from minihmx import lora
 from minihmx import run as runs
 from minihmx.advantages import assign_advantages
+from minihmx.engine import ranks
 from minihmx.instruments.metrics import STAGES, describe, score_error, zero_variance_groups
 from minihmx.instruments.notfinite import diagnose, diagnose_step
 from minihmx.learn import Learned, learn, measure
@@ -74,8 +75,7 @@ Event = Started | Stepped | Evaluated | Ended
 def train(run: Run, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
     """Train, continuing what is on disk. should_stop is asked before each step and evaluation.
     Raises Diverged where the run is lost to numbers that are not finite; UserError where the base
-    model itself gives such numbers, or where the first update changed nothing.
-    """
+    model itself gives such numbers, or where the first update changed nothing."""
     config, store = run.config, run.store
     optimizer = Optimizer(lora.parameters(run.decoder), config, run.total_steps)
     position, notices = runs.resume(run, optimizer)
@@ -88,7 +88,7 @@ def train(run: Run, should_stop: Callable[[], bool] = lambda: False) -> Iterator
         # The base is judge and reference at once: if it moved, every score would be void.
         base = runs.base_state(run)
         while position.epoch < config.epochs:
-            if should_stop():
+            if any(ranks.share(should_stop())):
                 # Right after an evaluation, the epoch's own checkpoint already holds this position.
                 if position.step > max(position.epoch, 0) * run.steps_per_epoch:
                     runs.save(run, position, optimizer, LATEST)

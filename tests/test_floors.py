@@ -31,7 +31,7 @@ FLOORS = {
     1: "storage.run_folder storage.config_file storage.identity grpo lora optimizer"
     " models.products",  # disk and mathematics
     2: "models models.configs models.context models.decoder models.weights models.tokenizer"
-    " instruments.estimate instruments.gpus"
+    " instruments.estimate instruments.gpus engine.ranks"
     " models.chat models.hub models.folder models.hub_errors models.targets models.adapters"
     " models.template models.licences models.card"
     " models.export models.export_texts engine engine.memory engine.prefill"
@@ -93,7 +93,8 @@ TORCH_FREE = (
     " storage.config_file"
     " models.tokenizer models.chat models.hub models.folder models.hub_errors models.targets"
     " models.template models.export_texts models.licences models.card"
-    " models.adapters engine engine.prompts instruments instruments.estimate instruments.metrics"
+    " models.adapters engine engine.ranks engine.prompts"
+    " instruments instruments.estimate instruments.metrics"
     " instruments.gpus"
     " instruments.degenerate instruments.wreck instruments.work"
     " instruments.machine probes"

@@ -87,7 +87,8 @@ def _fields(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Ask, score and print; what is finished stays, and the same command goes on."""
-    from minihmx.evals.asking.session import Options, open_session
+    from minihmx.engine import ranks
+    from minihmx.evals.asking.session import Options, open_session, run_session
     from minihmx.terminal.bars import with_bars
     from minihmx.terminal.paper_rows import paper_rows
     from minihmx.terminal.scoreboard import Board, as_json
@@ -102,6 +103,10 @@ def run(options: argparse.Namespace) -> int:
         session = open_session(flags, asked)
         if options.differences is not None:
             _refuse_one(len({results.subject.title for _, results in session.jobs}))
+        if ranks.rank():  # it computes its share, and rank 0 tells of all
+            for _ in run_session(session):
+                pass
+            return 0
         for line in as_json(session, board) if options.json else board.watch(session):
             show(line)
     if session.whole_table and not options.json:

@@ -116,6 +116,7 @@ def run(options: argparse.Namespace) -> int:
 
     Raises Failure, and of its kinds Wrecked where the run's last answers are worth nothing.
     """
+    from minihmx.engine import ranks
     from minihmx.run import open_run
     from minihmx.terminal import live
     from minihmx.terminal.bars import possible, with_bars
@@ -126,14 +127,15 @@ def run(options: argparse.Namespace) -> int:
 
     def interrupt(number: int, _: object) -> None:
         now = time.monotonic()
-        if asked and (number == signal.SIGINT or now - asked[0] > SAME_STOP):
+        typed_again = number == signal.SIGINT and ranks.world() == 1  # torchrun passes it on, too
+        if asked and (typed_again or now - asked[0] > SAME_STOP):
             raise KeyboardInterrupt
         asked.append(now)
         if len(asked) > 1:
             return
         if view:
             view.interrupted = True
-        else:  # print could meet itself, if the signal comes in the middle of another print
+        elif not ranks.rank():  # print could meet itself, if the signal comes amid another print
             os.write(2, f"\n{' '.join(STOPPING)}\n".encode())
 
     # nothing is to be saved before a run stands, so until then Ctrl-C stops at once
@@ -144,14 +146,14 @@ def run(options: argparse.Namespace) -> int:
     with with_bars():
         ready = open_run(flags, file)
     lines, last = Lines(typed(), planned=PLANNED in os.environ), None
-    view = live.View(lines) if possible(sys.stdout) else None
+    view = live.View(lines) if possible(sys.stdout) and not ranks.rank() else None
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     with view or contextlib.nullcontext():
         for event in train(ready, should_stop=lambda: bool(asked)):
             if view:
                 view.show(event)
-            else:
+            elif not ranks.rank():
                 for line in lines.render(event):
                     show(finished(line, coloured()))
             last = event

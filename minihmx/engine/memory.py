@@ -15,6 +15,8 @@ from typing import TypeVar
 
 import torch
 
+from minihmx.engine import ranks
+
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")  # Linux tells there what memory there is
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -77,18 +79,15 @@ def in_pieces(
             release()
 
 
-def attempts(
-    limit: Limit, most: int, again: type[Exception]
-) -> Iterator[AbstractContextManager[None]]:
-    """Tries at a piece of work, which is done anew until one of them succeeds:
+def attempts(limit: Limit, most: int) -> Iterator[AbstractContextManager[None]]:
+    """Tries at a piece of work, which is done anew until one of them fits into memory:
 
-        for attempt in attempts(limit, most=8, again=Overflow):
+        for attempt in attempts(limit, most=8):
             with attempt:
                 work()
 
-    After an OutOfMemoryError the next try may take half as many rows as the last one took: the
-    limit's, or `most` where there are no more. After the exception `again` the work has changed its
-    own state, and is simply repeated.
+    The next try may take half as many rows as the last one took: the limit's, or `most` where there
+    are no more.
     """
     succeeded = False
 
@@ -100,8 +99,6 @@ def attempts(
             succeeded = True
         except torch.OutOfMemoryError as error:
             limit.halve(min(limit.rows, most), error)
-        except again:
-            pass
 
     while not succeeded:
         yield attempt()
@@ -122,7 +119,8 @@ def release() -> None:
 def free_memory(device: torch.device) -> tuple[int, int]:
     """Bytes that a process can still take on this device, and bytes of it in all.
 
-    On a CPU a limit on the process, as a container has one, counts as all of the memory.
+    On a CPU a limit on the process, as a container has one, counts as all of the memory, and the
+    ranks of a run share what is free.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info()
@@ -130,7 +128,7 @@ def free_memory(device: torch.device) -> tuple[int, int]:
     total = min([physical, *_cgroup_limits()])
     with suppress(OSError, ValueError, IndexError):
         told = (PROC / "meminfo").read_text().partition("MemAvailable:")[2]
-        return min(total, int(told.split()[0]) * 1024), total
+        return min(total, int(told.split()[0]) * 1024) // ranks.neighbours(), total
     return total, total
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from minihmx import lora
 from minihmx.config import MODELS, Config, resolve_config, short_name
+from minihmx.engine import ranks
 from minihmx.engine.memory import free_memory
 from minihmx.engine.prompts import Prompts
 from minihmx.errors import UserError
@@ -138,11 +139,12 @@ def set_arithmetic() -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """Raises UserError where CUDA is asked for and absent."""
+    """Raises UserError where CUDA is asked for and absent, or a rank would have no GPU."""
     found = torch.cuda.is_available()
     if name == "cuda" and not found:
         raise UserError("--device cuda was asked for, but torch sees no GPU; try --device cpu.")
-    return torch.device(("cuda" if found else "cpu") if name == "auto" else name)
+    device = torch.device(("cuda" if found else "cpu") if name == "auto" else name)
+    return ranks.own_gpu() if device.type == "cuda" and ranks.world() > 1 else device
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

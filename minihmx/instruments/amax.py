@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from minihmx.engine import ranks
 from minihmx.models.decoder import MLP, Decoder, Layer
 from minihmx.models.weights import FP16_LARGEST
 from minihmx.records import finite
@@ -92,7 +93,8 @@ def peak_line(peaks: Mapping[str, Sequence[Tensor]]) -> dict[str, Any]:
 
     share: the largest of those that fp16 has to hold, as a share of what it can hold.
     """
-    values = iter(torch.stack([peak for layers in peaks.values() for peak in layers]).tolist())
+    flat = torch.stack([peak for layers in peaks.values() for peak in layers])
+    values = iter(ranks.largest(flat).tolist())
     found = {kind: [finite(next(values)) for _ in layers] for kind, layers in peaks.items()}
     held = [value for kind in SIXTEEN_BIT for value in found[kind]]
     top = None if None in held else max(cast(list[float], held)) / FP16_LARGEST

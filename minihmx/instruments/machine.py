@@ -41,6 +41,8 @@ def environment(device: torch.device) -> dict[str, Any]:
     """What a run's env.json tells of this start: versions, device, git state, command."""
     import torch
 
+    from minihmx.engine import ranks
+
     git = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         cwd=Path(__file__).parent,
@@ -54,6 +56,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "ranks": ranks.world(),
         "machine": platform.machine(),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "command": sys.argv,

@@ -26,7 +26,7 @@ SCIENCE = {name: f.default for name, f in FIELDS.items() if f.metadata["science"
 # What other commands add to a sealed run: `export` its merged model.
 ADDED = (*LATER, "merged", "adapter")
 
-START = ("minihmx", "python", "torch", "git", "threads", "machine", "device", "command")
+START = ("minihmx", "python", "torch", "git", "threads", "ranks", "machine", "device", "command")
 PROMPTS = {"before": str, "after": str, "strips": bool}
 SAMPLER = ("temperature", "top_k", "top_p", "note")
 QUESTION = ("id", "category", "text", "split", "source")

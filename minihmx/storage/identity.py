@@ -98,5 +98,12 @@ def earlier_starts(store: Store) -> list[Any]:
     return starts if isinstance(starts, list) else []
 
 
+def earlier_ranks(store: Store) -> int:
+    """How many processes shared the run when it was last started."""
+    starts = earlier_starts(store)
+    ranks = starts[-1].get("ranks") if starts and isinstance(starts[-1], dict) else None
+    return ranks if type(ranks) is int else 1
+
+
 def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from minihmx.engine import ranks
 from minihmx.instruments.work import Work, under_way
 from minihmx.terminal.text import duration
 
@@ -65,7 +66,13 @@ def work_row(work: Work, width: int) -> Text:
 
 @contextlib.contextmanager
 def with_bars() -> Iterator[None]:
-    """While the block is at work, stderr shows how far it is, once that has taken a second."""
+    """While the block is at work, stderr shows how far it is, once that has taken a second.
+
+    Of several processes that share a run (engine/ranks.py) the first alone speaks.
+    """
+    if ranks.rank():
+        yield
+        return
     ended = threading.Event()
     draw = _draw if possible(sys.stderr) else _tell
     thread = threading.Thread(target=draw, args=(ended,), daemon=True)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from minihmx import lora
+from minihmx.engine import ranks
 from minihmx.instruments.metrics import Eta
 from minihmx.instruments.wreck import wreck_sentence
 from minihmx.judge import doubts
@@ -159,7 +160,8 @@ def plan(run: Run) -> Iterator[str]:
     n, samples = len(run.eval_questions), c.eval_samples
     yield f"model      {source.id} ({decoder.config.model_type}, {total:,} parameters)"
     yield f"           revision {source.revision or 'none (local files)'}"
-    yield f"device     {decoder.device}, {c.dtype}{threads}"
+    split = f", {ranks.world()} processes that share the rows" if ranks.world() > 1 else ""
+    yield f"device     {decoder.device}, {c.dtype}{threads}{split}"
     if fine := run.underflow["subnormal"]:
         zero = run.underflow["zero"]
         yield f"           {fine:,} weights are below float16's normal range, {zero:,} became 0"

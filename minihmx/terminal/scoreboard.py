@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from minihmx.engine import ranks
 from minihmx.evals import BENCHMARKS
 from minihmx.evals.asking.forecast import SHORT, forecast
 from minihmx.evals.asking.results import Results
@@ -62,7 +63,8 @@ def heading(session: Session) -> Iterator[str]:
     """The model, and everything that goes on it."""
     decoder, source = session.machine.decoder, session.source
     dtype = str(decoder.dtype).removeprefix("torch.")
-    yield f"model      {source.id} ({decoder.device}, {dtype}), loaded once"
+    split = f", in {ranks.world()} processes that share the items" if ranks.world() > 1 else ""
+    yield f"model      {source.id} ({decoder.device}, {dtype}), loaded once{split}"
     if session.doubt:
         yield f"notice     {session.doubt}"
     for loaded in dict.fromkeys(loaded for loaded, _ in session.jobs):

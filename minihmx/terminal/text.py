@@ -75,8 +75,12 @@ codecs.register_error("plainly", plainly)
 
 
 def typed() -> str:
-    """The command line that started this process, for a shell."""
-    return shlex.join(sys.orig_argv)
+    """The command line that started this process, for a shell; torchrun's where it did."""
+    words = sys.orig_argv
+    if "LOCAL_RANK" in os.environ and "-m" in words:
+        each = ["--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"]]
+        words = ["torchrun", *each, *words[words.index("-m") :]]
+    return shlex.join(words)
 
 
 def program() -> str:

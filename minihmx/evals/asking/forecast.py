@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
+from minihmx.engine import ranks
 from minihmx.engine.sampling import generate
 from minihmx.evals.asking.replies import Exchange
 from minihmx.evals.asking.results import Results
@@ -25,7 +26,7 @@ TRIAL = 512, 8  # prompt tokens, and tokens of each row, that are timed
 
 def forecast(machine: Machine, todo: Sequence[Results]) -> tuple[float, float]:
     """Seconds at least and at most of what is not on the disk yet, by the machine's speed now."""
-    left = [(results, results.left) for results in todo]
+    left = [(results, -(-results.left // ranks.world())) for results in todo]
     rows = min(machine.row_limit.rows, max((samples for _, samples in left), default=0))
     if rows == 0:
         return 0.0, 0.0

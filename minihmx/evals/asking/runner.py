@@ -6,10 +6,12 @@ file, task.py, likelihood.py, replies.py and session.py need torch in evals/.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from minihmx.engine import ranks
 from minihmx.engine.memory import take_notices
 from minihmx.errors import UserError
 from minihmx.evals.asking.likelihood import Pair, encode_pair, loglikelihoods
@@ -22,6 +24,10 @@ from minihmx.models import chat
 from minihmx.records import Message, Segment
 
 WINDOW = 256  # requests encoded ahead of the model
+# Several processes wait for one another so seldom, as a batch of each ends at another moment; what
+# was answered meanwhile is lost in a crash.
+GATHERED_EVERY = 5.0  # seconds
+_Lines = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,14 @@ class Progress:
 def evaluate(machine: Machine, results: Results) -> Iterator[Progress]:
     """Ask what is not yet on disk, then write result.json; yields after every batch.
 
+    Several processes share the items, and rank 0 writes what all of them were answered.
     Raises Diverged, naming the item, when the model's numbers are not finite.
     """
     benchmark, settings = results.benchmark, results.settings
-    done, notices = results.begin(
-        lambda item, request, answer: truncates(machine, Task(item, 0, request), answer, settings)
+    done, notices = ranks.from_first(
+        lambda: results.begin(
+            lambda item, asked, said: truncates(machine, Task(item, 0, asked), said, settings)
+        )
     )
     total, finished = len(results.wanted), done.total()
     yield Progress(finished, total, notices)
@@ -56,20 +65,47 @@ def evaluate(machine: Machine, results: Results) -> Iterator[Progress]:
     tasks.sort(key=lambda task: -request_size(task.request))  # what may not fit comes first
     with working(f"{benchmark.name} on {results.subject.title}", total, finished) as work:
         for kind, answer in ((Choices, ask_choices), (Dialogue, ask_replies)):
-            of_kind = [task for task in tasks if isinstance(task.request, kind)]
-            for batch, answers in answer(machine, benchmark, of_kind, settings):
-                lines = []
-                for task, said in zip(batch, answers, strict=True):
-                    score = benchmark.score(task.item, said, settings.switches)
-                    lines.append(
-                        sample_line(benchmark, task.item, task.sample, task.request, said, score)
-                    )
-                results.add(lines)
-                work.done += len(batch)
-                yield Progress(
-                    work.done, total, take_notices(machine.token_limit, machine.row_limit)
-                )
-    yield Progress(total, total, [], results.finish())
+            of_kind = own_items([task for task in tasks if isinstance(task.request, kind)])
+            asked = answer(machine, benchmark, of_kind, settings)
+            for lines in gathered(scored(benchmark, asked, settings)):
+                if ranks.rank() == 0:
+                    results.add(lines)
+                work.done += len(lines)
+                smaller = take_notices(machine.token_limit, machine.row_limit)
+                yield Progress(work.done, total, ranks.tell(smaller))
+    yield Progress(total, total, [], ranks.from_first(results.finish))
+
+
+def own_items(tasks: Sequence[Task]) -> list[Task]:
+    """Those of this process: whole items, whose samples stand on the disk in their order."""
+    mine = {*ranks.split(list(dict.fromkeys(task.item["id"] for task in tasks)))}
+    return [task for task in tasks if task.item["id"] in mine]
+
+
+def scored(benchmark: Benchmark, asked: Batches, settings: Settings) -> Iterator[_Lines]:
+    """The lines of samples.jsonl for each batch of answers."""
+    for batch, answers in asked:
+        lines = []
+        for task, said in zip(batch, answers, strict=True):
+            score = benchmark.score(task.item, said, settings.switches)
+            lines.append(sample_line(benchmark, task.item, task.sample, task.request, said, score))
+        yield lines
+
+
+def gathered(batches: Iterator[_Lines]) -> Iterator[_Lines]:
+    """Each batch, or what the batches of all processes gave in the last seconds."""
+    unfinished = True
+    while unfinished:
+        mine, over, began = _Lines(), True, time.monotonic()
+        for lines in batches:
+            mine += lines
+            if ranks.world() == 1 or time.monotonic() - began > GATHERED_EVERY:
+                over = False
+                break
+        found = ranks.share((mine, over))
+        unfinished = not all(ended for _, ended in found)
+        if together := [line for of_rank, _ in found for line in of_rank]:
+            yield together
 
 
 def request_size(request: Request) -> int:

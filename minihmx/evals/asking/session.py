@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from minihmx.config import LARGEST, LEAST_TEMPERATURE, MOST, Config, check_number
+from minihmx.engine import ranks
 from minihmx.engine.memory import Limit
 from minihmx.engine.open import (
     OpenAdapter,
@@ -26,6 +27,7 @@ from minihmx.evals.asking.task import Machine
 from minihmx.evals.benchmark import Benchmark, switches
 from minihmx.evals.items.load import Dataset
 from minihmx.evals.items.made import find_items, make_dataset
+from minihmx.instruments.machine import versions
 from minihmx.models import adapters, hub
 from minihmx.storage.disk import home_path, sha256
 
@@ -120,6 +122,8 @@ def open_session(flags: Mapping[str, Any], options: Options) -> Session:
                     "--samples, or take a part with --limit."
                 )
             jobs.append((loaded, results))
+    names = [f"{results.benchmark.name}/{results.folder.name}" for _, results in jobs]
+    ranks.agree({**versions(), "device": model.device.type, "evaluations": names})
     decoder = load_decoder(model)
     tokens = Limit("--batch-tokens", options.batch_tokens)
     rows = Limit("--decode-rows", config.decode_rows)
