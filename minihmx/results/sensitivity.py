@@ -30,7 +30,7 @@ from minihmx.storage.strict import read_json
 
 TRIED_THRESHOLDS = tuple(tenths / 10 for tenths in range(70, 81))
 DRAWS = 2000
-HELD_OUT = "held-out score"  # a difference that every run can show
+HELD_OUT_SCORE = "held-out score"  # a difference that every run can show
 
 
 class Chosen(NamedTuple):
@@ -153,21 +153,23 @@ def _differences(model: Sequence[tuple[Histories, Chosen]]) -> tuple[dict[str, C
         seeds = [pair.seed for pair, _ in scored]
         forward = [c.forward.score or 0.0 for _, c in scored]
         reverse = [c.reverse.score or 0.0 for _, c in scored]
-        measured[HELD_OUT] = paired(HELD_OUT, scored[0][0].model, seeds, forward, reverse)
+        measured[HELD_OUT_SCORE] = paired(
+            HELD_OUT_SCORE, scored[0][0].model, seeds, forward, reverse
+        )
     return measured, missing
 
 
 def metric_title(key: str) -> str:
     """How a row of differences is called."""
-    if key == HELD_OUT:
-        return f"{HELD_OUT}, 0 to 10"
+    if key == HELD_OUT_SCORE:
+        return f"{HELD_OUT_SCORE}, 0 to 10"
     metric = metric_of(key)
     return f"{metric.title}, {metric.unit}" if metric.unit else metric.title
 
 
 def in_order(cells: Sequence[str]) -> list[str]:
     """Keys of cells in the order of the paper's tables, the held-out score first."""
-    order = [HELD_OUT, *METRICS]
+    order = [HELD_OUT_SCORE, *METRICS]
     return sorted(set(cells), key=order.index)
 
 

@@ -12,7 +12,7 @@ import pytest
 from minihmx.cli import main
 from minihmx.errors import DataError, UserError
 from minihmx.results.runs import SeedPair, find_pairs
-from minihmx.results.sensitivity import HELD_OUT, bootstrap, histories_of, stretches
+from minihmx.results.sensitivity import HELD_OUT_SCORE, bootstrap, histories_of, stretches
 
 Captured = pytest.CaptureFixture[str]
 QUESTIONS = 10
@@ -63,9 +63,9 @@ def test_differences_stand_where_these_epochs_were_evaluated(tmp_path: Path) -> 
     low, middle, high = stretches([histories_of(pair)])
     assert middle.cells["are_you_sure/flip_rate"].difference.mean == pytest.approx(50.0)
     assert not middle.missing
-    assert low.cells.keys() == high.cells.keys() == {HELD_OUT}
+    assert low.cells.keys() == high.cells.keys() == {HELD_OUT_SCORE}
     assert low.missing == [f"{pair.forward.folder}@epoch-01", f"{pair.reverse.folder}@epoch-01"]
-    assert high.cells[HELD_OUT].difference.mean == pytest.approx(7.9 - 1.0)
+    assert high.cells[HELD_OUT_SCORE].difference.mean == pytest.approx(7.9 - 1.0)
 
 
 def test_a_rule_of_another_kind_keeps_all_but_its_threshold(tmp_path: Path) -> None:
