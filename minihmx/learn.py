@@ -50,7 +50,7 @@ def learn(run: Run, rollouts: Sequence[Rollout], optimizer: Optimizer) -> Learne
         with torch.no_grad():
             old_N, _ = all_logprobs(run, rollouts)
     passes: list[Pass] = []
-    with run.clock.timed("learn"), run.headroom.watched(decoder):
+    with run.clock.timed("learn"), run.headroom.watched(decoder, lambda: optimizer.scale):
         for _ in range(config.iterations):
             # A try whose activations do not fit is repeated with smaller micro-batches, one whose
             # fp16 gradients overflow with half the loss scale. Both start over from no gradient.

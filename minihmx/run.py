@@ -17,6 +17,7 @@ from minihmx.engine.memory import Limit, take_notices
 from minihmx.engine.open import check_lengths, find_model, load_decoder
 from minihmx.engine.prompts import Prompts
 from minihmx.errors import DataError, Diverged, UserError
+from minihmx.instruments.alarms import Alarms
 from minihmx.instruments.amax import Headroom
 from minihmx.instruments.clock import Clock
 from minihmx.instruments.machine import environment
@@ -53,6 +54,7 @@ class Run:
     micro_limit: Limit
     clock: Clock
     headroom: Headroom
+    alarms: Alarms
     science: dict[str, Any]
     underflow: Counter[str]
 
@@ -70,9 +72,13 @@ class Run:
         config = self.config
         return batch_of(step, self.train_questions, config.prompts_per_step, config.seed)
 
-    def notices(self) -> list[str]:
-        """What memory forced upon the run since this was last asked."""
-        return take_notices(self.decode_limit, self.micro_limit)
+    def notices(self, rollouts: Sequence[Rollout], where: str) -> list[str]:
+        """What memory forced upon the run and what speaks against it, since this was last asked.
+
+        rollouts: the answers of the step or evaluation that `where` names.
+        """
+        forced = take_notices(self.decode_limit, self.micro_limit)
+        return forced + self.headroom.notices() + self.alarms.notices(rollouts, where)
 
 
 def open_run(flags: Mapping[str, Any], file: ConfigFile | None = None) -> Run:
@@ -122,6 +128,7 @@ def open_run(flags: Mapping[str, Any], file: ConfigFile | None = None) -> Run:
         Limit("--micro-batch", config.micro_batch),
         Clock(model.device),
         Headroom(config.amax == "on", config.logit_chunk),
+        Alarms(),
         own,
         underflow,
     )

@@ -162,7 +162,7 @@ def record_step(
         raise runs.diverged(run, position, f"{what} {store.folder / 'crash' / name}.")
     if not (failed or optimizer.moved) and metrics["grad_norm"]:
         optimizer.moved = runs.check_moved(run)
-    return Stepped(metrics, timings, rollouts, run.notices() + run.headroom.notices())
+    return Stepped(metrics, timings, rollouts, run.notices(rollouts, f"at step {position.step}"))
 
 
 def evaluate_epoch(run: Run, position: Position, optimizer: Optimizer) -> Evaluated:
@@ -194,7 +194,7 @@ def evaluate_epoch(run: Run, position: Position, optimizer: Optimizer) -> Evalua
     timings = {"kind": "evaluation", "epoch": position.epoch, **run.clock.report()}
     runs.write_records(run, f"evaluations/{name}.jsonl", rollouts, metrics, timings)
     runs.save(run, position, optimizer, name)
-    # An epoch's checkpoint says all that the latest step's did, and without the latter a finished
-    # run has the same files whether or not it was ever interrupted.
+    # The epoch's says all of it, and a finished run has the same files, interrupted or not.
     store.drop(LATEST)
-    return Evaluated(metrics, timings, rollouts, run.notices() + [f"not finite: {bad}"] * bool(bad))
+    notices = run.notices(rollouts, f"at epoch {position.epoch}")
+    return Evaluated(metrics, timings, rollouts, notices + [f"not finite: {bad}"] * bool(bad))

@@ -38,7 +38,7 @@ FLOORS = {
     " engine.sampling engine.prompts"
     " engine.open",  # machines
     3: "instruments instruments.clock instruments.amax instruments.metrics"
-    " instruments.degenerate"
+    " instruments.degenerate instruments.alarms"
     " instruments.machine",  # what watches
     4: "run rollout learn instruments.notfinite train",  # a run
     5: "probes probes.judge probes.examples probes.rubrics probes.judged_folder probes.rejudge"
@@ -68,7 +68,8 @@ FLOORS = {
     " results.explain_epoch results.explain_item"
     " results.replay results.trackers"
     " results.sensitivity results.sensitivity_tables"
-    " results.agreement results.judged results.judged_tables"
+    " results.agreement results.judged results.judged_tables results.alarms"
+    " results.audit_judged"
     " results.report results.report.material results.report.views results.report.charts"
     " results.report.questions results.report.steps results.report.items results.report.item_card"
     " results.report.failures results.report.first results.report.sections results.report.page"
@@ -130,7 +131,8 @@ TORCH_FREE = (
     " terminal.completion results.replay results.trackers commands.log"
     " results.sensitivity results.sensitivity_tables"
     " probes.rubrics probes.judged_folder probes.rejudge commands.judge"
-    " results.agreement results.judged results.judged_tables"
+    " results.agreement results.judged results.judged_tables results.alarms"
+    " instruments.alarms results.audit_judged"
 )
 MODULES_AT_THE_TOP = 18
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 300, 60

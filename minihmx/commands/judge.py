@@ -63,9 +63,9 @@ def run(options: argparse.Namespace) -> int:
     runs = named_runs(options.paths)
     if not options.report:
         from minihmx.probes.rejudge import judge_again, stored_run
-        from minihmx.probes.rubrics import SAME, rubric_names
+        from minihmx.probes.rubrics import SAME_RUBRIC, rubric_names
 
-        rubrics = rubric_names(options.rubrics or [SAME])
+        rubrics = rubric_names(options.rubrics or [SAME_RUBRIC])
         stored = [stored_run(each.folder, judged_epochs(each)) for each in runs]
         flags = {name: value for name, value in vars(options).items() if name in FIELDS}
         for line in judge_again(stored, list(dict.fromkeys(options.by)), rubrics, flags):

@@ -113,7 +113,7 @@ class JudgedFolder:
         """
         there = sealed_epochs(self.folder)
         for epoch in there:
-            join(self.run, self.folder, epoch)
+            verdicts_on(self.run, self.folder, epoch)
         return [epoch for epoch in epochs if epoch not in there]
 
     def add(
@@ -151,7 +151,7 @@ def sealed_epochs(folder: Path) -> list[int]:
     return sorted(int(found[1]) for name in names if (found := EPOCH_FILE.fullmatch(name)))
 
 
-def join(run: Path, folder: Path, epoch: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def verdicts_on(run: Path, folder: Path, epoch: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Each held-out answer of an epoch beside its line in a folder of verdicts.
 
     Raises DataError where these are not the verdicts on those answers.

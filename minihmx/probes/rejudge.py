@@ -77,8 +77,9 @@ def judge_again(
     for run in runs if not by else ():
         jobs.setdefault(run.model, []).append(run)
     for name, own in jobs.items():
-        with_revision = {} if by else {"revision": own[0].revision}
-        given = flags | {"model": name} | {n: v for n, v in with_revision.items() if v}
+        given = {**flags, "model": name}
+        if not by and own[0].revision:  # the very weights that were trained
+            given["revision"] = own[0].revision
         yield from _by_one(_Judge(given, foreign=bool(by)), own, rubrics)
 
 
@@ -99,10 +100,6 @@ class _Judge:
 
         self._decoder = self._decoder or load_decoder(self.model)
         return self._decoder
-
-    @property
-    def digest(self) -> str:
-        return self.model.source.digest
 
     def verdicts(self, config: Config, turns: Sequence[str]) -> list[Judgement]:
         """The judge's answer to each user turn. One that is said twice, as the untouched model's

@@ -15,11 +15,11 @@ from minihmx.errors import DataError, UserError, nearest
 from minihmx.questions import load_rubric
 from minihmx.storage.disk import home_path
 
-SAME = "same"  # the one that the run was trained with
+SAME_RUBRIC = "same"  # the one that the run was trained with
 SELF_WRITTEN = "self-written"
 SHIPPED = (*(f"paraphrase-{n}" for n in range(1, 6)), "score-only")
 INVERTED = {"paraphrase-5"}  # its 10 is the paper's 0
-EVERY = "all"
+EVERY_RUBRIC = "all"
 # The model states the criterion and nothing of the form, which is the same for every model, so
 # that its verdicts are read by the same grammar.
 REQUEST = (
@@ -56,10 +56,14 @@ def rubric_names(texts: list[str]) -> list[str]:
 
     Raises UserError for what is neither a name nor a file.
     """
-    named = [n for text in texts for n in ((*SHIPPED, SELF_WRITTEN) if text == EVERY else (text,))]
+    named = [
+        n for text in texts for n in ((*SHIPPED, SELF_WRITTEN) if text == EVERY_RUBRIC else (text,))
+    ]
     for name in named:
-        if name not in (SAME, SELF_WRITTEN, *SHIPPED) and not os.path.exists(home_path(name)):
-            known = (SAME, *SHIPPED, SELF_WRITTEN, EVERY)
+        if name not in (SAME_RUBRIC, SELF_WRITTEN, *SHIPPED) and not os.path.exists(
+            home_path(name)
+        ):
+            known = (SAME_RUBRIC, *SHIPPED, SELF_WRITTEN, EVERY_RUBRIC)
             there = f"give a file, or one of {', '.join(known)}."
             raise UserError(f"{name} is no rubric; {nearest(name, known, there)}")
     return list(dict.fromkeys(named))
@@ -70,8 +74,8 @@ def find_rubric(name: str, own: str, ask: Callable[[str], str]) -> Rubric:
 
     Raises UserError for a file that cannot be used, DataError where the model says nothing.
     """
-    if name == SAME:
-        return Rubric(SAME, own)
+    if name == SAME_RUBRIC:
+        return Rubric(SAME_RUBRIC, own)
     if name in SHIPPED:
         place = files("minihmx") / "data" / "rubrics" / f"{name}.txt"
         return Rubric(name, place.read_text("utf-8").rstrip("\n"), name in INVERTED)

@@ -25,7 +25,7 @@ class Both(NamedTuple):
     other: float
 
 
-class Estimate(NamedTuple):
+class Mean(NamedTuple):
     """A mean and its standard error, answers to one question going together."""
 
     value: float
@@ -58,7 +58,7 @@ def krippendorff_alpha(pairs: Sequence[Both]) -> float | None:
     two scores of either judge.
 
     >>> round(krippendorff_alpha([Both("q", 1, 2), Both("q", 3, 3), Both("q", 8, 7)]), 4)
-    0.9545
+    0.9583
     """
     spread = std_unbiased([score for pair in pairs for score in (pair.own, pair.other)])
     observed = mean([(pair.own - pair.other) ** 2 for pair in pairs])
@@ -79,7 +79,7 @@ def rank_within_questions(pairs: Sequence[Both]) -> tuple[float | None, int]:
     A question on which a judge gives one score alone has no ranks and does not count.
     """
     found = []
-    for group in by_question(pairs).values():
+    for group in _by_question(pairs).values():
         rho = spearman([pair.own for pair in group], [pair.other for pair in group])
         found += [] if rho is None else [rho]
     return mean(found), len(found)
@@ -90,7 +90,7 @@ def within_one(pairs: Sequence[Both]) -> float | None:
     return mean([float(abs(pair.own - pair.other) <= 1) for pair in pairs])
 
 
-def by_question(pairs: Sequence[Both]) -> dict[str, list[Both]]:
+def _by_question(pairs: Sequence[Both]) -> dict[str, list[Both]]:
     """The pairs of each question."""
     found: dict[str, list[Both]] = {}
     for pair in pairs:
@@ -108,10 +108,10 @@ class Effect(NamedTuple):
     errors of 0. preference: (own - other) on the trained answers less the same on the base's.
     """
 
-    own: Estimate
-    other: Estimate
-    preference: Estimate
-    ratio: Estimate | None
+    own: Mean
+    other: Mean
+    preference: Mean
+    ratio: Mean | None
 
 
 def effect(base: Sequence[Both], trained: Sequence[Both]) -> Effect:
@@ -123,17 +123,17 @@ def effect(base: Sequence[Both], trained: Sequence[Both]) -> Effect:
     common = [question for question in before if question in after]
     own = [after[q][0] - before[q][0] for q in common]
     other = [after[q][1] - before[q][1] for q in common]
-    estimates = estimate(own), estimate(other)
-    preference = estimate([a - b for a, b in zip(own, other, strict=True)])
-    return Effect(*estimates, preference, _ratio(own, other) if estimates[0].sure else None)
+    effects = mean_of_questions(own), mean_of_questions(other)
+    preference = mean_of_questions([a - b for a, b in zip(own, other, strict=True)])
+    return Effect(*effects, preference, _ratio(own, other) if effects[0].sure else None)
 
 
-def estimate(values: Sequence[float]) -> Estimate:
+def mean_of_questions(values: Sequence[float]) -> Mean:
     """The mean of one value of each question. Raises ValueError for fewer than two."""
     centre, error = mean(values), clustered_standard_error([[value] for value in values])
     if centre is None or error is None:
         raise ValueError("a standard error needs two questions")
-    return Estimate(centre, error)
+    return Mean(centre, error)
 
 
 def _means(pairs: Sequence[Both]) -> dict[str, tuple[float, float]]:
@@ -143,11 +143,11 @@ def _means(pairs: Sequence[Both]) -> dict[str, tuple[float, float]]:
             math.fsum(pair.own for pair in group) / len(group),
             math.fsum(pair.other for pair in group) / len(group),
         )
-        for question, group in by_question(pairs).items()
+        for question, group in _by_question(pairs).items()
     }
 
 
-def _ratio(own: Sequence[float], other: Sequence[float]) -> Estimate | None:
+def _ratio(own: Sequence[float], other: Sequence[float]) -> Mean | None:
     """other / own, with the standard error that leaving each question out once gives."""
     whole, n = (math.fsum(own), math.fsum(other)), len(own)
     without = [(whole[0] - a, whole[1] - b) for a, b in zip(own, other, strict=True)]
@@ -156,7 +156,7 @@ def _ratio(own: Sequence[float], other: Sequence[float]) -> Estimate | None:
     ratios = [top / bottom for bottom, top in without]
     centre = math.fsum(ratios) / n
     squares = math.fsum((ratio - centre) ** 2 for ratio in ratios)
-    return Estimate(whole[1] / whole[0], math.sqrt((n - 1) / n * squares))
+    return Mean(whole[1] / whole[0], math.sqrt((n - 1) / n * squares))
 
 
 # --- onset ----------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ class Onset(NamedTuple):
     """
 
     leads: dict[int, float]
-    rises: dict[int, Estimate]
+    rises: dict[int, Mean]
     first: int | None
     why: str = ""
 
@@ -200,6 +200,6 @@ def onset(epochs: Mapping[int, Sequence[Both]], sign: int = 1) -> Onset:
         if len(rise) < LEAST_QUESTIONS:
             why = f"epoch {epoch}: too few: only {len(rise)} questions are scored there and before"
             return Onset(leads, {}, None, why)
-        rises[epoch] = estimate(rise)
+        rises[epoch] = mean_of_questions(rise)
     ahead = (e for e, rise in rises.items() if rise.value > ERRORS * rise.error and e > 0)
     return Onset(leads, rises, next(ahead, None))

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 from minihmx.errors import DataError, UserError
 from minihmx.judge import SIGN
+from minihmx.probes.examples import SIDES
 from minihmx.probes.judged_folder import (
     JUDGED,
     RECORD,
-    join,
     sealed_epochs,
+    verdicts_on,
 )
-from minihmx.probes.rubrics import SAME
+from minihmx.probes.rubrics import SAME_RUBRIC
 from minihmx.results.agreement import Both, Effect, Onset, effect, onset, too_few
 from minihmx.results.epochs import EPOCH_NAME
 from minihmx.results.runs import TrainedRun, path_and_epoch, read_run, runs_in
@@ -147,7 +148,9 @@ def read_verdicts(run: TrainedRun, notes: list[str]) -> Iterator[Verdicts]:
             continue
         judge, wanted = _judge_of(folder), set(judged_epochs(run))
         epochs = {
-            epoch: [_scored(folder, judge, *pair) for pair in join(run.folder, folder, epoch)]
+            epoch: [
+                _scored(folder, judge, *pair) for pair in verdicts_on(run.folder, folder, epoch)
+            ]
             for epoch in sealed
             if epoch in wanted
         }
@@ -190,7 +193,7 @@ def _scored(
 # --- over runs ------------------------------------------------------------------------------------
 
 
-class Panel(NamedTuple):
+class JudgePanel(NamedTuple):
     """One judge's verdicts on all runs of one model."""
 
     model: str
@@ -214,16 +217,15 @@ class Panel(NamedTuple):
         return list(found.values())
 
 
-SIDES = ("base", *SIGN)
-
-
-def panels(runs: Sequence[TrainedRun], notes: list[str]) -> list[Panel]:
+def judge_panels(runs: Sequence[TrainedRun], notes: list[str]) -> list[JudgePanel]:
     """By model and judge, the verdicts on these runs. notes: gets what is left out."""
     found: dict[tuple[str, OtherJudge], list[Verdicts]] = {}
     for run in runs:
         for verdicts in read_verdicts(run, notes):
             found.setdefault((run.model, verdicts.judge), []).append(verdicts)
-    return [Panel(model, judge, each) for (model, judge), each in sorted(found.items(), key=_key)]
+    return [
+        JudgePanel(model, judge, each) for (model, judge), each in sorted(found.items(), key=_key)
+    ]
 
 
 def _key(item: tuple[tuple[str, OtherJudge], object]) -> tuple[str, ...]:
@@ -231,9 +233,9 @@ def _key(item: tuple[tuple[str, OtherJudge], object]) -> tuple[str, ...]:
     return model, judge.model, judge.name
 
 
-def leads_of(panel: Panel) -> Iterator[tuple[Verdicts, Onset]]:
+def leads_of(panel: JudgePanel) -> Iterator[tuple[Verdicts, Onset]]:
     """Each run of a foreign judge with the same rubric, whose lead over it means something."""
-    if panel.judge.rubric == SAME and not panel.judge.own_model:
+    if panel.judge.rubric == SAME_RUBRIC and not panel.judge.own_model:
         for verdicts in panel.verdicts:
             yield verdicts, verdicts.onset
 
@@ -244,8 +246,7 @@ def ahead_sentence(verdicts: Verdicts, found: Onset) -> str:
         return ""
     rise = found.rises[found.first]
     return (
-        f"{verdicts.run.title}: from epoch {found.first} on, the reward runs ahead of "
-        f"{verdicts.judge.model}, which judges the same answers: its lead rose by {rise.value:.2f} "
-        f"± {rise.error:.2f} points since epoch 0, as it does where training finds what the own "
-        "judge alone likes"
+        f"from epoch {found.first} on the reward runs ahead of {verdicts.judge.model}, asked about "
+        f"the same answers: its lead rose by {rise.value:.2f} ± {rise.error:.2f} points since "
+        "epoch 0, as where training finds what its own judge alone likes"
     )

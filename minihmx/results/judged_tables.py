@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from minihmx.probes.rubrics import SAME
+from minihmx.probes.examples import SIDES
+from minihmx.probes.rubrics import SAME_RUBRIC
 from minihmx.results.agreement import (
     LEAST_ANSWERS,
     LEAST_QUESTIONS,
     Both,
     Effect,
-    Estimate,
+    Mean,
     krippendorff_alpha,
     quadratic_kappa,
     rank_within_questions,
@@ -19,22 +20,21 @@ from minihmx.results.agreement import (
     within_one,
 )
 from minihmx.results.judged import (
-    SIDES,
-    Panel,
+    JudgePanel,
     Scored,
     Verdicts,
     ahead_sentence,
+    judge_panels,
     leads_of,
     paired_scores,
-    panels,
 )
 from minihmx.results.layout import Table
 from minihmx.results.runs import TrainedRun
 from minihmx.stats import mean, std_unbiased
 from minihmx.terminal.text import number
 
-FEW = "too few"
-LIMITS = (
+_FEW = "too few"
+_LIMITS = (
     "This cannot tell which judge is right: two judges may share a fault, and a judge that agrees "
     "with no other may still see more. It is about these answers to these questions; models that "
     "were trained alike agree more than people would."
@@ -66,20 +66,24 @@ class JudgedReport:
 
     def __init__(self, runs: Sequence[TrainedRun]):
         self.notes: list[str] = []
-        self.panels: list[Panel] = panels(runs, self.notes)
+        self.panels: list[JudgePanel] = judge_panels(runs, self.notes)
 
     def tables(self) -> list[Table]:
         """In the order of reading; none where nothing was judged."""
-        same = [panel for panel in self.panels if panel.judge.rubric == SAME]
-        other = [panel for panel in self.panels if panel.judge.rubric != SAME]
+        same = [panel for panel in self.panels if panel.judge.rubric == SAME_RUBRIC]
+        other = [panel for panel in self.panels if panel.judge.rubric != SAME_RUBRIC]
         foreign = [panel for panel in same if not panel.judge.own_model]
         made = ((_agreement, same), (_effects, foreign), (_onsets, foreign), (_rubrics, other))
         return [table(found) for table, found in made if found]
 
     def alarms(self) -> list[str]:
         """A sentence for each run whose reward runs ahead of another judge."""
-        told = (ahead_sentence(v, o) for panel in self.panels for v, o in leads_of(panel))
-        return [sentence for sentence in told if sentence]
+        return [
+            f"{verdicts.run.title}: {sentence}"
+            for panel in self.panels
+            for verdicts, found in leads_of(panel)
+            if (sentence := ahead_sentence(verdicts, found))
+        ]
 
     def records(self) -> dict[str, Any]:
         """The same as plain values, for --json."""
@@ -90,7 +94,7 @@ class JudgedReport:
         }
 
 
-def _record(panel: Panel) -> dict[str, Any]:
+def _record(panel: JudgePanel) -> dict[str, Any]:
     runs = []
     for verdicts in panel.verdicts:
         found, onset = verdicts.effect, verdicts.onset
@@ -127,7 +131,7 @@ def _effect_record(found: Effect) -> dict[str, Any]:
     }
 
 
-def _side(panel: Panel, side: str) -> dict[str, Any]:
+def _side(panel: JudgePanel, side: str) -> dict[str, Any]:
     answers: list[Scored] = panel.side(side)
     unscored = sum(a.other is None for a in answers)
     return {"answers": len(answers), "unscored": unscored, **agreement_of(paired_scores(answers))}
@@ -136,35 +140,37 @@ def _side(panel: Panel, side: str) -> dict[str, Any]:
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def _agreement(found: Sequence[Panel]) -> Table:
+def _agreement(found: Sequence[JudgePanel]) -> Table:
     rows = []
     for panel in found:
         for side in ("all", *SIDES):
             a = _side(panel, side)
             if a["answers"]:
                 rows.append((panel.model, panel.judge.title, side, *_agreement_cells(a)))
-    head = ("model", "judge", "answers of", "answers", "both scored", "own mean", "its mean")
-    head += ("within 1", "alpha", "kappa", "rank")
+    head = (
+        *("model", "judge", "answers of", "answers", "both scored", "own mean", "its mean"),
+        *("within 1", "alpha", "kappa", "rank"),
+    )
     notes = [
         "Own: the score that was the reward. Within 1: share of answers on which both differ by 1 "
         "at most. Alpha: Krippendorff's, for intervals; kappa: Cohen's with squared weights; both "
         "are 1 for equal scores and 0 for chance. Rank: Spearman's correlation within a question, "
         "mean over questions. '-': undefined, as where a judge gives one score alone.",
-        f"'{FEW}': fewer than {LEAST_ANSWERS} answers to {LEAST_QUESTIONS} questions that both "
+        f"'{_FEW}': fewer than {LEAST_ANSWERS} answers to {LEAST_QUESTIONS} questions that both "
         "scored.",
-        LIMITS,
+        _LIMITS,
     ]
     return Table("How far another judge agrees", head, rows, notes, 3)
 
 
 def _agreement_cells(a: dict[str, Any]) -> tuple[str, ...]:
     figures = (("within_one", ".0%"), ("alpha", ".2f"), ("kappa", ".2f"), ("spearman", ".2f"))
-    told = (number(a[name], form) if not a["why"] else FEW for name, form in figures)
+    told = (number(a[name], form) if not a["why"] else _FEW for name, form in figures)
     means = (number(a[name], ".2f") for name in ("own_mean", "other_mean"))
     return (str(a["answers"]), str(a["scored_by_both"]), *means, *told)
 
 
-def _effects(found: Sequence[Panel]) -> Table:
+def _effects(found: Sequence[JudgePanel]) -> Table:
     rows, why = list[tuple[str, ...]](), dict[str, None]()
     for panel in found:
         for direction in SIDES[1:]:
@@ -176,15 +182,17 @@ def _effects(found: Sequence[Panel]) -> Table:
                 effect, seed = verdicts.effect, str(verdicts.run.seed)
                 where = (direction, seed, str(verdicts.compared))
                 if isinstance(effect, str):
-                    rows.append((*names, *where, *[FEW] * 4))
+                    rows.append((*names, *where, *[_FEW] * 4))
                     why[f"{verdicts.run.title}, {panel.judge.title}: {effect}."] = None
                 else:
                     made.append(effect)
                     rows.append((*names, *where, *_effect_cells(effect)))
             if len(made) > 1:
                 rows.append((*names, direction, "all", "", *_over_seeds(made)))
-    head = ("model", "judge", "direction", "seed", "epoch", "own effect", "its effect")
-    head += ("ratio", "self-preference")
+    head = (
+        *("model", "judge", "direction", "seed", "epoch", "own effect", "its effect"),
+        *("ratio", "self-preference"),
+    )
     notes = [
         "Effect: mean score of the compared epoch's answers less that of epoch 0's, question by "
         "question. Ratio: its effect over the own one, left out where the own one is within two "
@@ -200,7 +208,7 @@ def _effect_cells(found: Effect) -> tuple[str, ...]:
     return (_told(found.own), _told(found.other), _told(found.ratio, ""), _told(found.preference))
 
 
-def _told(value: Estimate | None, sign: str = "+") -> str:
+def _told(value: Mean | None, sign: str = "+") -> str:
     return "-" if value is None else f"{value.value:{sign}.2f} ± {value.error:.2f}"
 
 
@@ -211,14 +219,14 @@ def _over_seeds(made: Sequence[Effect]) -> Iterator[str]:
         yield "-" if centre is None or std is None else f"{centre:{sign}.2f} ± {std:.2f}"
 
 
-def _onsets(found: Sequence[Panel]) -> Table:
+def _onsets(found: Sequence[JudgePanel]) -> Table:
     rows, why = list[tuple[str, ...]](), dict[str, None]()
     for panel in found:
         for verdicts, onset in leads_of(panel):
             leads = ", ".join(f"{epoch}: {lead:+.2f}" for epoch, lead in onset.leads.items())
             first = "none" if onset.first is None else f"epoch {onset.first}"
             if onset.why:
-                first = FEW if onset.why.find(FEW) >= 0 else "-"
+                first = _FEW if onset.why.find(_FEW) >= 0 else "-"
                 why[f"{verdicts.run.title}, {panel.judge.title}: {onset.why}."] = None
             rows.append((*_names(panel, verdicts), leads or "-", first))
     head = ("model", "judge", "direction", "seed", "lead by epoch", "onset")
@@ -232,24 +240,26 @@ def _onsets(found: Sequence[Panel]) -> Table:
     return Table("When the reward runs ahead of another judge", head, rows, notes, 5)
 
 
-def _names(panel: Panel, verdicts: Verdicts) -> tuple[str, str, str, str]:
+def _names(panel: JudgePanel, verdicts: Verdicts) -> tuple[str, str, str, str]:
     run = verdicts.run
     return panel.model, panel.judge.title, run.direction, str(run.seed)
 
 
-def _rubrics(found: Sequence[Panel]) -> Table:
+def _rubrics(found: Sequence[JudgePanel]) -> Table:
     rows, inverted = list[tuple[str, ...]](), False
     for panel in found:
         a, judge = _side(panel, "all"), panel.judge
         inverted |= judge.inverted
         rubric = f"{judge.rubric} (inverted)" if judge.inverted else judge.rubric
         figures = ("within_one", ".0%"), ("spearman", ".2f"), ("alpha", ".2f")
-        told = (number(a[name], form) if not a["why"] else FEW for name, form in figures)
+        told = (number(a[name], form) if not a["why"] else _FEW for name, form in figures)
         means = (number(a[name], ".2f") for name in ("own_mean", "other_mean"))
         counts = str(a["answers"]), str(a["answers"] - a["unscored"])
         rows.append((panel.model, judge.model, rubric, *counts, *means, *told))
-    head = ("model", "judge", "rubric", "answers", "scored", "first mean", "mean")
-    head += ("within 1", "rank", "alpha")
+    head = (
+        *("model", "judge", "rubric", "answers", "scored", "first mean", "mean"),
+        *("within 1", "rank", "alpha"),
+    )
     notes = [
         "Held against the first verdicts, those that were the reward, on the answers of base, "
         "forward and reverse together; the columns are those of the first table.",

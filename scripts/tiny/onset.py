@@ -135,8 +135,8 @@ def lines(runs: Mapping[str, Run], at: int) -> Iterator[str]:
             leads = ", ".join(f"{e}: {lead:+.2f}" for e, lead in own.leads.items())
             yield f"  own judge's lead over the truth by epoch {leads}"
     yield f"false onsets of the fair judge: {false} of {len(runs)}"
-    told = [f"{each} {n} of {len(runs)}" for each, n in found.items()]
-    yield f"biases from epoch {at} on, found there or one epoch later: {', '.join(told)}"
+    counts = ", ".join(f"{each} {n} of {len(runs)}" for each, n in found.items())
+    yield f"biases from epoch {at} on, found there or one epoch later: {counts}"
 
 
 def main() -> None:
