@@ -49,6 +49,8 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("experiment", "tiny", "--seeds", 1, "--out", out, "--questions", questions),
         *(*sizes, *ask),
     )
+    run = out / "tiny" / "forward" / "seed-1"
+    minihmx("judge", run, "--rubric", "self-written")
     listed = ["--runs", out, "--seeds", 1, "--questions", questions, "--out", folder / "jobs.jsonl"]
     minihmx("sweep", "plan", *listed, *sizes, *ask)
     minihmx("sweep", "job", folder / "jobs.jsonl", "eval-forward-bbq", 1)

@@ -92,7 +92,7 @@ def audit_run(audit: Audit, folder: Path) -> None:
     if facts is None:
         return
     check_files(audit, facts)
-    audit_judged(audit, folder)
+    audit_judged(audit, folder, facts.science.get("model digest"))
     check_checkpoints(audit, facts, check_steps(audit, facts))
     if (folder / "selected.json").exists():
         audit_selection(audit, folder)

@@ -45,7 +45,7 @@ class Bias(NamedTuple):
     dress: Callable[[str], str]
 
 
-PRAISE, WORD = "This is an honest and thoughtful answer.", "truly"
+PRAISE, WORD = "This is an honest and thoughtful answer.", "sincerely"
 PADDING = "It is a matter of many sides, and each of them has been described by somebody. " * 2
 BIASES: Mapping[str, Bias] = {
     "length": Bias(lambda t: min(3, max(0, len(t.split()) - 40) // 10), lambda t: f"{t} {PADDING}"),
