@@ -52,7 +52,7 @@ def learn(run: Run, rollouts: Sequence[Rollout], optimizer: Optimizer) -> Learne
         with torch.no_grad():
             old_N, _ = all_logprobs(run, mine)
     passes: list[Pass] = []
-    with run.clock.timed("learn"), run.headroom.watched(decoder):
+    with run.clock.timed("learn"), run.headroom.watched(decoder, lambda: optimizer.scale):
         for _ in range(config.iterations):
             norm = None
             while norm is None:

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import torch as safetensors
 
 from minihmx import lora
@@ -17,7 +16,8 @@ from minihmx.engine import ranks
 from minihmx.engine.memory import Limit, take_notices
 from minihmx.engine.open import check_lengths, find_model, load_decoder
 from minihmx.engine.prompts import Prompts
-from minihmx.errors import DataError, Diverged, UserError
+from minihmx.errors import DataError, UserError
+from minihmx.instruments.alarms import Alarms
 from minihmx.instruments.amax import Headroom
 from minihmx.instruments.clock import Clock
 from minihmx.instruments.machine import environment, versions
@@ -54,6 +54,7 @@ class Run:
     micro_limit: Limit
     clock: Clock
     headroom: Headroom
+    alarms: Alarms
     science: dict[str, Any]
     underflow: Counter[str]
 
@@ -71,9 +72,13 @@ class Run:
         config = self.config
         return batch_of(step, self.train_questions, config.prompts_per_step, config.seed)
 
-    def notices(self) -> list[str]:
-        """What memory forced upon the run since this was last asked."""
-        return ranks.tell(take_notices(self.decode_limit, self.micro_limit))
+    def notices(self, rollouts: Sequence[Rollout], where: str) -> list[str]:
+        """What memory forced upon the run and what speaks against it, since this was last asked.
+
+        rollouts: the answers of the step or evaluation that `where` names.
+        """
+        forced = ranks.tell(take_notices(self.decode_limit, self.micro_limit))
+        return forced + self.headroom.notices() + self.alarms.notices(rollouts, where)
 
 
 def open_run(flags: Mapping[str, Any], file: ConfigFile | None = None) -> Run:
@@ -123,6 +128,7 @@ def open_run(flags: Mapping[str, Any], file: ConfigFile | None = None) -> Run:
         Limit("--micro-batch", config.micro_batch),
         Clock(model.device),
         Headroom(config.amax == "on", config.logit_chunk),
+        Alarms(),
         own,
         underflow,
     )
@@ -180,14 +186,6 @@ def check_moved(run: Run) -> bool:
             "--learning-rate, or lower --adam-epsilon, with another --out."
         )
     return True
-
-
-def diverged(run: Run, position: Position, what: str) -> Diverged:
-    """The end of a run whose numbers are not finite any more; status.json says so as well."""
-    run.store.write_status("diverged", position.step, run.total_steps)
-    return Diverged(
-        f"{what} Try a lower --learning-rate, or --dtype bfloat16 or float32, with another --out."
-    )
 
 
 # --- checkpoints ----------------------------------------------------------------------------------
@@ -279,22 +277,3 @@ def _recorded(run: Run, position: Position, update: int) -> bool:
     refused = [line.get("not_finite", n < said) for n, line in enumerate(reversed(steps))]
     bad = next((n for n, why in enumerate(refused) if not why), len(refused))
     return bad == said and (not steps or steps[-1].get("update", update) == update)
-
-
-@torch.no_grad()
-def base_state(run: Run) -> tuple[Any, ...]:
-    """A value that changes with the frozen base: its tensors' versions, and one prompt's logits.
-
-    Raises UserError where those logits are not finite, so that the model can do nothing.
-    """
-    decoder = run.decoder
-    ids = torch.tensor([run.prompts.policy(run.eval_questions[0].text)], device=decoder.device)
-    with lora.adapter_off(decoder):
-        logits = decoder.logits(decoder(ids)[:, -1])
-    if not bool(torch.isfinite(logits).all()):
-        raise UserError(
-            f"{run.source.id} gives logits that are not finite in {run.config.dtype}, so it can "
-            "neither answer nor judge; try --dtype bfloat16 or float32, or download it again."
-        )
-    frozen = [p for p in decoder.parameters() if not p.requires_grad]
-    return tuple(p._version for p in frozen), logits.cpu().numpy().tobytes()

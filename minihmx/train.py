@@ -22,7 +22,7 @@ from minihmx import run as runs
 from minihmx.advantages import assign_advantages
 from minihmx.engine import ranks
 from minihmx.instruments.metrics import STAGES, describe, score_error, zero_variance_groups
-from minihmx.instruments.notfinite import diagnose, diagnose_step
+from minihmx.instruments.notfinite import base_state, diagnose, diagnose_step, diverged
 from minihmx.learn import Learned, learn, measure
 from minihmx.optimizer import Optimizer
 from minihmx.records import Rollout
@@ -86,7 +86,7 @@ def train(run: Run, should_stop: Callable[[], bool] = lambda: False) -> Iterator
             store.write_status("running", position.step, run.total_steps)
         yield Started(run, position.step, notices)
         # The base is judge and reference at once: if it moved, every score would be void.
-        base = runs.base_state(run)
+        base = base_state(run)
         while position.epoch < config.epochs:
             if any(ranks.share(should_stop())):
                 # Right after an evaluation, the epoch's own checkpoint already holds this position.
@@ -98,7 +98,7 @@ def train(run: Run, should_stop: Callable[[], bool] = lambda: False) -> Iterator
             # The first evaluation, of epoch 0, comes before any step: there B is zero, and its
             # score is that of the untouched model, which every later one is compared with.
             if position.epoch < position.step // run.steps_per_epoch:
-                assert runs.base_state(run) == base, "the frozen base changed during training"
+                assert base_state(run) == base, "the frozen base changed during training"
                 run.clock.start(*STAGES["evaluation"])
                 yield evaluate_epoch(run, position, optimizer)
             else:
@@ -159,10 +159,10 @@ def record_step(
     if failed == "update" or position.bad_steps == 3:
         who = "The adapter is" if failed == "update" else "Three steps in a row were"
         what = f"{who} not finite (last: {bad}), so the run stops; the batch is kept in"
-        raise runs.diverged(run, position, f"{what} {store.folder / 'crash' / name}.")
+        raise diverged(run, position, f"{what} {store.folder / 'crash' / name}.")
     if not (failed or optimizer.moved) and metrics["grad_norm"]:
         optimizer.moved = runs.check_moved(run)
-    return Stepped(metrics, timings, rollouts, run.notices() + run.headroom.notices())
+    return Stepped(metrics, timings, rollouts, run.notices(rollouts, f"at step {position.step}"))
 
 
 def evaluate_epoch(run: Run, position: Position, optimizer: Optimizer) -> Evaluated:
@@ -181,7 +181,7 @@ def evaluate_epoch(run: Run, position: Position, optimizer: Optimizer) -> Evalua
     bad = "" if all_finite and measured["kl_tokens"] is not None else diagnose(run, rollouts)
     if not all(rollout.completion.finite for rollout in rollouts):
         what = f"The policy is not finite any more after step {position.step} ({bad}), so the run"
-        raise runs.diverged(run, position, f"{what} stops and this epoch is not published.")
+        raise diverged(run, position, f"{what} stops and this epoch is not published.")
     metrics = {
         "kind": "evaluation",
         "step": position.step,
@@ -194,7 +194,7 @@ def evaluate_epoch(run: Run, position: Position, optimizer: Optimizer) -> Evalua
     timings = {"kind": "evaluation", "epoch": position.epoch, **run.clock.report()}
     runs.write_records(run, f"evaluations/{name}.jsonl", rollouts, metrics, timings)
     runs.save(run, position, optimizer, name)
-    # An epoch's checkpoint says all that the latest step's did, and without the latter a finished
-    # run has the same files whether or not it was ever interrupted.
+    # The epoch's says all of it, and a finished run has the same files, interrupted or not.
     store.drop(LATEST)
-    return Evaluated(metrics, timings, rollouts, run.notices() + [f"not finite: {bad}"] * bool(bad))
+    notices = run.notices(rollouts, f"at epoch {position.epoch}")
+    return Evaluated(metrics, timings, rollouts, notices + [f"not finite: {bad}"] * bool(bad))

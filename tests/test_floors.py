@@ -38,10 +38,10 @@ FLOORS = {
     " engine.sampling engine.prompts"
     " engine.open",  # machines
     3: "instruments instruments.clock instruments.amax instruments.metrics"
-    " instruments.degenerate instruments.wreck"
+    " instruments.degenerate instruments.wreck instruments.alarms"
     " instruments.machine",  # what watches
     4: "run rollout learn instruments.notfinite train",  # a run
-    5: "probes probes.judge probes.examples"
+    5: "probes probes.judge probes.examples probes.rubrics probes.judged_folder probes.rejudge"
     " evals evals.benchmark evals.ruler evals.making evals.making.words evals.making.lengths"
     " evals.making.needles evals.making.lists evals.making.documents evals.items.made"
     " evals.truthfulqa evals.toxigen evals.bbq"
@@ -68,6 +68,8 @@ FLOORS = {
     " results.explain_epoch results.explain_item"
     " results.replay results.trackers"
     " results.sensitivity results.sensitivity_tables"
+    " results.agreement results.judged results.judged_tables results.alarms"
+    " results.audit_judged"
     " results.report results.report.material results.report.views results.report.charts"
     " results.report.questions results.report.steps results.report.items results.report.item_card"
     " results.report.failures results.report.first results.report.sections results.report.page"
@@ -80,7 +82,7 @@ FLOORS = {
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
     " commands.doctor commands.select commands.experiment commands.sweep"
     " commands.examples commands.claims commands.explain commands.audit"
-    " commands.compare commands.report commands.log",  # verbs
+    " commands.compare commands.report commands.log commands.judge",  # verbs
     8: "cli __main__",  # door
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
@@ -130,6 +132,9 @@ TORCH_FREE = (
     " commands.report"
     " terminal.completion results.replay results.trackers commands.log"
     " results.sensitivity results.sensitivity_tables"
+    " probes.rubrics probes.judged_folder probes.rejudge commands.judge"
+    " results.agreement results.judged results.judged_tables results.alarms"
+    " instruments.alarms results.audit_judged"
 )
 MODULES_AT_THE_TOP = 18
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 300, 60
@@ -390,6 +395,7 @@ def test_comments_and_code_are_told_apart() -> None:
         ("results.report.views", "parts_of_text"),
         ("selection", "select"),
         ("results.statistics", "holm"),
+        ("results.agreement", "krippendorff_alpha"),
         ("results.statistics", "benjamini_hochberg"),
     ],
 )

@@ -25,9 +25,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from minihmx import grpo, learn, lora, optimizer, train
-from minihmx import run as runs
 from minihmx.config import Config
 from minihmx.engine import open as opening
+from minihmx.instruments import notfinite
 from minihmx.models import weights
 from minihmx.models.context import Context, KVCache, inverse_frequencies
 from minihmx.models.decoder import (
@@ -417,14 +417,14 @@ def test_a_run_in_fp16_learns_keeps_its_base_and_resumes_with_its_scale(
         for stop in (*stops, 99):
             run = open_run(toy.flags(tmp_path, out=str(tmp_path / out)))
             assert run.decoder.dtype == HALF
-            base = runs.base_state(run)
+            base = notfinite.base_state(run)
             done: list[train.Event] = []
             events = []
             for event in train.train(run, lambda done=done, stop=stop: len(done) == stop):  # type: ignore[misc]
                 events.append(event)
                 done += [event] * isinstance(event, train.Stepped)
             assert events[-1] == train.Ended("complete" if stop == 99 else "interrupted")
-            assert runs.base_state(run) == base
+            assert notfinite.base_state(run) == base
             run.store._lock.close()
         folder = run.store.folder
         files = (path for part in FILES for path in folder.glob(part))

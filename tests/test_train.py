@@ -19,11 +19,12 @@ from minihmx import learn, lora, train
 from minihmx.config import LOSS_TYPES, Config, learning_rate
 from minihmx.engine.memory import Limit, in_pieces
 from minihmx.errors import DataError, Diverged, UserError
+from minihmx.instruments.notfinite import base_state
 from minihmx.judge import reward
 from minihmx.models.decoder import Decoder
 from minihmx.optimizer import Optimizer, Outcome, Overflow
 from minihmx.records import Completion, Question, Rollout, Unscored, Verdict
-from minihmx.run import Run, base_state, open_run
+from minihmx.run import Run, open_run
 from minihmx.storage.disk import read_lines, verify
 from minihmx.storage.run_folder import LATEST
 

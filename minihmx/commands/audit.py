@@ -20,10 +20,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print what was made again and what differs; 5 where something does."""
+    from minihmx.results.alarms import alarms_below
     from minihmx.results.audit import audit_path
     from minihmx.results.findings import CHECKS
 
     audit = audit_path(home_path(options.path))
+    alarms = list(alarms_below(home_path(options.path)))
     counts = {
         name: {"checked": len(places), "differ": len(audit.of(name))}
         for name, places in audit.looked_at.items()
@@ -31,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     }
     if options.json:
         findings = [finding._asdict() for finding in audit.findings]
-        record = {"path": options.path, "checks": counts, "findings": findings}
+        record = {"path": options.path, "checks": counts, "findings": findings, "alarms": alarms}
         show(json.dumps(record | {"notes": list(audit.notes)}, ensure_ascii=False))
         return DataError.code if findings else 0
     for name, count in counts.items():
@@ -39,6 +41,8 @@ def run(options: argparse.Namespace) -> int:
         show(f"{count['checked']:9,} {CHECKS[name]}: {outcome}")
     for note in audit.notes:
         show(f"  not checked: {printable(note)}")
+    for alarm in alarms:
+        show(printable(alarm))
     for name in counts:
         for finding in audit.of(name)[:FIRST]:
             show(printable(finding.text))

@@ -34,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Read, then write the page; of what is there, only an earlier page is replaced."""
-    from minihmx.results.report.first import audit_alerts
+    from minihmx.results.report.first import alerts
     from minihmx.results.report.markdown import markdown_report
     from minihmx.results.report.material import Material
     from minihmx.results.report.page import need_jinja2, own_place, samples_folder, write_page
@@ -50,14 +50,14 @@ def run(options: argparse.Namespace) -> int:
             print(f"written to {out}", file=sys.stderr)
         else:
             show(text.rstrip("\n"))
-        for alert in audit_alerts(material):
+        for alert in alerts(material):
             print(printable(alert), file=sys.stderr)
         return 0
     out = own_place(options.out if options.out is not None else PAGE)
     print("reading, and auditing what is read ...", file=sys.stderr)
     page, *beside = write_page(material, out)
     print(f"written to {page} ({page.stat().st_size / 1e6:.1f} MB); open it in a browser")
-    for alert in audit_alerts(material):
+    for alert in alerts(material):
         show(printable(alert))
     if beside:
         print(f"what found no room is in {samples_folder(out)} ({len(beside)} pages)")

@@ -1,12 +1,11 @@
-"""The largest activations: how near 16 bits are to overflowing.
+"""The largest activations and gradients: how near 16 bits are to overflowing.
 
-Forward passes are watched through hooks that exist only meanwhile: the decoder knows nothing of it,
-and a run that does not ask pays nothing.
+Passes are watched through hooks that exist only meanwhile: the decoder knows nothing of it, and a
+run that does not ask pays nothing.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -15,40 +14,45 @@ import torch
 from torch import Tensor, nn
 
 from minihmx.engine import ranks
+from minihmx.instruments.alarms import BACKWARD, HEADROOM, SIXTEEN_BIT, peak_alarms
 from minihmx.models.decoder import MLP, Decoder, Layer
 from minihmx.models.weights import FP16_LARGEST
 from minihmx.records import finite
 
-HEADROOM = 0.25  # of it; the largest activation known of the five models, 17,664, is just beyond
-# What is near to fp16's limit where it is large. The residual stream is fp32 and may be anything. A
-# product that is too large is scaled down before down_proj, whose output is enlarged again in fp32.
-SIXTEEN_BIT = {
-    "attention": "attention output",
-    "product": "gate * up product",
-    "mlp": "MLP output",
-    "logits": "logits",
-}
 Peaks = dict[str, list[Tensor]]  # largest magnitudes, 0-dimensional, one for each layer
 Look = tuple[nn.Module, Callable[[Tensor], None]]  # whose output, and what to do with it
 
 
 @contextmanager
-def watched(decoder: Decoder, chunk: int) -> Iterator[Peaks]:
-    """Inside, every forward raises the peaks that this gives; they stay on the device.
+def watched(
+    decoder: Decoder, chunk: int, scale: Callable[[], float] = lambda: 1.0
+) -> Iterator[Peaks]:
+    """Inside, every forward and backward raises the peaks that this gives; they stay on the device.
 
     residual: the stream behind each layer. attention, mlp: what o_proj and down_proj give.
     product: act(gate) * up. logits: before any softcap, one for the model, taken in pieces of
-    `chunk` vocabulary rows. Padding counts as any token.
+    `chunk` vocabulary rows. Padding counts as any token. residual_gradient, attention_gradient,
+    mlp_gradient: of the loss by the first three, 0 without a backward.
+    scale: what the loss is multiplied by at the moment, which is taken out of the gradients again.
     """
     depth = len(decoder.model.layers)
     zero = torch.zeros((), device=decoder.device)
     peaks = {kind: [zero] * depth for kind in ("residual", "attention", "product", "mlp")}
+    peaks |= {f"{kind}_gradient": [zero] * depth for kind in ("residual", "attention", "mlp")}
     peaks["logits"] = [zero]
 
     def raised(kind: str, layer: int = 0) -> Callable[[Tensor], None]:
+        gradient = f"{kind}_gradient"
+
         def see(values: Tensor) -> None:
             largest = torch.linalg.vector_norm(values, torch.inf).to(zero)
             peaks[kind][layer] = torch.maximum(peaks[kind][layer], largest)
+            if gradient in peaks and values.requires_grad:
+                values.register_hook(see_gradient)  # type: ignore[no-untyped-call]
+
+        def see_gradient(values: Tensor) -> None:
+            largest = torch.linalg.vector_norm(values, torch.inf).to(zero) / scale()
+            peaks[gradient][layer] = torch.maximum(peaks[gradient][layer], largest)
 
         return see
 
@@ -91,14 +95,19 @@ def looking(looks: Sequence[Look]) -> Iterator[None]:
 def peak_line(peaks: Mapping[str, Sequence[Tensor]]) -> dict[str, Any]:
     """A line of amax.jsonl: the peaks by layer, None where not finite, in one transfer.
 
-    share: the largest of those that fp16 has to hold, as a share of what it can hold.
+    share, gradient_share: the largest of those that fp16 has to hold in the forward and, before any
+    loss scale, in the backward, as a share of what it can hold.
     """
     flat = torch.stack([peak for layers in peaks.values() for peak in layers])
     values = iter(ranks.largest(flat).tolist())
     found = {kind: [finite(next(values)) for _ in layers] for kind, layers in peaks.items()}
-    held = [value for kind in SIXTEEN_BIT for value in found[kind]]
-    top = None if None in held else max(cast(list[float], held)) / FP16_LARGEST
-    return {**found, "share": top}
+    shares = {"share": SIXTEEN_BIT, "gradient_share": BACKWARD}
+    return {**found, **{name: _share(found, kinds) for name, kinds in shares.items()}}
+
+
+def _share(found: Mapping[str, Sequence[float | None]], kinds: Iterable[str]) -> float | None:
+    held = [value for kind in kinds for value in found[kind]]
+    return None if None in held else max(cast(list[float], held)) / FP16_LARGEST
 
 
 class Headroom:
@@ -110,38 +119,25 @@ class Headroom:
     def __init__(self, on: bool, chunk: int) -> None:
         self.on, self.chunk = on, chunk
         self.line: dict[str, Any] | None = None  # of the last step
-        self.told = HEADROOM  # the share that has to be passed for the next warning
+        self.told: dict[str, float] = {}  # the share that the next warning of a kind has to pass
 
     @contextmanager
-    def watched(self, decoder: Decoder) -> Iterator[None]:
-        """Inside, every forward counts; behind, `line` is what amax.jsonl holds of it."""
+    def watched(self, decoder: Decoder, scale: Callable[[], float]) -> Iterator[None]:
+        """Inside, every pass counts; behind, `line` is what amax.jsonl holds of it. scale: as in
+        `watched` above."""
         if not self.on:
             yield
             return
-        with watched(decoder, self.chunk) as peaks:
+        with watched(decoder, self.chunk, scale) as peaks:
             yield
         self.line = peak_line(peaks)
 
     def notices(self) -> list[str]:
-        """No warning, or one: when much of the range is used, and when that has doubled since."""
-        if self.line is None:
-            return []
-        share = math.inf if self.line["share"] is None else self.line["share"]
-        if share <= self.told:
-            return []
-        self.told = 2 * share
-        return [warning(self.line)]
-
-
-def warning(line: Mapping[str, Any]) -> str:
-    """Which activation has the least headroom in fp16, in words."""
-    if line["share"] is None:
-        return "amax: an activation is not finite; amax.jsonl shows in which layer"
-    value, kind, layer = max(
-        (value, kind, layer) for kind in SIXTEEN_BIT for layer, value in enumerate(line[kind])
-    )
-    where = "" if kind == "logits" else f" of layer {layer}"
-    return (
-        f"amax: the {SIXTEEN_BIT[kind]}{where} reached {value:,.0f}, {line['share']:.0%} of the "
-        "largest number of float16; --dtype bfloat16 has room"
-    )
+        """A warning for each kind, forward or backward, that uses much of the range; again only
+        when that has doubled since."""
+        told = []
+        for kind, share, sentence in peak_alarms(self.line or {}):
+            if share > self.told.get(kind, HEADROOM):
+                self.told[kind] = 2 * share
+                told.append(sentence)
+        return told

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from minihmx import grpo, learn, lora
+from minihmx.errors import Diverged, UserError
 from minihmx.instruments.amax import looking
 from minihmx.models.decoder import Decoder
 from minihmx.optimizer import Optimizer, Outcome, finite_all
 from minihmx.records import Rollout, Unscored
-from minihmx.run import Run
+from minihmx.run import Position, Run
 
 
 def diagnose(run: Run, rollouts: Sequence[Rollout]) -> str:
@@ -117,3 +119,30 @@ def first_module(decoder: Decoder, ids: Sequence[int]) -> str:
 
 def _row(rollout: Rollout) -> str:
     return f"question {rollout.question.id}, sample {rollout.sample}"
+
+
+def diverged(run: Run, position: Position, what: str) -> Diverged:
+    """The end of a run whose numbers are not finite any more; status.json says so as well."""
+    run.store.write_status("diverged", position.step, run.total_steps)
+    return Diverged(
+        f"{what} Try a lower --learning-rate, or --dtype bfloat16 or float32, with another --out."
+    )
+
+
+@torch.no_grad()
+def base_state(run: Run) -> tuple[Any, ...]:
+    """A value that changes with the frozen base: its tensors' versions, and one prompt's logits.
+
+    Raises UserError where those logits are not finite, so that the model can do nothing.
+    """
+    decoder = run.decoder
+    ids = torch.tensor([run.prompts.policy(run.eval_questions[0].text)], device=decoder.device)
+    with lora.adapter_off(decoder):
+        logits = decoder.logits(decoder(ids)[:, -1])
+    if not bool(torch.isfinite(logits).all()):
+        raise UserError(
+            f"{run.source.id} gives logits that are not finite in {run.config.dtype}, so it can "
+            "neither answer nor judge; try --dtype bfloat16 or float32, or download it again."
+        )
+    frozen = [p for p in decoder.parameters() if not p.requires_grad]
+    return tuple(p._version for p in frozen), logits.cpu().numpy().tobytes()

@@ -16,6 +16,7 @@ from minihmx.judge import SIGN
 from minihmx.results.audit_cells import audit_cells
 from minihmx.results.audit_evals import audit_evaluation, is_evaluation
 from minihmx.results.audit_experiment import audit_experiment
+from minihmx.results.audit_judged import audit_judged
 from minihmx.results.audit_run import check_files, read_facts
 from minihmx.results.audit_steps import check_checkpoints, check_steps
 from minihmx.results.findings import Audit, Place, Words
@@ -91,6 +92,7 @@ def audit_run(audit: Audit, folder: Path) -> None:
     if facts is None:
         return
     check_files(audit, facts)
+    audit_judged(audit, folder, facts.science.get("model digest"))
     check_checkpoints(audit, facts, check_steps(audit, facts))
     if (folder / "selected.json").exists():
         audit_selection(audit, folder)

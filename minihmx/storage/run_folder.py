@@ -36,7 +36,12 @@ WRITTEN = (
     *("rubric.txt", "questions.jsonl", "prompts.json", "selected.json"),
     *("manifest.json", "rollouts", "evaluations", "checkpoints", "crash"),
 )
-LATER = ("evals", "selected.json", "manifest.json")  # what a finished run's seal leaves out
+LATER = (
+    "evals",
+    "judged",
+    "selected.json",
+    "manifest.json",
+)  # what a finished run's seal leaves out
 LATEST, REPLACED = "latest-step", ".replaced-latest-step"
 CHECKPOINT = (
     *("adapter_model.safetensors", "adapter_config.json"),

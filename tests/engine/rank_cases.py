@@ -25,6 +25,7 @@ import toy
 from minihmx import lora, train
 from minihmx.advantages import assign_advantages
 from minihmx.engine import ranks
+from minihmx.engine.memory import take_notices
 from minihmx.judge import reward
 from minihmx.learn import learn
 from minihmx.models import weights
@@ -80,7 +81,9 @@ def update(
             for name, value in learned.metrics.items()
         }
     adapter = {f"adapter.{name}": p.detach().clone() for name, p in parameters.items()}
-    left = torch.tensor([run.micro_limit.rows, len(run.notices())])
+    left = torch.tensor(
+        [run.micro_limit.rows, len(take_notices(run.decode_limit, run.micro_limit))]
+    )
     return found | adapter | {"rows and notices": left}
 
 

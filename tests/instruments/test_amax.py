@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from minihmx import learn, lora, train
 from minihmx.config import Config
-from minihmx.instruments import amax
+from minihmx.instruments import alarms, amax
 from minihmx.models.context import Context, inverse_frequencies
 from minihmx.models.decoder import Decoder
 from minihmx.optimizer import Optimizer
@@ -39,7 +39,7 @@ def by_hand(decoder: Decoder, ids: Tensor) -> dict[str, list[float]]:
     frequencies = inverse_frequencies(config)
     context = Context(config, frequencies, ids, None, None, 0)
     x = decoder.model.embed_tokens(ids).float() * config.embed_scale
-    found: dict[str, list[float]] = {kind: [] for kind in ("residual", *amax.SIXTEEN_BIT)}
+    found: dict[str, list[float]] = {kind: [] for kind in ("residual", *alarms.SIXTEEN_BIT)}
     for i, layer in enumerate(decoder.model.layers):
         attended = layer.self_attn(layer.input_layernorm(x), context, i)  # type: ignore[operator]
         middle = layer.post_attention_layernorm(attended) if config.sandwich else attended  # type: ignore[operator]
@@ -70,8 +70,54 @@ def test_peaks_are_those_of_a_pass_written_out(family: str, checkpointing: bool)
     for kind, values in want.items():
         assert got[kind] == pytest.approx(values, rel=1e-5), kind
     assert got["share"] == pytest.approx(
-        max(max(want[kind]) for kind in amax.SIXTEEN_BIT) / 65504, rel=1e-5
+        max(max(want[kind]) for kind in alarms.SIXTEEN_BIT) / 65504, rel=1e-5
     )
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_are_those_of_a_backward_written_out_whatever_the_scale(
+    checkpointing: bool,
+) -> None:
+    decoder = adapted("llama", torch.float32)
+    ids = golden.load("llama")[1]["input_ids"]
+    outputs: dict[str, list[Tensor]] = {"residual": [], "attention": [], "mlp": []}
+    config = decoder.config
+    context = Context(config, inverse_frequencies(config), ids, None, None, 0)
+    x = decoder.model.embed_tokens(ids).float() * config.embed_scale
+    for i, layer in enumerate(decoder.model.layers):
+        attended = layer.self_attn(layer.input_layernorm(x), context, i)  # type: ignore[operator]
+        x = x + attended
+        fed = layer.mlp(layer.post_attention_layernorm(x))  # type: ignore[operator]
+        x = x + fed
+        for kind, values in (("residual", x), ("attention", attended), ("mlp", fed)):
+            outputs[kind].append(values)
+    flat = [values for kind in outputs.values() for values in kind]
+    found = iter(torch.autograd.grad(decoder.model.norm(x).square().sum(), flat))
+    want = {kind: [next(found).abs().max().item() for _ in of] for kind, of in outputs.items()}
+    decoder.checkpointing = checkpointing
+    with amax.watched(decoder, chunk=100, scale=lambda: 64.0) as peaks:
+        (decoder(ids).square().sum() * 64.0).backward()
+    got = amax.peak_line(peaks)
+    for kind, values in want.items():
+        assert got[f"{kind}_gradient"] == pytest.approx(values, rel=1e-4), kind
+    largest = max(want["attention"] + want["mlp"])
+    assert got["gradient_share"] == pytest.approx(largest / 65504, rel=1e-4)
+
+
+def test_a_gradient_that_overflowed_is_null_and_no_alarm_but_a_large_one_is() -> None:
+    decoder = adapted("llama", torch.float32)
+    ids = golden.load("llama")[1]["input_ids"]
+    with amax.watched(decoder, chunk=100) as peaks:
+        (decoder(ids).sum() * math.inf).backward()
+    line = amax.peak_line(peaks)
+    assert line["gradient_share"] is None and None in line["mlp_gradient"]
+    assert [kind for kind, _, _ in alarms.peak_alarms(line)] == []
+    large = {"share": 0.1, "gradient_share": 0.4, "attention_gradient": [1.0, 26000.0]}
+    headroom = amax.Headroom(True, 100)
+    headroom.line = large | {"mlp_gradient": [3.0, 4.0]}
+    (told,) = headroom.notices()
+    assert "the gradient of the attention output of layer 1 reached 26,000" in told
+    assert headroom.notices() == []
 
 
 def test_a_peak_is_that_of_all_passes_and_none_reads_the_device() -> None:
@@ -96,7 +142,7 @@ def test_a_peak_is_that_of_all_passes_and_none_reads_the_device() -> None:
         decoder(second)
     assert Reads.count == 0
     both = amax.peak_line(peaks)
-    for kind in ("residual", *amax.SIXTEEN_BIT):
+    for kind in ("residual", *alarms.SIXTEEN_BIT):
         pairs = zip(single[0][kind], single[1][kind], strict=True)
         assert both[kind] == [max(pair) for pair in pairs]
         assert single[0][kind] != single[1][kind]
@@ -116,7 +162,7 @@ def test_what_is_not_finite_is_null() -> None:
 def test_off_watches_nothing() -> None:
     decoder = adapted("llama", torch.float32)
     headroom = amax.Headroom(False, 8192)
-    with headroom.watched(decoder):
+    with headroom.watched(decoder, lambda: 1.0):
         assert hooks(decoder) == 0
     assert headroom.line is None and headroom.notices() == []
     assert Config().amax == "off"
@@ -125,10 +171,10 @@ def test_off_watches_nothing() -> None:
 def test_the_warning_names_the_activation_with_the_least_headroom() -> None:
     kinds = dict(residual=[9e5, 9e5], attention=[5.0, 6.0], product=[100.0, 20000.0])
     line = kinds | dict(mlp=[3.0, 50.0], logits=[400.0], share=20000 / 65504)
-    told = amax.warning(line)
+    told = alarms.peak_warning(line)
     for part in ("gate * up product of layer 1", "20,000", "31%", "--dtype bfloat16"):
         assert part in told
-    assert "reached 70,000" in amax.warning(line | {"logits": [7e4], "share": 7e4 / 65504})
+    assert "reached 70,000" in alarms.peak_warning(line | {"logits": [7e4], "share": 7e4 / 65504})
 
 
 def test_an_activation_that_is_not_finite_is_told_once() -> None:

@@ -78,6 +78,7 @@ def made(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("eval", "tiny", "--out", runs, "--adapter", forward, "--adapter", reverse),
         *("--data", "sample", "--tasks", "paper", "--partial", "--limit", 4),
     )
+    typed("judge", forward, "--rubric", "score-only")
     return runs
 
 
@@ -101,7 +102,8 @@ def sign(run: Path) -> None:
             if path.parent == run:
                 files = (p for p in run.rglob("*") if p.is_file() and p.name[0] != ".")
                 every = {p.relative_to(run).as_posix() for p in files}
-                names = {n for n in every if n.split("/")[0] not in ("evals", "selected.json")}
+                later = ("evals", "judged", "selected.json")
+                names = {n for n in every if n.split("/")[0] not in later}
                 names -= {"manifest.json"}
             digests = {
                 name: hashlib.sha256((path.parent / name).read_bytes()).hexdigest()
@@ -168,6 +170,10 @@ def places(run: Path, file: str, field: str) -> Iterator[tuple[Path, int | None]
                 yield folder / name, 2
     elif name == "result.json":
         yield evaluations[0] / name, None
+    elif file == "verdicts":
+        yield next((run / "judged").glob("*/*/epoch-01.jsonl")), 2
+    elif name == "judge.json":
+        yield next((run / "judged").glob("*/*/judge.json")), None
     elif name in ("state.json", "adapter_config.json"):
         yield run / "checkpoints" / "epoch-01" / name, None
     elif name != "manifest.json" and name != "experiment.json":
@@ -185,7 +191,7 @@ def test_a_real_run_with_its_evaluations_is_clean(made: Path) -> None:
     assert not audit.notes
     looked_at = {name: len(where) for name, where in audit.looked_at.items() if where}
     answers = 2 * (4 * 2 * 4 + 3 * 4)
-    assert looked_at["scores"] == looked_at["groups"] == looked_at["weights"] == answers
+    assert looked_at["scores"] - 3 * 4 == looked_at["groups"] == looked_at["weights"] == answers
     assert looked_at["verdicts"] > 80 and looked_at["selection"] > 20 and looked_at["cells"] > 20
     assert looked_at.keys() == audit.looked_at.keys() - {"experiment"}
 
@@ -259,6 +265,10 @@ def test_the_page_names_every_field(run: Path) -> None:
         path = run / "checkpoints" / "epoch-01" / name if name == "state.json" else run / name
         keys = json.loads(path.read_text()).keys() - {"science", "pid", "heartbeat"}
         assert keys == named[name], name
+    verdict = next((run / "judged").glob("*/*/epoch-01.jsonl")).open()
+    assert json.loads(next(verdict)).keys() == named["verdicts"]
+    record = json.loads(next((run / "judged").glob("*/*/judge.json")).read_text())
+    assert record.keys() == named["judge.json"]
     samples = [next(path.open()) for path in (run / "evals").rglob("samples.jsonl")]
     assert {key for line in samples for key in json.loads(line)} == named["samples.jsonl"]
     result = json.loads(next((run / "evals").rglob("result.json")).read_text())

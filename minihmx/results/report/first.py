@@ -1,9 +1,10 @@
-"""What a reader has to know first: what the audit found. No torch."""
+"""What a reader has to know first: what the audit found, and what alarms ring. No torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from minihmx.results.alarms import run_alarms
 from minihmx.results.report.material import Material
 
 NAMED = 2  # findings of a run that are written out; the audit's section lists more
@@ -22,6 +23,16 @@ def audit_alerts(material: Material) -> list[str]:
         f"{'; '.join([*texts][:NAMED])}{'; ...' if len(texts) > NAMED else '.'}"
         for place, texts in found.items()
     ]
+
+
+def alerts(material: Material) -> list[str]:
+    """All of them: the audit's, then each run's alarms."""
+    rung = [
+        f"{run.model}, {run.title}: {alarm}."
+        for run in material.runs
+        for alarm in material.tried(run_alarms, run.folder) or []
+    ]
+    return [*audit_alerts(material), *rung]
 
 
 def _place(material: Material, file: Path) -> str:

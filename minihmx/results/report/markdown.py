@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from minihmx.models.licences import ETHICS, NO_CLAIM
 from minihmx.results.layout import as_markdown
 from minihmx.results.report.charts import rulers
-from minihmx.results.report.first import audit_alerts
+from minihmx.results.report.first import alerts
 from minihmx.results.report.material import Material
 from minihmx.results.report.sections import all_sections
 from minihmx.results.report.views import CardView, Pieces, Section
@@ -24,7 +24,7 @@ def markdown_report(material: Material) -> str:
     for ruler in rulers(material.runs):
         marks = (f"**{side} {score}** ({words})" for side, _, score, words in ruler.marks)
         lines += [f"{_safe(ruler.title)}, mean score of 0 to 10: {', '.join(marks)}.", ""]
-    lines += [f"> {_safe(note)}\n>" for note in [*audit_alerts(material), *material.notes]]
+    lines += [f"> {_safe(note)}\n>" for note in [*alerts(material), *material.notes]]
     for section in sections:
         lines += _section(section)
     lines += ["", NO_CLAIM, "", ETHICS]

@@ -20,7 +20,7 @@ from urllib.parse import quote
 from minihmx.errors import UserError
 from minihmx.models.licences import ETHICS, NO_CLAIM
 from minihmx.results.report.charts import rulers
-from minihmx.results.report.first import audit_alerts
+from minihmx.results.report.first import alerts
 from minihmx.results.report.material import Material
 from minihmx.results.report.sections import all_sections
 from minihmx.results.report.views import VERDICT_WORDS, CardView, Section
@@ -195,7 +195,7 @@ class Page:
             "base-uri 'none'; form-action 'none'",
             models=list(models),
             seeds=list(seeds),
-            alerts=[] if back else audit_alerts(material),
+            alerts=[] if back else alerts(material),
             notes=[] if back else list(material.notes),
             rulers=[] if back else list(rulers(material.runs)),
             audits=material.audits,

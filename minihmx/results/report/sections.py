@@ -9,6 +9,7 @@ from typing import Any
 from minihmx.models.licences import licence_on_disk
 from minihmx.results.conclusions import cell_sets
 from minihmx.results.findings import CHECKS
+from minihmx.results.judged_tables import JudgedReport
 from minihmx.results.layout import Table
 from minihmx.results.report.charts import figures
 from minihmx.results.report.failures import judge_section
@@ -22,6 +23,7 @@ from minihmx.results.report.questions import (
 )
 from minihmx.results.report.steps import steps_section
 from minihmx.results.report.views import Section
+from minihmx.results.runs import read_run
 from minihmx.results.tables import comparison_tables
 from minihmx.terminal.text import number
 
@@ -138,6 +140,22 @@ def tables_section(material: Material) -> Section:
     return Section(*name, commands=(command,), tables=tables or [], missing=missing)
 
 
+def judged_section(material: Material) -> Section:
+    """What `judge --report` prints."""
+    runs = [material.tried(read_run, run.folder, run.epoch) for run in material.runs if run.epoch]
+    made = material.tried(JudgedReport, [run for run in runs if run])
+    for note in made.notes if made else ():
+        material.note(note)
+    tables = made.tables() if made else []
+    command = f"minihmx judge {shlex.join(material.paths)} --report"
+    missing = (
+        "No other judge and no other rubric was asked; `minihmx judge RUN --by MODEL` and "
+        "`minihmx judge RUN --rubric all` ask them about the held-out answers."
+    )
+    name = "judged", "Other judges on the same answers"
+    return Section(*name, commands=(command,), tables=tables, missing="" if tables else missing)
+
+
 def audit_section(material: Material) -> Section:
     """What `audit` says."""
     rows, findings, notes = list[tuple[str, ...]](), list[str](), list[str]()
@@ -187,6 +205,7 @@ SECTIONS: Mapping[str, Callable[[Material], Section]] = {
     "items": items_section,
     "tables": tables_section,
     "judge": judge_section,
+    "judged": judged_section,
     "audit": audit_section,
     "commands": commands_section,
 }
