@@ -42,7 +42,8 @@ FLOORS = {
     " instruments.machine",  # what watches
     4: "run rollout learn instruments.notfinite train",  # a run
     5: "probes probes.judge probes.examples"
-    " probes.checkpoints probes.best_of"
+    " probes.checkpoints probes.best_of probes.stories probes.states probes.vectors"
+    " probes.steering probes.emotion probes.shift"
     " evals evals.benchmark evals.ruler evals.making evals.making.words evals.making.lengths"
     " evals.making.needles evals.making.lists evals.making.documents evals.items.made"
     " evals.truthfulqa evals.toxigen evals.bbq"
@@ -117,7 +118,7 @@ TORCH_FREE = (
     " terminal.preflight commands commands.train commands.evaluate commands.data commands.chat"
     " commands.export commands.doctor"
     " probes.examples terminal.examples commands.examples"
-    " probes.checkpoints probes.best_of terminal.probe commands.probe"
+    " probes.checkpoints probes.best_of probes.stories terminal.probe commands.probe"
     " results.claims results.cell_claims results.selections commands.claims"
     " results.findings results.audit results.audit_run results.audit_experiment"
     " results.audit_rows results.audit_steps results.audit_evals results.audit_cells commands.audit"
@@ -391,6 +392,8 @@ def test_comments_and_code_are_told_apart() -> None:
         ("results.statistics", "holm"),
         ("probes.best_of", "expected_best"),
         ("probes.best_of", "bound"),
+        ("probes.stories", "names_emotion"),
+        ("probes.states", "looked_at"),
         ("results.statistics", "benjamini_hochberg"),
     ],
 )

@@ -77,11 +77,37 @@ def _best_of(options: argparse.Namespace) -> int:
     return 0
 
 
+def _emotion_arguments(parser: argparse.ArgumentParser) -> None:
+    _shared(parser, "what training moved in it")
+    for name, default, text in (
+        ("stories", 64, "topics, of which every emotion gets a story each"),
+        ("neutral", 100, "neutral texts"),
+        ("draws", 1000, "random spaces, and shuffles of labels, that stand for chance"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (%(default)s)")
+
+
+def _emotion(options: argparse.Namespace) -> int:
+    """Stories, vectors, the gate, measures. A gate not passed is an answer too: it exits 0."""
+    from minihmx.probes.emotion import Counts, emotion
+    from minihmx.terminal.probe import emotion_lines
+
+    counts = Counts(options.stories, options.neutral, options.draws)
+    report = emotion(options.adapters, _flags(options), counts)
+    show(json.dumps(report, sort_keys=True) if options.json else emotion_lines(report))
+    return 0
+
+
 # An action is a line here: what it does in a few words, its arguments, and its function.
 ACTIONS: dict[str, tuple[str, Arguments, Action]] = {
     "best-of": (
         "was it there already? best-of-N of the base beside forward and reverse, at their KL",
         _best_of_arguments,
         _best_of,
+    ),
+    "emotion": (
+        "emotion vectors of the base, whether they read anything, and what training moved",
+        _emotion_arguments,
+        _emotion,
     ),
 }

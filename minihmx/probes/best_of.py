@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from minihmx.config import check_number
 from minihmx.errors import Diverged, UserError
 from minihmx.probes.checkpoints import (
+    NOT_FINITE,
     Checkpoint,
     Pieces,
     held_out,
@@ -34,8 +35,7 @@ if TYPE_CHECKING:
     from minihmx.engine.open import Model
     from minihmx.engine.prompts import Prompts
 
-MOST_ANSWERS = 1024
-REACHED = 7.5  # the paper's threshold of a checkpoint's score
+MOST_ANSWERS, REACHED = 1024, 7.5  # the latter the paper's threshold of a checkpoint's score
 WRITTEN_OF_AN_ANSWER = ("sample", "completion", "finish", "judge", "judge_finish", "score")
 Scores = Sequence[float | None]  # of the answers to one question; None: the judge gave none
 
@@ -128,29 +128,36 @@ def at_kl(points: Sequence[Point], question: int, kl: float) -> float | None:
     return ends[0] + share * (ends[1] - ends[0])
 
 
-def standing(
-    checkpoint: Checkpoint, ids: Sequence[str], points: Sequence[Point], sign: int
-) -> dict[str, Any]:
-    """Where a trained checkpoint stands beside the curve.
+Rows = Sequence[Mapping[str, Any]]  # of an evaluation
 
-    difference: how much further than the curve its score went, the mean over questions. Positive
-    is beyond what the base's answers, weighted otherwise, give at its KL.
-    """
+
+def by_questions(checkpoint: Checkpoint, ids: Sequence[str]) -> list[Rows]:
+    """A checkpoint's held-out answers to each of these. Raises UserError where one has none."""
     rows = checkpoint.answers()
-    by_question = [[row for row in rows if row["question"] == name] for name in ids]
-    if not all(by_question):
+    found: list[Rows] = [[row for row in rows if row["question"] == name] for name in ids]
+    if not all(found):
         raise UserError(
             f"{checkpoint.title} was evaluated on other questions than the first run, so the two "
             "stand on no common curve; probe them by separate commands."
         )
-    scores = [[r["score"] for r in rows if r["score"] is not None] for rows in by_question]
+    return found
+
+
+def standing(
+    checkpoint: Checkpoint, answered: Sequence[Rows], points: Sequence[Point], sign: int
+) -> dict[str, Any]:
+    """Where a trained checkpoint, with its answers by question, stands beside the curve.
+
+    difference: how much further than the curve at its KL its score went, the mean over questions.
+    """
+    scores = [[r["score"] for r in rows if r["score"] is not None] for rows in answered]
     kls = [
         [
             r["policy_logprob"] - r["reference_logprob"]
             for r in rows
             if None not in (r["policy_logprob"], r["reference_logprob"])
         ]
-        for rows in by_question
+        for rows in answered
     ]
     kl = mean([value for row in kls for value in row])
     differences = list[float]()
@@ -160,19 +167,19 @@ def standing(
             differences.append(sign * (sum(own) / len(own) - on_curve))
     difference = mean(differences)
     error = clustered_standard_error([[value] for value in differences])
-    found = {
+    return {
         "run": checkpoint.title,
         "direction": checkpoint.direction,
         "seed": checkpoint.seed,
-        "answers": len(rows),
+        "answers": sum(map(len, answered)),
         "score": mean([value for row in scores for value in row]),
         "score_error": clustered_standard_error(scores),
         "kl": kl,
         "kl_error": clustered_standard_error(kls),
         "difference": difference,
         "difference_error": error,
+        "verdict": verdict_of(difference, error, kl, points[-1].bound),
     }
-    return found | {"verdict": verdict_of(difference, error, kl, points[-1].bound)}
 
 
 def verdict_of(difference: float | None, error: float | None, kl: float | None, end: float) -> str:
@@ -203,6 +210,8 @@ def best_of(names: Sequence[str], flags: Mapping[str, Any], samples: int) -> dic
     if config.temperature == 0:
         raise UserError("At temperature 0 all answers are one; give --temperature 1.")
     questions = held_out(checkpoints, config.questions)
+    ids = [question.id for question in questions]
+    answered = [by_questions(checkpoint, ids) for checkpoint in checkpoints]
     prompts = Prompts(model.tokenizer, config.date, rubric_of(checkpoints, config.rubric))
     kept = ("temperature", "max_completion_length", "judge_max_tokens", "seed", "dtype")
     identity = {
@@ -213,7 +222,6 @@ def best_of(names: Sequence[str], flags: Mapping[str, Any], samples: int) -> dic
     }
     pieces = Pieces(home_path(config.out) / source.run_name / "base", "best-of", identity)
     table = _answers(model, prompts, questions, pieces, samples)
-    ids = [question.id for question in questions]
     points = {sign: curve(table, sign) for sign in (1, -1)}
     scored = [score for scores in table for score in scores if score is not None]
     reached = [any(s is not None and s >= REACHED for s in scores) for scores in table]
@@ -228,8 +236,8 @@ def best_of(names: Sequence[str], flags: Mapping[str, Any], samples: int) -> dic
         "best": [point._asdict() for point in points[1]],
         "worst": [point._asdict() for point in points[-1]],
         "runs": [
-            standing(c, ids, points[sign], sign)
-            for c in checkpoints
+            standing(c, rows, points[sign], sign)
+            for c, rows in zip(checkpoints, answered, strict=True)
             for sign in (1 if c.direction == "forward" else -1,)
         ],
     }
@@ -282,10 +290,7 @@ def _ask(
         limit=Limit("--decode-rows", config.decode_rows),
     )
     if not all(completion.finite for completion in completions):
-        raise Diverged(
-            f"Logits of the base are not finite in {config.dtype}, so its answers would be noise; "
-            "try --dtype bfloat16 or float32."
-        )
+        raise Diverged(NOT_FINITE.format(config.dtype, "answers"))
     rollouts = [
         Rollout(question, number, question.text, ids, completion)
         for number, completion in zip(numbers, completions, strict=True)

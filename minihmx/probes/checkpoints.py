@@ -21,6 +21,10 @@ from minihmx.storage.disk import dumps, parse_lines, read_lines
 from minihmx.storage.identity import differences
 from minihmx.storage.run_folder import Store
 
+NOT_FINITE = (
+    "Logits of the base are not finite in {}, so its {} would be noise; try --dtype bfloat16 or "
+    "float32."
+)
 NUMBERS = ("score", "policy_logprob", "reference_logprob")  # of an evaluation's answer
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minihmx.results.layout import Table, as_plain
+from minihmx.stats import mean, std_unbiased
 from minihmx.terminal.text import ERROR, number
 
 # What a checkpoint's place beside the curve means.
@@ -72,3 +74,146 @@ def best_of_lines(report: Mapping[str, Any]) -> str:
         ),
     )
     return as_plain([curve, runs]).rstrip("\n")
+
+
+def emotion_lines(report: Mapping[str, Any]) -> str:
+    """The texts, the layers, the gate; then the measures of each run, or why there are none."""
+    tables = [_texts(report)]
+    if "layer" in report:
+        tables += [_layers(report), _gate(report)]
+    verdict = f"vectors usable: {report['why']}."
+    if not report["usable"]:
+        verdict = f"no usable vectors: {report['why']}; nothing further is measured."
+    tables.append(Table(verdict, notes=(f"kept in {report['folder']}",)))
+    if report["usable"]:
+        tables += _shifts(report)
+    return as_plain(tables).rstrip("\n")
+
+
+def _texts(report: Mapping[str, Any]) -> Table:
+    fates = ("kept", "named", "short")
+    rows = [
+        (emotion, *(str(counts.get(fate, 0)) for fate in fates))
+        for emotion, counts in report["texts"].items()
+    ]
+    return Table(
+        f"Texts that {report['model']['id']} wrote, {report['counts']['stories']} topics",
+        ("about", "kept", "dropped: named it", "dropped: too short"),
+        rows,
+        ("A text that is dropped is tried again, three times in all.",),
+    )
+
+
+def _layers(report: Mapping[str, Any]) -> Table:
+    rows = [
+        (f"{layer}{' *' if layer == report['layer'] else ''}", f"{accuracy:.1%}", str(components))
+        for layer, accuracy, components in zip(
+            report["layers"],
+            report["held_out_accuracy"],
+            report["neutral_components"],
+            strict=True,
+        )
+    ]
+    return Table(
+        "Which emotion is a story about? Topics that no vector was made from",
+        ("layer", "right", "neutral components out"),
+        rows,
+        (
+            f"* is taken. Chance is {report['chance']:.1%}; made from {report['fitted_on']} "
+            f"stories, tested on {report['tested_on']}.",
+            f"p = {report['p_accuracy']:.3f} that labels shuffled within topics do as well at any "
+            f"of these layers ({report['counts']['draws']} shuffles).",
+        ),
+    )
+
+
+def _gate(report: Mapping[str, Any]) -> Table:
+    rows = [
+        (emotion, "yes" if emotion in first else "no", ", ".join(first))
+        for emotion, first in report["gate"]["first"].items()
+    ]
+    return Table(
+        f"What messages imply and do not name, read at layer {report['layer']}",
+        ("implied", "among them", "first three"),
+        rows,
+        labels=3,
+    )
+
+
+def _shifts(report: Mapping[str, Any]) -> list[Table]:
+    if not report["runs"]:
+        return []
+    rows = [
+        (
+            run["run"],
+            kind,
+            f"{own['length']:.1%}",
+            f"{own['share']:.1%}",
+            f"{own['random_mean']:.1%}",
+            f"{own['p_random']:.3f}",
+            f"{own['p_random_layers']:.3f}",
+            f"{own['p_shuffled']:.3f}",
+            f"{own['neutral_share']:.1%}",
+            *(f"{own['cosines'].get(axis, math.nan):+.2f}" for axis in report["axes"]),
+        )
+        for run in report["runs"]
+        for kind in ("questions", "facts")
+        for own in (run[kind],)
+    ]
+    axes = tuple(f"cos {axis}" for axis in report["axes"])
+    shift = Table(
+        f"Shift of the residual stream at a prompt's last token, layer {report['layer']}",
+        (
+            *("run", "prompts", "length", "in emotion space", "by chance", "p", "p layers"),
+            *("p shuffled", "in neutral", *axes),
+        ),
+        rows,
+        (
+            "Length: against the base's residual. By chance: spaces of the same dimension with the "
+            "covariance of the base's activations; p layers: as if the layer were picked for it; "
+            "shuffled: vectors made with labels shuffled within topics.",
+            *(
+                f"seed {pair['seed']}: cosine between forward and reverse "
+                f"{pair['questions']:+.2f} on questions, {pair['facts']:+.2f} on facts."
+                for pair in report["pairs"]
+            ),
+            f"Axis of scores: {report['scores_axis']}.",
+            _seeds(report["runs"]),
+        ),
+        labels=2,
+    )
+    parts = ("total", "wording", "weights")
+    decomposition = Table(
+        "A trained model's answers against the base's, along each emotion",
+        ("emotion", *(f"{run['run']} {part}" for run in report["runs"] for part in parts)),
+        [
+            (
+                emotion,
+                *(
+                    f"{run['decomposition'][emotion][part]:+.2f}"
+                    for run in report["runs"]
+                    for part in parts
+                ),
+            )
+            for emotion in report["runs"][0]["decomposition"]
+        ],
+        (
+            "In standard deviations of the base's stories. Total = wording (what the base reads in "
+            "these words) + weights (what the trained model reads further in the same words).",
+        ),
+    )
+    return [shift, decomposition]
+
+
+def _seeds(runs: Sequence[Mapping[str, Any]]) -> str:
+    """What the seeds allow to say: the unit that could have come out otherwise is a run."""
+    parts = []
+    for direction in dict.fromkeys(run["direction"] for run in runs):
+        shares = [run["questions"]["share"] for run in runs if run["direction"] == direction]
+        spread = std_unbiased(shares)
+        parts.append(
+            f"{direction} {mean(shares):.1%}, one seed, so nothing is known of other seeds"
+            if spread is None
+            else f"{direction} {mean(shares):.1%}, std {spread:.1%} over {len(shares)} seeds"
+        )
+    return f"Share on questions: {'; '.join(parts)}."
