@@ -188,8 +188,9 @@ def _measured(
     inside: Inside, checkpoints: Sequence[Any], pieces: Pieces, found: stories.Material
 ) -> dict[str, Any]:
     """The axes that are no emotions, every vector on disk, and every checkpoint's measures."""
+    built_in = held_out((), "")  # not the runs' own: the vectors are to be the base's alone
     asked, forbidden = (
-        inside.read([prompt_row(inside.prompts, q.text, text) for q in inside.questions])
+        inside.read([prompt_row(inside.prompts, q.text, text) for q in built_in])
         for text in found.system
     )
     axes = {"system": vectors.without((asked - forbidden).mean(0)[None], inside.bases)[0]}
@@ -197,13 +198,18 @@ def _measured(
     axes |= {} if scores is None else {"scores": scores}
     axes = {name: torch.nn.functional.normalize(axis, dim=-1) for name, axis in axes.items()}
     place, digest = inside.place, inside.model.source.digest
-    recipe = {"made": "mean of its stories less the mean over emotions, neutral components out"}
+    made = {
+        "system": "a system prompt that asks for feeling less one that forbids it",
+        "scores": "the base's answers with high scores less those with low ones, within questions",
+    }
     unit = inside.fitted.unit[:, place]
     named = dict(zip(inside.emotions, unit, strict=True))
     named |= {name: axis[place] for name, axis in axes.items()}
     for name, vector in named.items():
         own = SteeringVector(name, vector.clone(), inside.layers[place], inside.rms, digest)
-        save_vector(pieces.store, own, recipe | {"stories": len(inside.clean)})
+        how = made.get(name, "its stories less the mean over emotions")
+        recipe = {"made": f"{how}; neutral components out", "stories": len(inside.clean)}
+        save_vector(pieces.store, own, recipe | {"seed": inside.model.config.seed})
     return {
         "axes": {
             name: {e: float(unit[i] @ axis[place]) for i, e in enumerate(inside.emotions)}

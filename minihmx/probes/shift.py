@@ -191,7 +191,7 @@ def _shares(
     for number, (key, delta) in enumerate(deltas.items()):
         observed = vectors.share(delta, inside.fitted.unit)
         basis = inside.bases[place][: emotions - 1]  # as many dimensions as the emotions span
-        neutral = float((basis @ delta[place]).square().sum() / delta[place].square().sum())
+        neutral = float(vectors.share(delta[place][None], basis[:, None])[0])
         found[key] = {
             "share": float(observed[place]),
             "share_by_layer": observed.tolist(),

@@ -44,8 +44,8 @@ def looked_at(depth: int) -> list[int]:
 
 
 def text_row(prompts: Prompts, text: str) -> Row:
-    """A text that is no chat, averaged from its token 50 on, or if it is shorter over its second
-    half; what the tokenizer puts before a text is not of it."""
+    """A text that is no chat, averaged from its token 50 on, or where it is of fewer than 100 over
+    its second half; what the tokenizer puts before a text is not of it."""
     before, ids = prompts.tokenizer.before_text, prompts.tokenizer.encode_text(text)
     start = len(before) + min(FROM_TOKEN, len(ids) // 2)
     return Row([*before, *ids], start, len(before) + len(ids))

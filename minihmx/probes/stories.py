@@ -90,9 +90,10 @@ def names_emotion(text: str, patterns: str) -> bool:
     return re.search(rf"\b(?:{words})\b", text.lower()) is not None
 
 
-def fate_of(text: str, tokens: int, patterns: str) -> str:
-    """Whether a text counts: KEPT_TEXT, SHORT, or NAMED. patterns: empty for a neutral text."""
-    if tokens < SHORTEST:
+def fate_of(text: str, ids: Sequence[int], patterns: str) -> str:
+    """Whether a text, of these tokens, counts: KEPT_TEXT, SHORT, or NAMED. patterns: empty for a
+    neutral text."""
+    if len(ids) < SHORTEST:
         return SHORT
     return NAMED if patterns and names_emotion(text, patterns) else KEPT_TEXT
 
@@ -163,7 +164,9 @@ def _write(
             "topic": text.topic,
             "attempt": attempt,
             "text": completion.text,
-            "fate": fate_of(completion.text, len(completion.ids), patterns),
+            "fate": fate_of(
+                completion.text, prompts.tokenizer.encode_text(completion.text), patterns
+            ),
         }
         for text, completion in zip(texts, completions, strict=True)
     ]

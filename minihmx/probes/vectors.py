@@ -103,7 +103,7 @@ def share(delta: Tensor, vectors: Tensor) -> Tensor:
     gram = torch.einsum("eld,fld->lef", vectors, vectors)
     inverse = torch.linalg.pinv(gram, rtol=1e-5)
     inside: Tensor = torch.einsum("le,lef,lf->l", along, inverse, along)
-    return inside / (delta**2).sum(-1)
+    return inside / (delta**2).sum(-1).clamp_min(1e-30)
 
 
 def orthonormal(vectors: Tensor) -> Tensor:
