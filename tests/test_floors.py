@@ -43,7 +43,7 @@ FLOORS = {
     4: "run rollout learn instruments.notfinite train",  # a run
     5: "probes probes.judge probes.examples"
     " probes.checkpoints probes.best_of probes.stories probes.states probes.vectors"
-    " probes.steering probes.emotion probes.shift"
+    " probes.steering probes.emotion probes.shift probes.causes"
     " evals evals.benchmark evals.ruler evals.making evals.making.words evals.making.lengths"
     " evals.making.needles evals.making.lists evals.making.documents evals.items.made"
     " evals.truthfulqa evals.toxigen evals.bbq"

@@ -39,7 +39,8 @@ def _shared(parser: argparse.ArgumentParser, what: str) -> None:
         metavar="RUN",
         help=f"a run's folder, or RUN@epoch-03: {what}; may be given several times",
     )
-    for name in ("seed", "out", "revision", "device", "dtype", "threads", "decode_rows"):
+    names = ("seed", "out", "revision", "device", "dtype", "threads", "decode_rows", "temperature")
+    for name in (*names, "max_completion_length", "judge_max_tokens"):
         field, flag = FIELDS[name], f"--{name.replace('_', '-')}"
         kind, text = type(field.default), f"{field.metadata['help']} (the run's, else train's)"
         none, choices = argparse.SUPPRESS, field.metadata["choices"]
@@ -83,6 +84,8 @@ def _emotion_arguments(parser: argparse.ArgumentParser) -> None:
         ("stories", 64, "topics, of which every emotion gets a story each"),
         ("neutral", 100, "neutral texts"),
         ("draws", 1000, "random spaces, and shuffles of labels, that stand for chance"),
+        ("steering", 0, "answers to each question for each vector, sign and strength; 0: none"),
+        ("directions", 20, "random directions to steer with beside the emotions"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (%(default)s)")
 
@@ -92,7 +95,7 @@ def _emotion(options: argparse.Namespace) -> int:
     from minihmx.probes.emotion import Counts, emotion
     from minihmx.terminal.probe import emotion_lines
 
-    counts = Counts(options.stories, options.neutral, options.draws)
+    counts = Counts(**{name: getattr(options, name) for name in Counts._fields})
     report = emotion(options.adapters, _flags(options), counts)
     show(json.dumps(report, sort_keys=True) if options.json else emotion_lines(report))
     return 0

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from minihmx.config import check_number
+from minihmx.config import MOST, check_number
 from minihmx.engine.memory import Limit
 from minihmx.engine.open import Model, find_model, load_decoder
 from minihmx.engine.prompts import Prompts
 from minihmx.models.decoder import Decoder
-from minihmx.probes import stories, vectors
+from minihmx.probes import causes, stories, vectors
 from minihmx.probes.checkpoints import (
     Pieces,
     held_out,
@@ -37,16 +37,20 @@ from minihmx.records import Question
 from minihmx.storage.disk import home_path
 
 FIRST, NEEDED = 3, 8  # the gate: the implied emotion among the first 3 for 8 of 12 messages
+PERPLEXITY_TEXTS = 20  # neutral texts whose perplexity shows what a change of the stream breaks
 ABSENT = "too few stories"
 
 
 class Counts(NamedTuple):
     """How much is written and drawn: topics a story of each emotion is about, neutral texts, and
-    spaces and shuffles that stand for chance."""
+    spaces and shuffles that stand for chance. steering: answers to each question under each
+    change of the stream, 0 for no such changes. directions: random ones to steer with."""
 
     stories: int = 64
     neutral: int = 100
     draws: int = vectors.DRAWN
+    steering: int = 0
+    directions: int = 20
 
 
 def emotion(names: Sequence[str], flags: Mapping[str, Any], counts: Counts) -> dict[str, Any]:
@@ -60,6 +64,8 @@ def emotion(names: Sequence[str], flags: Mapping[str, Any], counts: Counts) -> d
     check_number("stories", counts.stories, 5, len(stories.material().topics))
     check_number("neutral", counts.neutral, 10, 100)
     check_number("draws", counts.draws, 1, 100_000)
+    check_number("steering", counts.steering, 0, MOST["eval_samples"])
+    check_number("directions", counts.directions, 1, 1000)
     checkpoints = open_checkpoints(names)
     model = find_model(settings_of(checkpoints, flags), slow_dtypes=True)
     config, source = model.config, model.source
@@ -100,7 +106,14 @@ def emotion(names: Sequence[str], flags: Mapping[str, Any], counts: Counts) -> d
     report |= chosen | _gate(inside, found.messages)
     if not report["usable"]:
         return report
-    return report | _measured(inside, checkpoints, pieces, found)
+    report |= _measured(inside, checkpoints, pieces, found)
+    if counts.steering:
+        texts = [row["text"] for row in kept if row["emotion"] == stories.NEUTRAL_NAME]
+        ids = [text_row(prompts, text).ids for text in texts[:PERPLEXITY_TEXTS]]
+        asked = pieces, ids, counts.steering, counts.directions
+        report["steering"] = causes.steering(inside, *asked)
+        report["removal"] = causes.removal(inside, checkpoints, ids, counts.steering)
+    return report
 
 
 def _too_few(

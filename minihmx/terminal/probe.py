@@ -87,6 +87,8 @@ def emotion_lines(report: Mapping[str, Any]) -> str:
     tables.append(Table(verdict, notes=(f"kept in {report['folder']}",)))
     if report["usable"]:
         tables += _shifts(report)
+    if "steering" in report:
+        tables += [_steering(report["steering"]), _removal(report["removal"])]
     return as_plain(tables).rstrip("\n")
 
 
@@ -217,3 +219,41 @@ def _seeds(runs: Sequence[Mapping[str, Any]]) -> str:
             else f"{direction} {mean(shares):.1%}, std {spread:.1%} over {len(shares)} seeds"
         )
     return f"Share on questions: {'; '.join(parts)}."
+
+
+def _steering(found: Mapping[str, Any]) -> Table:
+    """Effects at one KL, the largest first."""
+    if found["kl"] is None:
+        return Table(
+            "Steering: no strength gave scores without doubling the perplexity, so nothing is read"
+        )
+    rows = [
+        (f"{'+' if own['sign'] > 0 else '-'} {own['name']}", f"{own['effect']:+.2f}", p)
+        for own in sorted(found["effects"], key=lambda own: -abs(own["effect"]))
+        for p in (number(own["p"], ".3f"),)
+    ]
+    return Table(
+        f"The base steered: its score less {number(found['base']['score'], '.2f')}, at "
+        f"{found['kl']:.2f} nats per answer",
+        ("vector", "effect", "p"),
+        rows,
+        (
+            f"p: how often a random direction moves it as far (largest "
+            f"{number(found['random_largest'], '.2f')}). {found['dropped']} of "
+            f"{len(found['tried'])} curves are left out, whose every strength doubled the "
+            "perplexity of neutral texts.",
+        ),
+    )
+
+
+def _removal(found: Sequence[Mapping[str, Any]]) -> Table:
+    rows = [
+        (run["run"], what, number(own["score"], ".2f"), number(own["kl"], ".2f"))
+        for run in found
+        for what, own in (
+            ("as it is", run["whole"]),
+            ("without the emotion space", run["without"]),
+            *((f"without random space {n}", own) for n, own in enumerate(run["random"], start=1)),
+        )
+    ]
+    return Table("A trained model without a space", ("run", "", "score", "KL"), rows, labels=2)

@@ -20,9 +20,11 @@ from minihmx.engine.prompts import Prompts
 from minihmx.models import weights
 from minihmx.models.context import KVCache
 from minihmx.models.tokenizer import Tokenizer
-from minihmx.probes import emotion, stories
+from minihmx.probes import causes, emotion, stories
+from minihmx.probes.causes import equal_kl_effects, score_at
 from minihmx.probes.states import Row, answer_row, message_row, prompt_row, states, text_row
 from minihmx.probes.steering import SteeringVector, projected_out, read_vector, steered
+from minihmx.records import Verdict
 
 COUNTS = ("--stories", 5, "--neutral", 10, "--draws", 20)
 
@@ -155,6 +157,33 @@ def test_what_is_measured_behind_the_gate(
     assert "cosine between forward and reverse" in done.stdout and "vectors usable" in done.stdout
 
 
+@pytest.mark.usefixtures("short_stories")
+def test_what_is_steered_and_what_is_taken_out(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emotion, "NEEDED", 0)
+    monkeypatch.setattr(causes, "STRENGTHS", (8,))
+    monkeypatch.setattr(causes, "SPACES", 1)
+    verdicts = iter(range(10**6))  # a random model gives no scores, so each answer gets some
+    monkeypatch.setattr(
+        causes,
+        "judge_answers",
+        lambda d, p, c, rollouts: [
+            setattr(r, "verdict", Verdict(next(verdicts) % 11, (0, 1))) for r in rollouts
+        ],
+    )
+    flags = ("--adapter", f"{made}/forward@epoch-02", "--steering", 1, "--directions", 1)
+    found = typed(made, tmp_path, *flags)
+    steering, (removal,) = found["steering"], found["removal"]
+    assert len(steering["tried"]) == 2 * (12 + 1)
+    assert steering["base"]["kl"] == pytest.approx(0.0, abs=1e-3)
+    points = [point for own in steering["tried"] for point in own["points"][1:]]
+    assert points and all(point["kl"] > 0.01 for point in points)
+    assert removal["whole"]["kl"] != removal["without"]["kl"] and len(removal["random"]) == 1
+    monkeypatch.setattr(causes, "steered", None)  # what was steered before is on the disk
+    assert typed(made, tmp_path, *flags)["steering"]["tried"][0]["name"] == "joy"
+
+
 # --- steering -------------------------------------------------------------------------------------
 
 
@@ -236,3 +265,23 @@ def test_chat_shows_the_base_and_what_a_vector_makes_of_it(made: Path, tmp_path:
         line.partition("> ")[2] for line in still if line[:8] in ("base> " + line[6:8], "steered>")
     ]
     assert len(set(same)) == 1
+
+
+def line(*points: tuple[float, float]) -> list[dict[str, float]]:
+    return [{"kl": kl, "score": score} for kl, score in points]
+
+
+def test_effects_are_read_at_the_largest_kl_that_all_reach() -> None:
+    curves = {
+        ("joy", 1): line((0, 5), (2, 9)),
+        ("joy", -1): line((0, 5)),  # every strength was dropped
+        ("random-01", 1): line((0, 5), (1, 6)),
+        ("random-01", -1): line((0, 5), (4, 5)),
+    }
+    found = equal_kl_effects(curves)
+    assert found["kl"] == 1 and found["dropped"] == 1 and found["random_largest"] == 1
+    assert found["effects"] == [
+        {"name": "joy", "sign": 1, "effect": pytest.approx(2.0), "p": pytest.approx(1 / 3)}
+    ]
+    assert score_at(line((0, 5), (1, 6), (3, 10)), 2.0) == pytest.approx(8.0)
+    assert equal_kl_effects({("joy", 1): line((0, 5))})["kl"] is None
