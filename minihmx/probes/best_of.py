@@ -19,12 +19,12 @@ from minihmx.errors import Diverged, UserError
 from minihmx.probes.checkpoints import (
     NOT_FINITE,
     Checkpoint,
-    Pieces,
+    ProbePieces,
+    base_settings,
     held_out,
     open_checkpoints,
     refuse_other_base,
     rubric_of,
-    settings_of,
 )
 from minihmx.records import Question, Rollout
 from minihmx.stats import clustered_standard_error, mean
@@ -204,7 +204,7 @@ def best_of(names: Sequence[str], flags: Mapping[str, Any], samples: int) -> dic
 
     check_number("samples", samples, 2, MOST_ANSWERS)
     checkpoints = open_checkpoints(names)
-    model = find_model(settings_of(checkpoints, flags), slow_dtypes=True)
+    model = find_model(base_settings(checkpoints, flags), slow_dtypes=True)
     config, source = model.config, model.source
     refuse_other_base(checkpoints, source.id, source.digest)
     if config.temperature == 0:
@@ -220,7 +220,7 @@ def best_of(names: Sequence[str], flags: Mapping[str, Any], samples: int) -> dic
         "rubric": text_digest(prompts.rubric),
         **{name: getattr(config, name) for name in (*kept, "date", "chat_format")},
     }
-    pieces = Pieces(home_path(config.out) / source.run_name / "base", "best-of", identity)
+    pieces = ProbePieces(home_path(config.out) / source.run_name / "base", "best-of", identity)
     table = _answers(model, prompts, questions, pieces, samples)
     points = {sign: curve(table, sign) for sign in (1, -1)}
     scored = [score for scores in table for score in scores if score is not None]
@@ -247,7 +247,7 @@ def _answers(
     model: Model,
     prompts: Prompts,
     questions: Sequence[Question],
-    pieces: Pieces,
+    pieces: ProbePieces,
     samples: int,
 ) -> list[list[float | None]]:
     """The scores by question, asking for what is not on the disk; one file for each question."""

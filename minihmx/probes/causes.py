@@ -22,9 +22,9 @@ from minihmx.engine.open import OpenAdapter, open_adapter, with_adapter
 from minihmx.learn import logprobs
 from minihmx.models.decoder import Decoder
 from minihmx.probes import vectors
-from minihmx.probes.checkpoints import Checkpoint, Pieces
+from minihmx.probes.checkpoints import Checkpoint, ProbePieces
 from minihmx.probes.examples import answers_of, judge_answers, score_record
-from minihmx.probes.shift import ROWS, Inside
+from minihmx.probes.shift import TAPPED_ROWS, Inside
 from minihmx.probes.steering import SteeringVector, projected_out, steered
 from minihmx.records import Completion, Question, Rollout
 from minihmx.stats import mean
@@ -40,8 +40,8 @@ FIELDS_OF_A_TRY = ("alpha", "kl", "score", "scored", "perplexity")
 def summed_logprobs(decoder: Decoder, rollouts: Sequence[Rollout], config: Config) -> list[float]:
     """Each answer's log-prob under the decoder as it is, summed over its tokens, in nats."""
     sums = list[float]()
-    for start in range(0, len(rollouts), ROWS):
-        piece = rollouts[start : start + ROWS]
+    for start in range(0, len(rollouts), TAPPED_ROWS):
+        piece = rollouts[start : start + TAPPED_ROWS]
         with torch.no_grad():
             flat, _ = logprobs(decoder, piece, config)
         lengths = [len(rollout.completion.ids) for rollout in piece]
@@ -93,7 +93,11 @@ def tried(
 
 
 def steering(
-    inside: Inside, pieces: Pieces, texts: Sequence[Sequence[int]], samples: int, directions: int
+    inside: Inside,
+    pieces: ProbePieces,
+    texts: Sequence[Sequence[int]],
+    samples: int,
+    directions: int,
 ) -> dict[str, Any]:
     """Every emotion and so many random directions, both signs, at each strength; then their effect
     on the score at one KL that all of them reach."""
@@ -139,7 +143,7 @@ def equal_kl_effects(curves: Mapping[tuple[str, int], list[dict[str, Any]]]) -> 
                 "name": name,
                 "sign": sign,
                 "effect": effect,
-                "p": vectors.p_value(abs(effect), torch.tensor(chance)) if chance else None,
+                "p": vectors.p_of_draws(abs(effect), torch.tensor(chance)) if chance else None,
             }
             for (name, sign), effect in effects.items()
             if not name.startswith("random-")
@@ -158,7 +162,7 @@ def score_at(points: Sequence[Mapping[str, Any]], kl: float) -> float:
 
 def _steered(
     inside: Inside,
-    pieces: Pieces,
+    pieces: ProbePieces,
     texts: Sequence[Sequence[int]],
     samples: int,
     name: str,

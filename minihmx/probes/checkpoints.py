@@ -94,7 +94,7 @@ def open_checkpoints(names: Sequence[str]) -> list[Checkpoint]:
     return found
 
 
-def settings_of(checkpoints: Sequence[Checkpoint], flags: Mapping[str, Any]) -> dict[str, Any]:
+def base_settings(checkpoints: Sequence[Checkpoint], flags: Mapping[str, Any]) -> dict[str, Any]:
     """The values of Config to open the base with: the user's, else those of the first run."""
     own = dict(checkpoints[0].values) if checkpoints else {}
     for name in ("out", "revision", "direction"):
@@ -127,7 +127,7 @@ def rubric_of(checkpoints: Sequence[Checkpoint], config_rubric: str) -> str:
     return load_rubric(path)
 
 
-class Pieces:
+class ProbePieces:
     """What a probe has a model write, in pieces that are whole or absent: so it may be stopped.
 
     The folder is DIR/MODEL/base/probes/NAME-DIGEST, where the digest is of everything that decides

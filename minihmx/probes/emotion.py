@@ -23,22 +23,25 @@ from minihmx.engine.prompts import Prompts
 from minihmx.models.decoder import Decoder
 from minihmx.probes import causes, stories, vectors
 from minihmx.probes.checkpoints import (
-    Pieces,
+    Checkpoint,
+    ProbePieces,
+    base_settings,
     held_out,
     open_checkpoints,
     refuse_other_base,
     rubric_of,
-    settings_of,
 )
-from minihmx.probes.shift import ROWS, Inside, measure_runs, score_axis
-from minihmx.probes.states import looked_at, message_row, prompt_row, states, text_row
+from minihmx.probes.shift import TAPPED_ROWS, UNTOUCHED, Inside, measure_runs, score_axis
+from minihmx.probes.states import looked_at, mean_states, message_row, prompt_row, text_row
 from minihmx.probes.steering import SteeringVector, save_vector
 from minihmx.records import Question
 from minihmx.storage.disk import home_path
+from minihmx.storage.identity import text_digest
 
-FIRST, NEEDED = 3, 8  # the gate: the implied emotion among the first 3 for 8 of 12 messages
+AMONG_FIRST, NEEDED = 3, 8  # the gate: the implied emotion among the first 3 for 8 of 12 messages
 PERPLEXITY_TEXTS = 20  # neutral texts whose perplexity shows what a change of the stream breaks
-ABSENT = "too few stories"
+LEAST_NEUTRAL = 10
+TOO_FEW_STORIES = "too few stories"
 
 
 class Counts(NamedTuple):
@@ -61,44 +64,40 @@ def emotion(names: Sequence[str], flags: Mapping[str, Any], counts: Counts) -> d
 
     Raises Failure (errors.py) for what the user has to mend.
     """
-    check_number("stories", counts.stories, 5, len(stories.material().topics))
-    check_number("neutral", counts.neutral, 10, 100)
-    check_number("draws", counts.draws, 1, 100_000)
-    check_number("steering", counts.steering, 0, MOST["eval_samples"])
-    check_number("directions", counts.directions, 1, 1000)
+    _check(counts)
     checkpoints = open_checkpoints(names)
-    model = find_model(settings_of(checkpoints, flags), slow_dtypes=True)
+    model = find_model(base_settings(checkpoints, flags), slow_dtypes=True)
     config, source = model.config, model.source
     refuse_other_base(checkpoints, source.id, source.digest)
     for checkpoint in checkpoints:  # what is missing is said before the hour that stories take
-        checkpoint.answers(), checkpoint.answers("epoch-00")
+        checkpoint.answers(), checkpoint.answers(UNTOUCHED)
     prompts = Prompts(model.tokenizer, config.date, rubric_of(checkpoints, config.rubric))
+    found = stories.material()
     identity = {
         "model": source.digest,
-        "texts": {"tokens": stories.STORY_TOKENS, "shortest": stories.SHORTEST},
+        "material": text_digest(str(found)),
+        "tokens": [stories.SHORTEST, stories.STORY_TOKENS],
         **{name: getattr(config, name) for name in ("seed", "dtype", "date", "chat_format")},
     }
-    pieces = Pieces(home_path(config.out) / source.run_name / "base", "emotion", identity)
+    pieces = ProbePieces(home_path(config.out) / source.run_name / "base", "emotion", identity)
+    decoder = load_decoder(model)
+    wanted = stories.wanted_texts(found, counts.stories, counts.neutral)
+    rows = stories.write_stories(model, decoder, prompts, pieces, wanted, found.names)
+    kept = [row for row in rows if row["fate"] == stories.KEPT_TEXT]
     report: dict[str, Any] = {
         "model": {"id": source.id, "digest": source.digest},
         "settings": identity,
         "counts": counts._asdict(),
         "folder": str(pieces.folder),
+        "texts": {
+            emotion: Counter(row["fate"] for row in rows if row["emotion"] == emotion)
+            for emotion in wanted
+        },
         "usable": False,
         "runs": [],
     }
-    decoder = load_decoder(model)
-    found = stories.material()
-    wanted = stories.wanted_texts(found, counts.stories, counts.neutral)
-    rows = stories.write_texts(model, decoder, prompts, pieces, wanted, found.names)
-    report["texts"] = {
-        emotion: Counter(row["fate"] for row in rows if row["emotion"] == emotion)
-        for emotion in wanted
-    }
-    kept = [row for row in rows if row["fate"] == stories.KEPT_TEXT]
     train, test = stories.split_topics(found.topics, counts.stories)
-    few = _too_few(kept, found.names, train, test)
-    if few:
+    if few := _too_few(kept, found.names, train, test):
         return report | {"why": few}
     questions = held_out(checkpoints, config.questions)
     parts = (model, decoder, prompts, questions, list(found.names), counts.draws)
@@ -107,13 +106,16 @@ def emotion(names: Sequence[str], flags: Mapping[str, Any], counts: Counts) -> d
     if not report["usable"]:
         return report
     report |= _measured(inside, checkpoints, pieces, found)
-    if counts.steering:
-        texts = [row["text"] for row in kept if row["emotion"] == stories.NEUTRAL_NAME]
-        ids = [text_row(prompts, text).ids for text in texts[:PERPLEXITY_TEXTS]]
-        asked = pieces, ids, counts.steering, counts.directions
-        report["steering"] = causes.steering(inside, *asked)
-        report["removal"] = causes.removal(inside, checkpoints, ids, counts.steering)
-    return report
+    return report | (_caused(inside, checkpoints, pieces, kept, counts) if counts.steering else {})
+
+
+def _check(counts: Counts) -> None:
+    """Raises UserError for a count that cannot work."""
+    check_number("stories", counts.stories, 5, len(stories.material().topics))
+    check_number("neutral", counts.neutral, LEAST_NEUTRAL, 100)
+    check_number("draws", counts.draws, 1, 100_000)
+    check_number("steering", counts.steering, 0, MOST["eval_samples"])
+    check_number("directions", counts.directions, 1, 1000)
 
 
 def _too_few(
@@ -129,10 +131,11 @@ def _too_few(
         fits, tests = (sum(t in part for t in topics) for part in (train, test))
         if fits < 2 or tests < 1:
             return (
-                f"{ABSENT}: of those about {emotion}, {fits} can be fitted on and {tests} tested on"
+                f"{TOO_FEW_STORIES}: of those about {emotion}, {fits} can be fitted on and {tests} "
+                "tested on"
             )
     neutral = sum(row["emotion"] == stories.NEUTRAL_NAME for row in kept)
-    return f"{ABSENT}: {neutral} neutral texts" if neutral < 10 else ""
+    return f"{TOO_FEW_STORIES}: {neutral} neutral texts" if neutral < LEAST_NEUTRAL else ""
 
 
 def _choose(
@@ -145,7 +148,7 @@ def _choose(
     model, decoder, prompts, questions, emotions, draws = parts
     layers = looked_at(model.shape.num_hidden_layers)
     rows = [text_row(prompts, row["text"]) for row in kept]
-    read = states(decoder, rows, layers, Limit("--decode-rows", ROWS))
+    read = mean_states(decoder, rows, layers, Limit("--decode-rows", TAPPED_ROWS))
     plain = torch.tensor([row["emotion"] == stories.NEUTRAL_NAME for row in kept])
     told = [row for row in kept if row["emotion"] != stories.NEUTRAL_NAME]
     bases = vectors.neutral_bases(read[plain])
@@ -173,7 +176,7 @@ def _choose(
         "held_out_accuracy": by_layer.tolist(),
         "layer": layers[place],
         "chance": 1 / len(emotions),
-        "p_accuracy": vectors.p_value(float(by_layer[place]), chance),
+        "p_accuracy": vectors.p_of_draws(float(by_layer[place]), chance),
         "neutral_components": [len(basis) for basis in bases],
         "fitted_on": int(fits.sum()),
         "tested_on": int((~fits).sum()),
@@ -187,18 +190,24 @@ def _gate(inside: Inside, messages: Mapping[str, str]) -> dict[str, Any]:
     read = inside.read([message_row(inside.prompts, text) for text in messages.values()])
     clean = vectors.without(read, inside.bases)
     own = inside.fitted._replace(centre=clean.mean(0))
-    ranked = vectors.readings(own, clean)[:, inside.place].argsort(descending=True)
+    ranked = vectors.vector_readings(own, clean)[:, inside.place].argsort(descending=True)
     firsts = {
-        emotion: [inside.emotions[int(i)] for i in row[:FIRST]]
+        emotion: [inside.emotions[int(i)] for i in row[:AMONG_FIRST]]
         for emotion, row in zip(messages, ranked, strict=True)
     }
     hits = sum(emotion in first for emotion, first in firsts.items())
-    why = f"the implied emotion is among the first {FIRST} for {hits} of {len(messages)} messages"
+    why = (
+        f"the implied emotion is among the first {AMONG_FIRST} for {hits} of {len(messages)} "
+        "messages"
+    )
     return {"gate": {"first": firsts, "hits": hits}, "usable": hits >= NEEDED, "why": why}
 
 
 def _measured(
-    inside: Inside, checkpoints: Sequence[Any], pieces: Pieces, found: stories.Material
+    inside: Inside,
+    checkpoints: Sequence[Checkpoint],
+    pieces: ProbePieces,
+    found: stories.EmotionMaterial,
 ) -> dict[str, Any]:
     """The axes that are no emotions, every vector on disk, and every checkpoint's measures."""
     built_in = held_out((), "")  # not the runs' own: the vectors are to be the base's alone
@@ -230,4 +239,21 @@ def _measured(
         },
         "scores_axis": why,
         **measure_runs(inside, checkpoints, axes, found.facts),
+    }
+
+
+def _caused(
+    inside: Inside,
+    checkpoints: Sequence[Checkpoint],
+    pieces: ProbePieces,
+    kept: Sequence[Mapping[str, Any]],
+    counts: Counts,
+) -> dict[str, Any]:
+    """What the vectors do: steering of the base, and their space taken out of each checkpoint."""
+    texts = [row["text"] for row in kept if row["emotion"] == stories.NEUTRAL_NAME]
+    ids = [text_row(inside.prompts, text).ids for text in texts[:PERPLEXITY_TEXTS]]
+    asked = ids, counts.steering
+    return {
+        "steering": causes.steering(inside, pieces, *asked, counts.directions),
+        "removal": causes.removal(inside, checkpoints, *asked),
     }

@@ -22,11 +22,15 @@ from minihmx.engine.prompts import Prompts
 from minihmx.models.decoder import Decoder
 from minihmx.probes import vectors
 from minihmx.probes.checkpoints import Checkpoint
-from minihmx.probes.states import Row, answer_row, prompt_row, states
+from minihmx.probes.states import ReadRow, answer_row, mean_states, prompt_row
 from minihmx.records import Question
 
-HIGH, LOW, LEAST = 7, 2, 5  # scores of the second axis, and how many answers each end needs
-ROWS = 8  # of a pass whose layers are all kept
+HIGH_SCORE, LOW_SCORE, LEAST = (
+    7,
+    2,
+    5,
+)  # scores of the second axis, and how many answers each end needs
+TAPPED_ROWS = 8  # of a pass whose layers are all kept
 UNTOUCHED = "epoch-00"  # an evaluation of the base, on the run's own noise
 
 
@@ -54,9 +58,9 @@ class Inside:
     rms: float
     draws: int
 
-    def read(self, rows: Sequence[Row]) -> Tensor:
+    def read(self, rows: Sequence[ReadRow]) -> Tensor:
         """Mean residuals of the decoder as it is now, [n, L, D]."""
-        return states(self.decoder, rows, self.layers, Limit("--decode-rows", ROWS))
+        return mean_states(self.decoder, rows, self.layers, Limit("--decode-rows", TAPPED_ROWS))
 
 
 def answers_read(inside: Inside, rows: Sequence[Mapping[str, Any]]) -> Tensor:
@@ -78,9 +82,9 @@ def score_axis(inside: Inside, checkpoints: Sequence[Checkpoint]) -> tuple[Tenso
     }
     scored = list(rows.values())
     scores = torch.tensor([float(row["score"]) for row in scored])
-    high, low = scores >= HIGH, scores <= LOW
+    high, low = scores >= HIGH_SCORE, scores <= LOW_SCORE
     many, few = int(high.sum()), int(low.sum())
-    told = f"{many} of the base's answers scored {HIGH} or more, {few} {LOW} or less"
+    told = f"{many} of the base's answers scored {HIGH_SCORE} or more, {few} {LOW_SCORE} or less"
     if min(many, few) < LEAST:
         return None, f"{told}: too few for an axis, which needs {LEAST} of each"
     read = vectors.without(answers_read(inside, scored), inside.bases)
@@ -125,7 +129,7 @@ def measure_runs(
 def _run(
     inside: Inside,
     checkpoint: Checkpoint,
-    prompts: Mapping[str, Sequence[Row]],
+    prompts: Mapping[str, Sequence[ReadRow]],
     base: Mapping[str, Tensor],
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The decomposition, and the shift at the last token of each kind of prompt, [L, D] each."""
@@ -156,7 +160,7 @@ def decomposed(
 
     In standard deviations that the base's stories have along the emotion.
     """
-    read = vectors.readings(inside.fitted, inside.clean)[:, inside.place]
+    read = vectors.vector_readings(inside.fitted, inside.clean)[:, inside.place]
     spread, unit = read.std(0), inside.fitted.unit[:, inside.place]
     differences = {
         "wording": base_on_own - base_on_base,
@@ -202,7 +206,7 @@ def _shares(
             own = drawn[:, number]
             found[key] |= {
                 f"{name}_mean": float(own[:, place].mean()),
-                f"p_{name}": vectors.p_value(float(observed[place]), own[:, place]),
+                f"p_{name}": vectors.p_of_draws(float(observed[place]), own[:, place]),
                 f"p_{name}_layers": vectors.p_over_layers(observed, own, place),
             }
     return found

@@ -26,7 +26,7 @@ from minihmx.records import Message
 FROM_TOKEN = 50  # of a text: before that, it could be any text
 
 
-class Row(NamedTuple):
+class ReadRow(NamedTuple):
     """Token ids, and which of them are averaged: those from `start` to before `end`."""
 
     ids: list[int]
@@ -43,22 +43,22 @@ def looked_at(depth: int) -> list[int]:
     return list(range(math.ceil(0.4 * depth), math.floor(0.9 * depth) + 1))
 
 
-def text_row(prompts: Prompts, text: str) -> Row:
+def text_row(prompts: Prompts, text: str) -> ReadRow:
     """A text that is no chat, averaged from its token 50 on, or where it is of fewer than 100 over
     its second half; what the tokenizer puts before a text is not of it."""
     before, ids = prompts.tokenizer.before_text, prompts.tokenizer.encode_text(text)
     start = len(before) + min(FROM_TOKEN, len(ids) // 2)
-    return Row([*before, *ids], start, len(before) + len(ids))
+    return ReadRow([*before, *ids], start, len(before) + len(ids))
 
 
-def message_row(prompts: Prompts, text: str) -> Row:
+def message_row(prompts: Prompts, text: str) -> ReadRow:
     """A user's message in the chat format, averaged over the message's own tokens."""
     ids, other = prompts.policy(text), prompts.policy("?" if text[:1] != "?" else "!")
     start, behind = same_tokens(ids, other), same_tokens(ids[::-1], other[::-1])
-    return Row(ids, start, len(ids) - behind)
+    return ReadRow(ids, start, len(ids) - behind)
 
 
-def prompt_row(prompts: Prompts, text: str, system: str = "") -> Row:
+def prompt_row(prompts: Prompts, text: str, system: str = "") -> ReadRow:
     """A question up to where the assistant starts to speak: its last token alone."""
     ids = prompts.policy(text)
     if system:
@@ -66,24 +66,26 @@ def prompt_row(prompts: Prompts, text: str, system: str = "") -> Row:
         if not chat.has_system_turn(tokenizer.family):
             messages = chat.fold_system(messages)
         ids = tokenizer.encode(chat.render(tokenizer.family, messages, date=prompts.date))
-    return Row(ids, len(ids) - 1, len(ids))
+    return ReadRow(ids, len(ids) - 1, len(ids))
 
 
-def answer_row(prompts: Prompts, question: str, answer: Sequence[int]) -> Row:
+def answer_row(prompts: Prompts, question: str, answer: Sequence[int]) -> ReadRow:
     """A question and an answer to it (token ids), averaged over the answer's tokens."""
     ids = prompts.policy(question)
-    return Row([*ids, *answer], len(ids), len(ids) + len(answer))
+    return ReadRow([*ids, *answer], len(ids), len(ids) + len(answer))
 
 
 @torch.inference_mode()
-def states(decoder: Decoder, rows: Sequence[Row], layers: Sequence[int], limit: Limit) -> Tensor:
+def mean_states(
+    decoder: Decoder, rows: Sequence[ReadRow], layers: Sequence[int], limit: Limit
+) -> Tensor:
     """The mean residual of each row behind each of these layers, fp32 [n, L, D] on the CPU."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
     found = list(in_pieces([rows[i] for i in order], limit, lambda p: _piece(decoder, p, layers)))
     return torch.cat(found)[torch.tensor(order).argsort()]
 
 
-def _piece(decoder: Decoder, rows: Sequence[Row], layers: Sequence[int]) -> Tensor:
+def _piece(decoder: Decoder, rows: Sequence[ReadRow], layers: Sequence[int]) -> Tensor:
     width = max(len(row.ids) for row in rows)
     padded = [row.ids + [0] * (width - len(row.ids)) for row in rows]
     taps = list[Tensor]()

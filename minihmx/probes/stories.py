@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minihmx.errors import Diverged
-from minihmx.probes.checkpoints import NOT_FINITE, Pieces
+from minihmx.probes.checkpoints import NOT_FINITE, ProbePieces
 from minihmx.seeding import shuffled
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 SHORTEST, STORY_TOKENS = 120, 150  # of a text that counts, and where it is cut
 ATTEMPTS = 3  # at a text before it is given up
-KEPT_TEXT, NAMED, SHORT = "kept", "named", "short"  # what became of a text
+KEPT_TEXT, NAMED_IT, TOO_SHORT = "kept", "named", "short"  # what became of a text
 OF_A_TEXT = ("emotion", "topic", "attempt", "text", "fate")
 NEUTRAL_NAME = "neutral"  # stands for the emotion of a neutral text
 
 
-class Material(NamedTuple):
+class EmotionMaterial(NamedTuple):
     """data/emotion.json. names: the words of each emotion, * standing for any ending. messages: by
     the emotion that each implies. neutral: prompts about a thing. system: one that asks for feeling
     and one that forbids it."""
@@ -42,13 +42,13 @@ class Material(NamedTuple):
     system: list[str]
 
 
-def material() -> Material:
+def material() -> EmotionMaterial:
     """Emotions, topics, messages and questions of our own, which ship with the package."""
     text = (files("minihmx") / "data" / "emotion.json").read_text("utf-8")
-    return Material(**json.loads(text))
+    return EmotionMaterial(**json.loads(text))
 
 
-class Text(NamedTuple):
+class TextAsked(NamedTuple):
     """One thing to write: topic is the story's, or a neutral text's whole prompt."""
 
     emotion: str
@@ -63,18 +63,18 @@ def split_topics(topics: Sequence[str], count: int) -> tuple[list[str], list[str
     return chosen[:cut], chosen[cut:]
 
 
-def wanted_texts(found: Material, stories: int, neutral: int) -> dict[str, list[Text]]:
+def wanted_texts(found: EmotionMaterial, stories: int, neutral: int) -> dict[str, list[TextAsked]]:
     """What to write, by emotion; NEUTRAL_NAME is one of them."""
     topics = [topic for part in split_topics(found.topics, stories) for topic in part]
     wanted = {
         emotion: [
-            Text(emotion, topic, found.story.format(topic=topic, emotion=emotion))
+            TextAsked(emotion, topic, found.story.format(topic=topic, emotion=emotion))
             for topic in topics
         ]
         for emotion in found.names
     }
     asked = [form.format(thing) for thing in found.things for form in found.neutral]
-    plain = [Text(NEUTRAL_NAME, prompt, prompt) for prompt in asked[:neutral]]
+    plain = [TextAsked(NEUTRAL_NAME, prompt, prompt) for prompt in asked[:neutral]]
     return wanted | {NEUTRAL_NAME: plain}
 
 
@@ -91,19 +91,21 @@ def names_emotion(text: str, patterns: str) -> bool:
 
 
 def fate_of(text: str, ids: Sequence[int], patterns: str) -> str:
-    """Whether a text, of these tokens, counts: KEPT_TEXT, SHORT, or NAMED. patterns: empty for a
-    neutral text."""
+    """Whether a text, of these tokens, counts: KEPT_TEXT, TOO_SHORT, or NAMED_IT.
+
+    patterns: empty for a neutral text.
+    """
     if len(ids) < SHORTEST:
-        return SHORT
-    return NAMED if patterns and names_emotion(text, patterns) else KEPT_TEXT
+        return TOO_SHORT
+    return NAMED_IT if patterns and names_emotion(text, patterns) else KEPT_TEXT
 
 
-def write_texts(
+def write_stories(
     model: Model,
     decoder: Decoder,
     prompts: Prompts,
-    pieces: Pieces,
-    wanted: dict[str, list[Text]],
+    pieces: ProbePieces,
+    wanted: dict[str, list[TextAsked]],
     patterns: dict[str, str],
 ) -> list[dict[str, Any]]:
     """Every text that was tried, in order; those of the disk are not written again.
@@ -126,7 +128,9 @@ def write_texts(
     return found
 
 
-def _left(texts: Sequence[Text], rows: Sequence[dict[str, Any]], attempt: int) -> Iterator[Text]:
+def _left(
+    texts: Sequence[TextAsked], rows: Sequence[dict[str, Any]], attempt: int
+) -> Iterator[TextAsked]:
     """Those that are not kept yet, and have not been tried so often."""
     for text in texts:
         own = [row for row in rows if row["topic"] == text.topic]
@@ -138,7 +142,7 @@ def _write(
     model: Model,
     decoder: Decoder,
     prompts: Prompts,
-    texts: Sequence[Text],
+    texts: Sequence[TextAsked],
     attempt: int,
     patterns: str,
 ) -> list[dict[str, Any]]:

@@ -53,14 +53,14 @@ def fit(clean: Tensor, labels: Tensor, emotions: int) -> Fitted:
     return Fitted(torch.nn.functional.normalize(means - centre, dim=-1), centre)
 
 
-def readings(fitted: Fitted, clean: Tensor) -> Tensor:
+def vector_readings(fitted: Fitted, clean: Tensor) -> Tensor:
     """How far each state lies along each vector, [n, L, E]."""
     return torch.einsum("nld,eld->nle", clean - fitted.centre, fitted.unit)
 
 
 def accuracy(fitted: Fitted, clean: Tensor, labels: Tensor) -> Tensor:
     """The share of states whose own emotion is the highest reading, by layer, [L]."""
-    return (readings(fitted, clean).argmax(-1) == labels[:, None]).float().mean(0)
+    return (vector_readings(fitted, clean).argmax(-1) == labels[:, None]).float().mean(0)
 
 
 def best_layer(by_layer: Tensor) -> int:
@@ -113,7 +113,7 @@ def orthonormal(vectors: Tensor) -> Tensor:
     return components[values > 1e-4 * values[0]]
 
 
-def p_value(observed: float, drawn: Tensor) -> float:
+def p_of_draws(observed: float, drawn: Tensor) -> float:
     """The chance of at least the observed: (1 + how many drawn ones reach it) / (1 + S)."""
     return (1 + int((drawn >= observed).sum())) / (1 + len(drawn))
 
@@ -123,4 +123,4 @@ def p_over_layers(observed: Tensor, drawn: Tensor, place: int) -> float:
     the largest: each layer in its own standard deviations, each draw with its largest layer."""
     centre, spread = drawn.mean(0), drawn.std(0).clamp_min(1e-12)
     largest = ((drawn - centre) / spread).amax(1)
-    return p_value(float((observed - centre)[place] / spread[place]), largest)
+    return p_of_draws(float((observed - centre)[place] / spread[place]), largest)

@@ -11,7 +11,7 @@ from minihmx.stats import mean, std_unbiased
 from minihmx.terminal.text import ERROR, number
 
 # What a checkpoint's place beside the curve means.
-VERDICTS = {
+STANDINGS = {
     "under": "on or under the curve: other weights on the base's answers are enough",
     "on": "on the curve within two standard errors: other weights on the base's answers are enough",
     "above": "above the curve: best-of-N does less at this KL",
@@ -70,7 +70,7 @@ def best_of_lines(report: Mapping[str, Any]) -> str:
         (
             "Beyond the curve: the score less best-of-N's at the same KL, in reverse worst-of-N's "
             f"less the score; at a KL above {report['best'][-1]['bound']:.2f}, that of N = {last}.",
-            *(f"{run['run']}: {VERDICTS[run['verdict']]}." for run in report["runs"]),
+            *(f"{run['run']}: {STANDINGS[run['verdict']]}." for run in report["runs"]),
         ),
     )
     return as_plain([curve, runs]).rstrip("\n")
@@ -184,27 +184,26 @@ def _shifts(report: Mapping[str, Any]) -> list[Table]:
         ),
         labels=2,
     )
+    return [shift, _decomposition(report["runs"])]
+
+
+def _decomposition(runs: Sequence[Mapping[str, Any]]) -> Table:
     parts = ("total", "wording", "weights")
-    decomposition = Table(
+    return Table(
         "A trained model's answers against the base's, along each emotion",
-        ("emotion", *(f"{run['run']} {part}" for run in report["runs"] for part in parts)),
+        ("emotion", *(f"{run['run']} {part}" for run in runs for part in parts)),
         [
             (
                 emotion,
-                *(
-                    f"{run['decomposition'][emotion][part]:+.2f}"
-                    for run in report["runs"]
-                    for part in parts
-                ),
+                *(f"{run['decomposition'][emotion][part]:+.2f}" for run in runs for part in parts),
             )
-            for emotion in report["runs"][0]["decomposition"]
+            for emotion in runs[0]["decomposition"]
         ],
         (
             "In standard deviations of the base's stories. Total = wording (what the base reads in "
             "these words) + weights (what the trained model reads further in the same words).",
         ),
     )
-    return [shift, decomposition]
 
 
 def _seeds(runs: Sequence[Mapping[str, Any]]) -> str:

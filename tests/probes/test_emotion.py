@@ -22,7 +22,14 @@ from minihmx.models.context import KVCache
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.probes import causes, emotion, stories
 from minihmx.probes.causes import equal_kl_effects, score_at
-from minihmx.probes.states import Row, answer_row, message_row, prompt_row, states, text_row
+from minihmx.probes.states import (
+    ReadRow,
+    answer_row,
+    mean_states,
+    message_row,
+    prompt_row,
+    text_row,
+)
 from minihmx.probes.steering import SteeringVector, projected_out, read_vector, steered
 from minihmx.records import Verdict
 
@@ -68,9 +75,9 @@ def test_taps_are_the_stream_behind_each_layer(made: Path) -> None:
 def test_a_row_reads_the_same_beside_longer_ones(made: Path) -> None:
     """Left padding would shift its positions, and turned real effects into nothing elsewhere."""
     decoder = weights.load(made / "toy", torch.float32, "cpu")
-    rows = [Row([1, 5, 9], 1, 3), Row([1, *range(20, 90)], 30, 71), Row([1, 8], 1, 2)]
-    together = states(decoder, rows, [1, 2], Limit("--decode-rows", 8))
-    alone = [states(decoder, [row], [1, 2], Limit("--decode-rows", 8))[0] for row in rows]
+    rows = [ReadRow([1, 5, 9], 1, 3), ReadRow([1, *range(20, 90)], 30, 71), ReadRow([1, 8], 1, 2)]
+    together = mean_states(decoder, rows, [1, 2], Limit("--decode-rows", 8))
+    alone = [mean_states(decoder, [row], [1, 2], Limit("--decode-rows", 8))[0] for row in rows]
     assert torch.allclose(together, torch.stack(alone), atol=1e-5)
     assert together.shape == (3, 2, 32)
 

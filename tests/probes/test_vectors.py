@@ -74,7 +74,7 @@ def test_shuffled_labels_read_no_held_out_topic() -> None:
     for drawn in vectors.shuffled_labels(labels, topics, 60, seed=0):
         fitted = vectors.fit(states[train], drawn[train], E)
         highest.append(vectors.accuracy(fitted, states[~train], drawn[~train]).max())
-    assert vectors.p_value(1.0, torch.stack(highest)) < 0.05
+    assert vectors.p_of_draws(1.0, torch.stack(highest)) < 0.05
 
 
 def test_random_spaces_have_the_covariance_of_the_states() -> None:
@@ -102,10 +102,10 @@ def test_a_share_is_that_of_the_space_however_it_is_written() -> None:
 
 def test_a_chance_is_never_nothing_and_more_over_layers() -> None:
     drawn = torch.arange(99.0)
-    assert vectors.p_value(1e9, drawn) == 0.01 and vectors.p_value(-1.0, drawn) == 1.0
+    assert vectors.p_of_draws(1e9, drawn) == 0.01 and vectors.p_of_draws(-1.0, drawn) == 1.0
     generator = torch.Generator().manual_seed(0)
     table, observed = torch.randn(500, 6, generator=generator), torch.full((6,), 1.5)
-    single = vectors.p_value(1.5, table[:, 2])
+    single = vectors.p_of_draws(1.5, table[:, 2])
     assert vectors.p_over_layers(observed, table, 2) > 2 * single
 
 
@@ -126,7 +126,7 @@ def test_the_gate_asks_for_the_emotions_and_not_for_valence(
     states, labels, _, directions = planted()
     fitted = vectors.fit(states, labels, E)
     none = [torch.zeros(0, D)] * L
-    monkeypatch.setattr(emotion, "FIRST", 1)
+    monkeypatch.setattr(emotion, "AMONG_FIRST", 1)
     messages = directions[:, None].expand(E, L, D) + 40.0  # messages lie elsewhere than stories
     assert gate(messages, fitted, none) == E
     assert gate(messages.flip(0), fitted, none) == 0
@@ -159,8 +159,8 @@ def test_material_names_no_emotion_in_its_own_message() -> None:
 
 
 def test_what_becomes_of_a_text() -> None:
-    assert stories.fate_of("He was so happy.", [7] * 130, "happy*") == stories.NAMED
-    assert stories.fate_of("He was so happy.", [7] * 119, "happy*") == stories.SHORT
+    assert stories.fate_of("He was so happy.", [7] * 130, "happy*") == stories.NAMED_IT
+    assert stories.fate_of("He was so happy.", [7] * 119, "happy*") == stories.TOO_SHORT
     assert stories.fate_of("He danced; what happens?", [7] * 130, "happy*") == stories.KEPT_TEXT
 
 
