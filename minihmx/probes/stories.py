@@ -112,20 +112,27 @@ def write_stories(
 
     Raises Diverged where the base's logits are not finite.
     """
-    found = list[dict[str, Any]]()
-    for emotion, texts in wanted.items():
-        rows = pieces.read(f"stories-{emotion}", OF_A_TEXT)
-        for attempt in range(ATTEMPTS):
-            left = list(_left(texts, rows, attempt))
-            if left:
-                told = f"{emotion}: {len(left)} texts, attempt {attempt + 1} of {ATTEMPTS} ..."
-                print(told, file=sys.stderr, flush=True)
-                own = patterns.get(emotion, "")
-                rows += _write(model, decoder, prompts, left, attempt, own)
-                pieces.write(f"stories-{emotion}", rows)
-        topics = {text.topic for text in texts}
-        found += [row for row in rows if row["topic"] in topics]
-    return found
+    kept = {emotion: pieces.read(f"stories-{emotion}", OF_A_TEXT) for emotion in wanted}
+    for attempt in range(ATTEMPTS):
+        left = [
+            t for emotion, texts in wanted.items() for t in _left(texts, kept[emotion], attempt)
+        ]
+        # many at once, as a step of decoding costs about the same for one row and for all
+        together = 2 * model.config.decode_rows
+        for start in range(0, len(left), together):
+            piece = left[start : start + together]
+            told = f"texts {start + 1} to {start + len(piece)} of {len(left)}"
+            print(f"{told}, attempt {attempt + 1} of {ATTEMPTS} ...", file=sys.stderr, flush=True)
+            rows = _write(model, decoder, prompts, piece, attempt, patterns)
+            for emotion in {row["emotion"] for row in rows}:
+                kept[emotion] += [row for row in rows if row["emotion"] == emotion]
+                pieces.write(f"stories-{emotion}", kept[emotion])
+    return [
+        row
+        for emotion, texts in wanted.items()
+        for row in kept[emotion]
+        if row["topic"] in {text.topic for text in texts}
+    ]
 
 
 def _left(
@@ -144,7 +151,7 @@ def _write(
     prompts: Prompts,
     texts: Sequence[TextAsked],
     attempt: int,
-    patterns: str,
+    patterns: dict[str, str],
 ) -> list[dict[str, Any]]:
     from minihmx.engine.memory import Limit
     from minihmx.engine.sampling import generate
@@ -169,7 +176,9 @@ def _write(
             "attempt": attempt,
             "text": completion.text,
             "fate": fate_of(
-                completion.text, prompts.tokenizer.encode_text(completion.text), patterns
+                completion.text,
+                prompts.tokenizer.encode_text(completion.text),
+                patterns.get(text.emotion, ""),
             ),
         }
         for text, completion in zip(texts, completions, strict=True)
