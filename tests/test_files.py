@@ -39,7 +39,7 @@ ROWS = [(head, row) for head, rows in SECTIONS.items() for row in rows]
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both directions, a selection, two benchmarks of either kind, and a run that failed."""
+    """Both directions, a selection, two benchmarks of either kind, two probes, a failed run."""
     folder = tmp_path_factory.mktemp("files")
     questions = toy.questions(folder / "questions.jsonl", train=2, held_out=2)
     sizes = ["--epochs", 1, "--prompts-per-step", 2, "--max-completion-length", 32, "--amax", "on"]
@@ -56,6 +56,8 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     listed = ["--runs", out, "--seeds", 1, "--questions", questions, "--out", folder / "jobs.jsonl"]
     minihmx("sweep", "plan", *listed, *sizes, *ask)
     minihmx("sweep", "job", folder / "jobs.jsonl", "eval-forward-bbq", 1)
+    minihmx("probe", "best-of", "--out", out, "--samples", 2, "--max-completion-length", 32)
+    minihmx("probe", "emotion", "--out", out, "--stories", 5, "--neutral", 10)
     lease = folder / "leased/.lock.lease-1"
     Lease(lease, Disk().open(lease, os.O_RDWR | os.O_CREAT)).close()
     failed = Store(folder / "runs" / "failed")

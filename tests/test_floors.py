@@ -42,6 +42,8 @@ FLOORS = {
     " instruments.machine",  # what watches
     4: "run rollout learn instruments.notfinite train",  # a run
     5: "probes probes.judge probes.examples probes.rubrics probes.judged_folder probes.rejudge"
+    " probes.checkpoints probes.best_of probes.stories probes.states probes.vectors"
+    " probes.steering probes.emotion probes.shift probes.causes"
     " evals evals.benchmark evals.ruler evals.making evals.making.words evals.making.lengths"
     " evals.making.needles evals.making.lists evals.making.documents evals.items.made"
     " evals.truthfulqa evals.toxigen evals.bbq"
@@ -78,11 +80,11 @@ FLOORS = {
     " terminal.paper_rows terminal.differences"
     " terminal.talk terminal.plan terminal.completion terminal.child"
     " terminal.bars terminal.chart terminal.answers terminal.summary terminal.frame"
-    " terminal.examples",  # what people see
+    " terminal.examples terminal.probe",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
     " commands.doctor commands.select commands.experiment commands.sweep"
     " commands.examples commands.claims commands.explain commands.audit"
-    " commands.compare commands.report commands.log commands.judge",  # verbs
+    " commands.compare commands.report commands.log commands.judge commands.probe",  # verbs
     8: "cli __main__",  # door
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
@@ -120,6 +122,7 @@ TORCH_FREE = (
     " terminal.preflight commands commands.train commands.evaluate commands.data commands.chat"
     " commands.export commands.doctor"
     " probes.examples terminal.examples commands.examples"
+    " probes.checkpoints probes.best_of probes.stories terminal.probe commands.probe"
     " results.claims results.cell_claims results.selections commands.claims"
     " results.findings results.audit results.audit_run results.audit_experiment"
     " results.audit_rows results.audit_steps results.audit_evals results.audit_cells commands.audit"
@@ -396,6 +399,10 @@ def test_comments_and_code_are_told_apart() -> None:
         ("selection", "select"),
         ("results.statistics", "holm"),
         ("results.agreement", "krippendorff_alpha"),
+        ("probes.best_of", "expected_best"),
+        ("probes.best_of", "bound"),
+        ("probes.stories", "names_emotion"),
+        ("probes.states", "looked_at"),
         ("results.statistics", "benjamini_hochberg"),
     ],
 )

@@ -12,7 +12,7 @@ import io
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from minihmx.errors import Diverged, UserError, nearest, quoted, shortened
 from minihmx.models import adapters, chat
 from minihmx.models.adapters import BASE
 from minihmx.models.decoder import Decoder
+from minihmx.probes.steering import SteeringVector, parse_steering, read_vector, steered
 from minihmx.questions import load_rubric
 from minihmx.records import Completion, Message, Verdict
 from minihmx.rollout import Judgement, ask_judge
@@ -45,12 +46,15 @@ HELP = {
     "/quit": "leave, as Ctrl-D does",
 }
 SIDE_BY_SIDE = 100  # terminal columns from which two answers stand beside each other
-TRAINED = "trained"
+TRAINED, STEERED = "trained", "steered"
 
 
 @dataclass
 class Conversation:
-    """One or two sides (base, trained) that are asked the same and remember their own answers."""
+    """The sides (base, trained, steered) that are asked the same and remember their own answers.
+
+    steering: the vector that the base is steered with, and how much of it.
+    """
 
     model: Model
     decoder: Decoder
@@ -60,6 +64,7 @@ class Conversation:
     seed: int
     max_completion_length: int
     checkpoint: Path | None = None
+    steering: tuple[SteeringVector, float] | None = None
     histories: dict[str, list[Message]] = field(default_factory=dict)
     turn: int = 0
 
@@ -85,8 +90,7 @@ class Conversation:
             )
         answers = {}
         for side, prompt in prompts.items():
-            switch = lora.adapter_off(self.decoder) if side == BASE else contextlib.nullcontext()
-            with switch:
+            with self.as_side(side):
                 (answers[side],) = generate(
                     self.decoder,
                     self.model.tokenizer.decode,
@@ -107,6 +111,16 @@ class Conversation:
             self.histories[side] = [*asked[side], Message("assistant", answer.text)]
         self.turn += 1
         return answers
+
+    @contextlib.contextmanager
+    def as_side(self, side: str) -> Iterator[None]:
+        """Inside, the decoder is this side."""
+        with contextlib.ExitStack() as changes:
+            if side != TRAINED:
+                changes.enter_context(lora.adapter_off(self.decoder))
+            if side == STEERED and self.steering:
+                changes.enter_context(steered(self.decoder, *self.steering))
+            yield
 
     def judge(self) -> dict[str, Judgement]:
         """What the base (adapter off), asked as in training, says of each side's last answer.
@@ -155,9 +169,14 @@ def talk(options: argparse.Namespace) -> None:
     if options.adapter is not None:  # one that is not there is refused before a download
         adapters.find_adapter(options.adapter)
     flags = {name: getattr(options, name) for name in ("model", "device", "dtype", "chat_format")}
+    steer = parse_steering(options.steer) if options.steer is not None else None
     with with_bars():
         model = find_model(flags, slow_dtypes=True)
-    trained = None
+    trained, shape = None, model.shape
+    steering = None
+    if steer is not None:
+        size = shape.num_hidden_layers, shape.hidden_size
+        steering = read_vector(steer[0], model.source.digest, *size), steer[1]
     if options.adapter is not None:
         trained = open_adapter(options.adapter, model.source, model.config.chat_format)
     name, family = model.source.id, model.tokenizer.family
@@ -175,10 +194,15 @@ def talk(options: argparse.Namespace) -> None:
         print(f"{TRAINED:<8} with {own.folder}, rank {own.rank}, alpha {own.alpha:g}{times}")
         for notice in notices:
             print(f"notice   {notice}")
+    if steering:
+        sides, (own_vector, alpha) = (*sides, STEERED), steering
+        print(f"{STEERED:<8} {alpha:+g} x {own_vector.name} behind layer {own_vector.layer}")
     print(flush=True)
     settings = options.temperature, options.seed, options.max_completion_length
     checkpoint = trained.adapter.folder if trained else None
-    conversation = Conversation(model, decoder, sides, options.system, *settings, checkpoint)
+    conversation = Conversation(
+        model, decoder, sides, options.system, *settings, checkpoint, steering
+    )
     if options.prompt is not None:
         show_answers(conversation.ask(options.prompt))
     else:
