@@ -42,6 +42,7 @@ FLOORS = {
     " instruments.machine",  # what watches
     4: "run rollout learn instruments.notfinite train",  # a run
     5: "probes probes.judge probes.examples"
+    " probes.checkpoints probes.best_of"
     " evals evals.benchmark evals.ruler evals.making evals.making.words evals.making.lengths"
     " evals.making.needles evals.making.lists evals.making.documents evals.items.made"
     " evals.truthfulqa evals.toxigen evals.bbq"
@@ -75,11 +76,11 @@ FLOORS = {
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
     " terminal.paper_rows terminal.differences"
     " terminal.talk terminal.plan terminal.completion terminal.child"
-    " terminal.examples",  # what people see
+    " terminal.examples terminal.probe",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
     " commands.doctor commands.select commands.experiment commands.sweep"
     " commands.examples commands.claims commands.explain commands.audit"
-    " commands.compare commands.report commands.log",  # verbs
+    " commands.compare commands.report commands.log commands.probe",  # verbs
     8: "cli __main__",  # door
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
@@ -116,6 +117,7 @@ TORCH_FREE = (
     " terminal.preflight commands commands.train commands.evaluate commands.data commands.chat"
     " commands.export commands.doctor"
     " probes.examples terminal.examples commands.examples"
+    " probes.checkpoints probes.best_of terminal.probe commands.probe"
     " results.claims results.cell_claims results.selections commands.claims"
     " results.findings results.audit results.audit_run results.audit_experiment"
     " results.audit_rows results.audit_steps results.audit_evals results.audit_cells commands.audit"
@@ -387,6 +389,8 @@ def test_comments_and_code_are_told_apart() -> None:
         ("results.report.views", "parts_of_text"),
         ("selection", "select"),
         ("results.statistics", "holm"),
+        ("probes.best_of", "expected_best"),
+        ("probes.best_of", "bound"),
         ("results.statistics", "benjamini_hochberg"),
     ],
 )

@@ -145,18 +145,15 @@ class Layer(nn.Module):
 
     def __init__(self, config: ModelConfig, index: int):
         super().__init__()
-
-        def norm() -> RMSNorm:
-            return RMSNorm(config.hidden_size, config.rms_norm_eps, config.norm_offset)
-
+        size = config.hidden_size, config.rms_norm_eps, config.norm_offset
         self.index, self.sandwich = index, config.sandwich
         self.self_attn = Attention(config)
         self.mlp = MLP(config)
-        self.input_layernorm = norm()
-        self.post_attention_layernorm = norm()
+        self.input_layernorm = RMSNorm(*size)
+        self.post_attention_layernorm = RMSNorm(*size)
         if config.sandwich:
-            self.pre_feedforward_layernorm = norm()
-            self.post_feedforward_layernorm = norm()
+            self.pre_feedforward_layernorm = RMSNorm(*size)
+            self.post_feedforward_layernorm = RMSNorm(*size)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         attended = self.self_attn(self.input_layernorm(x), context, self.index)
@@ -216,12 +213,14 @@ class Decoder(nn.Module):
         positions: Tensor | None = None,
         cache: KVCache | None = None,
         keys: int = 0,
+        taps: list[Tensor] | None = None,
     ) -> Tensor:
         """ids [B, T] -> normed hidden states [B, T, hidden] in the weights' dtype.
 
         positions [B, T] are needed with a cache, where they also say which slots to write, and
         keys = 1 + the largest of them (known to the caller, read from no GPU). Without positions
-        every row starts at 0 and attention is plainly causal.
+        every row starts at 0 and attention is plainly causal. To `taps`, where it is given, the
+        residual stream behind each layer is added, fp32 [B, T, hidden].
         """
         # The frequencies are no buffer, so `decoder.to(device)` does not move them.
         if self.frequencies.device != ids.device:
@@ -237,6 +236,8 @@ class Decoder(nn.Module):
                 x = checkpoint(layer, x, context, use_reentrant=False)
             else:
                 x = layer(x, context)
+            if taps is not None:
+                taps.append(x)
         return cast(Tensor, self.model.norm(x))
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,6 @@ def draw_curves(pairs: Sequence[SeedPair], target: Path) -> list[Path]:
     One line a seed and direction; the star is the epoch that is compared.
     """
     need_matplotlib()
-    import matplotlib
     from matplotlib.figure import Figure
 
     models = list(dict.fromkeys(pair.model for pair in pairs))
@@ -72,13 +71,7 @@ def draw_curves(pairs: Sequence[SeedPair], target: Path) -> list[Path]:
         handles = [row[0].plot([], [], color=c, label=d)[0] for d, c in COLOURS.items()]
         star = row[0].plot([], [], "*", color="black", label="compared")[0]
         row[0].legend(handles=[*handles, star], fontsize="small")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    written = [target.with_name(f"{target.name}.{kind}") for kind in ("png", "svg")]
-    # the same curves give the same bytes: no clock in the file, and no random names in the SVG
-    with matplotlib.rc_context({"svg.hashsalt": "minihmx"}):
-        figure.savefig(written[0], dpi=150)
-        figure.savefig(written[1], metadata={"Date": None})
-    return written
+    return _saved(figure, target)
 
 
 def _add_run(panels: Sequence[Any], run: TrainedRun) -> None:
@@ -90,3 +83,51 @@ def _add_run(panels: Sequence[Any], run: TrainedRun) -> None:
         panel.plot(epochs, values, color=colour, linewidth=1, marker=".", alpha=0.7, gid=gid)
         marked = [value for epoch, value in points if epoch == chosen]
         panel.plot([chosen] * len(marked), marked, "*", color=colour, markersize=11)
+
+
+def draw_best_of(report: Mapping[str, Any], target: Path) -> list[Path]:
+    """What `probe best-of` reports, as target.png and target.svg: score against KL."""
+    need_matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    panel = figure.subplots()
+    for name, direction in (("best", "forward"), ("worst", "reverse")):
+        known = [point for point in report[name] if point["score"] is not None]
+        panel.errorbar(
+            [point["bound"] for point in known],
+            [point["score"] for point in known],
+            [point["error"] or 0.0 for point in known],
+            color=COLOURS[direction],
+            marker=".",
+            label=f"{name} of N = 1 to {report[name][-1]['n']} of the base",
+        )
+    for run in report["runs"]:
+        if None not in (run["kl"], run["score"]):
+            panel.errorbar(
+                run["kl"],
+                run["score"],
+                run["score_error"] or 0.0,
+                run["kl_error"] or 0.0,
+                fmt="*",
+                color=COLOURS[run["direction"]],
+                markersize=11,
+                label=run["run"],
+            )
+    panel.axhline(_THRESHOLD, color="gray", linewidth=0.8, linestyle=":")
+    panel.set(xlabel="KL to the base, nats per answer", ylabel=SHOWN_CURVES["score"])
+    panel.legend(fontsize="small")
+    return _saved(figure, target)
+
+
+def _saved(figure: Any, target: Path) -> list[Path]:
+    import matplotlib
+
+    target = target.with_suffix("") if target.suffix in (".png", ".svg") else target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    written = [target.with_name(f"{target.name}.{kind}") for kind in ("png", "svg")]
+    # the same curves give the same bytes: no clock in the file, and no random names in the SVG
+    with matplotlib.rc_context({"svg.hashsalt": "minihmx"}):
+        figure.savefig(written[0], dpi=150)
+        figure.savefig(written[1], metadata={"Date": None})
+    return written

@@ -1,0 +1,87 @@
+"""The verb `probe`: what a model does, or holds inside, that no benchmark asks for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+from minihmx.config import FIELDS
+from minihmx.storage.disk import home_path
+from minihmx.terminal.text import show
+
+Arguments = Callable[[argparse.ArgumentParser], None]
+Action = Callable[[argparse.Namespace], int]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """An action, and what it takes."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="action")
+    actions.type = lambda text: text
+    for name, (text, add, _) in ACTIONS.items():
+        add(actions.add_parser(name, help=text, description=text))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what the action says; returns the exit code."""
+    return ACTIONS[options.action][2](options)
+
+
+def _shared(parser: argparse.ArgumentParser, what: str) -> None:
+    """The arguments of every action that opens one base and checkpoints trained from it."""
+    parser.add_argument("model", nargs="?", default="tiny", help="as for train (default tiny)")
+    parser.add_argument(
+        "--adapter",
+        dest="adapters",
+        action="append",
+        default=[],
+        metavar="RUN",
+        help=f"a run's folder, or RUN@epoch-03: {what}; may be given several times",
+    )
+    for name in ("seed", "out", "revision", "device", "dtype", "threads", "decode_rows"):
+        field, flag = FIELDS[name], f"--{name.replace('_', '-')}"
+        kind, text = type(field.default), f"{field.metadata['help']} (the run's, else train's)"
+        none, choices = argparse.SUPPRESS, field.metadata["choices"]
+        parser.add_argument(flag, type=kind, default=none, choices=choices, help=text)
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+
+
+def _flags(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of Config that were given; where results go is never the run's own --out."""
+    own = vars(options)
+    return {"out": FIELDS["out"].default} | {name: own[name] for name in own.keys() & FIELDS.keys()}
+
+
+def _best_of_arguments(parser: argparse.ArgumentParser) -> None:
+    _shared(parser, "where it stands beside the curve")
+    parser.add_argument(
+        "--samples", type=int, default=64, metavar="N", help="answers to each question (64)"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="draw it as FILE.png and FILE.svg")
+
+
+def _best_of(options: argparse.Namespace) -> int:
+    """Base answers, judged; the best and the worst of N against KL; a table, a plot."""
+    from minihmx.probes.best_of import best_of
+    from minihmx.results.plots import draw_best_of, need_matplotlib
+    from minihmx.terminal.probe import best_of_lines
+
+    if options.plot is not None:
+        need_matplotlib()
+    report = best_of(options.adapters, _flags(options), options.samples)
+    show(json.dumps(report, sort_keys=True) if options.json else best_of_lines(report))
+    if options.plot is not None:
+        for path in draw_best_of(report, home_path(options.plot)):
+            show(f"drawn in {path}") if not options.json else None
+    return 0
+
+
+# An action is a line here: what it does in a few words, its arguments, and its function.
+ACTIONS: dict[str, tuple[str, Arguments, Action]] = {
+    "best-of": (
+        "was it there already? best-of-N of the base beside forward and reverse, at their KL",
+        _best_of_arguments,
+        _best_of,
+    ),
+}

@@ -1,0 +1,152 @@
+"""The trained checkpoints that a probe compares with their base, and the folder it keeps things in.
+
+Nothing is loaded here. No torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from minihmx.config import FIELDS
+from minihmx.errors import DataError, UserError
+from minihmx.models import adapters
+from minihmx.probes.examples import read_config_file
+from minihmx.questions import load_questions, load_rubric
+from minihmx.records import Question
+from minihmx.storage.disk import dumps, parse_lines, read_lines
+from minihmx.storage.identity import differences
+from minihmx.storage.run_folder import Store
+
+NUMBERS = ("score", "policy_logprob", "reference_logprob")  # of an evaluation's answer
+
+
+class Checkpoint(NamedTuple):
+    """A run's checkpoint. epoch: its folder's name. values: of Config, as the run had them.
+    digest: of the model that it was trained on."""
+
+    folder: Path
+    direction: str
+    seed: int
+    values: dict[str, Any]
+    digest: str
+
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return self.folder.parents[1]
+
+    @property
+    def title(self) -> str:
+        """As in forward/seed-1/epoch-03."""
+        return f"{self.direction}/seed-{self.seed}/{self.folder.name}"
+
+    def answers(self, epoch: str = "") -> list[dict[str, Any]]:
+        """The held-out answers of its evaluation, or of the same run's at another epoch.
+
+        Raises UserError where there is none, DataError where it holds no answers.
+        """
+        path = self.run / "evaluations" / f"{epoch or self.folder.name}.jsonl"
+        if not path.is_file():
+            raise UserError(
+                f"{path} is not there, so nothing says what {self.title} answered; name a "
+                f"checkpoint that was evaluated, as {self.run}@epoch-01."
+            )
+        rows = read_lines(path)
+        for row in rows:
+            numbers = [row.get(name) for name in NUMBERS]
+            if not (
+                isinstance(row.get("question"), str)
+                and isinstance(row.get("ids"), list)
+                and all(isinstance(number, int | float | None) for number in numbers)
+            ):
+                raise DataError(f"{path} holds what is no answer of an evaluation; restore it.")
+        return rows
+
+
+def open_checkpoints(names: Sequence[str]) -> list[Checkpoint]:
+    """Find each (RUN, or RUN@epoch-03). Raises UserError for one that lies in no run's folder, is
+    there twice, or was trained otherwise than the first but for direction and seed."""
+    found = list[Checkpoint]()
+    first: dict[str, Any] = {}
+    for name in names:
+        folder = adapters.find_adapter(name)
+        config = read_config_file(folder)
+        own = config["science"]
+        if differ := differences(first or own, own, {"direction", "seed"}, ("first", "here")):
+            raise UserError(
+                f"{name} was not trained as {names[0]} was ({differ}), so one base does not serve "
+                "both; probe them by separate commands."
+            )
+        first = first or own
+        if any(folder == other.folder for other in found):
+            raise UserError(f"--adapter {name} is there twice; give each checkpoint once.")
+        values = {n: v for n, v in (config["settings"] | own).items() if n in FIELDS}
+        digest = str(own.get("model digest"))
+        found.append(Checkpoint(folder, values["direction"], values["seed"], values, digest))
+    return found
+
+
+def settings_of(checkpoints: Sequence[Checkpoint], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of Config to open the base with: the user's, else those of the first run."""
+    own = dict(checkpoints[0].values) if checkpoints else {}
+    for name in ("out", "revision", "direction"):
+        own.pop(name, None)
+    return own | dict(flags)
+
+
+def refuse_other_base(checkpoints: Sequence[Checkpoint], model: str, digest: str) -> None:
+    """Raises UserError for a checkpoint that was trained on other weights than these."""
+    for checkpoint in checkpoints:
+        if checkpoint.digest != digest:
+            raise UserError(
+                f"{checkpoint.run} was trained on another model than {model} (its digest is "
+                f"{checkpoint.digest[:8]}, not {digest[:8]}), so its numbers say nothing about "
+                f"this one; give {checkpoint.values['model']!r} as the model."
+            )
+
+
+def held_out(checkpoints: Sequence[Checkpoint], config_questions: str) -> list[Question]:
+    """The held-out questions that the first run kept, else those of the config."""
+    kept = checkpoints[0].run / "questions.jsonl" if checkpoints else Path()
+    path = kept if kept.is_file() else Path(config_questions) if config_questions else None
+    return [question for question in load_questions(path) if question.split == "eval"]
+
+
+def rubric_of(checkpoints: Sequence[Checkpoint], config_rubric: str) -> str:
+    """The rubric that the first run kept, else that of the config."""
+    kept = checkpoints[0].run / "rubric.txt" if checkpoints else Path()
+    path = kept if kept.is_file() else Path(config_rubric) if config_rubric else None
+    return load_rubric(path)
+
+
+class Pieces:
+    """What a probe has a model write, in pieces that are whole or absent: so it may be stopped.
+
+    The folder is DIR/MODEL/base/probes/NAME-DIGEST, where the digest is of everything that decides
+    what the model writes; settings.json holds the same as text.
+    """
+
+    def __init__(self, base: Path, name: str, identity: Mapping[str, Any]):
+        text = json.dumps(identity, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        self.store = Store(base / "probes" / f"{name}-{digest[:8]}", root=base)
+        self.folder = self.store.folder
+        self.store.lock()
+        self.store.write_json("settings.json", dict(identity))
+
+    def read(self, name: str, needed: Sequence[str]) -> list[dict[str, Any]]:
+        """The records of NAME.jsonl, none where it is absent. Raises DataError where one of them
+        lacks a needed field."""
+        path = self.folder / f"{name}.jsonl"
+        records = parse_lines(path, self.store.disk.read(path))
+        if any(record.keys() < set(needed) for record in records):
+            raise DataError(f"{path} is not what was written there; remove it, to have it anew.")
+        return records
+
+    def write(self, name: str, records: Sequence[Mapping[str, Any]]) -> None:
+        """Put them in NAME.jsonl in one stroke."""
+        self.store.write_text(f"{name}.jsonl", "".join(dumps(record) + "\n" for record in records))
