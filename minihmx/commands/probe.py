@@ -39,7 +39,12 @@ def _shared(parser: argparse.ArgumentParser, what: str) -> None:
         metavar="RUN",
         help=f"a run's folder, or RUN@epoch-03: {what}; may be given several times",
     )
-    for name in ("seed", "out", "revision", "device", "dtype", "threads", "decode_rows"):
+    _fields(parser, "seed")
+
+
+def _fields(parser: argparse.ArgumentParser, *more: str) -> None:
+    """The flags that `train` has as well, and --json."""
+    for name in (*more, "out", "revision", "device", "dtype", "threads", "decode_rows"):
         field, flag = FIELDS[name], f"--{name.replace('_', '-')}"
         kind, text = type(field.default), f"{field.metadata['help']} (the run's, else train's)"
         none, choices = argparse.SUPPRESS, field.metadata["choices"]
@@ -77,11 +82,40 @@ def _best_of(options: argparse.Namespace) -> int:
     return 0
 
 
+def _equal_kl_arguments(parser: argparse.ArgumentParser) -> None:
+    from minihmx.probes.equal_kl_tasks import TASKS
+
+    parser.add_argument("forward", metavar="FORWARD", help="a forward run, or RUN@epoch-03")
+    parser.add_argument("reverse", metavar="REVERSE", help="the reverse run of the same seed")
+    parser.add_argument("--tasks", default=TASKS, help=f"benchmarks to ask, or none ({TASKS})")
+    parser.add_argument(
+        "--data", default="hub", metavar="hub|sample|DIR", help="where the items are (hub)"
+    )
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="a random part (all)")
+    _fields(parser)
+
+
+def _equal_kl(options: argparse.Namespace) -> int:
+    """KL by strength, the strengths at which it is equal, and the benchmarks there."""
+    from minihmx.terminal.equal_kl import equal_kl
+
+    tasks = "" if options.tasks.strip() == "none" else options.tasks
+    asked = {"tasks": tasks, "data": options.data, "limit": options.limit}
+    for line in equal_kl(options.forward, options.reverse, _flags(options), asked, options.json):
+        show(line)
+    return 0
+
+
 # An action is a line here: what it does in a few words, its arguments, and its function.
 ACTIONS: dict[str, tuple[str, Arguments, Action]] = {
     "best-of": (
         "was it there already? best-of-N of the base beside forward and reverse, at their KL",
         _best_of_arguments,
         _best_of,
+    ),
+    "equal-kl": (
+        "forward against reverse where both are equally far from the base",
+        _equal_kl_arguments,
+        _equal_kl,
     ),
 }
