@@ -134,6 +134,9 @@ class Config:
     # place and memory: free to change when a run continues
     revision: str = setting("", "hub revision (commit, tag or branch); empty: the default branch")
     questions: str = setting("", "questions file instead of the built-in one (its digest counts)")
+    leave_out: str = setting(
+        "", "category of which no question is trained on; all are held out (their digest counts)"
+    )
     rubric: str = setting("", "rubric file instead of the paper's (its digest counts)")
     out: str = setting("runs", "folder that holds all runs")
     device: str = setting("auto", "auto: cuda when there is one", choices=("auto", "cpu", "cuda"))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-from minihmx.errors import UserError
+from minihmx.errors import UserError, nearest, quoted
 from minihmx.judge import RUBRIC
 from minihmx.records import Question
 from minihmx.seeding import shuffled
@@ -17,11 +18,13 @@ FIELD_CHOICES = {"split": ("train", "eval"), "source": ("paper", "ours")}
 EXAMPLE = '{"id": "time-01", "category": "time", "text": "…?", "split": "train", "source": "ours"}'
 
 
-def load_questions(path: Path | None = None) -> list[Question]:
+def load_questions(path: Path | None = None, leave_out: str = "") -> list[Question]:
     """The questions of a JSON Lines file in its order; without a path, the 100 built-in ones.
 
     Table 1 of the paper gives one question of each category; those have the source "paper", the
     other ninety are our own. Blank lines are skipped, further fields ignored.
+
+    leave_out: a category whose questions are all held out, to see what is learned from the others.
 
     Raises UserError, naming file and line, if the file cannot be used.
     """
@@ -31,6 +34,8 @@ def load_questions(path: Path | None = None) -> list[Question]:
     else:
         name, text = str(path), _read(path, "question")
     questions = list(_questions(name, text))
+    if leave_out:
+        questions = _held_out(questions, leave_out)
     for split in FIELD_CHOICES["split"]:
         if all(q.split != split for q in questions):
             raise UserError(
@@ -38,6 +43,21 @@ def load_questions(path: Path | None = None) -> list[Question]:
                 f"add at least one line like {EXAMPLE.replace('train', split)}"
             )
     return questions
+
+
+def _held_out(questions: Sequence[Question], category: str) -> list[Question]:
+    """The same questions, those of the category for evaluation only. Raises UserError where that
+    changes nothing, or leaves nothing to train on."""
+    training = dict.fromkeys(q.category for q in questions if q.split == "train")
+    if category not in training:
+        hint = nearest(category, training, f"there are {', '.join(training)}.")
+        raise UserError(f"--leave-out {quoted(category)} is no category that is trained on; {hint}")
+    if len(training) == 1:
+        raise UserError(
+            f"--leave-out {quoted(category)} leaves no question to train on, as there is no other "
+            "category; leave the option out."
+        )
+    return [replace(q, split="eval") if q.category == category else q for q in questions]
 
 
 def extra_questions() -> list[Question]:

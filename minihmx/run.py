@@ -89,7 +89,7 @@ def open_run(flags: Mapping[str, Any], file: ConfigFile | None = None) -> Run:
             f"--lora-rank {config.lora_rank} cannot work: the model's matrices are only "
             f"{model.shape.hidden_size} wide; give at most that."
         )
-    questions = load_questions(path_or_none(config.questions))
+    questions = load_questions(path_or_none(config.questions), config.leave_out)
     rubric = load_rubric(path_or_none(config.rubric))
     prompts = Prompts(model.tokenizer, config.date, rubric)
     check_lengths(model, prompts, questions)

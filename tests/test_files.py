@@ -49,6 +49,8 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("experiment", "tiny", "--seeds", 1, "--out", out, "--questions", questions),
         *(*sizes, *ask),
     )
+    trained = ["--adapter", out / "tiny/forward/seed-1", "--strength", 0.5]
+    minihmx("eval", "tiny", *trained, *ask, "--out", out)
     listed = ["--runs", out, "--seeds", 1, "--questions", questions, "--out", folder / "jobs.jsonl"]
     minihmx("sweep", "plan", *listed, *sizes, *ask)
     minihmx("sweep", "job", folder / "jobs.jsonl", "eval-forward-bbq", 1)

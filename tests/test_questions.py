@@ -75,6 +75,30 @@ def test_a_user_s_file(tmp_path: Path) -> None:
     assert load_questions(path) == [Question(**ROW), Question(**HELD_OUT)]
 
 
+def test_a_category_left_out_is_asked_in_evaluations_only() -> None:
+    left = load_questions(leave_out="time")
+    assert [q.id for q in left] == [q.id for q in QUESTIONS]
+    assert {q.split for q in left if q.category == "time"} == {"eval"}
+    assert [q for q in left if q.category != "time"] == [
+        q for q in QUESTIONS if q.category != "time"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("category", "what"), [("tmie", "did you mean time?"), ("xyz", "there are self-identity")]
+)
+def test_a_category_that_there_is_not_cannot_be_left_out(category: str, what: str) -> None:
+    with pytest.raises(UserError, match=re.escape(what)):
+        load_questions(leave_out=category)
+
+
+def test_the_only_category_cannot_be_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text(lines(ROW, HELD_OUT))
+    with pytest.raises(UserError, match="leaves no question to train on"):
+        load_questions(path, leave_out="a")
+
+
 BAD = {
     "broken JSON": (lines(ROW) + "{'id': 1}\n", "line 2", "not JSON"),
     "cut line": (lines(ROW, HELD_OUT)[:-9], "line 2", "not JSON"),

@@ -113,7 +113,7 @@ def examine(
     given = Config(**flags)
     check_config(given, context=sys.maxsize)
     planned = None if gpu is None else planned_gpu(gpu)
-    questions = load_questions(path_or_none(given.questions))
+    questions = load_questions(path_or_none(given.questions), given.leave_out)
     rubric = load_rubric(path_or_none(given.rubric))
     found = look_up(given.model, given.revision or None)
     device = machine.describe_device(given, planned)

@@ -171,7 +171,7 @@ def check_runs(experiment: Experiment, settings: Mapping[str, Any], digest: str)
     """
     from minihmx.run import path_or_none
 
-    questions = load_questions(path_or_none(settings["questions"]))
+    questions = load_questions(path_or_none(settings["questions"]), settings["leave_out"])
     rubric = load_rubric(path_or_none(settings["rubric"]))
     shared = {name: settings[name] for name, field in FIELDS.items() if field.metadata["science"]}
     for seed in experiment.seeds:

@@ -106,6 +106,34 @@ def _equal_kl(options: argparse.Namespace) -> int:
     return 0
 
 
+def _panel_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("forward", metavar="FORWARD", help="a forward run, or RUN@epoch-03")
+    parser.add_argument("reverse", metavar="REVERSE", help="the reverse run of the same seed")
+    parser.add_argument(
+        "--samples", type=int, default=4, metavar="N", help="answers to each question (4)"
+    )
+    parser.add_argument("--temperature", type=float, help="0 is greedy (that of the runs)")
+    parser.add_argument("--model", help="the base, where it is not found as the runs name it")
+    for name in ("device", "dtype"):
+        default, choices = FIELDS[name].default, FIELDS[name].metadata["choices"]
+        parser.add_argument(f"--{name}", default=default, choices=choices, help="as for chat")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead")
+
+
+def _panel(options: argparse.Namespace) -> int:
+    """Ask base, forward and reverse, read their answers by rules, and show them all."""
+    from minihmx.probes.panel import panel
+    from minihmx.terminal.panel import panel_lines
+
+    own = {name: getattr(options, name) for name in ("model", "device", "dtype")}
+    flags = {name: value for name, value in own.items() if value is not None}
+    pair = options.forward, options.reverse
+    report = panel(*pair, options.samples, options.temperature, flags)
+    for line in [json.dumps(report, sort_keys=True)] if options.json else panel_lines(report):
+        show(line)
+    return 0
+
+
 # An action is a line here: what it does in a few words, its arguments, and its function.
 ACTIONS: dict[str, tuple[str, Arguments, Action]] = {
     "best-of": (
@@ -117,5 +145,10 @@ ACTIONS: dict[str, tuple[str, Arguments, Action]] = {
         "forward against reverse where both are equally far from the base",
         _equal_kl_arguments,
         _equal_kl,
+    ),
+    "panel": (
+        "what base, forward and reverse claim of themselves where nobody trained it",
+        _panel_arguments,
+        _panel,
     ),
 }

@@ -95,7 +95,7 @@ def slow_here(flags: Mapping[str, Any]) -> list[str]:
         return []
     config, _ = resolve_config(flags, short, shape.model_type, shape.max_positions)
     config = replace(config, device="cpu", dtype="float32", checkpointing="off")
-    questions = load_questions(path_or_none(config.questions))
+    questions = load_questions(path_or_none(config.questions), config.leave_out)
     work = estimate.Workload.of(questions, load_rubric(path_or_none(config.rubric)))
     speed = machine.cpu_speed()
     return slow_cpu(name, "cpu", estimate.floors(shape, config, work, speed), speed)
