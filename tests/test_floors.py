@@ -43,7 +43,7 @@ FLOORS = {
     4: "run rollout learn instruments.notfinite train",  # a run
     5: "probes probes.judge probes.examples probes.rubrics probes.judged_folder probes.rejudge"
     " probes.checkpoints probes.best_of probes.stories probes.states probes.vectors"
-    " probes.steering probes.emotion probes.shift probes.causes"
+    " probes.steering probes.emotion probes.shift probes.causes probes.panel"
     " evals evals.benchmark evals.ruler evals.making evals.making.words evals.making.lengths"
     " evals.making.needles evals.making.lists evals.making.documents evals.items.made"
     " evals.truthfulqa evals.toxigen evals.bbq"
@@ -80,6 +80,7 @@ FLOORS = {
     " terminal.paper_rows terminal.differences"
     " terminal.talk terminal.plan terminal.completion terminal.child"
     " terminal.bars terminal.chart terminal.answers terminal.summary terminal.frame"
+    " probes.equal_kl probes.equal_kl_tasks terminal.equal_kl terminal.panel"
     " terminal.examples terminal.probe",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
     " commands.doctor commands.select commands.experiment commands.sweep"

@@ -39,8 +39,12 @@ def _shared(parser: argparse.ArgumentParser, what: str) -> None:
         metavar="RUN",
         help=f"a run's folder, or RUN@epoch-03: {what}; may be given several times",
     )
-    names = ("seed", "out", "revision", "device", "dtype", "threads", "decode_rows", "temperature")
-    for name in (*names, "max_completion_length", "judge_max_tokens"):
+    _fields(parser, "seed", "temperature", "max_completion_length", "judge_max_tokens")
+
+
+def _fields(parser: argparse.ArgumentParser, *more: str) -> None:
+    """The flags that `train` has as well, and --json."""
+    for name in (*more, "out", "revision", "device", "dtype", "threads", "decode_rows"):
         field, flag = FIELDS[name], f"--{name.replace('_', '-')}"
         kind, text = type(field.default), f"{field.metadata['help']} (the run's, else train's)"
         none, choices = argparse.SUPPRESS, field.metadata["choices"]
@@ -101,6 +105,61 @@ def _emotion(options: argparse.Namespace) -> int:
     return 0
 
 
+def _equal_kl_arguments(parser: argparse.ArgumentParser) -> None:
+    from minihmx.probes.equal_kl_tasks import TASKS
+
+    parser.add_argument("forward", metavar="FORWARD", help="a forward run, or RUN@epoch-03")
+    parser.add_argument("reverse", metavar="REVERSE", help="the reverse run of the same seed")
+    parser.add_argument("--tasks", default=TASKS, help=f"benchmarks to ask, or none ({TASKS})")
+    parser.add_argument(
+        "--data", default="hub", metavar="hub|sample|DIR", help="where the items are (hub)"
+    )
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="a random part (all)")
+    _fields(parser)
+
+
+def _equal_kl(options: argparse.Namespace) -> int:
+    """KL by strength, the strengths at which it is equal, and the benchmarks there."""
+    from minihmx.terminal.bars import with_bars
+    from minihmx.terminal.equal_kl import equal_kl
+
+    tasks = "" if options.tasks.strip() == "none" else options.tasks
+    asked = {"tasks": tasks, "data": options.data, "limit": options.limit}
+    pair = options.forward, options.reverse
+    with with_bars():
+        for line in equal_kl(*pair, _flags(options), asked, options.json):
+            show(line)
+    return 0
+
+
+def _panel_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("forward", metavar="FORWARD", help="a forward run, or RUN@epoch-03")
+    parser.add_argument("reverse", metavar="REVERSE", help="the reverse run of the same seed")
+    parser.add_argument(
+        "--samples", type=int, default=4, metavar="N", help="answers to each question (4)"
+    )
+    parser.add_argument("--temperature", type=float, help="0 is greedy (that of the runs)")
+    parser.add_argument("--model", help="the base, where it is not found as the runs name it")
+    for name in ("device", "dtype"):
+        default, choices = FIELDS[name].default, FIELDS[name].metadata["choices"]
+        parser.add_argument(f"--{name}", default=default, choices=choices, help="as for chat")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead")
+
+
+def _panel(options: argparse.Namespace) -> int:
+    """Ask base, forward and reverse, read their answers by rules, and show them all."""
+    from minihmx.probes.panel import panel
+    from minihmx.terminal.panel import panel_lines
+
+    own = {name: getattr(options, name) for name in ("model", "device", "dtype")}
+    flags = {name: value for name, value in own.items() if value is not None}
+    pair = options.forward, options.reverse
+    report = panel(*pair, options.samples, options.temperature, flags)
+    for line in [json.dumps(report, sort_keys=True)] if options.json else panel_lines(report):
+        show(line)
+    return 0
+
+
 # An action is a line here: what it does in a few words, its arguments, and its function.
 ACTIONS: dict[str, tuple[str, Arguments, Action]] = {
     "best-of": (
@@ -112,5 +171,15 @@ ACTIONS: dict[str, tuple[str, Arguments, Action]] = {
         "emotion vectors of the base, whether they read anything, and what training moved",
         _emotion_arguments,
         _emotion,
+    ),
+    "equal-kl": (
+        "forward against reverse where both are equally far from the base",
+        _equal_kl_arguments,
+        _equal_kl,
+    ),
+    "panel": (
+        "what base, forward and reverse claim of themselves where nobody trained it",
+        _panel_arguments,
+        _panel,
     ),
 }

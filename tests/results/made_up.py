@@ -82,7 +82,8 @@ def evaluated(
     """A finished evaluation; values: of each item, by metric. total: items of the whole set."""
     used = SETTINGS | settings
     samples = [
-        {"id": f"i{n}", "cluster": clusters[n] if clusters else f"i{n}", "values": dict(of_item)}
+        {"id": f"i{n}", "sample": 0, "values": dict(of_item)}
+        | {"cluster": clusters[n] if clusters else f"i{n}"}
         for n, of_item in enumerate(values)
     ]
     partial = f"{len(values)}/{total}" if total else None

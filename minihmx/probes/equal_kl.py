@@ -1,0 +1,208 @@
+"""Forward against reverse at the same distance from the base, and not only at the same epoch.
+
+The paper's pair may differ because one of the two moved further. So both adapters are scaled
+(lora.set_strength), the KL from the base is measured at each strength on the held-out questions
+with the same noise, and the benchmarks are asked where the two KLs are equal:
+
+    kappa   =  min(KL of forward at 1, KL of reverse at 1)
+    D       =  forward - reverse                           at the strengths where each has KL kappa
+    M       =  half of (forward - base) + (reverse - base) likewise: what both have lost in common
+
+KL is per answer, in nats: the k3 estimate of grpo.py summed over an answer's tokens, and the mean
+of that over answers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from minihmx.errors import DataError, Diverged, UserError
+from minihmx.models.adapters import adapter_digest
+from minihmx.probes.checkpoints import ProbePieces, base_settings, open_checkpoints
+from minihmx.probes.examples import open_pair
+from minihmx.questions import load_questions, load_rubric
+from minihmx.selection import DIRECTIONS
+from minihmx.stats import mean
+from minihmx.storage.disk import home_path
+
+if TYPE_CHECKING:
+    from minihmx.engine.open import OpenAdapter
+    from minihmx.run import Run
+
+GRID = (0.25, 0.5, 0.75, 1.0)  # strengths; at 0 the KL is 0
+NEEDED = ("question", "sample", "score", "kl", "ids")  # of a measured answer
+
+
+class StrengthPoint(NamedTuple):
+    """A direction at one strength. kl: nats per answer. kl_tokens: mean over answers of each one's
+    mean per token, which selects checkpoints. score: the judge's mean, None where none was read."""
+
+    strength: float
+    kl: float
+    kl_tokens: float
+    score: float | None
+
+
+class StrengthCurve(NamedTuple):
+    """A direction's points, weakest first, and the one at which its KL is kappa."""
+
+    points: tuple[StrengthPoint, ...]
+    equal: StrengthPoint
+
+
+def strength_at(points: Sequence[StrengthPoint], kl: float) -> float:
+    """Where the points first reach this KL, along straight lines between them and (0, 0).
+
+    Rounded to three digits, so that the same measurement names the same evaluations again.
+
+    >>> points = [StrengthPoint(0.5, 1.0, 0.1, None), StrengthPoint(1.0, 3.0, 0.3, None)]
+    >>> strength_at(points, 2.0)
+    0.75
+    """
+    before, reached = 0.0, 0.0
+    for point in points:
+        if point.kl >= kl > reached:
+            share = (kl - reached) / (point.kl - reached)
+            return round(before + share * (point.strength - before), 3)
+        before, reached = point.strength, point.kl
+    raise AssertionError("the last point of one direction has this KL, and the other's has more")
+
+
+class EqualKL:
+    """A pair of checkpoints on one loaded base. Raises Failure for what the user has to mend."""
+
+    def __init__(self, forward: str, reverse: str, flags: Mapping[str, Any]):
+        from minihmx.engine.open import find_model, load_decoder, open_adapter
+
+        pair = open_pair(forward, reverse)  # refuses two that are none
+        checkpoints = open_checkpoints([str(pair.folders[which]) for which in DIRECTIONS])
+        self.checkpoints = dict(zip(DIRECTIONS, checkpoints, strict=True))
+        model = find_model(base_settings(checkpoints, flags))
+        self.adapters: dict[str, OpenAdapter] = {
+            which: open_adapter(str(own.folder), model.source)
+            for which, own in self.checkpoints.items()
+        }
+        epoch = self.checkpoints["forward"].folder.name.removeprefix("epoch-")
+        # Both directions draw the noise of the forward run's own evaluation at its epoch.
+        self.epoch = int(epoch) if epoch.isdecimal() else 0
+        config = replace(pair.config, dtype=model.config.dtype)
+        identity = {
+            "model": model.source.digest,
+            "dtype": config.dtype,
+            "noise": [config.seed, self.epoch],
+            **{which: adapter_digest(own.folder) for which, own in self.checkpoints.items()},
+        }
+        home = home_path(str(flags["out"])) / model.source.run_name / "base"
+        self.pieces = ProbePieces(home, "equal-kl", identity)
+        self.run = _run_of(pair.run, config, model, load_decoder(model))
+
+    def measure(self, direction: str, strength: float) -> StrengthPoint:
+        """One point; what was measured before is read from the disk."""
+        name, run = f"{direction}-x{strength:g}", self.run
+        rows = self.pieces.read(name, NEEDED)
+        if len(rows) != len(run.eval_questions) * run.config.eval_samples:
+            rows = self._ask(direction, strength)
+            self.pieces.write(name, rows)
+        return point_of(rows, strength, str(self.pieces.folder / f"{name}.jsonl"))
+
+    def measure_grid(self, direction: str) -> Iterator[StrengthPoint]:
+        """The direction at every strength of the grid, each when it is measured."""
+        for strength in GRID:
+            yield self.measure(direction, strength)
+
+    def own_values(self) -> dict[str, Any]:
+        """How the base was opened, so that benchmarks open it alike."""
+        config = self.run.config
+        return {name: getattr(config, name) for name in ("dtype", "date", "seed", "chat_format")}
+
+    def equal(self, points: Mapping[str, Sequence[StrengthPoint]]) -> dict[str, StrengthCurve]:
+        """Each direction where its KL is kappa, measured there. Raises UserError for a KL of 0."""
+        kappa = min(of[-1].kl for of in points.values())
+        if kappa <= 0:
+            raise UserError(
+                "One of the two adapters has a KL of 0, so it is still the base and there is "
+                "nothing to compare at equal KL; give checkpoints of later epochs (RUN@epoch-03)."
+            )
+        found = {}
+        for which, of in points.items():
+            strength = strength_at(of, kappa)
+            known = {point.strength: point for point in of}
+            equal = known.get(strength) or self.measure(which, strength)
+            found[which] = StrengthCurve(tuple(of), equal)
+        return found
+
+    def _ask(self, direction: str, strength: float) -> list[dict[str, Any]]:
+        """Answers to the held-out questions, judged and measured as in an evaluation of `train`."""
+        from minihmx.engine.open import with_adapter
+        from minihmx.learn import measure
+        from minihmx.rollout import ask_policy, judge
+
+        run = self.run
+        with with_adapter(run.decoder, self.adapters[direction], strength):
+            samples = run.config.eval_samples
+            rollouts = ask_policy(run, run.eval_questions, samples, "eval", self.epoch)
+            judge(run, rollouts)
+            measured = measure(run, rollouts)
+        if measured["kl_tokens"] is None:
+            raise Diverged(
+                f"The logits of {direction} at strength {strength:g} are not finite in "
+                f"{run.config.dtype}, so nothing can be measured there; try --dtype float32."
+            )
+        return [rollout.line() for rollout in rollouts]
+
+
+def point_of(rows: Sequence[Mapping[str, Any]], strength: float, path: str) -> StrengthPoint:
+    """The point that these answers give. Raises DataError for rows that are none."""
+    for row in rows:
+        number = isinstance(row["kl"], (int, float)) and isinstance(row["ids"], list)
+        if not number or not isinstance(row["score"], (int, type(None))):
+            raise DataError(
+                f"{path} holds what is no measured answer; remove it, to have it measured again."
+            )
+    scores = [float(row["score"]) for row in rows if row["score"] is not None]
+    per_answer = mean([row["kl"] * len(row["ids"]) for row in rows])
+    per_token = mean([row["kl"] for row in rows])
+    return StrengthPoint(strength, per_answer or 0.0, per_token or 0.0, mean(scores))
+
+
+def _run_of(folder: Any, config: Any, model: Any, decoder: Any) -> Run:
+    """The forward run as it was when it evaluated its held-out questions, but for its adapter; in
+    its folder nothing is written."""
+    from minihmx.engine.memory import Limit
+    from minihmx.engine.prompts import Prompts
+    from minihmx.instruments.alarms import Alarms
+    from minihmx.instruments.amax import Headroom
+    from minihmx.instruments.clock import Clock
+    from minihmx.run import Run
+    from minihmx.storage.run_folder import Store
+
+    for name in ("rubric.txt", "questions.jsonl"):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{folder} holds no {name}, as runs of older versions do not, so its answers "
+                "cannot be asked for and judged again; train it again with another --out."
+            )
+    questions = load_questions(folder / "questions.jsonl")
+    held_out = [question for question in questions if question.split == "eval"]
+    prompts = Prompts(model.tokenizer, config.date, load_rubric(folder / "rubric.txt"))
+    return Run(
+        config=config,
+        sources={},
+        source=model.source,
+        prompts=prompts,
+        questions=questions,
+        train_questions=[],
+        eval_questions=held_out,
+        store=Store(folder),
+        decoder=decoder,
+        decode_limit=Limit("--decode-rows", config.decode_rows),
+        micro_limit=Limit("--micro-batch", config.micro_batch),
+        clock=Clock(model.device),
+        headroom=Headroom(False, config.logit_chunk),
+        alarms=Alarms(),
+        science={},
+        underflow=Counter(),
+    )

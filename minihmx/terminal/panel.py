@@ -1,0 +1,44 @@
+"""What `minihmx probe panel` shows: rates by topic, and every answer in full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from minihmx.probes.examples import SIDES
+from minihmx.results.layout import Table, as_plain
+from minihmx.terminal.examples import asked, pair_heading
+from minihmx.terminal.text import ERROR, number, printable
+
+LIMITS = (
+    "This cannot tell what a model is or has, only what it says in words that the rules know. "
+    "Neither: no rule fits, or the answer takes no side; read those answers before the rates."
+)
+
+
+def panel_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """What was asked how, the rates, and the answers."""
+    yield from map(printable, pair_heading(report))
+    rows = [
+        (
+            rate["topic"],
+            rate["side"],
+            f"{rate['yes']:.0%} ± {number(rate['yes_error'], '.0%')}",
+            f"{rate['no']:.0%}",
+            f"{rate['neither']:.0%}",
+            str(rate["answers"]),
+        )
+        for rate in report["rates"]
+    ]
+    head = ("topic", "", "yes", "no", "neither", "answers")
+    notes = [f"Yes: the answer claims what the question asks. {ERROR}, over questions.", LIMITS]
+    yield as_plain([Table("What each claims of itself", head, rows, notes, 2)]).rstrip("\n")
+    for name, text, answers in asked(report):
+        yield printable(f"\n{name}: {text}  (yes: {answers[SIDES[0]]['claim']})")
+        for side in SIDES:
+            yield printable(f"  {side:<8} {answers[side]['reading']:<8} {_one_line(answers[side])}")
+
+
+def _one_line(answer: Mapping[str, Any]) -> str:
+    cut = "" if answer["finish"] == "stop" else " [cut here]"
+    return " ".join(answer["completion"].split()) + cut

@@ -1,0 +1,156 @@
+"""`minihmx probe equal-kl`: strengths, the KL they give, and contrasts where it is equal."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import made_up
+import pytest
+from command_line import in_process, refused
+
+from minihmx.errors import DataError, UserError
+from minihmx.probes.equal_kl import (
+    GRID,
+    EqualKL,
+    StrengthCurve,
+    StrengthPoint,
+    point_of,
+    strength_at,
+)
+from minihmx.probes.equal_kl_tasks import measures
+from minihmx.storage.disk import read_lines
+
+FLAGS = {"out": "runs", "threads": 1}
+
+
+def points(*kls: float) -> list[StrengthPoint]:
+    return [StrengthPoint(s, kl, kl / 10, 5.0) for s, kl in zip(GRID, kls, strict=True)]
+
+
+@pytest.fixture
+def runs(pair: Path, tmp_path: Path) -> Path:
+    shutil.copytree(pair, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def both(runs: Path) -> tuple[Path, Path]:
+    return runs / "tiny" / "forward" / "seed-1", runs / "tiny" / "reverse" / "seed-1"
+
+
+# --- where the KLs are equal ----------------------------------------------------------------------
+
+
+def test_a_strength_lies_on_straight_lines_from_the_base() -> None:
+    of = points(0.1, 0.4, 0.9, 1.6)
+    assert strength_at(of, 1.6) == 1.0
+    assert strength_at(of, 0.65) == pytest.approx(0.625)  # halfway between .4 and .9
+    assert strength_at(of, 0.05) == pytest.approx(0.125)  # halfway between the base and .1
+
+
+def test_where_noise_lets_a_curve_fall_the_first_crossing_counts() -> None:
+    assert strength_at(points(0.2, 0.6, 0.3, 0.5), 0.5) == pytest.approx(0.438)
+
+
+def test_the_weaker_of_the_two_decides_and_the_other_is_measured_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    probe = object.__new__(EqualKL)
+    asked = []
+
+    def measure(direction: str, strength: float) -> StrengthPoint:
+        asked.append((direction, strength))
+        return StrengthPoint(strength, 0.41, 0.04, 5.0)
+
+    monkeypatch.setattr(probe, "measure", measure)
+    curves = probe.equal({"forward": points(0.1, 0.4, 0.9, 1.6), "reverse": points(0, 0, 0.1, 0.4)})
+    assert asked == []  # .4 is at strength .5 exactly, where it was measured already
+    assert curves["forward"].equal.strength == 0.5 and curves["reverse"].equal.strength == 1.0
+    probe.equal({"forward": points(0.1, 0.4, 0.9, 1.6), "reverse": points(0, 0, 0.1, 0.65)})
+    assert asked == [("forward", 0.625)]
+    with pytest.raises(UserError, match="still the base"):
+        probe.equal({"forward": points(0.1, 0.4, 0.9, 1.6), "reverse": points(0, 0, 0, 0)})
+
+
+def test_a_point_is_per_answer_and_per_token() -> None:
+    rows = [
+        {"question": "a", "sample": 0, "score": 4, "kl": 0.1, "ids": [1] * 10},
+        {"question": "b", "sample": 0, "score": None, "kl": 0.3, "ids": [1] * 20},
+    ]
+    point = point_of(rows, 0.5, "x.jsonl")
+    assert point == StrengthPoint(0.5, pytest.approx(3.5), pytest.approx(0.2), 4.0)
+    with pytest.raises(DataError, match="no measured answer"):
+        point_of([rows[0] | {"kl": None}], 0.5, "x.jsonl")
+
+
+# --- contrasts ------------------------------------------------------------------------------------
+
+
+def test_contrast_and_common_damage_by_hand(tmp_path: Path) -> None:
+    """Four items: forward has two right, reverse one, the base all four."""
+    right = {"forward": (1, 1, 0, 0), "reverse": (1, 0, 0, 0), "base": (1, 1, 1, 1)}
+    finished = {}
+    for side, values in right.items():
+        of_items = [{"flip_rate": float(v)} for v in values]
+        folder = made_up.evaluated(tmp_path / side, "are_you_sure", of_items, epoch="base")
+        result = json.loads((folder / "result.json").read_text())
+        finished[side, 0.5 if side == "forward" else 1.0, "are_you_sure"] = folder, result
+    half, whole = StrengthPoint(0.5, 1.0, 0.1, None), StrengthPoint(1.0, 1.0, 0.1, None)
+    curves = {"forward": StrengthCurve((half,), half), "reverse": StrengthCurve((whole,), whole)}
+    (found,) = measures(finished, curves)
+    assert found.base == 1.0 and found.by_strength == {
+        "forward": {0.5: 0.5},
+        "reverse": {1.0: 0.25},
+    }
+    assert found.contrast.value == 0.25 and found.common.value == pytest.approx(-0.625)
+    # differences 0 1 0 0: std .5 over 4 items; halves less the base 0 -.5 -1 -1
+    assert found.contrast.error == pytest.approx(0.25)
+    assert found.common.error == pytest.approx(0.4787136 / 2)
+
+
+# --- as it is typed -------------------------------------------------------------------------------
+
+
+def test_at_full_strength_it_asks_what_training_asked(runs: Path) -> None:
+    forward, reverse = both(runs)
+    probe = EqualKL(str(forward), str(reverse), FLAGS | {"out": str(runs)})
+    probe.measure("forward", 1.0)
+    kept = read_lines(probe.pieces.folder / "forward-x1.jsonl")
+    trained = read_lines(forward / "evaluations" / "epoch-02.jsonl")
+    assert [row["ids"] for row in kept] == [row["ids"] for row in trained]
+    assert [row["score"] for row in kept] == [row["score"] for row in trained]
+    for row, own in zip(kept, trained, strict=True):
+        assert row["kl"] == pytest.approx(own["kl"], abs=1e-5)
+    before = sorted(path.name for path in forward.iterdir())
+    weak = probe.measure("forward", 0.25)
+    assert weak.kl < probe.measure("forward", 1.0).kl
+    assert sorted(path.name for path in forward.iterdir()) == before  # nothing in the run
+
+
+@pytest.mark.slow
+def test_the_whole_command_and_again_without_asking(runs: Path) -> None:
+    forward, reverse = both(runs)
+    place = ("--data", "sample", "--limit", 4, "--tasks", "truthfulqa_mc2", "--out", runs)
+    done = in_process("probe", "equal-kl", forward, reverse, *place)
+    assert done.returncode == 0, done.stderr
+    for part in ("= kappa", "At equal KL", "TruthfulQA MC2 acc", "This cannot tell"):
+        assert part in done.stdout, part
+    again = in_process("probe", "equal-kl", forward, reverse, *place, "--json")
+    report = json.loads(again.stdout)
+    assert report["kappa"] == min(c["points"][-1]["kl"] for c in report["curves"].values())
+    assert len(report["metrics"]) == 1
+    assert "4 of 4 samples are there already" in again.stderr
+    assert in_process("audit", runs).returncode == 0
+
+
+def test_what_is_no_pair_or_has_no_items_is_refused(runs: Path, tmp_path: Path) -> None:
+    forward, reverse = both(runs)
+    probe = ("probe", "equal-kl")
+    refused(in_process(*probe, reverse, forward), "give the forward run first")
+    refused(in_process(*probe, forward, reverse, "--tasks", "nothing"), "nothing")
+    missing = ("--tasks", "bbq", "--data", tmp_path / "none")
+    refused(in_process(*probe, forward, reverse, *missing))
+    (forward / "rubric.txt").unlink()
+    place = ("--tasks", "none", "--out", runs)
+    refused(in_process(*probe, forward, reverse, *place), "holds no rubric.txt")
