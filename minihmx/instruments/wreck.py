@@ -29,7 +29,7 @@ def wreck_signs(evaluation: Mapping[str, Any]) -> dict[str, str]:
     evaluation: its line of metrics.jsonl; of older code it may lack "degenerate".
     """
     found = {}
-    if evaluation["truncated"] == 1:
+    if evaluation.get("truncated") == 1:
         found["truncated"] = "every held-out answer ran into the cap"
     if evaluation["unscored"] == 1:
         found["unscored"] = "no held-out answer got a score"

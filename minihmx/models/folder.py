@@ -191,7 +191,7 @@ def _digests(files: Sequence[Path]) -> list[str]:
         stamp, entry = [stat.st_size, stat.st_mtime_ns], known.get(key)
         if not isinstance(entry, list) or entry[:2] != stamp or not isinstance(entry[-1], str):
             sha, blocks = hashlib.sha256(), -(-stat.st_size // (1 << 20))
-            with path.open("rb") as file, working(f"MB of {path.name} hashed", blocks) as work:
+            with path.open("rb") as file, working(f"MiB of {path.name} hashed", blocks) as work:
                 for block in work.counted(iter(lambda: file.read(1 << 20), b"")):
                     sha.update(block)
             entry = known[key] = [*stamp, sha.hexdigest()]

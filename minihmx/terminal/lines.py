@@ -117,7 +117,10 @@ class Lines:
             yield f"{folder} is already complete; choose another --seed or --out for a new run."
             yield ""
         self.verdict = wreck_sentence(folder, self.evaluations)
-        yield from summary_lines(self.run, self.evaluations, self.verdict, self.width, self.planned)
+        if self.evaluations:
+            yield from summary_lines(
+                self.run, self.evaluations, self.verdict, self.width, self.planned
+            )
 
     def left(self, step: int, evaluated: int) -> str:
         """Time to the end after so many steps, the last evaluation being of this epoch."""

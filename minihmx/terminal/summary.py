@@ -16,9 +16,9 @@ from minihmx.run import Run
 from minihmx.selection import DIRECTIONS
 from minihmx.stats import mean
 from minihmx.storage.disk import read_lines
-from minihmx.storage.history import seconds_of_steps
+from minihmx.storage.history import NUMBER, seconds_of_steps
 from minihmx.terminal.answers import said_in, said_lines
-from minihmx.terminal.text import Copied, duration, number, program
+from minihmx.terminal.text import Copied, duration, number, printable, program
 
 BAR = 20  # signs for a score of 10, at most
 BESIDE = 52  # columns of what stands beside them
@@ -68,7 +68,10 @@ def curve_lines(evaluations: Sequence[Mapping[str, Any]], width: int) -> Iterato
             continue
         epoch = f"epoch {m['epoch']}" if m["epoch"] else "start"
         drawn = "█" * round((m["score"] or 0.0) / 10 * columns)
-        shares = [number(m.get(name), ".0%") for name in ("unscored", "truncated", "degenerate")]
+        shares = [
+            number(m[name] if type(m.get(name)) in NUMBER else None, ".0%")  # older code lacks some
+            for name in ("unscored", "truncated", "degenerate")
+        ]
         yield (
             f"  {epoch:<8} {_score(m):<12} {drawn:<{columns}} {number(m['kl'], '.4f'):>6}  "
             f"{shares[0]:>8} {shares[1]:>4} {shares[2]:>4}"
@@ -84,7 +87,9 @@ def before_and_after(run: Run, epoch: int, width: int) -> Iterator[str]:
         after = read_lines(folder / f"epoch-{epoch:02d}.jsonl")
         place = typical_answer(before, after)
         asked = next(q for q in run.eval_questions if q.id == before[place]["question"])
-        lines = [f"  {asked.text}  (the held-out answer that changed most like the mean)"]
+        lines = [
+            f"  {printable(asked.text)}  (the held-out answer that changed most like the mean)"
+        ]
         for when, row in (("before", before[place]), ("after", after[place])):
             lines += said_lines(said_in(when, row, run.config.direction), width)
         yield from (*lines, "")

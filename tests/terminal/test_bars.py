@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from minihmx.cli import main
 from minihmx.instruments import work as works
 from minihmx.instruments.work import Work, under_way, working
 from minihmx.terminal import bars
@@ -96,3 +97,12 @@ def test_what_is_quick_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with with_bars(), working("loading weights", 2) as work:
         list(work.counted(range(2)))
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_refusal_is_red_on_a_terminal_that_wants_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    for no_color, head in (("", "\x1b[1;31mminihmx:\x1b[0m "), ("1", "minihmx: ")):
+        monkeypatch.setenv("NO_COLOR", no_color)
+        screen = Screen()
+        monkeypatch.setattr(sys, "stderr", screen)
+        assert main(["trian"]) == 2 and screen.getvalue().startswith(head + "trian is no command")
