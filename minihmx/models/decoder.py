@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minihmx.models.configs import ModelConfig
-from minihmx.models.context import Context, KVCache, inverse_frequencies, rotate, wide
+from minihmx.models.context import Context, KVCache, Packed, inverse_frequencies, rotate, wide
 from minihmx.models.products import Linear
 
 FP16_HALF = 32768.0  # half of what fp16 can hold
@@ -99,15 +99,19 @@ class Attention(nn.Module):
         v = self.v_proj(x).view(B, T, -1, config.head_dim).to(x.dtype)
         if config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        q = rotate(q, context.cos, context.sin).to(x.dtype).transpose(1, 2)
+        q = rotate(q, context.cos, context.sin).to(x.dtype)
         k = rotate(k, context.cos, context.sin).to(x.dtype)
+        packed = context.packed
+        if packed is not None:
+            q, k, v = packed.apart(q), packed.apart(k), packed.apart(v)
+        q = q.transpose(1, 2)
         if context.cache is None:
             k, v = k.transpose(1, 2), v.transpose(1, 2)
         else:
             k, v = context.cache.update(layer, k, v, context)
         mask = context.masks[config.windows[layer] if config.windows else None]
         out = attend(q, k, v, mask, config.attention_scale, config.attention_softcap)
-        return cast(Tensor, self.o_proj(out))
+        return cast(Tensor, self.o_proj(out if packed is None else packed.together(out)))
 
 
 class MLP(nn.Module):
@@ -216,17 +220,19 @@ class Decoder(nn.Module):
         positions: Tensor | None = None,
         cache: KVCache | None = None,
         keys: int = 0,
+        packed: Packed | None = None,
     ) -> Tensor:
         """ids [B, T] -> normed hidden states [B, T, hidden] in the weights' dtype.
 
         positions [B, T] are needed with a cache, where they also say which slots to write, and
         keys = 1 + the largest of them (known to the caller, read from no GPU). Without positions
-        every row starts at 0 and attention is plainly causal.
+        every row starts at 0 and attention is plainly causal; so it is for packed rows, whose ids
+        are [1, N].
         """
         # The frequencies are no buffer, so `decoder.to(device)` does not move them.
         if self.frequencies.device != ids.device:
             self.frequencies = inverse_frequencies(self.config).to(ids.device)
-        context = Context(self.config, self.frequencies, ids, positions, cache, keys)
+        context = Context(self.config, self.frequencies, ids, positions, cache, keys, packed)
         # Gemma 2 scales its embeddings by the root of the hidden size. Its own code rounds that
         # factor to the weights' dtype; fp32 keeps it exact.
         x = wide(self.model.embed_tokens(ids)) * self.config.embed_scale
