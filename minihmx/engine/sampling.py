@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from minihmx.engine.draw import draw
 from minihmx.engine.memory import Limit, free_memory, release
 from minihmx.engine.prefill import Prefix, prefill, together
 from minihmx.errors import UserError
@@ -263,28 +264,3 @@ def _decode(
             batch.fill(free[: len(group)], [_Row(i, requests[i]) for i in group], following)
             free = free[len(group) :]
         yield from batch.step()
-
-
-def draw(logits: Tensor, temperature: float, u: Tensor | None) -> tuple[Tensor, Tensor]:
-    """One token a row and its log-prob: argmax at temperature 0, else inverse CDF at u [B].
-
-    logits: fp32 [B, V]. u: one number in (0, 1) a row, None at temperature 0.
-    """
-    if temperature == 0:
-        logprobs = torch.log_softmax(logits, dim=-1)
-        token = logits.argmax(dim=-1)
-    else:
-        assert u is not None
-        logprobs = torch.log_softmax(logits / temperature, dim=-1)
-        # In fp32 the 256,000 probabilities of Gemma 2 would not add up to 1, and the tokens at the
-        # end of the vocabulary would be drawn too often or never.
-        cumulative = logprobs.double().exp().cumsum(dim=-1)
-        total = cumulative[:, -1:]
-        # The token is the first whose cumulative sum exceeds the target. A target that was rounded
-        # up to the total would find none, or one of probability 0 behind the last possible token.
-        target = torch.minimum(u[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-        token = torch.searchsorted(cumulative, target, right=True)[:, 0]
-    # Among NaN alone nothing exceeds the target, and the search ends behind the vocabulary. Any
-    # valid token will do there, because its log-prob is NaN and the answer is refused for that.
-    token = token.clamp(max=logits.shape[-1] - 1)
-    return token, logprobs.gather(-1, token[:, None])[:, 0]

@@ -183,6 +183,14 @@ class Context:
                 # attend() lays the query heads of one key head behind each other.
                 self.masks[window] = seen[:, None].repeat(1, 1, group, 1)
 
+    def rows_of(self, x: Tensor) -> Tensor:
+        """What attention sees of x [B, T, heads, D]: the rows, where they are packed."""
+        return x if self.packed is None else self.packed.apart(x)
+
+    def tokens_of(self, x: Tensor) -> Tensor:
+        """The way back, behind attention, of x [B, T, size]."""
+        return x if self.packed is None else self.packed.together(x)
+
 
 def attention_mask(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
     """Which key a query sees, bool [B, T, N], from positions alone (never from token values).

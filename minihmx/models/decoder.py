@@ -101,17 +101,14 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q = rotate(q, context.cos, context.sin).to(x.dtype)
         k = rotate(k, context.cos, context.sin).to(x.dtype)
-        packed = context.packed
-        if packed is not None:
-            q, k, v = packed.apart(q), packed.apart(k), packed.apart(v)
-        q = q.transpose(1, 2)
+        q, k, v = context.rows_of(q).transpose(1, 2), context.rows_of(k), context.rows_of(v)
         if context.cache is None:
             k, v = k.transpose(1, 2), v.transpose(1, 2)
         else:
             k, v = context.cache.update(layer, k, v, context)
         mask = context.masks[config.windows[layer] if config.windows else None]
         out = attend(q, k, v, mask, config.attention_scale, config.attention_softcap)
-        return cast(Tensor, self.o_proj(out if packed is None else packed.together(out)))
+        return cast(Tensor, self.o_proj(context.tokens_of(out)))
 
 
 class MLP(nn.Module):
@@ -226,8 +223,7 @@ class Decoder(nn.Module):
 
         positions [B, T] are needed with a cache, where they also say which slots to write, and
         keys = 1 + the largest of them (known to the caller, read from no GPU). Without positions
-        every row starts at 0 and attention is plainly causal; so it is for packed rows, whose ids
-        are [1, N].
+        every row starts at 0 and attention is plainly causal. Packed rows have ids [1, N].
         """
         # The frequencies are no buffer, so `decoder.to(device)` does not move them.
         if self.frequencies.device != ids.device:

@@ -6,6 +6,7 @@ import golden
 import pytest
 import torch
 
+from minihmx.engine.draw import draw
 from minihmx.engine.memory import Limit
 from minihmx.engine.prefill import common_prefix
 from minihmx.engine.sampling import (
@@ -13,7 +14,6 @@ from minihmx.engine.sampling import (
     Decoding,
     GenerationRequest,
     complete,
-    draw,
     generate,
 )
 from minihmx.errors import UserError
@@ -141,6 +141,26 @@ def test_draw_at_the_edges_of_the_noise() -> None:
     token, logprob = draw(logits, 1.0, u)
     assert token.tolist() == [1, 255_998]
     assert torch.isfinite(logprob).all()
+
+
+@pytest.mark.parametrize("vocabulary", [2, 127, 128, 129, 1000])
+def test_draw_in_blocks_is_the_plain_inverse_cdf(vocabulary: int) -> None:
+    """Also where the noise is exactly on an edge, or as near to it as numbers are."""
+    generator = torch.Generator().manual_seed(6)
+    logits = torch.randn(1, vocabulary, generator=generator) * 3
+    logits[:, ::5] = -torch.inf  # never drawn
+    p = torch.softmax(logits / 0.7, -1)
+    edges = p.double().cumsum(-1)[0]
+    u = (edges / edges[-1]).clamp(2.0**-53, 1 - 2.0**-53)
+    u = torch.cat([torch.nextafter(u, torch.zeros(1).double()), u, u + 1e-9]).clamp(max=1 - 1e-16)
+    token, logprob = draw(logits.expand(len(u), vocabulary), 0.7, u)
+    assert logits[0, token].isfinite().all()
+    torch.testing.assert_close(logprob, torch.log_softmax(logits / 0.7, -1)[0, token])
+    # A sum may be rounded in its last bit, so it is the distance to the token's own edges that
+    # counts.
+    below = edges[token] - p[0, token]
+    off = torch.maximum(below - u * edges[-1], u * edges[-1] - edges[token])
+    assert off.max() < 1e-15 * vocabulary
 
 
 def test_a_prompt_longer_than_the_context_is_refused() -> None:
