@@ -40,7 +40,8 @@ class GenerationRequest(NamedTuple):
 
     noise: names the random stream, None at temperature 0. until: texts of which one ends it.
     complete: texts, in any case, all of which together end it. What stands behind such a text is
-    not cut off here, since up to LOOK_EVERY tokens may.
+    not cut off here, since up to LOOK_EVERY tokens may. enough: says of the text whether it ends
+    there; it is asked behind every token, so it is for texts that are short then.
     """
 
     prompt: Sequence[int]
@@ -48,6 +49,7 @@ class GenerationRequest(NamedTuple):
     noise: tuple[object, ...] | None = None
     until: tuple[str, ...] = ()
     complete: tuple[str, ...] = ()
+    enough: Callable[[str], bool] | None = None
 
 
 class Decoding(NamedTuple):
@@ -74,18 +76,20 @@ def generate(
     temperature: float = 0.0,
     noise: Sequence[tuple[object, ...]] | None = None,
     limit: Limit | None = None,
+    enough: Callable[[str], bool] | None = None,
 ) -> list[Completion]:
     """Complete every prompt (token ids), in order; a prompt named G times gets G completions.
 
     decode: token ids to text. temperature 0 is greedy. Otherwise noise names each row's random
     stream: the random number of token t is a pure function of the row's names and t, whatever else
-    is in the batch. limit bounds the rows decoded together; without one, all rows are.
+    is in the batch. limit bounds the rows decoded together; without one, all rows are. enough: as
+    in GenerationRequest.
 
     Raises UserError when a prompt and its completion exceed the model's context.
     """
     names: Sequence[tuple[object, ...] | None] = noise or [None] * len(prompts)
     requests = [
-        GenerationRequest(prompt, max_new_tokens, name)
+        GenerationRequest(prompt, max_new_tokens, name, enough=enough)
         for prompt, name in zip(prompts, names, strict=True)
     ]
     how = Decoding(decoder, decode, stop_ids, temperature)
@@ -150,8 +154,11 @@ class _Row:
         return full or token in how.stop_ids or self._text_ends(how.decode)
 
     def _text_ends(self, decode: Callable[[list[int]], str]) -> bool:
-        """Whether the text says that it is over. To look behind every token would take longer."""
+        """Whether the text says that it is over."""
         until, wanted = self.request.until, self.request.complete
+        if self.request.enough:
+            return self.request.enough(decode(self.ids))
+        # In a long text to look behind every token would take longer than it saves.
         if not (until or wanted) or len(self.ids) % LOOK_EVERY:
             return False
         text = decode(self.ids)
