@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from minihmx import lora
 from minihmx.engine.memory import Limit
+from minihmx.engine.prefill import Prefix
 from minihmx.engine.sampling import generate
 from minihmx.judge import parse_score, reward, score_line_end
 from minihmx.models.decoder import Decoder
@@ -72,6 +73,7 @@ def judge(run: Run, rollouts: Sequence[Rollout]) -> None:
             max_new_tokens=run.config.judge_max_tokens,
             limit=run.decode_limit,
             reason=run.config.judge_reason == "always",
+            rubric=run.rubric_prefix,
         )
     for rollout in rollouts:
         rollout.verdict = Unscored("not-finite")
@@ -99,11 +101,13 @@ def ask_judge(
     limit: Limit,
     noise: Sequence[tuple[object, ...]] | None = None,
     reason: bool = True,
+    rubric: Prefix | None = None,
 ) -> list[Judgement]:
     """The judgement for each prompt (token ids), greedy, or with `noise` at temperature 1.
 
     The decoder judges as it is, so the caller switches an adapter off. Without `reason` a text ends
-    with its score line, and with the same score: what would follow is not generated.
+    with its score line, and with the same score: what would follow is not generated. rubric: what
+    the prompts begin with, if that was computed before.
     """
     # A judge's prompt may exceed the context although the answer did not: broken bytes take more
     # tokens to write down than they took to generate. Cutting the prompt would change the rubric
@@ -121,6 +125,7 @@ def ask_judge(
         temperature=0.0 if noise is None else 1.0,
         noise=None if noise is None else [noise[i] for i in fitting],
         limit=limit,
+        known=rubric,
         enough=None if reason else lambda text: score_line_end(text) is not None,
     )
     found = [Judgement("", "", Unscored("too-long"))] * len(prompts)

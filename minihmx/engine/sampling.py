@@ -56,7 +56,8 @@ class Decoding(NamedTuple):
     """How every request is decoded. decode: token ids to text. temperature 0 is greedy.
 
     prefill_tokens: of prompts that go through the model at once, where those are chosen so that
-    they share much and differ little in length; None: those of all free rows go together.
+    they share much and differ little in length; None: those of all free rows go together. known:
+    what prompts are likely to begin with, computed before.
     """
 
     decoder: Decoder
@@ -64,6 +65,7 @@ class Decoding(NamedTuple):
     stop_ids: Sequence[int]
     temperature: float = 0.0
     prefill_tokens: int | None = None
+    known: Prefix | None = None
 
 
 def generate(
@@ -77,13 +79,14 @@ def generate(
     noise: Sequence[tuple[object, ...]] | None = None,
     limit: Limit | None = None,
     enough: Callable[[str], bool] | None = None,
+    known: Prefix | None = None,
 ) -> list[Completion]:
     """Complete every prompt (token ids), in order; a prompt named G times gets G completions.
 
     decode: token ids to text. temperature 0 is greedy. Otherwise noise names each row's random
     stream: the random number of token t is a pure function of the row's names and t, whatever else
     is in the batch. limit bounds the rows decoded together; without one, all rows are. enough: as
-    in GenerationRequest.
+    in GenerationRequest. known: as in Decoding.
 
     Raises UserError when a prompt and its completion exceed the model's context.
     """
@@ -92,7 +95,7 @@ def generate(
         GenerationRequest(prompt, max_new_tokens, name, enough=enough)
         for prompt, name in zip(prompts, names, strict=True)
     ]
-    how = Decoding(decoder, decode, stop_ids, temperature)
+    how = Decoding(decoder, decode, stop_ids, temperature, known=known)
     found = dict(complete(how, requests, limit or Limit("--decode-rows", len(prompts))))
     return [found[index] for index in range(len(requests))]
 
@@ -185,7 +188,7 @@ class _Batch:
         self.positions = [0] * rows  # at which the next token of each row goes into the cache
         self.cache: KVCache | None = None
         self.hidden = torch.empty(0)
-        self.known: Prefix | None = None
+        self.known = how.known
         # One random number for each token position, drawn before it is known which row stops where.
         # A generator's state would depend on how many rows and tokens came before.
         longest = max(r.max_new_tokens for r in requests) if how.temperature else 0
@@ -198,7 +201,7 @@ class _Batch:
         whole = len(rows) == len(self.rows)  # then the cache that comes back is the batch's own
         room = self.capacity - longest if whole else 0
         found = prefill(decoder, prompts, room, following, self.known)
-        self.known = found.prefix
+        self.known = found.prefix or self.how.known
         if whole:
             self.cache, self.hidden = found.cache, found.hidden
         else:

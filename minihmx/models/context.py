@@ -128,7 +128,7 @@ class Packed:
         """x [1, N, heads, D] -> [B, T, heads, D]; the gradients of what rows share add up."""
         # An embedding is the one lookup whose backward is fast on a CPU and always adds up in the
         # same order on a GPU.
-        return F.embedding(self.rows, x[0].flatten(1)).unflatten(-1, x.shape[2:])
+        return F.embedding(self.rows, x[0].flatten(1)).view(*self.rows.shape, *x.shape[2:])
 
     def together(self, x: Tensor) -> Tensor:
         """x [B, T, size] -> [1, N, size]."""

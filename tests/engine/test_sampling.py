@@ -8,7 +8,7 @@ import torch
 
 from minihmx.engine.draw import draw
 from minihmx.engine.memory import Limit
-from minihmx.engine.prefill import common_prefix
+from minihmx.engine.prefill import common_prefix, prefix_of
 from minihmx.engine.sampling import (
     LOOK_EVERY,
     Decoding,
@@ -113,6 +113,35 @@ def test_prefix_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen.clear()
     generate(decoder, str, [shared] * 4, max_new_tokens=2, stop_ids=[])
     assert seen == [(1, 30), (4, 1)]
+
+
+@pytest.mark.parametrize("family", golden.FAMILIES)
+def test_a_prefix_known_before_is_not_computed_again(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, _ = golden.load(family)
+    prefix = list(range(10, 40))
+    known = prefix_of(decoder, prefix)
+    seen = shapes_of_passes(monkeypatch)
+    few, many = [*prefix, 5, 6], [*prefix, *range(60, 140)]
+    for prompts, passes in (
+        ([[*prefix, 1], [*prefix, 2, 3]], [(2, 2)]),
+        ([[*few, 1], [*few, 2, 3]], [(2, 4)]),  # two tokens more in common are not worth a pass
+        ([[*many, 1], [*many, 2, 3]] * 2, [(1, 80), (2, 2)]),
+        ([[*prefix, 1]] * 3, [(1, 1)]),
+        ([prefix] * 3, [(1, 1)]),
+        ([[*prefix[:9], 1], [*prefix[:9], 2]], [(2, 1)]),
+        ([[1, 2], [3, 4]], [(2, 2)]),
+    ):
+        seen.clear()
+        options = dict(max_new_tokens=4, stop_ids=[], temperature=0.0)
+        names = [("known", row) for row in range(len(prompts))]
+        found = sample(decoder, prompts, names, known=known, **options)  # type: ignore[arg-type]
+        assert seen == [*passes, *[(len(prompts), 1)] * 3]
+        plain = sample(decoder, prompts, names, **options)  # type: ignore[arg-type]
+        assert [c.ids for c in found] == [c.ids for c in plain]
+        for one, other in zip(found, plain, strict=True):
+            assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
 
 
 def test_common_prefix_leaves_each_prompt_a_token() -> None:
