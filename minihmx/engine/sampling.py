@@ -2,7 +2,7 @@
 
 Rows are decoded together, one token each at a time. Where there are more requests than rows, a row
 that has finished is given to the next request at once (continuous batching): nobody waits for the
-longest answer, and the shape of a step, rows x 1 token, never changes.
+longest answer, and the shape of a step, rows x 1 token, changes only when nobody is waiting.
 
 Sampling is plain softmax at the stated temperature: the log-prob stored with a token is that of the
 very distribution it was drawn from, and the one that training differentiates.
@@ -235,14 +235,26 @@ class _Batch:
                 yield row.index, row.completion(self.how)
         if not any(self.rows):
             return
-        # Rows that have stopped, and found nobody to follow them, go on being decoded as padding.
-        # Removing them would change the batch's shape, and with that the last bits of the other
-        # rows' logits.
+        # Rows that have stopped, and found nobody to follow them, go on being decoded as padding,
+        # until `shrink` takes them out.
         where = torch.tensor(self.positions, device=device)
         assert self.cache is not None
         keys = max(self.positions) + 1
         self.hidden = decoder(token[:, None], where[:, None], self.cache, keys)[:, 0]
         self.positions = [min(p + 1, self.capacity - 1) for p in self.positions]
+
+    def shrink(self) -> None:
+        """Go on with the rows that are not empty, once those are no more than half."""
+        # One by one would be a copy and another shape for every row that ends. Each new shape may
+        # change the last bits of a row's logits.
+        left = [slot for slot, row in enumerate(self.rows) if row]
+        if not left or 2 * len(left) > len(self.rows) or self.cache is None:
+            return
+        index = torch.tensor(left, device=self.hidden.device)
+        self.cache.keep(left)
+        self.hidden, self.uniforms = self.hidden[index], self.uniforms[index]
+        self.rows = [self.rows[slot] for slot in left]
+        self.positions = [self.positions[slot] for slot in left]
 
     def _noise(self) -> Tensor | None:
         """Each row's random number for its next token, [B]; None at temperature 0."""
@@ -274,3 +286,7 @@ def _decode(
             batch.fill(free[: len(group)], [_Row(i, requests[i]) for i in group], following)
             free = free[len(group) :]
         yield from batch.step()
+        # A GPU reads all weights for one row as for eight. A CPU computes, so fewer rows are
+        # faster there.
+        if how.decoder.device.type == "cpu" and not waiting:
+            batch.shrink()

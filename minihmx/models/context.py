@@ -93,6 +93,13 @@ class KVCache:
         chosen.k, chosen.v = self.k[:, :1, :, :tokens].clone(), self.v[:, :1, :, :tokens].clone()
         return chosen
 
+    def keep(self, rows: Sequence[int]) -> None:
+        """Be a cache of these rows alone, given in rising order, without memory for a copy."""
+        for place, row in enumerate(rows):
+            if place < row:
+                self.k[:, place], self.v[:, place] = self.k[:, row], self.v[:, row]
+        self.k, self.v = self.k[:, : len(rows)], self.v[:, : len(rows)]
+
     def put(self, rows: Tensor | slice, other: KVCache, tokens: int) -> None:
         """Write the first tokens of another cache's rows, in order, into these rows of this one."""
         self.k[:, rows, :, :tokens] = other.k[:, :, :, :tokens]
