@@ -97,8 +97,8 @@ def row_weights(lengths: Sequence[Sequence[int]], loss_type: str, cap: int) -> l
 def assign_weights(rollouts: Sequence[Rollout], generations: int, loss_type: str, cap: int) -> None:
     """Fill in the weight of each rollout, groups being the same consecutive rows as above.
 
-    Loss and gradient are sums over tokens, and each row carries its own weight along. So rows may
-    be sorted, and micro-batches cut anywhere, without changing what is learned.
+    Loss and gradient are sums over tokens, and each row carries its own weight along. So
+    micro-batches may cut anywhere without changing what is learned.
     """
     lengths = [len(rollout.completion.ids) for rollout in rollouts]
     groups = [lengths[i : i + generations] for i in range(0, len(lengths), generations)]

@@ -143,6 +143,9 @@ class Config:
     threads: int = setting(0, "CPU threads; 0: torch's own choice")
     micro_batch: int = setting(8, "completions per forward and backward pass")
     decode_rows: int = setting(40, "rows decoded together at most")
+    judge_reason: str = setting(
+        "always", "never: a judge's text ends with its score line", choices=("always", "never")
+    )
     logit_chunk: int = setting(8192, "vocabulary rows per piece of the log-prob computation")
     checkpointing: str = setting(
         "auto", "recompute layers in the backward; auto: on CUDA", choices=("auto", "on", "off")

@@ -18,8 +18,9 @@ Where this departs from the paper's library (TRL, as Unsloth runs it):
    micro-batches may cut anywhere.
 2. An answer without a score has the advantage 0 and keeps its KL term. In TRL of the paper's date
    it got the reward 0, which is the best one there is in reverse training.
-3. Log-probs never exist as a [N, V] tensor: the vocabulary is walked in pieces, forward and
-   backward. With V = 256,000 words (Gemma 2) and N = 2,048 tokens one such tensor takes 2 GB.
+3. Log-probs never exist as a [N, V] tensor: the vocabulary is walked in pieces, and only once,
+   since the gradient is computed on the way. With V = 256,000 words (Gemma 2) and N = 2,048
+   tokens one such tensor takes 2 GB.
 
 As in TRL, with one iteration per batch of answers the policy that learns is the one that drew them.
 The ratio is then 1 in value, and nothing is clipped.
@@ -106,20 +107,22 @@ def token_logprobs(
 
 def _scaled_logits(
     hidden: Tensor, head: Tensor, temperature: float, softcap: float | None
-) -> tuple[Tensor, Tensor | float]:
-    """Logits as sampled, and their derivative by the raw logits."""
+) -> tuple[Tensor, Tensor | None]:
+    """Logits as sampled, and what a softcap makes of their derivative: a factor, None for 1."""
     # The product runs in the weights' dtype. All that follows is fp32, since the log-sum-exp of
     # 150,000 words is hardly ever below 12, where neighbouring fp16 numbers are 0.008 apart.
     raw = linear(hidden, head)
     raw = raw if raw.dtype == torch.float64 else raw.float()
-    if softcap is None:
-        return raw / temperature, 1 / temperature
-    squashed = torch.tanh(raw / softcap)
-    return softcap * squashed / temperature, (1 - squashed**2) / temperature
+    slope = None
+    if softcap is not None:
+        squashed = torch.tanh(raw / softcap)
+        raw, slope = softcap * squashed, 1 - squashed**2
+    return raw if temperature == 1 else raw / temperature, slope
 
 
 class _TokenLogProbs(torch.autograd.Function):
-    """The forward keeps log-sum-exp alone; the backward makes each piece of the logits again."""
+    """One walk over the vocabulary gives the log-probs and, where a gradient is wanted, their
+    derivative by the hidden states as well, [N, D], which the backward only has to scale."""
 
     @staticmethod
     def forward(
@@ -137,19 +140,34 @@ class _TokenLogProbs(torch.autograd.Function):
         # overflows, and one pass over the vocabulary is enough.
         top = torch.full_like(picked, -torch.inf)
         total = moment = torch.zeros_like(picked)
+        learns = ctx.needs_input_grad[0]  # of the reference's pass nobody asks a derivative
+        pull = torch.zeros_like(hidden, dtype=picked.dtype) if learns else None
         for start in range(0, head.shape[0], chunk):
             part = head[start : start + chunk]
-            logits, _ = _scaled_logits(hidden, part, temperature, softcap)
-            here = ((targets >= start) & (targets < start + chunk)).nonzero()[:, 0]
-            picked[here] = logits[here, targets[here] - start]
-            new_top = torch.maximum(top, logits.max(dim=1).values)
-            mass = torch.exp(logits - new_top[:, None])
-            total = total * torch.exp(top - new_top) + mass.sum(1)
-            moment = moment * torch.exp(top - new_top) + (mass * logits).sum(1)
+            logits, slope = _scaled_logits(hidden, part, temperature, softcap)
+            # Every row takes a logit from every piece and keeps that of its target's. To look for
+            # the rows whose target is here would let a GPU wait in each piece.
+            place = targets - start
+            here = logits.gather(1, place.clamp(0, len(part) - 1)[:, None])[:, 0]
+            picked = torch.where((place >= 0) & (place < len(part)), here, picked)
+            new_top = torch.maximum(top, logits.amax(1))
+            shrink = torch.exp(top - new_top)
+            mass = torch.sub(logits, new_top[:, None]).exp_()
+            total = total * shrink + mass.sum(1)
+            moment = moment * shrink + torch.linalg.vecdot(mass, logits)
+            if pull is not None:
+                pulling = mass if slope is None else mass * slope
+                pulled = linear(pulling.to(head.dtype), part.T).to(pull.dtype)
+                pull = pull * shrink[:, None] + pulled
             top = new_top
         log_total = top + torch.log(total)
-        ctx.save_for_backward(hidden, head, targets, log_total)
-        ctx.settings = temperature, softcap, chunk
+        if pull is not None:
+            # The derivative of a log-prob by the logits is one-hot(target) - probabilities, and
+            # that of a logit by the hidden state is its word's row of the head.
+            bend = 1.0 if softcap is None else 1 - (picked * temperature / softcap)[:, None] ** 2
+            ctx.dtype = hidden.dtype
+            word = head[targets].to(pull.dtype)
+            ctx.save_for_backward((word * bend - pull / total[:, None]) / temperature)
         entropy = log_total - moment / total
         ctx.mark_non_differentiable(entropy)
         # A logit of minus infinity would leave the log-probs of all other tokens finite, and pass
@@ -159,16 +177,5 @@ class _TokenLogProbs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, head, targets, log_total = ctx.saved_tensors
-        temperature, softcap, chunk = ctx.settings
-        grad_hidden = torch.zeros_like(hidden, dtype=log_total.dtype)
-        for start in range(0, head.shape[0], chunk):
-            part = head[start : start + chunk]
-            logits, slope = _scaled_logits(hidden, part, temperature, softcap)
-            # The derivative of a log-prob by the logits is one-hot(target) - probabilities.
-            grad_logits = -torch.exp(logits - log_total[:, None])
-            here = ((targets >= start) & (targets < start + chunk)).nonzero()[:, 0]
-            grad_logits[here, targets[here] - start] += 1
-            grad_logits *= grad[:, None] * slope
-            grad_hidden += linear(grad_logits.to(head.dtype), part.T)
-        return grad_hidden.to(hidden.dtype), None, None, None, None, None
+        (derivative,) = ctx.saved_tensors
+        return (grad[:, None] * derivative).to(ctx.dtype), None, None, None, None, None

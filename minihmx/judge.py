@@ -119,6 +119,24 @@ def parse_score(text: str, finished: bool) -> Verdict | Unscored:
     return Verdict(int(line[integer.start : integer.end]), span, tuple(flags))
 
 
+def score_line_end(text: str) -> int | None:
+    r"""How much of a judge's text it takes to read its score: all up to the newline behind the
+    first line that opens with `Score:`. None where there is no such line or it may still go on.
+
+    >>> score_line_end("Score: 7"), score_line_end("Score: 7\nReason: it names")
+    (None, 9)
+
+    `parse_score` finds the same verdict in that part as in the whole text, whatever follows; only
+    the flag "more-score-lines" is about what follows.
+    """
+    end = 0
+    for line in text.split("\n")[:-1]:
+        end += len(line) + 1
+        if _SCORE.match(line):
+            return end
+    return None
+
+
 class _Integer(NamedTuple):
     """Where in a line the integer is, [start, end); how far one had to read to be sure of it; and
     why it is no score, or None if it is one."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from minihmx import grpo, lora
@@ -18,6 +19,7 @@ from minihmx.config import Config
 from minihmx.engine import ranks
 from minihmx.engine.memory import attempts, in_pieces
 from minihmx.instruments.metrics import token_metrics
+from minihmx.models.context import Packed
 from minihmx.models.decoder import Decoder
 from minihmx.optimizer import Optimizer, Outcome, Overflow
 from minihmx.records import Rollout, finite
@@ -37,10 +39,8 @@ def learn(run: Run, rollouts: Sequence[Rollout], optimizer: Optimizer) -> Learne
     Fills in each rollout's weight, log-probs and KL as well.
     """
     config, decoder = run.config, run.decoder
-    # The rows are weighed before they are sorted, while those of a group are still neighbours.
     cap = config.max_completion_length
     assign_weights(rollouts, config.generations, config.loss_type, cap)
-    rollouts = by_length(rollouts)
     mine = ranks.split(rollouts)  # all of them, unless several processes share the run
     # The reference is the same model with its adapter off, so it costs a pass and no memory.
     with run.clock.timed("reference"), torch.no_grad(), lora.adapter_off(decoder):
@@ -92,12 +92,6 @@ def measure(run: Run, rollouts: Sequence[Rollout]) -> dict[str, Any]:
         policy_N, entropy_N = all_logprobs(run, mine)
         kl_N = grpo.k3(policy_N, reference_N)
         return token_metrics(rollouts, *of_all_rows(mine, policy_N, reference_N, kl_N, entropy_N))
-
-
-def by_length(rollouts: Sequence[Rollout]) -> list[Rollout]:
-    """Shortest completion first: rows of similar length make micro-batches with little padding."""
-    # The sort is stable, so the same answers always give the same micro-batches.
-    return sorted(rollouts, key=lambda rollout: len(rollout.completion.ids))
 
 
 class Pass(NamedTuple):
@@ -183,17 +177,30 @@ def logprobs(
     decoder: Decoder, rollouts: Sequence[Rollout], config: Config
 ) -> tuple[Tensor, Tensor]:
     """Log-prob and entropy of every completion token of these rows, row after row, flat [N]."""
-    rows = [rollout.prompt_ids + rollout.completion.ids for rollout in rollouts]
-    width = max(map(len, rows))
-    # Padding on the right needs no mask as long as its values are finite: causal attention gives
-    # what lies ahead the weight 0, and the padded positions are not among those taken below.
-    ids_BT = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=decoder.device)
-    hidden_BTD = decoder(ids_BT[:, :-1])  # nothing is predicted from the last token
-    # The state at position t predicts token t + 1, so the first completion token is predicted by
+    # The answers to one question follow the same prompt. It goes through the model once, and its
+    # gradient is the sum of theirs. Nothing is predicted from an answer's last token.
+    ids: list[int] = []
+    rows: list[list[int]] = []  # of each rollout, where its tokens stand among the ids
+    prompts: dict[tuple[int, ...], list[int]] = {}
+    for rollout in rollouts:
+        prompt, start = tuple(rollout.prompt_ids), len(ids)
+        if prompt not in prompts:
+            ids += prompt
+            prompts[prompt] = list(range(start, start := len(ids)))
+        ids += rollout.completion.ids[:-1]
+        rows.append([*prompts[prompt], *range(start, len(ids))])
+    device = decoder.device
+    hidden_ND = decoder(torch.tensor([ids], device=device), packed=Packed(rows, device))[0]
+    # The state of a token predicts the one after it, so the first completion token is predicted by
     # the last token of the prompt.
-    spans = [(len(r.prompt_ids) - 1, len(row) - 1) for r, row in zip(rollouts, rows, strict=True)]
-    states_ND = torch.cat([hidden_BTD[b, start:end] for b, (start, end) in enumerate(spans)])
-    targets_N = torch.cat([ids_BT[b, start + 1 : end + 1] for b, (start, end) in enumerate(spans)])
+    states = [
+        place
+        for r, row in zip(rollouts, rows, strict=True)
+        for place in row[len(r.prompt_ids) - 1 :]
+    ]
+    states_ND = F.embedding(torch.tensor(states, device=device), hidden_ND)
+    targets = [token for rollout in rollouts for token in rollout.completion.ids]
+    targets_N = torch.tensor(targets, device=device)
     return grpo.token_logprobs(
         states_ND,
         decoder.lm_head.weight,

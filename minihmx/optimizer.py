@@ -83,9 +83,10 @@ class Optimizer:
         finite, after halving the scale.
         """
         gradients = self._gradients()
-        for gradient in gradients:
-            gradient /= self.scale
-        norm = float(torch.stack([gradient.norm() for gradient in gradients]).norm())
+        # One call for all matrices rather than one for each: there are hundreds, and small ones.
+        if self.scale != 1:
+            torch._foreach_div_(gradients, self.scale)
+        norm = float(torch.stack(torch._foreach_norm(gradients)).norm())
         if math.isfinite(loss) and not math.isfinite(norm) and self.scale > 1:
             # torch's scaler would drop the batch here. The answers are still good, and making them
             # cost most of the step's time, so the same backward is repeated with half the scale.
@@ -110,8 +111,7 @@ class Optimizer:
             return self._refuse(norm, rate, "gradient")
         # A gradient that is too long keeps its direction and becomes shorter. The 1e-6 is there for
         # a norm of 0, as where no group had any advantage and beta is 0.
-        for gradient in self._gradients():
-            gradient *= min(1.0, self.config.max_grad_norm / (norm + 1e-6))
+        torch._foreach_mul_(self._gradients(), min(1.0, self.config.max_grad_norm / (norm + 1e-6)))
         for group in self.adam.param_groups:
             group["lr"] = rate
         self.adam.step()
@@ -121,7 +121,8 @@ class Optimizer:
             self.scale, self.since_growth = min(self.scale * 2, LARGEST_SCALE), 0
         # A finite gradient and a finite rate can still push a parameter over fp32's edge. Then the
         # adapter is lost, and the caller must not save it.
-        intact = all(map(finite_all, self.parameters.values()))
+        largest = torch._foreach_norm([p.detach() for p in self.parameters.values()], math.inf)
+        intact = finite_all(torch.stack(largest))
         return Outcome(norm, rate, "" if intact else "update")
 
     def _refuse(self, norm: float, rate: float, failed: Literal["loss", "gradient"]) -> Outcome:

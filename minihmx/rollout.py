@@ -14,8 +14,9 @@ from typing import NamedTuple
 from minihmx import lora
 from minihmx.engine import ranks
 from minihmx.engine.memory import Limit
+from minihmx.engine.prefill import Prefix
 from minihmx.engine.sampling import generate
-from minihmx.judge import parse_score, reward
+from minihmx.judge import parse_score, reward, score_line_end
 from minihmx.models.decoder import Decoder
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Question, Rollout, Unscored, Verdict
@@ -73,6 +74,8 @@ def judge(run: Run, rollouts: Sequence[Rollout]) -> None:
             ranks.split(prompts),
             max_new_tokens=run.config.judge_max_tokens,
             limit=run.decode_limit,
+            reason=run.config.judge_reason == "always",
+            rubric=run.rubric_prefix,
         )
         judgements = ranks.gather(mine)
     for rollout in rollouts:
@@ -100,10 +103,14 @@ def ask_judge(
     max_new_tokens: int,
     limit: Limit,
     noise: Sequence[tuple[object, ...]] | None = None,
+    reason: bool = True,
+    rubric: Prefix | None = None,
 ) -> list[Judgement]:
     """The judgement for each prompt (token ids), greedy, or with `noise` at temperature 1.
 
-    The decoder judges as it is, so the caller switches an adapter off.
+    The decoder judges as it is, so the caller switches an adapter off. Without `reason` a text ends
+    with its score line, and with the same score: what would follow is not generated. rubric: what
+    the prompts begin with, if that was computed before.
     """
     # A judge's prompt may exceed the context although the answer did not: broken bytes take more
     # tokens to write down than they took to generate. Cutting the prompt would change the rubric
@@ -121,13 +128,16 @@ def ask_judge(
         temperature=0.0 if noise is None else 1.0,
         noise=None if noise is None else [noise[i] for i in fitting],
         limit=limit,
+        known=rubric,
+        enough=None if reason else lambda text: score_line_end(text) is not None,
     )
     found = [Judgement("", "", Unscored("too-long"))] * len(prompts)
     for i, completion in zip(fitting, completions, strict=True):
-        verdict = parse_score(completion.text, completion.finish_reason == "stop")
+        text = completion.text if reason else completion.text[: score_line_end(completion.text)]
+        verdict = parse_score(text, completion.finish_reason == "stop")
         # Where logits are NaN, argmax still gives a token. Such a text might parse, for example as
         # "Score: 9", and must not become a score.
         if not completion.finite:
             verdict = Unscored("judge-not-finite")
-        found[i] = Judgement(completion.text, completion.finish_reason, verdict)
+        found[i] = Judgement(text, completion.finish_reason, verdict)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from minihmx.config import Config, science
 from minihmx.engine import ranks
 from minihmx.engine.memory import Limit, take_notices
 from minihmx.engine.open import check_lengths, find_model, load_decoder
+from minihmx.engine.prefill import Prefix, prefix_of
 from minihmx.engine.prompts import Prompts
 from minihmx.errors import DataError, UserError
 from minihmx.instruments.alarms import Alarms
@@ -66,6 +68,13 @@ class Run:
     @property
     def total_steps(self) -> int:
         return self.steps_per_epoch * self.config.epochs
+
+    @cached_property
+    def rubric_prefix(self) -> Prefix:
+        """What every prompt of the judge begins with, computed once a run: the judge is the base,
+        which never changes. Always the same pass, so that a run that is continued has its bits."""
+        with lora.adapter_off(self.decoder):
+            return prefix_of(self.decoder, self.prompts.judge_prefix())
 
     def batch(self, step: int) -> tuple[int, list[Question]]:
         """The epoch (from 1) and the questions of the step with this index."""

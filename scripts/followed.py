@@ -88,7 +88,7 @@ def follow(folder: Path) -> Followed:
     stepped = train.record_step(run, position, rollouts, learned, optimizer)
     k3_N = grpo.k3(policy_N, reference_N)
     flat = policy_N, reference_N, logprobs(run, rollouts), k3_N
-    answers = in_order(rollouts, flat)
+    answers = by_answer(rollouts, flat)
     G = config.generations
     groups = [answers[i : i + G] for i in range(0, len(answers), G)]
     told = digest([*seen, rollouts])
@@ -97,18 +97,16 @@ def follow(folder: Path) -> Followed:
 
 @torch.no_grad()
 def logprobs(run: Run, rollouts: Sequence[Rollout]) -> torch.Tensor:
-    """Of all tokens, flat [N], in the order of `by_length`, as the model is now."""
-    return learn.all_logprobs(run, learn.by_length(rollouts))[0]
+    """Of all tokens, flat [N], row after row, as the model is now."""
+    return learn.all_logprobs(run, rollouts)[0]
 
 
-def in_order(rollouts: Sequence[Rollout], flat: Sequence[torch.Tensor]) -> list[Answer]:
-    """What came in the order of `by_length`, as answers in the order of the rollouts."""
-    sorted_rows = learn.by_length(rollouts)
-    lengths = [len(rollout.completion.ids) for rollout in sorted_rows]
+def by_answer(rollouts: Sequence[Rollout], flat: Sequence[torch.Tensor]) -> list[Answer]:
+    """What is flat, as answers."""
+    lengths = [len(rollout.completion.ids) for rollout in rollouts]
     columns = [[part.tolist() for part in torch.split(one.double(), lengths)] for one in flat]
-    rows = zip(sorted_rows, *columns, strict=True)
-    found = {id(r): Answer(r, score(r), r.weight, *lists) for r, *lists in rows}
-    return [found[id(rollout)] for rollout in rollouts]
+    rows = zip(rollouts, *columns, strict=True)
+    return [Answer(r, score(r), r.weight, *lists) for r, *lists in rows]
 
 
 def score(rollout: Rollout) -> int:

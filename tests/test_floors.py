@@ -35,7 +35,7 @@ FLOORS = {
     " models.chat models.hub models.folder models.hub_errors models.targets models.adapters"
     " models.template models.licences models.card"
     " models.export models.export_texts engine engine.memory engine.prefill"
-    " engine.sampling engine.prompts"
+    " engine.draw engine.sampling engine.prompts"
     " engine.open",  # machines
     3: "instruments instruments.clock instruments.amax instruments.metrics"
     " instruments.degenerate instruments.wreck instruments.alarms"
@@ -145,7 +145,7 @@ LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 300, 60
 SHORTER = {"train": 200, "cli": 150, "models.decoder": 250}
 # What a reader with the paper in hand walks through; comments here say why.
 CORE = ["train", "rollout", "judge", "advantages", "grpo", "lora", "learn", "optimizer"]
-CORE += ["engine.prefill", "engine.sampling", "models.decoder", "models.context"]
+CORE += ["engine.prefill", "engine.draw", "engine.sampling", "models.decoder", "models.context"]
 # One name for each of several things of one kind: the functions of a benchmark and of a verb.
 PROTOCOLS = {"ask", "score", "convert", "check", "arguments", "run"}
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

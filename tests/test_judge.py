@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 
 import pytest
 from conftest import shared
@@ -11,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from judge_cases import CUT, FLAGGED, NOT_CUT, NOT_CUT_UNSCORED, SCORED, UNSCORED
 
-from minihmx.judge import RUBRIC, judge_prompt, parse_score, reward
+from minihmx.judge import RUBRIC, judge_prompt, parse_score, reward, score_line_end
 from minihmx.records import Unscored, Verdict
 
 
@@ -51,6 +52,50 @@ def test_decided_before_the_cut(marked: str, flags: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(("text", "reason"), NOT_CUT_UNSCORED)
 def test_unscored_before_the_cut(text: str, reason: str) -> None:
     assert parse_score(text, finished=False) == Unscored(reason)
+
+
+WRITTEN = [
+    *(marked.replace("«", "").replace("»", "") for marked in SCORED),
+    *(marked.replace("«", "").replace("»", "") for marked, _ in [*FLAGGED, *NOT_CUT]),
+    *(text for texts in UNSCORED.values() for text in texts),
+    *CUT,
+    *(text for text, _ in NOT_CUT_UNSCORED),
+]
+
+
+def without_flag(found: Verdict | Unscored) -> Verdict | Unscored:
+    """A flag about what follows the score line is all that may be lost with it."""
+    if isinstance(found, Unscored):
+        return found
+    return replace(found, flags=tuple(f for f in found.flags if f != "more-score-lines"))
+
+
+@pytest.mark.parametrize("tail", ["", "\n", "\nReason: 9 of 10.", "\nScore: 3\n", " or 8\nNo: 2"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_text_cut_behind_its_score_line_has_the_same_verdict(tail: str, finished: bool) -> None:
+    ended = 0
+    for text in WRITTEN:
+        whole = text + tail
+        end = score_line_end(whole)
+        if end is None:  # such a row goes on to its own end
+            assert "\n" not in tail or parse_score(text, True) == Unscored("no-line")
+            continue
+        ended += 1
+        # Whoever generates it sees the line end at the first text that holds it, and not before.
+        assert score_line_end(whole[:end]) == end and score_line_end(whole[: end - 1]) is None
+        for how in (True, False):
+            assert parse_score(whole[:end], how) == without_flag(parse_score(whole, finished))
+    assert ended > (20 if tail else 0)
+
+
+@given(st.text(alphabet="Score: 17\n*/.-or", max_size=40), st.text(max_size=20), st.booleans())
+def test_what_follows_a_score_line_never_changes_its_verdict(
+    text: str, tail: str, finished: bool
+) -> None:
+    end = score_line_end(text)
+    if end is not None:
+        whole = parse_score(text + tail, finished)
+        assert parse_score(text[:end], finished) == without_flag(whole)
 
 
 MEGABYTE = 1 << 20

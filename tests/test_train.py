@@ -350,11 +350,12 @@ def test_out_of_memory_goes_on_in_smaller_pieces_with_the_same_result(
     whole = contents(finished(tmp_path, out=str(tmp_path / "whole"), micro_batch=2, decode_rows=2))
     forward, sizes = Decoder.forward, []
 
-    def small(self: Decoder, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
-        if ids.shape[0] > 3:
+    def small(self: Decoder, ids: torch.Tensor, *rest: Any, packed: Any = None) -> torch.Tensor:
+        rows = len(ids if packed is None else packed.rows)
+        if rows > 3:
             raise torch.OutOfMemoryError
-        sizes.append(ids.shape[0])
-        return forward(self, ids, *rest)
+        sizes.append(rows)
+        return forward(self, ids, *rest, packed=packed)
 
     monkeypatch.setattr(Decoder, "forward", small)
     run = open_run(toy.flags(tmp_path, micro_batch=8, decode_rows=8))

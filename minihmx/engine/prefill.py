@@ -29,6 +29,15 @@ class Prefix(NamedTuple):
     cache: KVCache
 
 
+@torch.inference_mode()
+def prefix_of(decoder: Decoder, ids: Sequence[int]) -> Prefix:
+    """These tokens as a prefix for `prefill`, valid as long as the decoder's weights stay."""
+    cache = KVCache(decoder.config, 1, len(ids), decoder.dtype, decoder.device)
+    row = torch.tensor([ids], device=decoder.device)
+    decoder(row, torch.arange(len(ids), device=decoder.device)[None], cache, len(ids))
+    return Prefix(tuple(ids), cache)
+
+
 class Prefilled(NamedTuple):
     """A cache with a row for every prompt, and each prompt's last hidden state, [B, D].
 
@@ -50,7 +59,8 @@ def prefill(
     """Every prompt in a cache that has room for `room` more tokens a row.
 
     following: the prompt that comes next; what it begins with as well becomes `prefix`, unless that
-    is too little. known: the prefix of the batch before, whose tokens are not computed again.
+    is too little. known: a prefix from before, such as the last batch's, whose tokens are not
+    computed again.
 
     Here the first and the third prompt are one row until the end, and all three begin with the same
     two tokens, which are one row of a pass of their own:
@@ -103,8 +113,11 @@ def shared_tokens(
 ) -> tuple[int, bool]:
     """How many first tokens get a pass of their own, and whether the next prompt has them too."""
     shared = common_prefix(unique) if len(unique) > 1 else 0
-    if known and len(unique) == 1:
-        shared = min(same_tokens(unique[0], known.ids), len(unique[0]) - 1)
+    if known:
+        there = min(same_tokens(unique[0], known.ids), len(unique[0]) - 1)
+        # A few tokens more than what is known are not worth a pass.
+        if len(unique) == 1 or 0 <= (len(unique) - 1) * (shared - there) <= PASS:
+            shared = there
     if following:
         less = common_prefix([*unique, following])
         # What the next prompt does not share would be computed here once for each row, and for a

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 
 from minihmx.judge import judge_prompt
 from minihmx.models import chat
@@ -41,3 +42,8 @@ class Prompts:
     def judge(self, question: str, answer: str) -> list[int]:
         """Rubric, question and answer as one user turn (paper Appendix A)."""
         return self.policy(judge_prompt(self.rubric, question, answer))
+
+    def judge_prefix(self) -> list[int]:
+        """What the judge's prompts begin with, whatever the question: header and rubric."""
+        pairs = zip(self.judge("A", ""), self.judge("1", ""), strict=False)
+        return [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]

@@ -2,7 +2,7 @@
 
 Rows are decoded together, one token each at a time. Where there are more requests than rows, a row
 that has finished is given to the next request at once (continuous batching): nobody waits for the
-longest answer, and the shape of a step, rows x 1 token, never changes.
+longest answer, and the shape of a step, rows x 1 token, changes only when nobody is waiting.
 
 Sampling is plain softmax at the stated temperature: the log-prob stored with a token is that of the
 very distribution it was drawn from, and the one that training differentiates.
@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from minihmx.engine.draw import draw
 from minihmx.engine.memory import Limit, free_memory, release
 from minihmx.engine.prefill import Prefix, prefill, together
 from minihmx.errors import UserError
@@ -40,7 +41,8 @@ class GenerationRequest(NamedTuple):
 
     noise: names the random stream, None at temperature 0. until: texts of which one ends it.
     complete: texts, in any case, all of which together end it. What stands behind such a text is
-    not cut off here, since up to LOOK_EVERY tokens may.
+    not cut off here, since up to LOOK_EVERY tokens may. enough: says of the text whether it ends
+    there; it is asked behind every token, so it is for texts that are short then.
     """
 
     prompt: Sequence[int]
@@ -48,13 +50,15 @@ class GenerationRequest(NamedTuple):
     noise: tuple[object, ...] | None = None
     until: tuple[str, ...] = ()
     complete: tuple[str, ...] = ()
+    enough: Callable[[str], bool] | None = None
 
 
 class Decoding(NamedTuple):
     """How every request is decoded. decode: token ids to text. temperature 0 is greedy.
 
     prefill_tokens: of prompts that go through the model at once, where those are chosen so that
-    they share much and differ little in length; None: those of all free rows go together.
+    they share much and differ little in length; None: those of all free rows go together. known:
+    what prompts are likely to begin with, computed before.
     """
 
     decoder: Decoder
@@ -62,6 +66,7 @@ class Decoding(NamedTuple):
     stop_ids: Sequence[int]
     temperature: float = 0.0
     prefill_tokens: int | None = None
+    known: Prefix | None = None
 
 
 def generate(
@@ -74,21 +79,24 @@ def generate(
     temperature: float = 0.0,
     noise: Sequence[tuple[object, ...]] | None = None,
     limit: Limit | None = None,
+    enough: Callable[[str], bool] | None = None,
+    known: Prefix | None = None,
 ) -> list[Completion]:
     """Complete every prompt (token ids), in order; a prompt named G times gets G completions.
 
     decode: token ids to text. temperature 0 is greedy. Otherwise noise names each row's random
     stream: the random number of token t is a pure function of the row's names and t, whatever else
-    is in the batch. limit bounds the rows decoded together; without one, all rows are.
+    is in the batch. limit bounds the rows decoded together; without one, all rows are. enough: as
+    in GenerationRequest. known: as in Decoding.
 
     Raises UserError when a prompt and its completion exceed the model's context.
     """
     names: Sequence[tuple[object, ...] | None] = noise or [None] * len(prompts)
     requests = [
-        GenerationRequest(prompt, max_new_tokens, name)
+        GenerationRequest(prompt, max_new_tokens, name, enough=enough)
         for prompt, name in zip(prompts, names, strict=True)
     ]
-    how = Decoding(decoder, decode, stop_ids, temperature)
+    how = Decoding(decoder, decode, stop_ids, temperature, known=known)
     limit = limit or Limit("--decode-rows", len(prompts))
     with working("answers", len(requests)) as work:
         found = dict(work.counted(complete(how, requests, limit)))
@@ -152,8 +160,11 @@ class _Row:
         return full or token in how.stop_ids or self._text_ends(how.decode)
 
     def _text_ends(self, decode: Callable[[list[int]], str]) -> bool:
-        """Whether the text says that it is over. To look behind every token would take longer."""
+        """Whether the text says that it is over."""
         until, wanted = self.request.until, self.request.complete
+        if self.request.enough:
+            return self.request.enough(decode(self.ids))
+        # In a long text to look behind every token would take longer than it saves.
         if not (until or wanted) or len(self.ids) % LOOK_EVERY:
             return False
         text = decode(self.ids)
@@ -180,7 +191,7 @@ class _Batch:
         self.positions = [0] * rows  # at which the next token of each row goes into the cache
         self.cache: KVCache | None = None
         self.hidden = torch.empty(0)
-        self.known: Prefix | None = None
+        self.known = how.known
         # One random number for each token position, drawn before it is known which row stops where.
         # A generator's state would depend on how many rows and tokens came before.
         longest = max(r.max_new_tokens for r in requests) if how.temperature else 0
@@ -193,7 +204,7 @@ class _Batch:
         whole = len(rows) == len(self.rows)  # then the cache that comes back is the batch's own
         room = self.capacity - longest if whole else 0
         found = prefill(decoder, prompts, room, following, self.known)
-        self.known = found.prefix
+        self.known = found.prefix or self.how.known
         if whole:
             self.cache, self.hidden = found.cache, found.hidden
         else:
@@ -227,14 +238,26 @@ class _Batch:
                 yield row.index, row.completion(self.how)
         if not any(self.rows):
             return
-        # Rows that have stopped, and found nobody to follow them, go on being decoded as padding.
-        # Removing them would change the batch's shape, and with that the last bits of the other
-        # rows' logits.
+        # Rows that have stopped, and found nobody to follow them, go on being decoded as padding,
+        # until `shrink` takes them out.
         where = torch.tensor(self.positions, device=device)
         assert self.cache is not None
         keys = max(self.positions) + 1
         self.hidden = decoder(token[:, None], where[:, None], self.cache, keys)[:, 0]
         self.positions = [min(p + 1, self.capacity - 1) for p in self.positions]
+
+    def shrink(self) -> None:
+        """Go on with the rows that are not empty, once those are no more than half."""
+        # One by one would be a copy and another shape for every row that ends. Each new shape may
+        # change the last bits of a row's logits.
+        left = [slot for slot, row in enumerate(self.rows) if row]
+        if not left or 2 * len(left) > len(self.rows) or self.cache is None:
+            return
+        index = torch.tensor(left, device=self.hidden.device)
+        self.cache.keep(left)
+        self.hidden, self.uniforms = self.hidden[index], self.uniforms[index]
+        self.rows = [self.rows[slot] for slot in left]
+        self.positions = [self.positions[slot] for slot in left]
 
     def _noise(self) -> Tensor | None:
         """Each row's random number for its next token, [B]; None at temperature 0."""
@@ -266,28 +289,7 @@ def _decode(
             batch.fill(free[: len(group)], [_Row(i, requests[i]) for i in group], following)
             free = free[len(group) :]
         yield from batch.step()
-
-
-def draw(logits: Tensor, temperature: float, u: Tensor | None) -> tuple[Tensor, Tensor]:
-    """One token a row and its log-prob: argmax at temperature 0, else inverse CDF at u [B].
-
-    logits: fp32 [B, V]. u: one number in (0, 1) a row, None at temperature 0.
-    """
-    if temperature == 0:
-        logprobs = torch.log_softmax(logits, dim=-1)
-        token = logits.argmax(dim=-1)
-    else:
-        assert u is not None
-        logprobs = torch.log_softmax(logits / temperature, dim=-1)
-        # In fp32 the 256,000 probabilities of Gemma 2 would not add up to 1, and the tokens at the
-        # end of the vocabulary would be drawn too often or never.
-        cumulative = logprobs.double().exp().cumsum(dim=-1)
-        total = cumulative[:, -1:]
-        # The token is the first whose cumulative sum exceeds the target. A target that was rounded
-        # up to the total would find none, or one of probability 0 behind the last possible token.
-        target = torch.minimum(u[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-        token = torch.searchsorted(cumulative, target, right=True)[:, 0]
-    # Among NaN alone nothing exceeds the target, and the search ends behind the vocabulary. Any
-    # valid token will do there, because its log-prob is NaN and the answer is refused for that.
-    token = token.clamp(max=logits.shape[-1] - 1)
-    return token, logprobs.gather(-1, token[:, None])[:, 0]
+        # A GPU reads all weights for one row as for eight. A CPU computes, so fewer rows are
+        # faster there.
+        if how.decoder.device.type == "cpu" and not waiting:
+            batch.shrink()

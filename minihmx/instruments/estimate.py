@@ -22,7 +22,7 @@ MARGIN = 0.95  # of the memory may be planned for; the allocator leaves gaps
 CHARACTERS = 4  # to a token, about what English has with every tokenizer here
 TEMPLATE = 40  # tokens of the chat format around a turn; Llama's, with its dates, is the longest
 
-ALWAYS = ("weights", "adapter", "optimizer", "gradients", "cuda context")
+ALWAYS = ("weights", "adapter", "optimizer", "gradients", "kv cache of rubric", "cuda context")
 # What a stage adds; of the parts in one bracket, which take turns, the largest counts.
 MEMORY_STAGES: dict[str, tuple[tuple[str, ...], ...]] = {
     "sampling": (("merged weights",), ("kv cache of answers",), ("kv cache of prompts", "sampler")),
@@ -146,6 +146,7 @@ def generating(model: ModelConfig, config: Config, work: Workload) -> dict[str, 
         "kv cache of answers": Part(rows * length * token, f"{rows} rows x {own}"),
         "kv cache of prompts": Part(prompts * length * token, f"{prompts} prompts x {own}"),
         "sampler": Part(rows * V * 32, f"{rows} rows x {V:,} words x 32 bytes, fp32 and fp64"),
+        "kv cache of rubric": Part(work.judge * token, f"{work.judge} tokens x {token:,} bytes"),
         "kv cache of judge": Part(rows * judged * token, f"{judge} x {token:,} bytes"),
         "its copy in order": Part(rows * judged * token, "as much again, before decoding"),
         "judge prompts": Part(

@@ -74,7 +74,6 @@ def _sampled(run: Run, rollouts: Sequence[Rollout]) -> Iterator[str]:
 @torch.no_grad()
 def _learned(run: Run, rollouts: Sequence[Rollout]) -> Iterator[str]:
     """The reference's numbers, the policy's, and the KL between the two."""
-    rollouts = learn.by_length(rollouts)
     with lora.adapter_off(run.decoder):
         reference, entropy = learn.all_logprobs(run, rollouts)
         yield from _tokens("the reference's logits", run.decoder, rollouts, entropy)

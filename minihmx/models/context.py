@@ -9,8 +9,10 @@ Shapes: B rows, T new tokens, N keys, K key heads, D head size.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from minihmx.models.configs import ModelConfig
@@ -91,17 +93,60 @@ class KVCache:
         chosen.k, chosen.v = self.k[:, :1, :, :tokens].clone(), self.v[:, :1, :, :tokens].clone()
         return chosen
 
+    def keep(self, rows: Sequence[int]) -> None:
+        """Be a cache of these rows alone, given in rising order, without memory for a copy."""
+        for place, row in enumerate(rows):
+            if place < row:
+                self.k[:, place], self.v[:, place] = self.k[:, row], self.v[:, row]
+        self.k, self.v = self.k[:, : len(rows)], self.v[:, : len(rows)]
+
     def put(self, rows: Tensor | slice, other: KVCache, tokens: int) -> None:
         """Write the first tokens of another cache's rows, in order, into these rows of this one."""
         self.k[:, rows, :, :tokens] = other.k[:, :, :, :tokens]
         self.v[:, rows, :, :tokens] = other.v[:, :, :, :tokens]
 
 
+class Packed:
+    """Rows of a pass without a cache, of whose tokens those that rows share stand there only once.
+
+    rows: for each of B rows, which of the N tokens it consists of, from its position 0 on. A token
+    that several rows name has the same position, and the same tokens before it, in all of them.
+
+    Everything but attention works on single tokens and sees [1, N, ...], with nothing twice and no
+    padding. Attention sees the B rows, [B, T, ...], T being the longest.
+    """
+
+    def __init__(self, rows: Sequence[Sequence[int]], device: torch.device):
+        width = max(map(len, rows))
+        # What a row shares with one before it comes out of that one.
+        first: dict[int, tuple[int, int]] = {}
+        for b, row in enumerate(rows):
+            for position, token in enumerate(row):
+                first.setdefault(token, (position, b * width + position))
+        positions, places = zip(*(first[token] for token in range(len(first))), strict=True)
+        # Padding on the right needs no mask as long as its values are finite: causal attention
+        # gives what lies ahead the weight 0, and what padding itself attends to is not taken back.
+        padded = [[*row, *[0] * (width - len(row))] for row in rows]
+        self.rows = torch.tensor(padded, device=device)
+        self.positions = torch.tensor([positions], device=device)
+        self.places = torch.tensor([places], device=device)
+
+    def apart(self, x: Tensor) -> Tensor:
+        """x [1, N, heads, D] -> [B, T, heads, D]; the gradients of what rows share add up."""
+        # An embedding is the one lookup whose backward is fast on a CPU and always adds up in the
+        # same order on a GPU.
+        return F.embedding(self.rows, x[0].flatten(1)).view(*self.rows.shape, *x.shape[2:])
+
+    def together(self, x: Tensor) -> Tensor:
+        """x [B, T, size] -> [1, N, size]."""
+        return F.embedding(self.places, x.flatten(0, 1))
+
+
 class Context:
     """What every layer of one forward pass shares.
 
-    positions [B or 1, T]; cos, sin [B or 1, T, 1, D]; masks by window, as `attend` takes them;
-    with a cache also rows [B, 1] and the number of keys N.
+    positions [B or 1, T]; cos, sin [B or 1, T, 1, D], packed [1, N, 1, D]; masks by
+    window, as `attend` takes them; with a cache also rows [B, 1] and the number of keys N.
     """
 
     def __init__(
@@ -112,15 +157,17 @@ class Context:
         positions: Tensor | None,
         cache: KVCache | None,
         keys: int,
+        packed: Packed | None = None,
     ):
-        (B, T), device = ids.shape, ids.device
+        (B, T), device = (ids if packed is None else packed.rows).shape, ids.device
         # Rows that start at 0 and have no cache need only the causal mask, which the fused kernel
         # makes itself: no [B, T, N] tensor is built, and the kernel skips the masked half.
         plain = positions is None
         if positions is None:
             positions = torch.arange(T, device=device)[None]
-        self.positions, self.cache, self.keys = positions, cache, T
-        angles = positions[:, :, None, None] * frequencies
+        self.positions, self.cache, self.keys, self.packed = positions, cache, T, packed
+        rotated = positions if packed is None else packed.positions
+        angles = rotated[:, :, None, None] * frequencies
         self.cos = torch.cat((angles.cos(), angles.cos()), dim=-1)
         # The rotation is x * cos + roll(x, D / 2) * sin. The minus that its first half needs is
         # put into the sine here, once per pass instead of once per layer and head.
@@ -142,6 +189,14 @@ class Context:
                 seen = attention_mask(positions, where, window)
                 # attend() lays the query heads of one key head behind each other.
                 self.masks[window] = seen[:, None].repeat(1, 1, group, 1)
+
+    def rows_of(self, x: Tensor) -> Tensor:
+        """What attention sees of x [B, T, heads, D]: the rows, where they are packed."""
+        return x if self.packed is None else self.packed.apart(x)
+
+    def tokens_of(self, x: Tensor) -> Tensor:
+        """The way back, behind attention, of x [B, T, size]."""
+        return x if self.packed is None else self.packed.together(x)
 
 
 def attention_mask(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minihmx.models.configs import ModelConfig
-from minihmx.models.context import Context, KVCache, inverse_frequencies, rotate, wide
+from minihmx.models.context import Context, KVCache, Packed, inverse_frequencies, rotate, wide
 from minihmx.models.products import Linear
 
 FP16_HALF = 32768.0  # half of what fp16 can hold
@@ -99,15 +99,16 @@ class Attention(nn.Module):
         v = self.v_proj(x).view(B, T, -1, config.head_dim).to(x.dtype)
         if config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        q = rotate(q, context.cos, context.sin).to(x.dtype).transpose(1, 2)
+        q = rotate(q, context.cos, context.sin).to(x.dtype)
         k = rotate(k, context.cos, context.sin).to(x.dtype)
+        q, k, v = context.rows_of(q).transpose(1, 2), context.rows_of(k), context.rows_of(v)
         if context.cache is None:
             k, v = k.transpose(1, 2), v.transpose(1, 2)
         else:
             k, v = context.cache.update(layer, k, v, context)
         mask = context.masks[config.windows[layer] if config.windows else None]
         out = attend(q, k, v, mask, config.attention_scale, config.attention_softcap)
-        return cast(Tensor, self.o_proj(out))
+        return cast(Tensor, self.o_proj(context.tokens_of(out)))
 
 
 class MLP(nn.Module):
@@ -214,18 +215,20 @@ class Decoder(nn.Module):
         cache: KVCache | None = None,
         keys: int = 0,
         taps: list[Tensor] | None = None,
+        packed: Packed | None = None,
     ) -> Tensor:
         """ids [B, T] -> normed hidden states [B, T, hidden] in the weights' dtype.
 
         positions [B, T] are needed with a cache, where they also say which slots to write, and
         keys = 1 + the largest of them (known to the caller, read from no GPU). Without positions
-        every row starts at 0 and attention is plainly causal. To `taps`, where it is given, the
-        residual stream behind each layer is added, fp32 [B, T, hidden].
+        every row starts at 0 and attention is plainly causal. Packed rows have ids [1, N]. To
+        `taps`, where it is given, the residual stream behind each layer is added, fp32
+        [B, T, hidden].
         """
         # The frequencies are no buffer, so `decoder.to(device)` does not move them.
         if self.frequencies.device != ids.device:
             self.frequencies = inverse_frequencies(self.config).to(ids.device)
-        context = Context(self.config, self.frequencies, ids, positions, cache, keys)
+        context = Context(self.config, self.frequencies, ids, positions, cache, keys, packed)
         # Gemma 2 scales its embeddings by the root of the hidden size. Its own code rounds that
         # factor to the weights' dtype; fp32 keeps it exact.
         x = wide(self.model.embed_tokens(ids)) * self.config.embed_scale

@@ -6,14 +6,14 @@ import golden
 import pytest
 import torch
 
+from minihmx.engine.draw import draw
 from minihmx.engine.memory import Limit
-from minihmx.engine.prefill import common_prefix
+from minihmx.engine.prefill import common_prefix, prefix_of
 from minihmx.engine.sampling import (
     LOOK_EVERY,
     Decoding,
     GenerationRequest,
     complete,
-    draw,
     generate,
 )
 from minihmx.errors import UserError
@@ -115,6 +115,35 @@ def test_prefix_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [(1, 30), (4, 1)]
 
 
+@pytest.mark.parametrize("family", golden.FAMILIES)
+def test_a_prefix_known_before_is_not_computed_again(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, _ = golden.load(family)
+    prefix = list(range(10, 40))
+    known = prefix_of(decoder, prefix)
+    seen = shapes_of_passes(monkeypatch)
+    few, many = [*prefix, 5, 6], [*prefix, *range(60, 140)]
+    for prompts, passes in (
+        ([[*prefix, 1], [*prefix, 2, 3]], [(2, 2)]),
+        ([[*few, 1], [*few, 2, 3]], [(2, 4)]),  # two tokens more in common are not worth a pass
+        ([[*many, 1], [*many, 2, 3]] * 2, [(1, 80), (2, 2)]),
+        ([[*prefix, 1]] * 3, [(1, 1)]),
+        ([prefix] * 3, [(1, 1)]),
+        ([[*prefix[:9], 1], [*prefix[:9], 2]], [(2, 1)]),
+        ([[1, 2], [3, 4]], [(2, 2)]),
+    ):
+        seen.clear()
+        options = dict(max_new_tokens=4, stop_ids=[], temperature=0.0)
+        names = [("known", row) for row in range(len(prompts))]
+        found = sample(decoder, prompts, names, known=known, **options)  # type: ignore[arg-type]
+        assert seen == [*passes, *[(len(prompts), 1)] * 3]
+        plain = sample(decoder, prompts, names, **options)  # type: ignore[arg-type]
+        assert [c.ids for c in found] == [c.ids for c in plain]
+        for one, other in zip(found, plain, strict=True):
+            assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
 def test_common_prefix_leaves_each_prompt_a_token() -> None:
     assert common_prefix([[1, 2, 3], [1, 2, 3, 4]]) == 2
     assert common_prefix([[1, 2, 3, 9], [1, 2, 4], [1, 2, 3, 4, 5]]) == 2
@@ -141,6 +170,26 @@ def test_draw_at_the_edges_of_the_noise() -> None:
     token, logprob = draw(logits, 1.0, u)
     assert token.tolist() == [1, 255_998]
     assert torch.isfinite(logprob).all()
+
+
+@pytest.mark.parametrize("vocabulary", [2, 127, 128, 129, 1000])
+def test_draw_in_blocks_is_the_plain_inverse_cdf(vocabulary: int) -> None:
+    """Also where the noise is exactly on an edge, or as near to it as numbers are."""
+    generator = torch.Generator().manual_seed(6)
+    logits = torch.randn(1, vocabulary, generator=generator) * 3
+    logits[:, ::5] = -torch.inf  # never drawn
+    p = torch.softmax(logits / 0.7, -1)
+    edges = p.double().cumsum(-1)[0]
+    u = (edges / edges[-1]).clamp(2.0**-53, 1 - 2.0**-53)
+    u = torch.cat([torch.nextafter(u, torch.zeros(1).double()), u, u + 1e-9]).clamp(max=1 - 1e-16)
+    token, logprob = draw(logits.expand(len(u), vocabulary), 0.7, u)
+    assert logits[0, token].isfinite().all()
+    torch.testing.assert_close(logprob, torch.log_softmax(logits / 0.7, -1)[0, token])
+    # A sum may be rounded in its last bit, so it is the distance to the token's own edges that
+    # counts.
+    below = edges[token] - p[0, token]
+    off = torch.maximum(below - u * edges[-1], u * edges[-1] - edges[token])
+    assert off.max() < 1e-15 * vocabulary
 
 
 def test_a_prompt_longer_than_the_context_is_refused() -> None:
@@ -213,6 +262,23 @@ def test_shapes_of_steps_and_shared_prefixes(monkeypatch: pytest.MonkeyPatch) ->
     rest = [shape for shape in seen if shape != (3, 1)]
     assert rest[0] == (1, 30)
     assert all(width < 30 for _, width in rest[1:]), rest
+
+
+def test_rows_that_have_ended_are_left_out_by_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU, where nobody waits for them; every answer is what it is alone."""
+    decoder, _ = golden.load("llama")
+    caps = [9, 2, 3, 12, 4]
+    requests = [REQUESTS[i]._replace(max_new_tokens=cap) for i, cap in enumerate(caps)]
+    alone = [completed(decoder, [r], 1, temperature=0.8)[0][0] for r in requests]
+    seen = shapes_of_passes(monkeypatch)
+    found, _ = completed(decoder, requests, 5, temperature=0.8)
+    # Of five rows three end by the fourth token, and of the two that are left one by the ninth. The
+    # step in which they end is still made with them.
+    steps = [rows for rows, tokens in seen if tokens == 1]
+    assert steps == [5] * 4 + [2] * 5 + [1] * 2
+    assert [found[i].ids for i in range(5)] == [c.ids for c in alone]
+    for i, other in enumerate(alone):
+        assert found[i].logprobs == pytest.approx(other.logprobs, abs=1e-4)
 
 
 def test_a_text_ends_its_own_row_only() -> None:

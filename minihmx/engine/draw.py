@@ -1,0 +1,55 @@
+"""One token from the logits: argmax, or inverse CDF at a random number that the caller names.
+
+Shapes: B rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLOCK = 128  # tokens that are added up at once; it divides the five models' vocabularies
+
+
+def draw(logits: Tensor, temperature: float, u: Tensor | None) -> tuple[Tensor, Tensor]:
+    """One token a row and its log-prob: argmax at temperature 0, else inverse CDF at u [B].
+
+    logits: fp32 [B, V]. u: one number in (0, 1) a row, None at temperature 0.
+    """
+    if temperature in (0, 1):
+        p_BV = torch.softmax(logits, dim=-1)
+    else:
+        p_BV = torch.softmax(logits / temperature, dim=-1)
+    token = logits.argmax(dim=-1) if u is None else inverse_cdf(p_BV, u)
+    return token, p_BV.gather(-1, token[:, None])[:, 0].log()
+
+
+def inverse_cdf(p_BV: Tensor, u: Tensor) -> Tensor:
+    """The first token of each row whose cumulative probability exceeds u, [B].
+
+    The vocabulary is added up in blocks, and token by token only in the block that is hit.
+    """
+    # In fp32 the 256,000 probabilities of Gemma 2 would not add up to 1, and the tokens at the end
+    # of the vocabulary would be drawn too often or never. So all sums are of fp64.
+    B, V = p_BV.shape
+    blocks = (p_BV if V % BLOCK == 0 else F.pad(p_BV, (0, -V % BLOCK))).view(B, -1, BLOCK)
+    cumulative = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    target = u[:, None] * cumulative[:, -1:]
+    hit = _first_above(cumulative, target)
+    before = torch.where(hit > 0, cumulative.gather(1, (hit - 1).clamp(min=0)), 0.0)
+    inside = blocks.gather(1, hit[:, :, None].expand(B, 1, BLOCK))[:, 0]
+    token = _first_above(inside.cumsum(-1, dtype=torch.float64), target - before)
+    # A row of NaN is one where nothing exceeds the target. Any valid token will do there, because
+    # its log-prob is NaN and the answer is refused for that.
+    return (hit * BLOCK + token).clamp(max=V - 1)[:, 0]
+
+
+def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
+    """Where in each row [B, n] the sums first exceed the target [B, 1], [B, 1]."""
+    # A target that was rounded up to the whole sum would find none, or one of probability 0 behind
+    # the last possible token.
+    total = cumulative[:, -1:]
+    target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
+    found = torch.searchsorted(cumulative, target, right=True)
+    return found.clamp(max=cumulative.shape[1] - 1)
