@@ -175,32 +175,22 @@ class _Batch:
         self.rows: list[_Row | None] = [None] * rows
         self.capacity = max(len(r.prompt) + r.max_new_tokens for r in requests)
         self.positions = [0] * rows  # at which the next token of each row goes into the cache
-        self.cache: KVCache | None = None
-        self.hidden = torch.empty(0)
+        decoder = how.decoder
+        self.cache = KVCache(decoder.config, rows, self.capacity, decoder.dtype, decoder.device)
+        size = rows, decoder.config.hidden_size
+        self.hidden = torch.zeros(size, dtype=decoder.dtype, device=decoder.device)
         self.known: Prefix | None = None
         # One random number for each token position, drawn before it is known which row stops where.
         # A generator's state would depend on how many rows and tokens came before.
         longest = max(r.max_new_tokens for r in requests) if how.temperature else 0
-        self.uniforms = torch.zeros(rows, longest, dtype=torch.float64, device=how.decoder.device)
+        self.uniforms = torch.zeros(rows, longest, dtype=torch.float64, device=decoder.device)
 
     def fill(self, slots: Sequence[int], rows: Sequence[_Row], following: Sequence[int]) -> None:
         """Let the prompts of these rows into these slots; following: the prompt that comes next."""
         prompts = [row.request.prompt for row in rows]
-        longest, decoder = max(map(len, prompts)), self.how.decoder
-        whole = len(rows) == len(self.rows)  # then the cache that comes back is the batch's own
-        room = self.capacity - longest if whole else 0
-        found = prefill(decoder, prompts, room, following, self.known)
+        found = prefill(self.how.decoder, prompts, self.cache, slots, following, self.known)
         self.known = found.prefix
-        if whole:
-            self.cache, self.hidden = found.cache, found.hidden
-        else:
-            index = torch.tensor(slots, device=decoder.device)
-            if self.cache is None:
-                size = len(self.rows), self.capacity, decoder.dtype, decoder.device
-                self.cache = KVCache(decoder.config, *size)
-                self.hidden = found.hidden.new_zeros(len(self.rows), found.hidden.shape[-1])
-            self.cache.put(index, found.cache, longest)
-            self.hidden[index] = found.hidden
+        self.hidden[torch.tensor(slots, device=self.hidden.device)] = found.hidden
         for slot, row in zip(slots, rows, strict=True):
             self.rows[slot], self.positions[slot] = row, len(row.request.prompt)
             if self.how.temperature:
@@ -228,7 +218,6 @@ class _Batch:
         # Removing them would change the batch's shape, and with that the last bits of the other
         # rows' logits.
         where = torch.tensor(self.positions, device=device)
-        assert self.cache is not None
         keys = max(self.positions) + 1
         self.hidden = decoder(token[:, None], where[:, None], self.cache, keys)[:, 0]
         self.positions = [min(p + 1, self.capacity - 1) for p in self.positions]

@@ -78,11 +78,10 @@ class KVCache:
         self.v[layer][context.rows, :, context.positions] = v
         return self.k[layer, :, :, : context.keys], self.v[layer, :, :, : context.keys]
 
-    def select(self, rows: Tensor) -> KVCache:
-        """A cache holding the given rows, in that order; a row may be named more than once."""
-        # __init__ would first fill a cache of this size with zeros, only to drop it again.
+    def rows(self, start: int, end: int) -> KVCache:
+        """These rows as a cache of their own that shares its memory with this one."""
         chosen = object.__new__(KVCache)
-        chosen.k, chosen.v = self.k[:, rows], self.v[:, rows]
+        chosen.k, chosen.v = self.k[:, start:end], self.v[:, start:end]
         return chosen
 
     def first(self, tokens: int) -> KVCache:
@@ -91,8 +90,8 @@ class KVCache:
         chosen.k, chosen.v = self.k[:, :1, :, :tokens].clone(), self.v[:, :1, :, :tokens].clone()
         return chosen
 
-    def put(self, rows: Tensor | slice, other: KVCache, tokens: int) -> None:
-        """Write the first tokens of another cache's rows, in order, into these rows of this one."""
+    def put(self, rows: slice, other: KVCache, tokens: int) -> None:
+        """Write the first tokens of another cache's rows, one for each row or one for all, here."""
         self.k[:, rows, :, :tokens] = other.k[:, :, :, :tokens]
         self.v[:, rows, :, :tokens] = other.v[:, :, :, :tokens]
 
