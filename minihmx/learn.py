@@ -15,6 +15,7 @@ from torch import Tensor
 from minihmx import grpo, lora
 from minihmx.advantages import assign_weights
 from minihmx.config import Config
+from minihmx.engine.cuda import deterministic
 from minihmx.engine.memory import attempts, in_pieces
 from minihmx.instruments.metrics import token_metrics
 from minihmx.models.decoder import Decoder
@@ -131,7 +132,8 @@ def accumulate(
             old_N=None if old_N is None else old_N[here],
         )
         # The backward comes at once, so that only one micro-batch's activations are ever held.
-        optimizer.backward(result.loss)
+        with deterministic(run.decoder.device):
+            optimizer.backward(result.loss)
         parts.append((result.loss.item(), policy_N.detach(), result.kl, entropy_N))
     losses, *flat = zip(*parts, strict=True)
     return Pass(sum(losses), *map(torch.cat, flat))

@@ -14,11 +14,12 @@ from safetensors import torch as safetensors
 from minihmx import lora
 from minihmx.config import Config, science
 from minihmx.engine.memory import Limit, take_notices
-from minihmx.engine.open import check_lengths, find_model, load_decoder
+from minihmx.engine.open import check_lengths, checksum, find_model, load_decoder, rows_that_fit
 from minihmx.engine.prompts import Prompts
 from minihmx.errors import DataError, Diverged, UserError
 from minihmx.instruments.amax import Headroom
 from minihmx.instruments.clock import Clock
+from minihmx.instruments.estimate import checkpointing
 from minihmx.instruments.machine import environment
 from minihmx.models import hub, weights
 from minihmx.models.decoder import Decoder
@@ -30,6 +31,8 @@ from minihmx.storage import identity
 from minihmx.storage.config_file import ConfigFile, merge_flags
 from minihmx.storage.disk import dumps, home_path, parse_lines
 from minihmx.storage.run_folder import LATEST, REPLACED, Store
+
+FEWER = "for what the GPU has free: going on with --decode-rows {} --micro-batch {}"
 
 
 @dataclass(frozen=True)
@@ -102,11 +105,11 @@ def open_run(flags: Mapping[str, Any], file: ConfigFile | None = None) -> Run:
     identity.check_same_experiment(store, own)
     weights.check_weights(source.folder)
     store.lock()
+    fitting = rows_that_fit(model, prompts, questions)
+    told = "" if fitting == config else FEWER.format(fitting.decode_rows, fitting.micro_batch)
     underflow = Counter[str]()
     decoder = load_decoder(model, underflow)
-    decoder.checkpointing = config.checkpointing == "on" or (
-        config.checkpointing == "auto" and model.device.type == "cuda"
-    )
+    decoder.checkpointing = checkpointing(config, model.device.type) == "on"
     lora.attach(decoder, config.lora_rank, config.lora_alpha, config.seed, targets(config))
     return Run(
         config,
@@ -118,8 +121,8 @@ def open_run(flags: Mapping[str, Any], file: ConfigFile | None = None) -> Run:
         [q for q in questions if q.split == "eval"],
         store,
         decoder,
-        Limit("--decode-rows", config.decode_rows),
-        Limit("--micro-batch", config.micro_batch),
+        Limit("--decode-rows", fitting.decode_rows, told),
+        Limit("--micro-batch", fitting.micro_batch),
         Clock(model.device),
         Headroom(config.amax == "on", config.logit_chunk),
         own,
@@ -274,9 +277,9 @@ def _recorded(run: Run, position: Position, update: int) -> bool:
 
 @torch.no_grad()
 def base_state(run: Run) -> tuple[Any, ...]:
-    """A value that changes with the frozen base: its tensors' versions, and one prompt's logits.
+    """A value that changes with the frozen base: its tensors' versions, and the sums of their bits.
 
-    Raises UserError where those logits are not finite, so that the model can do nothing.
+    Raises UserError where the logits of a prompt are not finite, so that the model can do nothing.
     """
     decoder = run.decoder
     ids = torch.tensor([run.prompts.policy(run.eval_questions[0].text)], device=decoder.device)
@@ -288,4 +291,4 @@ def base_state(run: Run) -> tuple[Any, ...]:
             "neither answer nor judge; try --dtype bfloat16 or float32, or download it again."
         )
     frozen = [p for p in decoder.parameters() if not p.requires_grad]
-    return tuple(p._version for p in frozen), logits.cpu().numpy().tobytes()
+    return tuple(p._version for p in frozen), checksum(decoder)

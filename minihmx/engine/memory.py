@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+
+from minihmx import lora
+from minihmx.errors import out_of_memory
+from minihmx.instruments.estimate import worth_merging
+from minihmx.models.decoder import Decoder
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")  # Linux tells there what memory there is
 _Item = TypeVar("_Item")
@@ -31,10 +36,10 @@ class Limit:
     rows: int
     notice: str = ""
 
-    def halve(self, tried: int, error: torch.OutOfMemoryError) -> None:
+    def halve(self, tried: int, error: RuntimeError) -> None:
         """Allow half of the `tried` rows that did not fit. Raises the error if it was a single row,
-        which cannot be made smaller."""
-        if tried == 1:
+        which cannot be made smaller, or if it is another error than memory running out."""
+        if tried == 1 or not out_of_memory(error):
             raise error
         self.rows = (tried + 1) // 2
         now = f"out of memory: going on with {self.flag} {self.rows}"
@@ -67,7 +72,7 @@ def in_pieces(
         piece, fits = items[start:end], True
         try:
             result = work(piece)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
             limit.halve(cost(piece) if len(piece) > 1 else 1, error)
             fits = False
         if fits:
@@ -86,8 +91,8 @@ def attempts(
             with attempt:
                 work()
 
-    After an OutOfMemoryError the next try may take half as many rows as the last one took: the
-    limit's, or `most` where there are no more. After the exception `again` the work has changed its
+    Where memory ran out, the next try may take half as many rows as the last one took: the limit's,
+    or `most` where there are no more. After the exception `again` the work has changed its
     own state, and is simply repeated.
     """
     succeeded = False
@@ -98,10 +103,10 @@ def attempts(
         try:
             yield
             succeeded = True
-        except torch.OutOfMemoryError as error:
-            limit.halve(min(limit.rows, most), error)
         except again:
             pass
+        except RuntimeError as error:
+            limit.halve(min(limit.rows, most), error)
 
     while not succeeded:
         yield attempt()
@@ -122,16 +127,32 @@ def release() -> None:
 def free_memory(device: torch.device) -> tuple[int, int]:
     """Bytes that a process can still take on this device, and bytes of it in all.
 
-    On a CPU a limit on the process, as a container has one, counts as all of the memory.
+    A limit on the process (a container's, or --gpu-memory) counts as all of the memory.
     """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info()
+        free, total = torch.cuda.mem_get_info()
+        held = torch.cuda.memory_reserved()
+        share: float = getattr(torch.cuda, "get_per_process_memory_fraction", lambda: 1.0)()
+        # What the allocator holds and nothing uses is free for this process alone.
+        free = min(free + held, int(share * total)) - torch.cuda.memory_allocated()
+        return free, int(share * total)
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     total = min([physical, *_cgroup_limits()])
     with suppress(OSError, ValueError, IndexError):
         told = (PROC / "meminfo").read_text().partition("MemAvailable:")[2]
         return min(total, int(told.split()[0]) * 1024), total
     return total, total
+
+
+def merging(decoder: Decoder) -> AbstractContextManager[None]:
+    """`lora.merged` where the memory of its copies is well spent.
+
+    It is asked of all memory and not of what is free, since merging rounds otherwise: what other
+    programs do must not change a run's numbers.
+    """
+    weights = sum(p.numel() * p.element_size() for p in decoder.parameters())
+    pays = worth_merging(weights, free_memory(decoder.device)[1])
+    return lora.merged(decoder) if pays else nullcontext()
 
 
 def _cgroup_limits() -> Iterator[int]:

@@ -85,17 +85,7 @@ def prefill(
     if kept and shared and prefix is None:
         prefix = Prefix(unique[0][:shared], filled.first(shared))
     filled.put(slice(1, len(unique)), filled.rows(0, 1), shared)
-    # Shorter rests are padded on the right. The padding writes into slots of the cache that the
-    # row's own next tokens overwrite before any query may see them, so no mask has to know of it.
-    width = max(lengths) - shared
-    rest = torch.tensor(
-        [[*prompt[shared:], *[0] * (width + shared - len(prompt))] for prompt in unique],
-        device=device,
-    )
-    positions = torch.arange(shared, shared + width, device=device).expand(len(unique), width)
-    hidden = decoder(rest, positions, filled, shared + width)
-    last = torch.tensor([length - shared - 1 for length in lengths], device=device)
-    hidden = hidden[torch.arange(len(unique), device=device), last]
+    hidden = rest_of(decoder, unique, filled, shared)
     place = {prompt: row for row, prompt in enumerate(unique)}
     rows = [place[tuple(prompt)] for prompt in prompts]
     # A prompt stands at or behind the row that has computed it, so from the last one on nothing is
@@ -104,6 +94,20 @@ def prefill(
         if not stay or slot != slots[row]:
             cache.put(slice(slot, slot + 1), filled.rows(row, row + 1), lengths[row])
     return Prefilled(hidden[torch.tensor(rows, device=device)], prefix)
+
+
+def rest_of(
+    decoder: Decoder, unique: Sequence[Sequence[int]], cache: KVCache, shared: int
+) -> Tensor:
+    """Every prompt behind the first tokens, which are in the cache; the last hidden states."""
+    # Shorter rests are padded on the right. The padding writes into slots of the cache that the
+    # row's own next tokens overwrite before any query may see them, so no mask has to know of it.
+    device, longest = decoder.device, max(map(len, unique))
+    rest = [[*prompt[shared:], *[0] * (longest - len(prompt))] for prompt in unique]
+    positions = torch.arange(shared, longest, device=device).expand(len(unique), longest - shared)
+    hidden: Tensor = decoder(torch.tensor(rest, device=device), positions, cache, longest)
+    last = torch.tensor([len(prompt) - shared - 1 for prompt in unique], device=device)
+    return hidden[torch.arange(len(unique), device=device), last]
 
 
 def shared_tokens(

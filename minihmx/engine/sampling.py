@@ -24,6 +24,7 @@ from torch import Tensor
 from minihmx.engine.memory import Limit, free_memory, release
 from minihmx.engine.prefill import Prefix, prefill, together
 from minihmx.errors import UserError
+from minihmx.instruments.estimate import PREFILL_TOKENS
 from minihmx.models.context import KVCache
 from minihmx.models.decoder import Decoder
 from minihmx.models.products import packed
@@ -53,7 +54,7 @@ class Decoding(NamedTuple):
     """How every request is decoded. decode: token ids to text. temperature 0 is greedy.
 
     prefill_tokens: of prompts that go through the model at once, where those are chosen so that
-    they share much and differ little in length; None: those of all free rows go together.
+    they share much and differ little in length; None: those of all free rows go together on a CPU.
     """
 
     decoder: Decoder
@@ -117,7 +118,7 @@ def complete(
                 for index, completion in _decode(how, requests, list(missing), rows):
                     del missing[index]
                     yield index, completion
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
             limit.halve(rows, error)
             fits = False
         if not fits:
@@ -235,7 +236,9 @@ def _decode(
     how: Decoding, requests: Sequence[GenerationRequest], order: Sequence[int], rows: int
 ) -> Iterator[tuple[int, Completion]]:
     """Decode the requests of these indexes in so many rows."""
-    waiting = deque(order)
+    waiting, most = deque(order), how.prefill_tokens
+    if how.decoder.device.type != "cpu":  # there a longer pass is no faster, and memory is short
+        most = min(PREFILL_TOKENS, most or PREFILL_TOKENS)
     batch = _Batch(how, rows, [requests[index] for index in order])
     while waiting or any(batch.rows):
         free = [slot for slot, row in enumerate(batch.rows) if row is None]
@@ -243,9 +246,8 @@ def _decode(
         # to leave empty meanwhile.
         while free and waiting and len(free) >= rows // 8:
             group = list(islice(waiting, len(free)))
-            if how.prefill_tokens is not None:
-                prompts = [requests[index].prompt for index in group]
-                group = group[: together(prompts, how.prefill_tokens)]
+            if most is not None:
+                group = group[: together([requests[index].prompt for index in group], most)]
             for _ in group:
                 waiting.popleft()
             following = requests[waiting[0]].prompt if waiting else ()
