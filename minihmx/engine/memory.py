@@ -21,6 +21,7 @@ from minihmx.instruments.estimate import worth_merging
 from minihmx.models.decoder import Decoder
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")  # Linux tells there what memory there is
+PACKING_STEPS = 32  # of decoding; packing a 0.5B model took as long as 16 to 25 of them gain
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -151,8 +152,18 @@ def merging(decoder: Decoder) -> AbstractContextManager[None]:
     programs do must not change a run's numbers.
     """
     weights = sum(p.numel() * p.element_size() for p in decoder.parameters())
-    pays = worth_merging(weights, free_memory(decoder.device)[1])
+    on_cpu = decoder.device.type == "cpu"  # a GPU's step has its own way (models/step.py)
+    pays = on_cpu and worth_merging(weights, free_memory(decoder.device)[1])
     return lora.merged(decoder) if pays else nullcontext()
+
+
+def packing_pays(decoder: Decoder, rows: int, steps: int) -> bool:
+    """Whether the time and memory of packed weights are well spent on so many decoding steps."""
+    if decoder.device.type != "cpu" or rows == 1 or steps < PACKING_STEPS:
+        return False
+    size = sum(weight.numel() * weight.element_size() for weight in decoder.parameters())
+    # A quarter of what is free: the cache may take half of it (evals/asking/replies.py, row_limit).
+    return free_memory(decoder.device)[0] > 4 * size
 
 
 def _cgroup_limits() -> Iterator[int]:

@@ -21,7 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minihmx.engine.memory import Limit, free_memory, release
+from minihmx.engine.graphs import StaticDecoding, decodes_statically
+from minihmx.engine.memory import Limit, packing_pays, release
 from minihmx.engine.prefill import Prefix, prefill, together
 from minihmx.errors import UserError
 from minihmx.instruments.estimate import PREFILL_TOKENS
@@ -31,8 +32,8 @@ from minihmx.models.products import packed
 from minihmx.records import Completion
 from minihmx.seeding import uniform
 
-PACKING_STEPS = 32  # of decoding; packing a 0.5B model took as long as 16 to 25 of them gain
 LOOK_EVERY = 8  # tokens between two looks at an answer's text
+AHEAD_ON_GPU = 8  # tokens that a GPU decodes before anybody reads them, for which it would wait
 
 
 class GenerationRequest(NamedTuple):
@@ -115,7 +116,7 @@ def complete(
         steps = sum(requests[index].max_new_tokens for index in missing) // rows
         try:
             with packed(how.decoder) if packing_pays(how.decoder, rows, steps) else nullcontext():
-                for index, completion in _decode(how, requests, list(missing), rows):
+                for index, completion in _decode(how, requests, list(missing), rows, limit):
                     del missing[index]
                     yield index, completion
         except RuntimeError as error:
@@ -123,15 +124,6 @@ def complete(
             fits = False
         if not fits:
             release()
-
-
-def packing_pays(decoder: Decoder, rows: int, steps: int) -> bool:
-    """Whether the time and memory of packed weights are well spent on so many decoding steps."""
-    if decoder.device.type != "cpu" or rows == 1 or steps < PACKING_STEPS:
-        return False
-    size = sum(weight.numel() * weight.element_size() for weight in decoder.parameters())
-    # A quarter of what is free: the cache may take half of it (evals/asking/replies.py, row_limit).
-    return free_memory(decoder.device)[0] > 4 * size
 
 
 class _Row:
@@ -171,15 +163,24 @@ class _Batch:
     """Rows that are decoded together, their cache, and the hidden states [B, D] of their last
     tokens. An empty row is None."""
 
-    def __init__(self, how: Decoding, rows: int, requests: Sequence[GenerationRequest]):
+    def __init__(
+        self, how: Decoding, rows: int, requests: Sequence[GenerationRequest], limit: Limit
+    ):
         self.how = how
         self.rows: list[_Row | None] = [None] * rows
         self.capacity = max(len(r.prompt) + r.max_new_tokens for r in requests)
-        self.positions = [0] * rows  # at which the next token of each row goes into the cache
         decoder = how.decoder
+        static = decodes_statically(decoder.device)
+        if static:  # a GPU's attention wants its keys in whole eights
+            self.capacity = -(-self.capacity // 8) * 8
+        self.at_once = AHEAD_ON_GPU if static else 1
+        self.positions = [0] * rows  # at which the next token of each row goes into the cache
+        self.where = torch.zeros(rows, dtype=torch.long, device=decoder.device)  # the same
+        self.said = torch.zeros_like(self.where)  # tokens of each row's answer
         self.cache = KVCache(decoder.config, rows, self.capacity, decoder.dtype, decoder.device)
         size = rows, decoder.config.hidden_size
         self.hidden = torch.zeros(size, dtype=decoder.dtype, device=decoder.device)
+        self.static = StaticDecoding(decoder, self.cache, limit) if static else None
         self.known: Prefix | None = None
         # One random number for each token position, drawn before it is known which row stops where.
         # A generator's state would depend on how many rows and tokens came before.
@@ -191,7 +192,9 @@ class _Batch:
         prompts = [row.request.prompt for row in rows]
         found = prefill(self.how.decoder, prompts, self.cache, slots, following, self.known)
         self.known = found.prefix
-        self.hidden[torch.tensor(slots, device=self.hidden.device)] = found.hidden
+        index = torch.tensor(slots, device=self.hidden.device)
+        self.hidden[index], self.said[index] = found.hidden, 0
+        self.where[index] = torch.tensor(list(map(len, prompts)), device=self.where.device)
         for slot, row in zip(slots, rows, strict=True):
             self.rows[slot], self.positions[slot] = row, len(row.request.prompt)
             if self.how.temperature:
@@ -200,46 +203,61 @@ class _Batch:
                 self.uniforms[slot, :cap] = torch.tensor(numbers, dtype=torch.float64)
 
     def step(self) -> Iterator[tuple[int, Completion]]:
-        """One more token for every row; yields what is finished by it, whose row is empty then."""
-        decoder, device = self.how.decoder, self.hidden.device
-        logits_BV = decoder.logits(self.hidden)
-        token, logprob = draw(logits_BV, self.how.temperature, self._noise())
+        """One more token for every row, on a GPU a few; yields what is finished by them, whose row
+        is empty then."""
+        said = [self._say()]
+        for _ in range(1, self.at_once):
+            self._advance()
+            said.append(self._say())
+        for tokens, logprobs in torch.stack(said).tolist():  # waits for the GPU once
+            for slot, row in enumerate(self.rows):
+                if row and row.hear(int(tokens[slot]), logprobs[slot], self.how):
+                    self.rows[slot] = None
+                    yield row.index, row.completion(self.how)
+        # Rows that have stopped, and found nobody to follow them, go on being decoded as padding.
+        # Removing them would change the batch's shape, and with that the last bits of the other
+        # rows' logits.
+        if any(self.rows):
+            self._advance()
+
+    def _say(self) -> Tensor:
+        """The next token of every row and its log-prob, [2, B] in float64."""
+        noise = None
+        if self.how.temperature:
+            last = self.uniforms.shape[1] - 1  # where a row that has stopped stays
+            noise = self.uniforms.gather(1, self.said.clamp(max=last)[:, None])[:, 0]
+        logits_BV = self.how.decoder.logits(self.hidden)
+        self.token, logprob = draw(logits_BV, self.how.temperature, noise)
+        self.said = self.said + 1
         # The sum is finite only if every logit is. Adding 0 times the sum changes no finite
         # log-prob, and makes it NaN when any logit of the row is infinite or NaN, also one that
         # was not drawn. A minus infinity, for example, is never drawn and would pass unseen.
         logprob = logprob + 0 * logits_BV.sum(-1)
-        heard = torch.stack((token.double(), logprob.double())).tolist()  # waits for the GPU once
-        for slot, row in enumerate(self.rows):
-            if row and row.hear(int(heard[0][slot]), heard[1][slot], self.how):
-                self.rows[slot] = None
-                yield row.index, row.completion(self.how)
-        if not any(self.rows):
-            return
-        # Rows that have stopped, and found nobody to follow them, go on being decoded as padding.
-        # Removing them would change the batch's shape, and with that the last bits of the other
-        # rows' logits.
-        where = torch.tensor(self.positions, device=device)
-        keys = max(self.positions) + 1
-        self.hidden = decoder(token[:, None], where[:, None], self.cache, keys)[:, 0]
-        self.positions = [min(p + 1, self.capacity - 1) for p in self.positions]
+        return torch.stack((self.token.double(), logprob.double()))
 
-    def _noise(self) -> Tensor | None:
-        """Each row's random number for its next token, [B]; None at temperature 0."""
-        if not self.how.temperature:
-            return None
-        said = [len(row.ids) if row else 0 for row in self.rows]
-        index = torch.tensor(said, device=self.uniforms.device)
-        return self.uniforms.gather(1, index[:, None])[:, 0]
+    def _advance(self) -> None:
+        """The hidden states behind the last tokens, which go into the cache."""
+        if self.static:
+            self.hidden = self.static(self.token, self.where)
+        else:
+            keys, where = max(self.positions) + 1, self.where[:, None]
+            self.hidden = self.how.decoder(self.token[:, None], where, self.cache, keys)[:, 0]
+        self.positions = [min(p + 1, self.capacity - 1) for p in self.positions]
+        self.where = (self.where + 1).clamp(max=self.capacity - 1)
 
 
 def _decode(
-    how: Decoding, requests: Sequence[GenerationRequest], order: Sequence[int], rows: int
+    how: Decoding,
+    requests: Sequence[GenerationRequest],
+    order: Sequence[int],
+    rows: int,
+    limit: Limit,
 ) -> Iterator[tuple[int, Completion]]:
     """Decode the requests of these indexes in so many rows."""
     waiting, most = deque(order), how.prefill_tokens
     if how.decoder.device.type != "cpu":  # there a longer pass is no faster, and memory is short
         most = min(PREFILL_TOKENS, most or PREFILL_TOKENS)
-    batch = _Batch(how, rows, [requests[index] for index in order])
+    batch = _Batch(how, rows, [requests[index] for index in order], limit)
     while waiting or any(batch.rows):
         free = [slot for slot, row in enumerate(batch.rows) if row is None]
         # A prompt lets all other rows wait, so several go together; an eighth of the rows is little

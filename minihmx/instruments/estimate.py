@@ -128,7 +128,7 @@ def parts(
         parts["cuda context"] = Part(CUDA_CONTEXT, "taken as 0.5 GiB")
     if w == 2:
         parts["adapter in 16 bit"] = Part(n * 2, f"{n:,} x 2 bytes, at most")
-    elif worth_merging(total * w, memory):
+    elif config.device == "cpu" and worth_merging(total * w, memory):
         merged = sum(math.prod(linears(model)[t]) for t in config.lora_targets.split(","))
         merged *= model.num_hidden_layers
         parts["merged weights"] = Part(merged * 4, f"{merged:,} x 4 bytes, W + B A while sampling")

@@ -58,17 +58,15 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
     ):
-        shape = (
-            config.num_hidden_layers,
-            rows,
-            config.num_key_value_heads,
-            capacity,
-            config.head_dim,
-        )
+        layers, K, D = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
         # Zeros rather than uninitialised memory: behind a mask the weight of a slot is 0, but
         # 0 times a NaN that happened to lie there is still NaN.
-        self.k = torch.zeros(shape, dtype=dtype, device=device)
-        self.v = torch.zeros(shape, dtype=dtype, device=device)
+        self._hold(torch.zeros(2, layers, rows, K, capacity, D, dtype=dtype, device=device))
+
+    def _hold(self, both: Tensor) -> KVCache:
+        self.both = both  # keys and values in one tensor, so that what concerns both is done once
+        self.k, self.v = both[0], both[1]
+        return self
 
     def update(self, layer: int, k: Tensor, v: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Write k, v [B, T, K, D] where the context says; return [B, K, N, D] up to there."""
@@ -80,20 +78,15 @@ class KVCache:
 
     def rows(self, start: int, end: int) -> KVCache:
         """These rows as a cache of their own that shares its memory with this one."""
-        chosen = object.__new__(KVCache)
-        chosen.k, chosen.v = self.k[:, start:end], self.v[:, start:end]
-        return chosen
+        return object.__new__(KVCache)._hold(self.both[:, :, start:end])
 
     def first(self, tokens: int) -> KVCache:
         """A copy of the first row's first tokens, in a cache that has room for no more."""
-        chosen = object.__new__(KVCache)
-        chosen.k, chosen.v = self.k[:, :1, :, :tokens].clone(), self.v[:, :1, :, :tokens].clone()
-        return chosen
+        return object.__new__(KVCache)._hold(self.both[:, :, :1, :, :tokens].clone())
 
     def put(self, rows: slice, other: KVCache, tokens: int) -> None:
         """Write the first tokens of another cache's rows, one for each row or one for all, here."""
-        self.k[:, rows, :, :tokens] = other.k[:, :, :, :tokens]
-        self.v[:, rows, :, :tokens] = other.v[:, :, :, :tokens]
+        self.both[:, :, rows, :, :tokens] = other.both[:, :, :, :, :tokens]
 
 
 class Context:

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minihmx import grpo, lora
-from minihmx.engine import sampling
-from minihmx.engine.sampling import packing_pays
+from minihmx.engine import memory
+from minihmx.engine.memory import packing_pays
 from minihmx.models import hub, products, weights
 from minihmx.models.decoder import Decoder
 from minihmx.models.products import FEW, Linear, linear, pack, packed
@@ -147,7 +147,7 @@ def test_packing_waits_for_work_and_memory(monkeypatch: pytest.MonkeyPatch) -> N
     assert not packing_pays(decoder, rows=1, steps=32)  # one row adds up in another order
     assert not packing_pays(decoder, rows=8, steps=31)
     size = 4 * sum(parameter.numel() for parameter in decoder.parameters())
-    monkeypatch.setattr(sampling, "free_memory", lambda device: (4 * size, 4 * size))
+    monkeypatch.setattr(memory, "free_memory", lambda device: (4 * size, 4 * size))
     assert not packing_pays(decoder, rows=8, steps=32)
 
 
