@@ -70,7 +70,8 @@ LOSS_TYPES = ("bnpo", "grpo", "dr_grpo", "dapo")
 CHAT_FORMATS = ("auto", "qwen3", "chatml", "qwen2.5", "smollm2", "gemma2", "llama3", "tiny")
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FAMILY_VALUES: dict[str, dict[str, Any]] = {"gemma2": dict(learning_rate=1e-5)}
-# A GPU's memory is short, and its decoding takes hardly longer in two turns of half the rows.
+# A GPU's memory is short. A step is two micro-batches there (Table 2's accumulation of 2), and the
+# cache of an evaluation's judge, which would be the peak of a run, holds half of its rows.
 DEVICE_VALUES: dict[str, dict[str, Any]] = {"cuda": dict(micro_batch=4, decode_rows=20)}
 
 

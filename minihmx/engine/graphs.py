@@ -17,6 +17,7 @@ from minihmx.models.decoder import Decoder
 from minihmx.models.step import Step
 
 WARM_UP = 2  # steps in front of a capture, in which cuBLAS and the kernels make what they need once
+CAPTURING_STEPS = 32  # of decoding; a capture takes as long as a few steps without a graph
 NO_GRAPHS = "decoding without CUDA graphs, which takes longer and gives the same: {}"
 
 
@@ -29,17 +30,17 @@ def decodes_statically(device: torch.device) -> bool:
 class StaticDecoding:
     """The next hidden states of every row of a cache, at places that a tensor says.
 
-    On a GPU a graph is captured at the first call, whose token and places the warm-up uses too: so
-    it writes nothing into the cache that does not belong there. Where there can be no graph, the
-    step runs as it is, and `limit` takes a notice of it.
+    steps: how many there will be at most. On a GPU a graph is captured at the first call, whose
+    token and places the warm-up uses too: so it writes nothing into the cache that does not belong
+    there. Where there can be no graph, the step runs as it is, and `limit` takes a notice of it.
     """
 
     told = False
 
-    def __init__(self, decoder: Decoder, cache: KVCache, limit: Limit):
+    def __init__(self, decoder: Decoder, cache: KVCache, limit: Limit, steps: int):
         self.step, self.limit = Step(decoder, cache), limit
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.captures = decoder.device.type == "cuda"
+        self.captures = decoder.device.type == "cuda" and steps >= CAPTURING_STEPS
 
     def __call__(self, token: Tensor, where: Tensor) -> Tensor:
         """token [B], where [B] -> normed hidden states [B, hidden], valid until the next call."""

@@ -180,12 +180,13 @@ class _Batch:
         self.cache = KVCache(decoder.config, rows, self.capacity, decoder.dtype, decoder.device)
         size = rows, decoder.config.hidden_size
         self.hidden = torch.zeros(size, dtype=decoder.dtype, device=decoder.device)
-        self.static = StaticDecoding(decoder, self.cache, limit) if static else None
+        longest = max(r.max_new_tokens for r in requests)
+        self.static = StaticDecoding(decoder, self.cache, limit, longest) if static else None
         self.known: Prefix | None = None
         # One random number for each token position, drawn before it is known which row stops where.
         # A generator's state would depend on how many rows and tokens came before.
-        longest = max(r.max_new_tokens for r in requests) if how.temperature else 0
-        self.uniforms = torch.zeros(rows, longest, dtype=torch.float64, device=decoder.device)
+        numbers = longest if how.temperature else 0
+        self.uniforms = torch.zeros(rows, numbers, dtype=torch.float64, device=decoder.device)
 
     def fill(self, slots: Sequence[int], rows: Sequence[_Row], following: Sequence[int]) -> None:
         """Let the prompts of these rows into these slots; following: the prompt that comes next."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 import toy
 
+from minihmx import lora
 from minihmx import run as runs
 from minihmx.engine import cuda, memory
 from minihmx.engine import open as opening
@@ -17,6 +18,7 @@ from minihmx.engine.memory import Limit, attempts, in_pieces
 from minihmx.errors import UserError
 from minihmx.instruments.clock import Clock, peak_memory
 from minihmx.instruments.estimate import GIB
+from minihmx.models import hub, weights
 
 GPU = torch.device("cuda")
 
@@ -146,3 +148,19 @@ def test_rows_are_those_that_fit_the_gpu(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 24 * GIB))
     fitting = opening.rows_that_fit(model, run.prompts, run.questions)
     assert (fitting.decode_rows, fitting.micro_batch) == (1, 1)
+
+
+def test_copies_are_merged_where_memory_is_plenty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By all memory and not by what is free, since merging rounds otherwise; never on a GPU."""
+    decoder = weights.load(hub.TINY, torch.float32, "cpu")
+    lora.attach(decoder, 4, 4.0, 1)
+    size = sum(4 * parameter.numel() for parameter in decoder.parameters())
+
+    def merges(total: int, decoder: Any = decoder) -> bool:
+        monkeypatch.setattr(memory, "free_memory", lambda device: (0, total))
+        with memory.merging(decoder):
+            return all(layer.merged is not None for _, layer in lora.layers(decoder))
+
+    assert merges(4 * size) and not merges(4 * size - 1)
+    assert not any(layer.merged is not None for _, layer in lora.layers(decoder))
+    assert not merges(8 * size, decoder.to("meta"))

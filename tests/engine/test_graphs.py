@@ -257,7 +257,9 @@ def on_a_gpu(patch: pytest.MonkeyPatch, decoding: graphs.StaticDecoding) -> list
 def test_a_graph_is_captured_once_and_fed_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = small("llama", True)
     caches = [KVCache(decoder.config, 2, 16, torch.float32, CPU) for _ in range(2)]
-    eager, graph = (graphs.StaticDecoding(decoder, cache, Limit("--rows", 2)) for cache in caches)
+    eager, graph = (
+        graphs.StaticDecoding(decoder, cache, Limit("--rows", 2), 32) for cache in caches
+    )
     told = on_a_gpu(monkeypatch, graph)
     with torch.inference_mode():
         for t in range(4):
@@ -275,7 +277,7 @@ def test_without_a_graph_the_step_runs_as_it_is_and_says_so_once(
     decoder, limits = small("llama", False), [Limit("--rows", 1), Limit("--rows", 1)]
     for limit in limits:
         cache = KVCache(decoder.config, 1, 8, torch.float32, CPU)
-        decoding = graphs.StaticDecoding(decoder, cache, limit)
+        decoding = graphs.StaticDecoding(decoder, cache, limit, 32)
         on_a_gpu(monkeypatch, decoding)
 
         def refuse(*_: Any, **__: Any) -> Any:
