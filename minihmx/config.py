@@ -70,6 +70,9 @@ LOSS_TYPES = ("bnpo", "grpo", "dr_grpo", "dapo")
 CHAT_FORMATS = ("auto", "qwen3", "chatml", "qwen2.5", "smollm2", "gemma2", "llama3", "tiny")
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FAMILY_VALUES: dict[str, dict[str, Any]] = {"gemma2": dict(learning_rate=1e-5)}
+# A GPU's memory is short. A step is two micro-batches there (Table 2's accumulation of 2), and the
+# cache of an evaluation's judge, which would be the peak of a run, holds half of its rows.
+DEVICE_VALUES: dict[str, dict[str, Any]] = {"cuda": dict(micro_batch=4, decode_rows=20)}
 
 
 def knob(default: Any, source: str, text: str, *, science: bool = True, choices: Any = None) -> Any:
@@ -146,6 +149,7 @@ class Config:
     judge_reason: str = setting(
         "always", "never: a judge's text ends with its score line", choices=("always", "never")
     )
+    gpu_memory: float = setting(0.0, "GiB of the GPU to use at most; 0: what is free")
     logit_chunk: int = setting(8192, "vocabulary rows per piece of the log-prob computation")
     checkpointing: str = setting(
         "auto", "recompute layers in the backward; auto: on CUDA", choices=("auto", "on", "off")
@@ -169,16 +173,18 @@ def resolve_config(
     family: str,
     context: int,
     came_from: Mapping[str, str] | None = None,
+    device: str = "cpu",
 ) -> tuple[Config, dict[str, str]]:
     """The config of a run and where each value came from.
 
-    Flags go before the model's row, that before its family's, that before the default. A default
+    Flags go before the model's row, that before its family's, the device's, the default. A default
     sequence longer than the model's context is lowered to it. came_from: the source of those among
     the flags that a config file gave. Raises UserError for values that cannot work.
     """
     came_from = came_from or {}
     rows = {
         "default": {name: f.default for name, f in FIELDS.items()},
+        f"device {device}": DEVICE_VALUES.get(device, {}),
         f"family {family}": FAMILY_VALUES.get(family, {}),
         f"model {short_name}": MODEL_VALUES.get(short_name or "", {}),
         "flag": flags,

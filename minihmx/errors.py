@@ -88,15 +88,29 @@ def as_failure(error: BaseException) -> Failure | None:
             f"{cause} ({error.strerror or error}); what was saved before is whole: {remedy}, and "
             "the same command continues."
         )
-    refused = "DefaultCPUAllocator" in str(error) or "STATUS_ALLOC_FAILED" in str(error)
     if type(error).__name__ == "OutOfMemoryError":  # memory.py has halved down to one row
         return UserError(
             "Not even one row at a time fits in the GPU's memory; lower --max-completion-length "
             "(train, chat), or choose a smaller model."
         )
-    if refused or isinstance(error, MemoryError):  # which nobody halves
+    if out_of_memory(error) or isinstance(error, MemoryError):
         return UserError(
             "This does not fit in memory; lower --decode-rows and --micro-batch (train) or "
             "--batch-tokens (eval), or choose a smaller model."
         )
     return None
+
+
+# What torch, CUDA, cuBLAS and cuDNN write where memory is short. cuBLAS allocates as it starts.
+OUT_OF_MEMORY = ["out of memory", "_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED"]
+OUT_OF_MEMORY += ["DefaultCPUAllocator"]
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is a device's memory running out, which comes as several exceptions.
+
+    >>> out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling ..."))
+    True
+    """
+    told = isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
+    return told or type(error).__name__ == "OutOfMemoryError"

@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from minihmx.models.products import FP32, linear
+from minihmx.models.products import FP32, linear, wide_linear
 
 
 def k3(policy_N: Tensor, reference_N: Tensor) -> Tensor:
@@ -111,8 +111,7 @@ def _scaled_logits(
     """Logits as sampled, and what a softcap makes of their derivative: a factor, None for 1."""
     # The product runs in the weights' dtype. All that follows is fp32, since the log-sum-exp of
     # 150,000 words is hardly ever below 12, where neighbouring fp16 numbers are 0.008 apart.
-    raw = linear(hidden, head)
-    raw = raw if raw.dtype == torch.float64 else raw.float()
+    raw = wide_linear(hidden, head)
     slope = None
     if softcap is not None:
         squashed = torch.tanh(raw / softcap)

@@ -17,6 +17,7 @@ from minihmx import grpo, lora
 from minihmx.advantages import assign_weights
 from minihmx.config import Config
 from minihmx.engine import ranks
+from minihmx.engine.cuda import deterministic
 from minihmx.engine.memory import attempts, in_pieces
 from minihmx.instruments.metrics import token_metrics
 from minihmx.models.context import Packed
@@ -132,7 +133,8 @@ def accumulate(
             old_N=None if old_N is None else old_N[here],
         )
         # The backward comes at once, so that only one micro-batch's activations are ever held.
-        optimizer.backward(result.loss)
+        with deterministic(run.decoder.device):
+            optimizer.backward(result.loss)
         parts.append((result.loss.item(), policy_N.detach(), result.kl, entropy_N))
     if not parts:
         return Pass(0.0, reference_N, reference_N, reference_N)

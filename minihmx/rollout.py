@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from minihmx import lora
 from minihmx.engine import ranks
-from minihmx.engine.memory import Limit
+from minihmx.engine.memory import Limit, merging
 from minihmx.engine.prefill import Prefix
 from minihmx.engine.sampling import generate
 from minihmx.judge import parse_score, reward, score_line_end
@@ -39,7 +39,7 @@ def ask_policy(
     noise = [(phase, config.seed, epoch, question.id, s) for question, s in wanted]
     # Decoding makes many small products one after another, so here it saves most to merge A and B
     # into the weights (in fp32 only). Training needs the two apart, for their gradients.
-    with run.clock.timed("sample"), lora.merged(decoder):
+    with run.clock.timed("sample"), merging(decoder):
         mine = generate(
             decoder,
             run.prompts.tokenizer.decode,

@@ -15,13 +15,14 @@ from minihmx import lora
 from minihmx.config import Config, science
 from minihmx.engine import ranks
 from minihmx.engine.memory import Limit, take_notices
-from minihmx.engine.open import check_lengths, find_model, load_decoder
+from minihmx.engine.open import check_lengths, find_model, load_decoder, rows_that_fit
 from minihmx.engine.prefill import Prefix, prefix_of
 from minihmx.engine.prompts import Prompts
 from minihmx.errors import DataError, UserError
 from minihmx.instruments.alarms import Alarms
 from minihmx.instruments.amax import Headroom
 from minihmx.instruments.clock import Clock
+from minihmx.instruments.estimate import checkpointing
 from minihmx.instruments.machine import environment, versions
 from minihmx.models import hub, weights
 from minihmx.models.decoder import Decoder
@@ -33,6 +34,8 @@ from minihmx.storage import identity
 from minihmx.storage.config_file import ConfigFile, merge_flags
 from minihmx.storage.disk import dumps, home_path, parse_lines
 from minihmx.storage.run_folder import LATEST, REPLACED, Store
+
+FEWER = "for what the GPU has free: going on with --decode-rows {} --micro-batch {}"
 
 
 @dataclass(frozen=True)
@@ -117,11 +120,11 @@ def open_run(flags: Mapping[str, Any], file: ConfigFile | None = None) -> Run:
     weights.check_weights(source.folder)
     ranks.agree({**own, **versions(), "device": model.device.type})
     store.lock()
+    fitting = rows_that_fit(model, prompts, questions)
+    told = "" if fitting == config else FEWER.format(fitting.decode_rows, fitting.micro_batch)
     underflow = Counter[str]()
     decoder = load_decoder(model, underflow)
-    decoder.checkpointing = config.checkpointing == "on" or (
-        config.checkpointing == "auto" and model.device.type == "cuda"
-    )
+    decoder.checkpointing = checkpointing(config, model.device.type) == "on"
     lora.attach(decoder, config.lora_rank, config.lora_alpha, config.seed, targets(config))
     return Run(
         config,
@@ -133,8 +136,8 @@ def open_run(flags: Mapping[str, Any], file: ConfigFile | None = None) -> Run:
         [q for q in questions if q.split == "eval"],
         store,
         decoder,
-        Limit("--decode-rows", config.decode_rows),
-        Limit("--micro-batch", config.micro_batch),
+        Limit("--decode-rows", fitting.decode_rows, told),
+        Limit("--micro-batch", fitting.micro_batch),
         Clock(model.device),
         Headroom(config.amax == "on", config.logit_chunk),
         Alarms(),

@@ -34,7 +34,8 @@ FLOORS = {
     " instruments.estimate instruments.gpus engine.ranks"
     " models.chat models.hub models.folder models.hub_errors models.targets models.adapters"
     " models.template models.licences models.card"
-    " models.export models.export_texts engine engine.memory engine.prefill"
+    " models.export models.export_texts models.step"
+    " engine engine.cuda engine.graphs engine.memory engine.prefill"
     " engine.draw engine.sampling engine.prompts"
     " engine.open",  # machines
     3: "instruments instruments.clock instruments.amax instruments.metrics"

@@ -51,7 +51,7 @@ PRODUCTS = {"linear", "matmul", "mm", "bmm", "scaled_dot_product_attention"}
 PRODUCTS |= {"_scaled_dot_product_flash_attention_for_cpu"}
 COPIES = {"to", "_to_copy", "t", "transpose", "view", "_unsafe_view", "reshape", "expand", "clone"}
 COPIES |= {"select", "slice", "index", "index_put_", "cat", "embedding", "detach", "zeros"}
-COPIES |= {"permute", "zeros_like"}
+COPIES |= {"permute", "zeros_like", "copy_"}
 
 
 class Sixteen(TorchDispatchMode):

@@ -121,14 +121,14 @@ def examine(
     device = machine.describe_device(given, planned)
     speed = machine.cpu_speed() if device["kind"] == "cpu" else gpu_speed(device["name"])
     short, shape = short_name(given.model), found.shape
-    config, _ = resolve_config(flags, short, shape.model_type, shape.max_positions, came_from)
-    config, chat_notice, chat_problem = settle_chat(settle(config, device), found.folder)
-    out = home_path(config.out)
+    config, _ = resolve_config(
+        flags, short, shape.model_type, shape.max_positions, came_from, device["kind"]
+    )
     work = estimate.Workload.of(questions, rubric)
-    parts = estimate.parts(shape, config, work)
-    download = 2 * sum(estimate.parameter_counts(shape))  # all of them are stored in 16 bit
-    if short:  # some hold the tied head a second time
-        download = round(MODELS[short].gigabytes * 1e9)
+    config = settle(config, device, shape, work)
+    config, chat_notice, chat_problem = settle_chat(config, found.folder)
+    out = home_path(config.out)
+    parts = estimate.parts(shape, config, work, device["memory"])
     # masters and both moments, in every checkpoint and in the replaceable one
     written = 12 * estimate.trainable(shape, config) * (config.epochs + 2)
     report: dict[str, Any] = {
@@ -146,7 +146,7 @@ def examine(
         "speed": speed._asdict(),
         "disk": {
             "hub cache": machine.disk(
-                Path(constants.HF_HUB_CACHE), 0 if found.cached else download
+                Path(constants.HF_HUB_CACHE), 0 if found.cached else download_size(short, shape)
             ),
             "runs": machine.disk(out, written),
         },
@@ -156,6 +156,13 @@ def examine(
     report["problems"] = list(map(str, failures))
     report["code"] = failures[0].code if failures else 0
     return report
+
+
+def download_size(short: str | None, shape: ModelConfig) -> int:
+    """Bytes of a model's weights on the hub, all of which are stored in 16 bit."""
+    if short:  # some hold the tied head a second time
+        return round(MODELS[short].gigabytes * 1e9)
+    return 2 * sum(estimate.parameter_counts(shape))
 
 
 def problems(
@@ -186,17 +193,23 @@ def problems(
 def remedy(found: Found, config: Config, report: Mapping[str, Any], limit: float) -> str:
     """What to do about a run that does not fit."""
     other = "plan for a GPU with --gpu GIB" if config.device == "cpu" else "take a larger GPU"
-    smaller = estimate.shrink(found.shape, config, estimate.Workload(**report["workload"]), limit)
+    work, memory = estimate.Workload(**report["workload"]), report["device"]["memory"]
+    smaller = estimate.shrink(found.shape, config, work, limit, memory)
     if smaller is None:
         return f"not even one row at a time does: choose a smaller model or {other}"
     return f"it fits with --decode-rows {smaller.decode_rows} --micro-batch {smaller.micro_batch}"
 
 
-def settle(config: Config, device: Mapping[str, Any]) -> Config:
-    """What "auto" means on this device, as in training."""
-    on = config.checkpointing == "auto" and device["kind"] == "cuda"
-    keep = "on" if on else "off" if config.checkpointing == "auto" else config.checkpointing
-    return replace(config, device=device["kind"], dtype=device["dtype"], checkpointing=keep)
+def settle(
+    config: Config, device: Mapping[str, Any], shape: ModelConfig, work: estimate.Workload
+) -> Config:
+    """What "auto" means on this device, and the rows that fit a GPU, as in training."""
+    keep = estimate.checkpointing(config, device["kind"])
+    config = replace(config, device=device["kind"], dtype=device["dtype"], checkpointing=keep)
+    if device["kind"] == "cpu":
+        return config
+    limit = MARGIN * device["free"]
+    return estimate.shrink(shape, config, work, limit, device["memory"]) or config
 
 
 def settle_chat(config: Config, folder: Path | None) -> tuple[Config, list[str], list[str]]:

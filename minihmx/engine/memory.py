@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
+from minihmx import lora
 from minihmx.engine import ranks
+from minihmx.errors import out_of_memory
+from minihmx.instruments.estimate import worth_merging
+from minihmx.models.decoder import Decoder
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")  # Linux tells there what memory there is
+PACKING_STEPS = 32  # of decoding; packing a 0.5B model took as long as 16 to 25 of them gain
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -33,10 +38,10 @@ class Limit:
     rows: int
     notice: str = ""
 
-    def halve(self, tried: int, error: torch.OutOfMemoryError) -> None:
+    def halve(self, tried: int, error: RuntimeError) -> None:
         """Allow half of the `tried` rows that did not fit. Raises the error if it was a single row,
-        which cannot be made smaller."""
-        if tried == 1:
+        which cannot be made smaller, or if it is another error than memory running out."""
+        if tried == 1 or not out_of_memory(error):
             raise error
         self.rows = (tried + 1) // 2
         now = f"out of memory: going on with {self.flag} {self.rows}"
@@ -69,7 +74,7 @@ def in_pieces(
         piece, fits = items[start:end], True
         try:
             result = work(piece)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
             limit.halve(cost(piece) if len(piece) > 1 else 1, error)
             fits = False
         if fits:
@@ -97,7 +102,7 @@ def attempts(limit: Limit, most: int) -> Iterator[AbstractContextManager[None]]:
         try:
             yield
             succeeded = True
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
             limit.halve(min(limit.rows, most), error)
 
     while not succeeded:
@@ -119,17 +124,43 @@ def release() -> None:
 def free_memory(device: torch.device) -> tuple[int, int]:
     """Bytes that a process can still take on this device, and bytes of it in all.
 
-    On a CPU a limit on the process, as a container has one, counts as all of the memory, and the
-    ranks of a run share what is free.
+    On a CPU a limit on the process (a container's, or on a GPU --gpu-memory) counts as all of the
+    memory, and the ranks of a run share what is free.
     """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info()
+        free, total = torch.cuda.mem_get_info()
+        held = torch.cuda.memory_reserved()
+        share: float = getattr(torch.cuda, "get_per_process_memory_fraction", lambda: 1.0)()
+        # What the allocator holds and nothing uses is free for this process alone.
+        free = min(free + held, int(share * total)) - torch.cuda.memory_allocated()
+        return free, int(share * total)
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     total = min([physical, *_cgroup_limits()])
     with suppress(OSError, ValueError, IndexError):
         told = (PROC / "meminfo").read_text().partition("MemAvailable:")[2]
         return min(total, int(told.split()[0]) * 1024) // ranks.neighbours(), total
     return total, total
+
+
+def merging(decoder: Decoder) -> AbstractContextManager[None]:
+    """`lora.merged` where the memory of its copies is well spent.
+
+    It is asked of all memory and not of what is free, since merging rounds otherwise: what other
+    programs do must not change a run's numbers.
+    """
+    weights = sum(p.numel() * p.element_size() for p in decoder.parameters())
+    on_cpu = decoder.device.type == "cpu"  # a GPU's step has its own way (models/step.py)
+    pays = on_cpu and worth_merging(weights, free_memory(decoder.device)[1])
+    return lora.merged(decoder) if pays else nullcontext()
+
+
+def packing_pays(decoder: Decoder, rows: int, steps: int) -> bool:
+    """Whether the time and memory of packed weights are well spent on so many decoding steps."""
+    if decoder.device.type != "cpu" or rows == 1 or steps < PACKING_STEPS:
+        return False
+    size = sum(weight.numel() * weight.element_size() for weight in decoder.parameters())
+    # A quarter of what is free: the cache may take half of it (evals/asking/replies.py, row_limit).
+    return free_memory(decoder.device)[0] > 4 * size
 
 
 def _cgroup_limits() -> Iterator[int]:

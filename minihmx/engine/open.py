@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,11 +21,19 @@ from torch import Tensor
 
 from minihmx import lora
 from minihmx.config import MODELS, Config, resolve_config, short_name
-from minihmx.engine import ranks
-from minihmx.engine.memory import free_memory
+from minihmx.engine import cuda, ranks
+from minihmx.engine.memory import free_memory, merging
 from minihmx.engine.prompts import Prompts
 from minihmx.errors import UserError
-from minihmx.instruments.estimate import parameter_counts, size
+from minihmx.instruments.estimate import (
+    CUDA_CONTEXT,
+    MARGIN,
+    Workload,
+    checkpointing,
+    parameter_counts,
+    shrink,
+    size,
+)
 from minihmx.models import adapters, hub, weights
 from minihmx.models.configs import ModelConfig
 from minihmx.models.decoder import Decoder
@@ -74,6 +82,7 @@ def find_model(
     family = MODELS[short].family if short else ""
     given, _ = resolve_config(flags, short, family, sys.maxsize, came_from)
     device = pick_device(given.device)
+    cuda.prepare_gpu(device, given.gpu_memory)
     dtype = weights.DTYPES.get(given.dtype) if slow_dtypes else None
     dtype = dtype or pick_dtype(given.dtype, device)
     if short and MODELS[short].repo:
@@ -81,7 +90,9 @@ def find_model(
     source = hub.resolve(given.model, given.revision or None)
     shape = read_config(source.folder)
     check_memory(source.id, shape, dtype, device)
-    config, sources = resolve_config(flags, short, shape.model_type, shape.max_positions, came_from)
+    config, sources = resolve_config(
+        flags, short, shape.model_type, shape.max_positions, came_from, device.type
+    )
     tokenizer = load_tokenizer(source.folder, shape, config.chat_format)
     settled = tokenizer.chat_format.name or config.chat_format
     config = replace(config, dtype=str(dtype).removeprefix("torch."), chat_format=settled)
@@ -112,6 +123,27 @@ def check_memory(name: str, shape: ModelConfig, dtype: torch.dtype, device: torc
         )
 
 
+def rows_that_fit(model: Model, prompts: Prompts, questions: Sequence[Question]) -> Config:
+    """The config with as many rows as the memory of a GPU will hold, by the estimate.
+
+    A CPU's is left as it is: its memory is not told apart from the disk's cache so surely.
+    """
+    if model.device.type == "cpu":
+        return model.config
+    held_out = sum(question.split == "eval" for question in questions)
+    policy = max(len(prompts.policy(question.text)) for question in questions)
+    judge = max(len(prompts.judge(question.text, "")) for question in questions)
+    work = Workload(len(questions) - held_out, held_out, policy, judge)
+    settled = replace(
+        model.config, device="cuda", checkpointing=checkpointing(model.config, "cuda")
+    )
+    free, total = free_memory(model.device)
+    smaller = shrink(model.shape, settled, work, MARGIN * min(free + CUDA_CONTEXT, total))
+    # By an estimate alone nobody is turned away: the smallest batch is tried.
+    rows, micro = (smaller.decode_rows, smaller.micro_batch) if smaller else (1, 1)
+    return replace(model.config, decode_rows=rows, micro_batch=micro)
+
+
 def load_tokenizer(folder: Path, shape: ModelConfig, chat_format: str = AUTO) -> Tokenizer:
     """The model's tokenizer. Raises UserError where it and the model, or it and the chat format
     that is asked for, do not belong together."""
@@ -134,6 +166,8 @@ def set_arithmetic() -> None:
     """What torch may do to products."""
     # A product of denormal numbers costs a CPU about a hundred times as much as a normal one.
     torch.set_flush_denormal(True)
+    # cuDNN's attention plans anew for every number of keys, so for every decoded token.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
@@ -215,7 +249,7 @@ def with_adapter(
     adapters.attach_adapter(decoder, opened.adapter, opened.tensors)
     lora.set_strength(decoder, strength)
     try:
-        with lora.merged(decoder):
+        with merging(decoder):
             yield
     finally:
         lora.detach(decoder)
@@ -224,12 +258,11 @@ def with_adapter(
 
 
 def checksum(decoder: Decoder) -> dict[str, int]:
-    """For each tensor the sum of its bits read as integers, which a changed or lost one changes."""
+    """For each frozen tensor the sum of its bits read as integers, which a changed one changes."""
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return {
-        name: int(tensor.view(integers[tensor.itemsize]).sum())
-        for name, tensor in decoder.state_dict().items()
-    }
+    frozen = {name: p.detach() for name, p in decoder.named_parameters() if not p.requires_grad}
+    sums = [tensor.view(integers[tensor.itemsize]).sum() for tensor in frozen.values()]
+    return dict(zip(frozen, torch.stack(sums).tolist(), strict=True))  # waits for the GPU once
 
 
 def check_lengths(model: Model, prompts: Prompts, questions: list[Question]) -> None:

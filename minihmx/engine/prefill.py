@@ -39,12 +39,11 @@ def prefix_of(decoder: Decoder, ids: Sequence[int]) -> Prefix:
 
 
 class Prefilled(NamedTuple):
-    """A cache with a row for every prompt, and each prompt's last hidden state, [B, D].
+    """Each prompt's last hidden state, [B, D].
 
     prefix: what the prompts shared with those that come after them, None where there are none.
     """
 
-    cache: KVCache
     hidden: Tensor
     prefix: Prefix | None = None
 
@@ -52,60 +51,72 @@ class Prefilled(NamedTuple):
 def prefill(
     decoder: Decoder,
     prompts: Sequence[Sequence[int]],
-    room: int,
+    cache: KVCache,
+    slots: Sequence[int] = (),
     following: Sequence[int] = (),
     known: Prefix | None = None,
 ) -> Prefilled:
-    """Every prompt in a cache that has room for `room` more tokens a row.
+    """Every prompt into its own row of the cache.
 
-    following: the prompt that comes next; what it begins with as well becomes `prefix`, unless that
-    is too little. known: a prefix from before, such as the last batch's, whose tokens are not
-    computed again.
+    slots: the rows, where they are not the first ones in order. following: the prompt that comes
+    next; what it begins with as well becomes `prefix`, unless that is too little. known: a prefix
+    from before, such as the last batch's, whose tokens are not computed again.
 
     Here the first and the third prompt are one row until the end, and all three begin with the same
     two tokens, which are one row of a pass of their own:
 
     >>> from minihmx.models import hub, weights
     >>> decoder = weights.load(hub.TINY, torch.float32, "cpu")
-    >>> cache, hidden, _ = prefill(decoder, [[1, 5, 6], [1, 5, 7, 8], [1, 5, 6]], room=10)
-    >>> _, rows, _, capacity, _ = cache.k.shape
-    >>> rows, capacity, len(hidden), torch.equal(hidden[0], hidden[2])
-    (3, 14, 3, True)
+    >>> cache = KVCache(decoder.config, 3, 14, torch.float32, decoder.device)
+    >>> hidden, _ = prefill(decoder, [[1, 5, 6], [1, 5, 7, 8], [1, 5, 6]], cache)
+    >>> len(hidden), torch.equal(hidden[0], hidden[2])
+    (3, True)
+    >>> torch.equal(cache.k[:, 0, :, :3], cache.k[:, 2, :, :3])
+    True
     """
-    device = decoder.device
+    device, slots = decoder.device, slots or range(len(prompts))
     # G samples of one question have equal prompts. They are one row here and G rows afterwards.
     unique = list(dict.fromkeys(map(tuple, prompts)))
     lengths = [len(prompt) for prompt in unique]
     shared, kept = shared_tokens(unique, following, known)
-    cache = KVCache(decoder.config, 1, max(lengths) + room, decoder.dtype, device)
-    done = take_over(cache, unique[0][:shared], known)
+    # Rows that lie side by side are computed where they stay. A second cache beside the first would
+    # be the largest tensor of the whole step.
+    stay = list(slots) == list(range(slots[0], slots[0] + len(slots)))
+    if stay:
+        filled = cache.rows(slots[0], slots[0] + len(unique))
+    else:
+        filled = KVCache(decoder.config, len(unique), max(lengths), decoder.dtype, device)
+    done = take_over(filled, unique[0][:shared], known)
     if done < shared:
         rest = torch.tensor([unique[0][done:shared]], device=device)
-        decoder(rest, torch.arange(done, shared, device=device)[None], cache, shared)
+        decoder(rest, torch.arange(done, shared, device=device)[None], filled.rows(0, 1), shared)
     prefix = known if known and done == shared == len(known.ids) else None
     if kept and shared and prefix is None:
-        prefix = Prefix(unique[0][:shared], cache.first(shared))
-    if len(unique) > 1:
-        cache = cache.select(torch.zeros(len(unique), dtype=torch.long, device=device))
-    # Shorter rests are padded on the right. The padding writes into slots of the cache that the
-    # row's own next tokens overwrite before any query may see them, so no mask has to know of it.
-    width = max(lengths) - shared
-    rest = torch.tensor(
-        [[*prompt[shared:], *[0] * (width + shared - len(prompt))] for prompt in unique],
-        device=device,
-    )
-    positions = torch.arange(shared, shared + width, device=device).expand(len(unique), width)
-    hidden = decoder(rest, positions, cache, shared + width)
-    last = torch.tensor([length - shared - 1 for length in lengths], device=device)
-    hidden = hidden[torch.arange(len(unique), device=device), last]
+        prefix = Prefix(unique[0][:shared], filled.first(shared))
+    filled.put(slice(1, len(unique)), filled.rows(0, 1), shared)
+    hidden = rest_of(decoder, unique, filled, shared)
     place = {prompt: row for row, prompt in enumerate(unique)}
     rows = [place[tuple(prompt)] for prompt in prompts]
-    # Where all prompts differ, as the judge's do, the cache is in order already. Copying it would
-    # double the memory of the step's largest tensor.
-    if rows == list(range(len(unique))):
-        return Prefilled(cache, hidden, prefix)
-    index = torch.tensor(rows, device=device)
-    return Prefilled(cache.select(index), hidden[index], prefix)
+    # A prompt stands at or behind the row that has computed it, so from the last one on nothing is
+    # overwritten that is still to be copied.
+    for slot, row in reversed(list(zip(slots, rows, strict=True))):
+        if not stay or slot != slots[row]:
+            cache.put(slice(slot, slot + 1), filled.rows(row, row + 1), lengths[row])
+    return Prefilled(hidden[torch.tensor(rows, device=device)], prefix)
+
+
+def rest_of(
+    decoder: Decoder, unique: Sequence[Sequence[int]], cache: KVCache, shared: int
+) -> Tensor:
+    """Every prompt behind the first tokens, which are in the cache; the last hidden states."""
+    # Shorter rests are padded on the right. The padding writes into slots of the cache that the
+    # row's own next tokens overwrite before any query may see them, so no mask has to know of it.
+    device, longest = decoder.device, max(map(len, unique))
+    rest = [[*prompt[shared:], *[0] * (longest - len(prompt))] for prompt in unique]
+    positions = torch.arange(shared, longest, device=device).expand(len(unique), longest - shared)
+    hidden: Tensor = decoder(torch.tensor(rest, device=device), positions, cache, longest)
+    last = torch.tensor([len(prompt) - shared - 1 for prompt in unique], device=device)
+    return hidden[torch.arange(len(unique), device=device), last]
 
 
 def shared_tokens(

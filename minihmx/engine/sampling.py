@@ -22,9 +22,11 @@ import torch
 from torch import Tensor
 
 from minihmx.engine.draw import draw
-from minihmx.engine.memory import Limit, free_memory, release
+from minihmx.engine.graphs import StaticDecoding, decodes_statically
+from minihmx.engine.memory import Limit, packing_pays, release
 from minihmx.engine.prefill import Prefix, prefill, together
 from minihmx.errors import UserError
+from minihmx.instruments.estimate import PREFILL_TOKENS
 from minihmx.instruments.work import working
 from minihmx.models.context import KVCache
 from minihmx.models.decoder import Decoder
@@ -32,8 +34,8 @@ from minihmx.models.products import packed
 from minihmx.records import Completion
 from minihmx.seeding import uniform
 
-PACKING_STEPS = 32  # of decoding; packing a 0.5B model took as long as 16 to 25 of them gain
 LOOK_EVERY = 8  # tokens between two looks at an answer's text
+AHEAD_ON_GPU = 8  # tokens that a GPU decodes before anybody reads them, for which it would wait
 
 
 class GenerationRequest(NamedTuple):
@@ -57,8 +59,8 @@ class Decoding(NamedTuple):
     """How every request is decoded. decode: token ids to text. temperature 0 is greedy.
 
     prefill_tokens: of prompts that go through the model at once, where those are chosen so that
-    they share much and differ little in length; None: those of all free rows go together. known:
-    what prompts are likely to begin with, computed before.
+    they share much and differ little in length; None: those of all free rows go together on a CPU.
+    known: what prompts are likely to begin with, computed before.
     """
 
     decoder: Decoder
@@ -125,23 +127,14 @@ def complete(
         steps = sum(requests[index].max_new_tokens for index in missing) // rows
         try:
             with packed(how.decoder) if packing_pays(how.decoder, rows, steps) else nullcontext():
-                for index, completion in _decode(how, requests, list(missing), rows):
+                for index, completion in _decode(how, requests, list(missing), limit):
                     del missing[index]
                     yield index, completion
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
             limit.halve(rows, error)
             fits = False
         if not fits:
             release()
-
-
-def packing_pays(decoder: Decoder, rows: int, steps: int) -> bool:
-    """Whether the time and memory of packed weights are well spent on so many decoding steps."""
-    if decoder.device.type != "cpu" or rows == 1 or steps < PACKING_STEPS:
-        return False
-    size = sum(weight.numel() * weight.element_size() for weight in decoder.parameters())
-    # A quarter of what is free: the cache may take half of it (evals/asking/replies.py, row_limit).
-    return free_memory(decoder.device)[0] > 4 * size
 
 
 class _Row:
@@ -184,37 +177,39 @@ class _Batch:
     """Rows that are decoded together, their cache, and the hidden states [B, D] of their last
     tokens. An empty row is None."""
 
-    def __init__(self, how: Decoding, rows: int, requests: Sequence[GenerationRequest]):
+    def __init__(
+        self, how: Decoding, rows: int, requests: Sequence[GenerationRequest], limit: Limit
+    ):
         self.how = how
         self.rows: list[_Row | None] = [None] * rows
         self.capacity = max(len(r.prompt) + r.max_new_tokens for r in requests)
+        decoder = how.decoder
+        static = decodes_statically(decoder.device)
+        if static:  # a GPU's attention wants its keys in whole eights
+            self.capacity = -(-self.capacity // 8) * 8
+        self.at_once = AHEAD_ON_GPU if static else 1
         self.positions = [0] * rows  # at which the next token of each row goes into the cache
-        self.cache: KVCache | None = None
-        self.hidden = torch.empty(0)
+        self.where = torch.zeros(rows, dtype=torch.long, device=decoder.device)  # the same
+        self.said = torch.zeros_like(self.where)  # tokens of each row's answer
+        self.cache = KVCache(decoder.config, rows, self.capacity, decoder.dtype, decoder.device)
+        size = rows, decoder.config.hidden_size
+        self.hidden = torch.zeros(size, dtype=decoder.dtype, device=decoder.device)
+        longest = max(r.max_new_tokens for r in requests)
+        self.static = StaticDecoding(decoder, self.cache, limit, longest) if static else None
         self.known = how.known
         # One random number for each token position, drawn before it is known which row stops where.
         # A generator's state would depend on how many rows and tokens came before.
-        longest = max(r.max_new_tokens for r in requests) if how.temperature else 0
-        self.uniforms = torch.zeros(rows, longest, dtype=torch.float64, device=how.decoder.device)
+        numbers = longest if how.temperature else 0
+        self.uniforms = torch.zeros(rows, numbers, dtype=torch.float64, device=decoder.device)
 
     def fill(self, slots: Sequence[int], rows: Sequence[_Row], following: Sequence[int]) -> None:
         """Let the prompts of these rows into these slots; following: the prompt that comes next."""
         prompts = [row.request.prompt for row in rows]
-        longest, decoder = max(map(len, prompts)), self.how.decoder
-        whole = len(rows) == len(self.rows)  # then the cache that comes back is the batch's own
-        room = self.capacity - longest if whole else 0
-        found = prefill(decoder, prompts, room, following, self.known)
+        found = prefill(self.how.decoder, prompts, self.cache, slots, following, self.known)
         self.known = found.prefix or self.how.known
-        if whole:
-            self.cache, self.hidden = found.cache, found.hidden
-        else:
-            index = torch.tensor(slots, device=decoder.device)
-            if self.cache is None:
-                size = len(self.rows), self.capacity, decoder.dtype, decoder.device
-                self.cache = KVCache(decoder.config, *size)
-                self.hidden = found.hidden.new_zeros(len(self.rows), found.hidden.shape[-1])
-            self.cache.put(index, found.cache, longest)
-            self.hidden[index] = found.hidden
+        index = torch.tensor(slots, device=self.hidden.device)
+        self.hidden[index], self.said[index] = found.hidden, 0
+        self.where[index] = torch.tensor(list(map(len, prompts)), device=self.where.device)
         for slot, row in zip(slots, rows, strict=True):
             self.rows[slot], self.positions[slot] = row, len(row.request.prompt)
             if self.how.temperature:
@@ -223,73 +218,83 @@ class _Batch:
                 self.uniforms[slot, :cap] = torch.tensor(numbers, dtype=torch.float64)
 
     def step(self) -> Iterator[tuple[int, Completion]]:
-        """One more token for every row; yields what is finished by it, whose row is empty then."""
-        decoder, device = self.how.decoder, self.hidden.device
-        logits_BV = decoder.logits(self.hidden)
-        token, logprob = draw(logits_BV, self.how.temperature, self._noise())
+        """One more token for every row, on a GPU a few; yields what is finished by them, whose row
+        is empty then."""
+        said = [self._say()]
+        for _ in range(1, self.at_once):
+            self._advance()
+            said.append(self._say())
+        for tokens, logprobs in torch.stack(said).tolist():  # waits for the GPU once
+            for slot, row in enumerate(self.rows):
+                if row and row.hear(int(tokens[slot]), logprobs[slot], self.how):
+                    self.rows[slot] = None
+                    yield row.index, row.completion(self.how)
+        # Rows that have stopped, and found nobody to follow them, go on being decoded as padding,
+        # until `shrink` takes them out.
+        if any(self.rows):
+            self._advance()
+
+    def _say(self) -> Tensor:
+        """The next token of every row and its log-prob, [2, B] in float64."""
+        noise = None
+        if self.how.temperature:
+            last = self.uniforms.shape[1] - 1  # where a row that has stopped stays
+            noise = self.uniforms.gather(1, self.said.clamp(max=last)[:, None])[:, 0]
+        logits_BV = self.how.decoder.logits(self.hidden)
+        self.token, logprob = draw(logits_BV, self.how.temperature, noise)
+        self.said = self.said + 1
         # The sum is finite only if every logit is. Adding 0 times the sum changes no finite
         # log-prob, and makes it NaN when any logit of the row is infinite or NaN, also one that
         # was not drawn. A minus infinity, for example, is never drawn and would pass unseen.
         logprob = logprob + 0 * logits_BV.sum(-1)
-        heard = torch.stack((token.double(), logprob.double())).tolist()  # waits for the GPU once
-        for slot, row in enumerate(self.rows):
-            if row and row.hear(int(heard[0][slot]), heard[1][slot], self.how):
-                self.rows[slot] = None
-                yield row.index, row.completion(self.how)
-        if not any(self.rows):
-            return
-        # Rows that have stopped, and found nobody to follow them, go on being decoded as padding,
-        # until `shrink` takes them out.
-        where = torch.tensor(self.positions, device=device)
-        assert self.cache is not None
-        keys = max(self.positions) + 1
-        self.hidden = decoder(token[:, None], where[:, None], self.cache, keys)[:, 0]
+        return torch.stack((self.token.double(), logprob.double()))
+
+    def _advance(self) -> None:
+        """The hidden states behind the last tokens, which go into the cache."""
+        if self.static:
+            self.hidden = self.static(self.token, self.where)
+        else:
+            keys, where = max(self.positions) + 1, self.where[:, None]
+            self.hidden = self.how.decoder(self.token[:, None], where, self.cache, keys)[:, 0]
         self.positions = [min(p + 1, self.capacity - 1) for p in self.positions]
+        self.where = (self.where + 1).clamp(max=self.capacity - 1)
 
     def shrink(self) -> None:
         """Go on with the rows that are not empty, once those are no more than half."""
         # One by one would be a copy and another shape for every row that ends. Each new shape may
         # change the last bits of a row's logits.
         left = [slot for slot, row in enumerate(self.rows) if row]
-        if not left or 2 * len(left) > len(self.rows) or self.cache is None:
+        if not left or 2 * len(left) > len(self.rows):
             return
         index = torch.tensor(left, device=self.hidden.device)
         self.cache.keep(left)
         self.hidden, self.uniforms = self.hidden[index], self.uniforms[index]
+        self.where, self.said = self.where[index], self.said[index]
         self.rows = [self.rows[slot] for slot in left]
         self.positions = [self.positions[slot] for slot in left]
 
-    def _noise(self) -> Tensor | None:
-        """Each row's random number for its next token, [B]; None at temperature 0."""
-        if not self.how.temperature:
-            return None
-        said = [len(row.ids) if row else 0 for row in self.rows]
-        index = torch.tensor(said, device=self.uniforms.device)
-        return self.uniforms.gather(1, index[:, None])[:, 0]
-
 
 def _decode(
-    how: Decoding, requests: Sequence[GenerationRequest], order: Sequence[int], rows: int
+    how: Decoding, requests: Sequence[GenerationRequest], order: Sequence[int], limit: Limit
 ) -> Iterator[tuple[int, Completion]]:
-    """Decode the requests of these indexes in so many rows."""
-    waiting = deque(order)
-    batch = _Batch(how, rows, [requests[index] for index in order])
+    """Decode the requests of these indexes in as many rows as the limit allows."""
+    waiting, rows, most = deque(order), min(limit.rows, len(order)), how.prefill_tokens
+    if how.decoder.device.type != "cpu":  # there a longer pass is no faster, and memory is short
+        most = min(PREFILL_TOKENS, most or PREFILL_TOKENS)
+    batch = _Batch(how, rows, [requests[index] for index in order], limit)
     while waiting or any(batch.rows):
         free = [slot for slot, row in enumerate(batch.rows) if row is None]
-        # A prompt lets all other rows wait, so several go together; an eighth of the rows is little
-        # to leave empty meanwhile.
-        while free and waiting and len(free) >= rows // 8:
+        # A prompt lets all other rows wait, so several go together, where there are several; an
+        # eighth of the rows is little to leave empty meanwhile.
+        while free and waiting and len(free) >= min(rows // 8, len(waiting)):
             group = list(islice(waiting, len(free)))
-            if how.prefill_tokens is not None:
-                prompts = [requests[index].prompt for index in group]
-                group = group[: together(prompts, how.prefill_tokens)]
-            for _ in group:
-                waiting.popleft()
+            if most is not None:
+                group = group[: together([requests[index].prompt for index in group], most)]
+            group = [waiting.popleft() for _ in group]
             following = requests[waiting[0]].prompt if waiting else ()
             batch.fill(free[: len(group)], [_Row(i, requests[i]) for i in group], following)
             free = free[len(group) :]
         yield from batch.step()
-        # A GPU reads all weights for one row as for eight. A CPU computes, so fewer rows are
-        # faster there.
+        # A GPU reads all weights for one row as for eight; a CPU is faster with fewer.
         if how.decoder.device.type == "cpu" and not waiting:
             batch.shrink()

@@ -24,6 +24,8 @@ class Clock:
 
     def start(self, *stages: str) -> None:
         """Begin anew."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         now = self._now()
         self.stages, self.laps, self.last = stages, dict[str, float](), now
 
@@ -41,7 +43,8 @@ class Clock:
         self.laps[name], self.last = now - self.last, now
 
     def report(self) -> dict[str, float]:
-        """Seconds of each stage, their sum, and the process's peak memory so far in GiB."""
+        """Seconds of each stage, their sum, and the peak of memory in GiB: on a GPU since start(),
+        on a CPU the process's so far."""
         return {
             **{stage: round(self.laps.get(stage, 0.0), 4) for stage in self.stages},
             "seconds": round(sum(self.laps.values()), 4),
@@ -55,9 +58,10 @@ class Clock:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU's allocator, or the process's resident set on a CPU."""
+    """Bytes: reserved by the GPU's allocator, or the process's resident set on a CPU."""
+    # What the allocator keeps in reserve is missing on the card as much as what tensors occupy.
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_reserved()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1 if sys.platform == "darwin" else 1024
     )

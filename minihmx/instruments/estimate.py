@@ -20,13 +20,14 @@ GIB = 2**30
 CUDA_CONTEXT = GIB // 2  # what a process holds before its first tensor
 MARGIN = 0.95  # of the memory may be planned for; the allocator leaves gaps
 CHARACTERS = 4  # to a token, about what English has with every tokenizer here
+PREFILL_TOKENS = 2048  # of prompts that go through the model at once on a GPU; more is no faster
 TEMPLATE = 40  # tokens of the chat format around a turn; Llama's, with its dates, is the longest
 
 ALWAYS = ("weights", "adapter", "optimizer", "gradients", "kv cache of rubric", "cuda context")
 # What a stage adds; of the parts in one bracket, which take turns, the largest counts.
 MEMORY_STAGES: dict[str, tuple[tuple[str, ...], ...]] = {
-    "sampling": (("merged weights",), ("kv cache of answers",), ("kv cache of prompts", "sampler")),
-    "judging": (("kv cache of judge",), ("its copy in order", "judge prompts")),
+    "sampling": (("merged weights",), ("kv cache of answers",), ("prompts", "sampler")),
+    "judging": (("kv cache of judge",), ("judge prompts",)),
     "learning": (("adapter in 16 bit",), ("activations",), ("one layer", "logit chunk")),
 }
 
@@ -99,8 +100,18 @@ def width(dtype: str) -> int:
     return 4 if dtype == "float32" else 2
 
 
-def parts(model: ModelConfig, config: Config, work: Workload) -> dict[str, Part]:
+def worth_merging(weights: int, memory: float) -> bool:
+    """Whether a device of so many bytes holds a model in fp32, its merged copies and as much again
+    for the rest."""
+    return 4 * weights <= memory
+
+
+def parts(
+    model: ModelConfig, config: Config, work: Workload, memory: float = math.inf
+) -> dict[str, Part]:
     """Everything that takes memory, with its arithmetic; MEMORY_STAGES says what is there together.
+
+    memory: bytes of the device in all.
 
     config holds no "auto" in dtype, device and checkpointing. An evaluation, which decodes more
     rows than a step, counts as well.
@@ -117,7 +128,7 @@ def parts(model: ModelConfig, config: Config, work: Workload) -> dict[str, Part]
         parts["cuda context"] = Part(CUDA_CONTEXT, "taken as 0.5 GiB")
     if w == 2:
         parts["adapter in 16 bit"] = Part(n * 2, f"{n:,} x 2 bytes, at most")
-    else:
+    elif config.device == "cpu" and worth_merging(total * w, memory):
         merged = sum(math.prod(linears(model)[t]) for t in config.lora_targets.split(","))
         merged *= model.num_hidden_layers
         parts["merged weights"] = Part(merged * 4, f"{merged:,} x 4 bytes, W + B A while sampling")
@@ -126,33 +137,34 @@ def parts(model: ModelConfig, config: Config, work: Workload) -> dict[str, Part]
 
 def generating(model: ModelConfig, config: Config, work: Workload) -> dict[str, Part]:
     """The two decoding stages at their largest batch, which a step or an evaluation makes."""
-    w, token, cap = width(config.dtype), kv_bytes(model, config.dtype), config.max_completion_length
-    groups = (
-        (config.prompts_per_step * config.generations, config.generations),
-        (work.held_out * config.eval_samples, config.eval_samples),
-    )
-    rows, samples = max((min(rows, config.decode_rows), samples) for rows, samples in groups)
-    prompts = math.ceil(rows / samples)
-    judged = work.judge + cap + config.judge_max_tokens
-    judge = f"{rows} rows x ({work.judge} + {cap} + {config.judge_max_tokens}) tokens"
-    fresh = cap + work.prompt // 2  # tokens behind the shared rubric, prefilled at once
-    forward = (12 + w) * model.intermediate_size
-    if model.attention_softcap is not None:  # no fused kernel knows it: the scores are tensors
-        forward = max(forward, 14 * model.num_attention_heads * (work.judge + cap))
-    forward += (8 + w) * model.hidden_size
-    V, length = model.vocab_size, work.prompt + cap
+    token, cap = kv_bytes(model, config.dtype), config.max_completion_length
+    groups = config.prompts_per_step * config.generations, work.held_out * config.eval_samples
+    rows, V = min(max(groups), config.decode_rows), model.vocab_size
+    length, judged = work.prompt + cap, work.judge + cap + config.judge_max_tokens
     own = f"({work.prompt} + {cap}) tokens x {token:,} bytes"
+    judge = f"({work.judge} + {cap} + {config.judge_max_tokens}) tokens x {token:,} bytes"
+    prompts = math.ceil(rows / min(config.generations, config.eval_samples))
+    fresh = cap + work.prompt // 2  # behind the rubric, which the judge's prompts share
     return {
         "kv cache of answers": Part(rows * length * token, f"{rows} rows x {own}"),
-        "kv cache of prompts": Part(prompts * length * token, f"{prompts} prompts x {own}"),
+        "prompts": prefilling(model, config, prompts * work.prompt, work.prompt),
         "sampler": Part(rows * V * 32, f"{rows} rows x {V:,} words x 32 bytes, fp32 and fp64"),
         "kv cache of rubric": Part(work.judge * token, f"{work.judge} tokens x {token:,} bytes"),
-        "kv cache of judge": Part(rows * judged * token, f"{judge} x {token:,} bytes"),
-        "its copy in order": Part(rows * judged * token, "as much again, before decoding"),
-        "judge prompts": Part(
-            rows * fresh * forward, f"{rows} rows x {fresh} tokens x {forward:,} bytes in one layer"
-        ),
+        "kv cache of judge": Part(rows * judged * token, f"{rows} rows x {judge}"),
+        "judge prompts": prefilling(model, config, rows * fresh, work.judge + cap),
     }
+
+
+def prefilling(model: ModelConfig, config: Config, tokens: int, keys: int) -> Part:
+    """What so many tokens of prompts, with so many keys each, borrow at once in one layer."""
+    w = width(config.dtype)
+    forward = (12 + w) * model.intermediate_size
+    if model.attention_softcap is not None:  # no fused kernel knows it: the scores are tensors
+        forward = max(forward, 14 * model.num_attention_heads * keys)
+    forward += (8 + w) * model.hidden_size
+    if config.device == "cuda":
+        tokens = min(tokens, PREFILL_TOKENS)
+    return Part(tokens * forward, f"{tokens:,} tokens x {forward:,} bytes in one layer")
 
 
 def learning(model: ModelConfig, config: Config, work: Workload) -> dict[str, Part]:
@@ -204,11 +216,19 @@ def peaks(parts: dict[str, Part]) -> dict[str, int]:
     }
 
 
-def shrink(model: ModelConfig, config: Config, work: Workload, limit: float) -> Config | None:
+def checkpointing(config: Config, device: str) -> str:
+    """ "on" or "off"; "auto" means on where memory is short, which is on CUDA."""
+    auto = "on" if device == "cuda" else "off"
+    return auto if config.checkpointing == "auto" else config.checkpointing
+
+
+def shrink(
+    model: ModelConfig, config: Config, work: Workload, limit: float, memory: float = math.inf
+) -> Config | None:
     """The config with the largest batches, halved as training halves them, that stay below limit
-    bytes; None where one row does not."""
+    bytes; None where one row does not. memory: as in parts."""
     while True:
-        peak = peaks(parts(model, config, work))
+        peak = peaks(parts(model, config, work, memory))
         stage = max(peak, key=peak.__getitem__)
         if peak[stage] <= limit:
             return config

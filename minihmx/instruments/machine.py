@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 import shutil
 import subprocess
@@ -79,13 +80,14 @@ def describe_device(config: Config, gpu: tuple[str, float] | None) -> dict[str, 
     device = torch.device("cuda") if gpu is not None else pick_device(config.device)
     dtype = str(pick_dtype(config.dtype, device)).removeprefix("torch.")
     if gpu is not None:
-        name, free = gpu[0], round(gpu[1] * GIB)
+        name, free = gpu[0], round(min(gpu[1], config.gpu_memory or math.inf) * GIB)
         total = free
     else:
         products = f"{'with' if cpu_has_bfloat16() else 'without'} bfloat16 products"
         name, (free, total) = f"{platform.machine()} {products}", free_memory(device)
         if device.type == "cuda":  # to ask has made this process's own context
-            name, free = torch.cuda.get_device_name(), min(free + CUDA_CONTEXT, total)
+            most = min(total, round(config.gpu_memory * GIB) or total)
+            name, free = torch.cuda.get_device_name(), min(free + CUDA_CONTEXT, most)
     return {
         "kind": device.type,
         "name": name,

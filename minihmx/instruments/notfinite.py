@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from minihmx import grpo, learn, lora
+from minihmx.engine.open import checksum
 from minihmx.errors import Diverged, UserError
 from minihmx.instruments.amax import looking
 from minihmx.models.decoder import Decoder
@@ -130,9 +131,9 @@ def diverged(run: Run, position: Position, what: str) -> Diverged:
 
 @torch.no_grad()
 def base_state(run: Run) -> tuple[Any, ...]:
-    """A value that changes with the frozen base: its tensors' versions, and one prompt's logits.
+    """A value that changes with the frozen base: its tensors' versions, and the sums of their bits.
 
-    Raises UserError where those logits are not finite, so that the model can do nothing.
+    Raises UserError where the logits of a prompt are not finite, so that the model can do nothing.
     """
     decoder = run.decoder
     ids = torch.tensor([run.prompts.policy(run.eval_questions[0].text)], device=decoder.device)
@@ -144,4 +145,4 @@ def base_state(run: Run) -> tuple[Any, ...]:
             "neither answer nor judge; try --dtype bfloat16 or float32, or download it again."
         )
     frozen = [p for p in decoder.parameters() if not p.requires_grad]
-    return tuple(p._version for p in frozen), logits.cpu().numpy().tobytes()
+    return tuple(p._version for p in frozen), checksum(decoder)

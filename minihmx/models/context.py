@@ -60,17 +60,15 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
     ):
-        shape = (
-            config.num_hidden_layers,
-            rows,
-            config.num_key_value_heads,
-            capacity,
-            config.head_dim,
-        )
+        layers, K, D = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
         # Zeros rather than uninitialised memory: behind a mask the weight of a slot is 0, but
         # 0 times a NaN that happened to lie there is still NaN.
-        self.k = torch.zeros(shape, dtype=dtype, device=device)
-        self.v = torch.zeros(shape, dtype=dtype, device=device)
+        self._hold(torch.zeros(2, layers, rows, K, capacity, D, dtype=dtype, device=device))
+
+    def _hold(self, both: Tensor) -> KVCache:
+        self.both = both  # keys and values in one tensor, so that what concerns both is done once
+        self.k, self.v = both[0], both[1]
+        return self
 
     def update(self, layer: int, k: Tensor, v: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Write k, v [B, T, K, D] where the context says; return [B, K, N, D] up to there."""
@@ -80,30 +78,24 @@ class KVCache:
         self.v[layer][context.rows, :, context.positions] = v
         return self.k[layer, :, :, : context.keys], self.v[layer, :, :, : context.keys]
 
-    def select(self, rows: Tensor) -> KVCache:
-        """A cache holding the given rows, in that order; a row may be named more than once."""
-        # __init__ would first fill a cache of this size with zeros, only to drop it again.
-        chosen = object.__new__(KVCache)
-        chosen.k, chosen.v = self.k[:, rows], self.v[:, rows]
-        return chosen
+    def rows(self, start: int, end: int) -> KVCache:
+        """These rows as a cache of their own that shares its memory with this one."""
+        return object.__new__(KVCache)._hold(self.both[:, :, start:end])
 
     def first(self, tokens: int) -> KVCache:
         """A copy of the first row's first tokens, in a cache that has room for no more."""
-        chosen = object.__new__(KVCache)
-        chosen.k, chosen.v = self.k[:, :1, :, :tokens].clone(), self.v[:, :1, :, :tokens].clone()
-        return chosen
+        return object.__new__(KVCache)._hold(self.both[:, :, :1, :, :tokens].clone())
 
     def keep(self, rows: Sequence[int]) -> None:
         """Be a cache of these rows alone, given in rising order, without memory for a copy."""
         for place, row in enumerate(rows):
             if place < row:
-                self.k[:, place], self.v[:, place] = self.k[:, row], self.v[:, row]
-        self.k, self.v = self.k[:, : len(rows)], self.v[:, : len(rows)]
+                self.both[:, :, place] = self.both[:, :, row]
+        self._hold(self.both[:, :, : len(rows)])
 
-    def put(self, rows: Tensor | slice, other: KVCache, tokens: int) -> None:
-        """Write the first tokens of another cache's rows, in order, into these rows of this one."""
-        self.k[:, rows, :, :tokens] = other.k[:, :, :, :tokens]
-        self.v[:, rows, :, :tokens] = other.v[:, :, :, :tokens]
+    def put(self, rows: slice, other: KVCache, tokens: int) -> None:
+        """Write the first tokens of another cache's rows, one for each row or one for all, here."""
+        self.both[:, :, rows, :, :tokens] = other.both[:, :, :, :, :tokens]
 
 
 class Packed:

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from minihmx.models.configs import ModelConfig
 from minihmx.models.context import Context, KVCache, Packed, inverse_frequencies, rotate, wide
-from minihmx.models.products import Linear
+from minihmx.models.products import Head, Linear
 
 FP16_HALF = 32768.0  # half of what fp16 can hold
 
@@ -190,7 +190,7 @@ class Decoder(nn.Module):
         self.model = Body(config)
         # The head is a module of its own even where it shares the embedding's weight, so that a
         # checkpoint with a separate head loads in the same way.
-        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Head(config.hidden_size, config.vocab_size, bias=False)
         self.frequencies = inverse_frequencies(config)
         self.checkpointing = False
         self.tie()
@@ -245,7 +245,6 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """fp32 logits [..., V], softcapped where the family does."""
-        # Widened after the product, so that softcap and softmax add no rounding of their own.
-        logits = wide(self.lm_head(hidden))
+        logits: Tensor = self.lm_head(hidden)
         cap = self.config.final_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)

@@ -40,6 +40,29 @@ class Linear(nn.Linear):
         return True
 
 
+class Head(Linear):
+    """The product with the vocabulary, whose logits are fp32 (or float64)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] -> logits [..., V]."""
+        return wide_linear(x, self.weight, self.packed)
+
+
+def wide_linear(x: Tensor, weight: Tensor, packed: Tensor | None = None) -> Tensor:
+    """x [..., in], weight [out, in] -> [..., out] in fp32, or in float64 where x is.
+
+    Sampling and learning both take their logits from here, so that they round alike: a GPU adds up
+    in fp32 and hands that over where torch can ask for it. Elsewhere a logit is rounded to 16 bits
+    first, in steps of 1/64 between 16 and 32.
+    """
+    learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    if x.device.type != "cpu" and x.itemsize == 2 and has_wide_products() and not learns:
+        product = torch.mm(x.reshape(-1, x.shape[-1]), weight.T, out_dtype=FP32)
+        return product.view(*x.shape[:-1], -1)
+    product = linear(x, weight, None, packed)
+    return product if product.dtype == torch.float64 else product.float()
+
+
 def linear(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, packed: Tensor | None = None
 ) -> Tensor:
@@ -117,6 +140,12 @@ class _Frozen(torch.autograd.Function):
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     product = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return cast(Tensor, product)
+
+
+@cache
+def has_wide_products() -> bool:
+    """Whether this torch has 16-bit products that give fp32, which it computes on a GPU only."""
+    return "dtype" in torch.ops.aten.mm.overloads()  # type: ignore[no-untyped-call]
 
 
 @cache

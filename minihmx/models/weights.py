@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from minihmx.errors import IOFailure, UserError, quoted, shortened
+from minihmx.errors import IOFailure, UserError, out_of_memory, quoted, shortened
 from minihmx.instruments.work import working
 from minihmx.models.decoder import Decoder
 from minihmx.models.folder import read_config, weight_files
@@ -193,7 +193,9 @@ def _place(
                 underflow["subnormal"] += int(((rows != 0) & (rows.abs() < FP16_SMALLEST)).sum())
                 underflow["zero"] += int(((rows != 0) & (rows.to(dtype) == 0)).sum())
         return tensor.to(dtype)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
         raise UserError(
             f"The model does not fit into the memory of {device} (at {where}); use a smaller "
             "model, a 16-bit dtype, or a larger device."

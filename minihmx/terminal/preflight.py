@@ -38,7 +38,10 @@ def preflight_lines(report: Mapping[str, Any]) -> Iterator[str]:
         place = f"step {run['step'] or 0} of {run['steps'] or '?'}"
         why = f": {printable(str(run['error']))}" if run["state"] == "failed" else ""
         yield f"run        {run['run']}: {state} at {place}{why}"
-    yield f"settings   {settings['dtype']}, checkpointing {settings['checkpointing']}"
+    yield (
+        f"settings   {settings['dtype']}, checkpointing {settings['checkpointing']}, "
+        f"--decode-rows {settings['decode_rows']} --micro-batch {settings['micro_batch']}"
+    )
     for name, part in report["memory"].items():
         yield f"memory     {size(part['bytes']):>9}  {name:<20} {part['how']}"
     yield (

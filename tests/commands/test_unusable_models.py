@@ -179,6 +179,9 @@ def test_a_row_that_cannot_fit_is_refused_before_its_download(
 
 def test_a_gpu_is_asked_for_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     shape, cuda = shipped_config("qwen3-8b"), torch.device("cuda")
+    for name in ("memory_reserved", "memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: 1.0, raising=False)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (16 * GIB, 24 * GIB))
     check_memory("qwen3-8b", shape, torch.float16, cuda)
     with pytest.raises(UserError, match=r"30.51 GiB in float32, and the GPU has 16.00 GiB"):

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minihmx import lora
-from minihmx.engine import sampling
-from minihmx.engine.sampling import packing_pays
+from minihmx import grpo, lora
+from minihmx.engine import memory
+from minihmx.engine.memory import packing_pays
 from minihmx.models import hub, products, weights
 from minihmx.models.decoder import Decoder
 from minihmx.models.products import FEW, Linear, linear, pack, packed
@@ -147,5 +147,20 @@ def test_packing_waits_for_work_and_memory(monkeypatch: pytest.MonkeyPatch) -> N
     assert not packing_pays(decoder, rows=1, steps=32)  # one row adds up in another order
     assert not packing_pays(decoder, rows=8, steps=31)
     size = 4 * sum(parameter.numel() for parameter in decoder.parameters())
-    monkeypatch.setattr(sampling, "free_memory", lambda device: (4 * size, 4 * size))
+    monkeypatch.setattr(memory, "free_memory", lambda device: (4 * size, 4 * size))
     assert not packing_pays(decoder, rows=8, steps=32)
+
+
+def test_logits_are_wide_in_sampling_and_in_learning_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU hands over what it has added up in fp32; the meta device stands for it."""
+    x, head = torch.ones(3, 2, 16, dtype=torch.float16), torch.ones(40, 16, dtype=torch.float16)
+    assert torch.equal(products.wide_linear(x, head), F.linear(x, head).float())
+    asked = []
+    real = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda *a, **k: asked.append(k) or real(*a, **k))
+    wide = products.wide_linear(x.to("meta"), head.to("meta"))
+    assert wide.shape == (3, 2, 40) and wide.dtype == torch.float32
+    with torch.no_grad():
+        products.Head(16, 40, bias=False, device="meta", dtype=torch.float16)(x.to("meta"))
+        grpo._scaled_logits(x[0].to("meta"), head.to("meta"), 1.0, None)
+    assert asked == [{"out_dtype": torch.float32}] * 3 * products.has_wide_products()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from minihmx.engine.memory import Limit, in_pieces
 from minihmx.engine.prefill import prefill
+from minihmx.models.context import KVCache
 from minihmx.models.decoder import Decoder
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Segment
@@ -92,7 +93,9 @@ def padded_tokens(requests: Sequence[Sequence[Pair]]) -> int:
 def _sums(decoder: Decoder, pairs: Sequence[Pair]) -> list[float]:
     """One sum per pair, in float64 over the tokens' fp32 log-probs."""
     width = max(len(pair.continuation) for pair in pairs) - 1  # the last token predicts nothing
-    cache, hidden, _ = prefill(decoder, [pair.context for pair in pairs], width)
+    longest = max(len(pair.context) for pair in pairs) + width
+    cache = KVCache(decoder.config, len(pairs), longest, decoder.dtype, decoder.device)
+    hidden, _ = prefill(decoder, [pair.context for pair in pairs], cache)
     states = hidden[:, None]
     if width:
         device = decoder.device
@@ -101,9 +104,8 @@ def _sums(decoder: Decoder, pairs: Sequence[Pair]) -> list[float]:
             device=device,
         )
         starts = torch.tensor([len(pair.context) for pair in pairs], device=device)
-        keys = max(len(pair.context) for pair in pairs) + width
         positions = starts[:, None] + torch.arange(width, device=device)
-        states = torch.cat((states, decoder(ids, positions, cache, keys)), dim=1)
+        states = torch.cat((states, decoder(ids, positions, cache, longest)), dim=1)
     where: dict[tuple[Ids, Ids], int] = {}  # context and continuation so far -> its state
     rows: list[int] = []
     columns: list[int] = []

@@ -75,11 +75,9 @@ def replies_of(
 
 
 def row_limit(machine: Machine, requests: Sequence[GenerationRequest]) -> Limit:
-    """The machine's, or a lower one where a CPU's memory would not hold the cache of so many rows:
-    nobody tells of that before the process is killed, as a GPU does."""
+    """The machine's, or a lower one where the cache of so many rows would take more than half of
+    the memory that is free. On a CPU nobody tells of that before the process is killed."""
     device, limit = machine.decoder.device, machine.row_limit
-    if device.type != "cpu":
-        return limit
     token = kv_bytes(machine.decoder.config, str(machine.decoder.dtype).removeprefix("torch."))
     row = token * max(len(request.prompt) + request.max_new_tokens for request in requests)
     most = max(1, free_memory(device)[0] // 2 // row)
