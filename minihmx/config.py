@@ -154,9 +154,7 @@ class Config:
     checkpointing: str = setting(
         "auto", "recompute layers in the backward; auto: on CUDA", choices=("auto", "on", "off")
     )
-    amax: str = setting(
-        "off", "write each step's largest activations to amax.jsonl", choices=("off", "on")
-    )
+    amax: str = setting("off", "write each step's largest activations", choices=("off", "on"))
 
 
 FIELDS = {f.name: f for f in dataclasses.fields(Config)}

@@ -106,11 +106,13 @@ def _emotion(options: argparse.Namespace) -> int:
 
 
 def _equal_kl_arguments(parser: argparse.ArgumentParser) -> None:
-    from minihmx.probes.equal_kl_tasks import TASKS
+    from minihmx.probes.equal_kl_tasks import EQUAL_KL_TASKS
 
     parser.add_argument("forward", metavar="FORWARD", help="a forward run, or RUN@epoch-03")
     parser.add_argument("reverse", metavar="REVERSE", help="the reverse run of the same seed")
-    parser.add_argument("--tasks", default=TASKS, help=f"benchmarks to ask, or none ({TASKS})")
+    parser.add_argument(
+        "--tasks", default=EQUAL_KL_TASKS, help=f"benchmarks, or none ({EQUAL_KL_TASKS})"
+    )
     parser.add_argument(
         "--data", default="hub", metavar="hub|sample|DIR", help="where the items are (hub)"
     )

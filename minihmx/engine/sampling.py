@@ -296,5 +296,5 @@ def _decode(
             free = free[len(group) :]
         yield from batch.step()
         # A GPU reads all weights for one row as for eight; a CPU is faster with fewer.
-        if how.decoder.device.type == "cpu" and not waiting:
+        if batch.static is None and not waiting:
             batch.shrink()

@@ -38,7 +38,10 @@ from minihmx.records import Question
 from minihmx.storage.disk import home_path
 from minihmx.storage.identity import text_digest
 
-AMONG_FIRST, NEEDED = 3, 8  # the gate: the implied emotion among the first 3 for 8 of 12 messages
+AMONG_FIRST, HITS_NEEDED = (
+    3,
+    8,
+)  # the gate: the implied emotion among the first 3 for 8 of 12 messages
 PERPLEXITY_TEXTS = 20  # neutral texts whose perplexity shows what a change of the stream breaks
 LEAST_NEUTRAL = 10
 TOO_FEW_STORIES = "too few stories"
@@ -200,7 +203,7 @@ def _gate(inside: Inside, messages: Mapping[str, str]) -> dict[str, Any]:
         f"the implied emotion is among the first {AMONG_FIRST} for {hits} of {len(messages)} "
         "messages"
     )
-    return {"gate": {"first": firsts, "hits": hits}, "usable": hits >= NEEDED, "why": why}
+    return {"gate": {"first": firsts, "hits": hits}, "usable": hits >= HITS_NEEDED, "why": why}
 
 
 def _measured(

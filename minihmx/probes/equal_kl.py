@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from minihmx.run import Run
 
 GRID = (0.25, 0.5, 0.75, 1.0)  # strengths; at 0 the KL is 0
-NEEDED = ("question", "sample", "score", "kl", "ids")  # of a measured answer
+_NEEDED = ("question", "sample", "score", "kl", "ids")  # of a measured answer
 
 
 class StrengthPoint(NamedTuple):
@@ -102,7 +102,7 @@ class EqualKL:
     def measure(self, direction: str, strength: float) -> StrengthPoint:
         """One point; what was measured before is read from the disk."""
         name, run = f"{direction}-x{strength:g}", self.run
-        rows = self.pieces.read(name, NEEDED)
+        rows = self.pieces.read(name, _NEEDED)
         if len(rows) != len(run.eval_questions) * run.config.eval_samples:
             rows = self._ask(direction, strength)
             self.pieces.write(name, rows)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from minihmx.evals.asking.results import Results
     from minihmx.evals.asking.runner import Progress
 
-TASKS = "bbq,truthfulqa_mc2,sycophancy_answer"  # what analyses of degradation ask
+EQUAL_KL_TASKS = "bbq,truthfulqa_mc2,sycophancy_answer"  # what analyses of degradation ask
 # Of evals.asking.session.Options: as `minihmx eval` asks without flags.
 DEFAULTS: dict[str, Any] = {"chat": "auto", "samples": 0, "temperature": None, "switches": ()}
 DEFAULTS |= {"partial": True, "batch_tokens": 8192}
@@ -64,10 +64,11 @@ def ask_tasks(
             yield side, results.settings.strength, results, progress
 
 
-Finished = Mapping[tuple[str, float, str], tuple[Path, Mapping[str, Any]]]
+OneAsked = tuple[Path, Mapping[str, Any]]  # an evaluation's folder, and its result
+AskedTasks = Mapping[tuple[str, float, str], OneAsked]
 
 
-def measures(finished: Finished, curves: Mapping[str, StrengthCurve]) -> Iterator[Measure]:
+def measures(finished: AskedTasks, curves: Mapping[str, StrengthCurve]) -> Iterator[Measure]:
     """Every headline metric that all sides have. finished: the folder and the result, by side,
     strength and benchmark."""
     for benchmark in [b for side, _, b in finished if side == "base"]:
@@ -79,7 +80,7 @@ def measures(finished: Finished, curves: Mapping[str, StrengthCurve]) -> Iterato
 
 
 def _measure(
-    benchmark: str, metric: str, finished: Finished, sides: Sequence[tuple[Path, Mapping[str, Any]]]
+    benchmark: str, metric: str, finished: AskedTasks, sides: Sequence[OneAsked]
 ) -> Measure:
     by_strength: dict[str, dict[float, float]] = {which: {} for which in DIRECTIONS}
     for (side, strength, of), (_, result) in sorted(finished.items(), key=lambda pair: pair[0]):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minihmx.config import FIELDS, LEAST_TEMPERATURE, MOST, Config, check_number
-from minihmx.errors import Diverged, UserError
+from minihmx.errors import Diverged, UserError, quoted
 from minihmx.models import adapters
 from minihmx.questions import extra_questions, load_questions, load_rubric
 from minihmx.records import Question, Rollout
@@ -86,6 +86,23 @@ def read_config_file(checkpoint: Path) -> dict[str, Any]:
     if not whole or odd:
         raise UserError(f"{path} is no config of a run; restore the one that was saved there.")
     return dict(config)
+
+
+def judge_of(checkpoint: Path | None) -> tuple[str, int]:
+    """Rubric and cap of the judge's words: those of the run which a checkpoint lies in, where they
+    are beside it, else the defaults."""
+    run = checkpoint.resolve().parent.parent if checkpoint else Path()
+    if checkpoint is None or not all((run / f).is_file() for f in ("config.json", "rubric.txt")):
+        return load_rubric(None), Config().judge_max_tokens
+    config = read_json(run / "config.json")
+    settings = config.get("science") if isinstance(config, dict) else None
+    cap = settings.get("judge_max_tokens") if isinstance(settings, dict) else None
+    if type(cap) is not int or cap < 1:
+        raise UserError(
+            f"{run / 'config.json'} does not say how many tokens the judge may write "
+            f"(judge_max_tokens = {quoted(cap)}), so nothing was judged; restore the file."
+        )
+    return load_rubric(run / "rubric.txt"), cap
 
 
 def choose_questions(pair: OpenPair, asked: Sequence[str], which: str | None) -> list[Question]:

@@ -18,7 +18,7 @@ from minihmx.records import Question
 from minihmx.stats import clustered_standard_error, mean
 from minihmx.storage.disk import read_lines
 
-READINGS = ("yes", "no", "neither")
+CLAIM_READINGS = ("yes", "no", "neither")
 # Written out, so that a rule needs one spelling of each: "I'd" is "i would", "don't" is "do not".
 CONTRACTIONS = (
     (r"\bcan't\b|\bcannot\b|\bcan not\b", "cannot"),
@@ -119,7 +119,7 @@ def rates(answers: Sequence[Mapping[str, Any]], items: Sequence[PanelItem]) -> l
                 if answer["side"] == side and answer["category"] == topic:
                     read.setdefault(answer["question"], []).append(answer["reading"])
             every = [reading for of in read.values() for reading in of]
-            shares = {r: mean([float(x == r) for x in every]) for r in READINGS}
+            shares = {r: mean([float(x == r) for x in every]) for r in CLAIM_READINGS}
             yes = ([float(x == "yes") for x in of] for of in read.values())
             found.append(
                 {"topic": topic, "side": side, "answers": len(every)}

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from minihmx.rollout import Judgement
 
 CRITERION_TOKENS = 128
-NEEDED = ("parse_rate", "correlation")  # without these a judge's scores say nothing at all
-GREEDY = (*NEEDED, "fooled")  # what the probe tells without sampling
+_NEEDED = ("parse_rate", "correlation")  # without these a judge's scores say nothing at all
+GREEDY = (*_NEEDED, "fooled")  # what the probe tells without sampling
 
 
 class StoredRun(NamedTuple):
@@ -139,14 +139,14 @@ class _Judge:
             report = summarize(items, self.verdicts(config, turns), [], [])
             grades = {name: THRESHOLDS[name].grade(report[name]) for name in GREEDY}
             verdict = ("not usable", "doubtful", "usable")[min(grades.values())]
-            failing = [THRESHOLDS[name].label for name in NEEDED if grades[name] == 0]
+            failing = [THRESHOLDS[name].label for name in _NEEDED if grades[name] == 0]
             self.probe = {name: report[name] for name in GREEDY} | {"verdict": verdict}
             self.probe |= {"answers": len(items), "failing": failing}
         if self.probe["failing"]:
             told = ", ".join(
                 f"{THRESHOLDS[name].label} {_number(self.probe[name])} (at least "
                 f"{THRESHOLDS[name].doubtful:g} is needed)"
-                for name in NEEDED
+                for name in _NEEDED
             )
             raise DataError(
                 f"{self.model.source.id} cannot score, so its verdicts would say nothing: the "

@@ -187,15 +187,18 @@ def _shares(
     refitted = (vectors.fit(inside.clean, drawn, emotions).unit for drawn in shuffles)
     chance = {
         name: torch.stack(
-            [torch.stack([vectors.share(d, space) for d in deltas.values()]) for space in source]
+            [
+                torch.stack([vectors.share_inside(d, space) for d in deltas.values()])
+                for space in source
+            ]
         )
         for name, source in (("random", spaces), ("shuffled", refitted))
     }
     found, place = dict[tuple[str, str], dict[str, Any]](), inside.place
     for number, (key, delta) in enumerate(deltas.items()):
-        observed = vectors.share(delta, inside.fitted.unit)
+        observed = vectors.share_inside(delta, inside.fitted.unit)
         basis = inside.bases[place][: emotions - 1]  # as many dimensions as the emotions span
-        neutral = float(vectors.share(delta[place][None], basis[:, None])[0])
+        neutral = float(vectors.share_inside(delta[place][None], basis[:, None])[0])
         found[key] = {
             "share": float(observed[place]),
             "share_by_layer": observed.tolist(),

@@ -94,7 +94,7 @@ def random_spaces(clean: Tensor, emotions: int, draws: int, seed: int) -> Iterat
         yield vectors - vectors.mean(0)
 
 
-def share(delta: Tensor, vectors: Tensor) -> Tensor:
+def share_inside(delta: Tensor, vectors: Tensor) -> Tensor:
     """How much of the squared length of delta [L, D] lies in the space of vectors [E, L, D]: [L].
 
     The vectors need not be independent: twelve that add up to zero span eleven dimensions.

@@ -24,7 +24,7 @@ from minihmx.results.sensitivity import (
 from minihmx.selection import DIRECTIONS
 from minihmx.terminal.text import number
 
-LIMITS = (
+_LIMITS = (
     "This cannot tell what other seeds, other questions than the held-out ones or other answers "
     "to them would have given: thresholds are tried, and questions drawn again, on the same "
     "answers. The rule itself stays the paper's; `minihmx select --threshold` applies another one."
@@ -101,7 +101,7 @@ class Sensitivity:
             *("model", "seed", "threshold", "forward epoch: score", "reverse epoch: score"),
             *("forward KL", "reverse KL", "KL gap", ""),
         )
-        notes = ["KL gap: forward minus reverse, in nats per answer's mean token.", LIMITS]
+        notes = ["KL gap: forward minus reverse, in nats per answer's mean token.", _LIMITS]
         return Table("Selection at other thresholds than 7.5", head, rows, notes, 3)
 
     def _differences(self) -> Iterable[Table]:

@@ -17,7 +17,7 @@ from minihmx.selection import DIRECTIONS
 from minihmx.terminal.scoreboard import Board
 from minihmx.terminal.text import ERROR, number
 
-LIMITS = (
+_LIMITS = (
     "This cannot tell what a run that had stopped at this KL would be: a weaker adapter is no "
     "earlier checkpoint. Nor does an equal KL on the held-out questions mean an equal one on the "
     "items of a benchmark."
@@ -39,7 +39,7 @@ def equal_kl(
     board = Board()
     open_pair(forward, reverse)  # two that are none, and items that are not there, come first
     if asked["tasks"]:
-        check_items(asked)
+        _check_items(asked)
     probe = EqualKL(forward, reverse, flags)
     points: dict[str, list[StrengthPoint]] = {which: [] for which in DIRECTIONS}
     for which, of in points.items():
@@ -66,7 +66,7 @@ def equal_kl(
         yield as_plain([*tables(curves, found), Table("Kept", notes=[kept])]).rstrip("\n")
 
 
-def check_items(asked: Mapping[str, Any]) -> None:
+def _check_items(asked: Mapping[str, Any]) -> None:
     """Raises UserError for benchmarks whose items are not there, before anything is loaded."""
     from minihmx.evals.asking.session import benchmarks
     from minihmx.evals.items.made import find_items
@@ -113,7 +113,7 @@ def _distance(curves: Mapping[str, StrengthCurve]) -> Table:
         f"kappa = {kappa:.3f} nats per answer, the lower of the two KLs at strength 1. The other "
         "direction's strength is found on straight lines between its points, and its KL there is "
         "then measured; both draw the same noise.",
-        LIMITS,
+        _LIMITS,
     ]
     return Table("Distance from the base by strength", head, rows, notes)
 

@@ -10,7 +10,7 @@ from minihmx.results.layout import Table, as_plain
 from minihmx.terminal.examples import asked, pair_heading
 from minihmx.terminal.text import ERROR, number, printable
 
-LIMITS = (
+_LIMITS = (
     "This cannot tell what a model is or has, only what it says in words that the rules know. "
     "Neither: no rule fits, or the answer takes no side; read those answers before the rates."
 )
@@ -31,7 +31,7 @@ def panel_lines(report: Mapping[str, Any]) -> Iterator[str]:
         for rate in report["rates"]
     ]
     head = ("topic", "", "yes", "no", "neither", "answers")
-    notes = [f"Yes: the answer claims what the question asks. {ERROR}, over questions.", LIMITS]
+    notes = [f"Yes: the answer claims what the question asks. {ERROR}, over questions.", _LIMITS]
     yield as_plain([Table("What each claims of itself", head, rows, notes, 2)]).rstrip("\n")
     for name, text, answers in asked(report):
         yield printable(f"\n{name}: {text}  (yes: {answers[SIDES[0]]['claim']})")

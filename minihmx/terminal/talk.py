@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from minihmx import lora
-from minihmx.config import LARGEST, LEAST_TEMPERATURE, Config, check_number
+from minihmx.config import LARGEST, LEAST_TEMPERATURE, check_number
 from minihmx.engine.memory import Limit
 from minihmx.engine.open import Model, check_strength, find_model, load_decoder, open_adapter
 from minihmx.engine.prompts import Prompts
@@ -30,11 +30,10 @@ from minihmx.errors import Diverged, UserError, nearest, quoted, shortened
 from minihmx.models import adapters, chat
 from minihmx.models.adapters import BASE
 from minihmx.models.decoder import Decoder
+from minihmx.probes.examples import judge_of
 from minihmx.probes.steering import SteeringVector, parse_steering, read_vector, steered
-from minihmx.questions import load_rubric
 from minihmx.records import Completion, Message, Verdict
 from minihmx.rollout import Judgement, ask_judge
-from minihmx.storage.strict import read_json
 from minihmx.terminal.bars import with_bars
 from minihmx.terminal.text import decodable, printable
 
@@ -207,23 +206,6 @@ def talk(options: argparse.Namespace) -> None:
         show_answers(conversation.ask(options.prompt))
     else:
         converse(conversation)
-
-
-def judge_of(checkpoint: Path | None) -> tuple[str, int]:
-    """Rubric and cap of the judge's words: those of the run which a checkpoint lies in, where they
-    are beside it, else the defaults."""
-    run = checkpoint.resolve().parent.parent if checkpoint else Path()
-    if checkpoint is None or not all((run / f).is_file() for f in ("config.json", "rubric.txt")):
-        return load_rubric(None), Config().judge_max_tokens
-    config = read_json(run / "config.json")
-    settings = config.get("science") if isinstance(config, dict) else None
-    cap = settings.get("judge_max_tokens") if isinstance(settings, dict) else None
-    if type(cap) is not int or cap < 1:
-        raise UserError(
-            f"{run / 'config.json'} does not say how many tokens the judge may write "
-            f"(judge_max_tokens = {quoted(cap)}), so nothing was judged; restore the file."
-        )
-    return load_rubric(run / "rubric.txt"), cap
 
 
 def converse(conversation: Conversation) -> None:

@@ -113,7 +113,7 @@ def test_a_judge_that_can_is_recorded_with_its_probe(
     (elsewhere / "generation_config.json").write_text(
         (elsewhere / "generation_config.json").read_text() + "\n"
     )  # another digest
-    monkeypatch.setattr(rejudge, "NEEDED", ())
+    monkeypatch.setattr(rejudge, "_NEEDED", ())
     done = in_process("judge", run, "--by", elsewhere)
     assert done.returncode == 0, done.stderr
     record = json.loads((folders(run)["same"] / "judge.json").read_text())

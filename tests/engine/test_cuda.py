@@ -116,7 +116,7 @@ def test_memory_that_runs_out_halves_in_every_disguise(error: RuntimeError) -> N
     limit = Limit("--rows", 8)
     assert list(in_pieces(range(8), limit, work)) == [2, 2, 2, 2] and limit.rows == 2
     limit = Limit("--rows", 8)
-    for attempt in attempts(limit, most=8, again=ArithmeticError):
+    for attempt in attempts(limit, most=8):
         with attempt:
             work(range(limit.rows))
     assert limit.rows == 2 and "--rows 2" in limit.notice
@@ -135,7 +135,7 @@ def test_rows_are_those_that_fit_the_gpu(
 ) -> None:
     """The toy model as if it were on a GPU that is almost full."""
     run = runs.open_run(toy.flags(tmp_path, device="cpu"))
-    assert (run.decode_limit.rows, run.micro_limit.rows) == (40, 8) and not run.notices()
+    assert (run.decode_limit.rows, run.micro_limit.rows) == (40, 8) and not run.notices([], "")
     model = opening.find_model(toy.flags(tmp_path, device="cuda", gpu_memory=12.5))
     config = model.config
     assert (config.decode_rows, config.micro_batch, config.dtype) == (20, 4, "float16")

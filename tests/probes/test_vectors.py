@@ -92,12 +92,14 @@ def test_a_share_is_that_of_the_space_however_it_is_written() -> None:
     states, labels, _, _ = planted()
     unit = vectors.fit(states, labels, E).unit  # of sum about 0: they span three dimensions
     inside = (unit * torch.tensor([1.0, -2.0, 0.5, 0.0])[:, None, None]).sum(0)
-    assert torch.allclose(vectors.share(inside, unit), torch.ones(L), atol=1e-4)
+    assert torch.allclose(vectors.share_inside(inside, unit), torch.ones(L), atol=1e-4)
     basis = vectors.orthonormal(unit[:, SIGNAL])
     other = torch.randn(D, generator=torch.Generator().manual_seed(2))
     outside = (other - other @ basis.T @ basis).expand(L, D)
-    assert vectors.share(outside, unit)[SIGNAL] < 1e-4
-    assert vectors.share(torch.zeros(L, D), unit).tolist() == [0.0] * L  # untrained: no shift
+    assert vectors.share_inside(outside, unit)[SIGNAL] < 1e-4
+    assert (
+        vectors.share_inside(torch.zeros(L, D), unit).tolist() == [0.0] * L
+    )  # untrained: no shift
 
 
 def test_a_chance_is_never_nothing_and_more_over_layers() -> None:
