@@ -121,7 +121,7 @@ def test_a_step_then_export_and_reload(
     sizes = ["--max-completion-length", 24, "--epochs", 1, "--eval-samples", 2]
     words = ["--questions", questions, "--learning-rate", 1e-3, "--out", tmp_path / "runs"]
     done = in_process("train", smollm2, *words, *sizes)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in (0, toy.ENDED), done.stderr  # both held-out answers may be cut
     (run,) = (tmp_path / "runs").glob("*/forward/seed-1")
     before, step, after = read_lines(run / "metrics.jsonl")
     assert step["sampler_gap"] < 1e-3 and step["grad_norm"] > 0

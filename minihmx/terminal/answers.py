@@ -54,13 +54,16 @@ def aim_style(score: float | None, direction: str) -> str:
 
 
 def extremes(rollouts: Sequence[Rollout], direction: str) -> list[JudgedAnswer]:
-    """The answers with the highest and the lowest reward; none where none has a score."""
+    """The answers with the highest and the lowest reward; one where only one has a score."""
     scored = [
         r for r in rollouts if isinstance(r.verdict, Verdict) and finite(r.reward) is not None
     ]
     ranked = sorted(scored, key=lambda r: r.reward or 0.0)
-    named = (("best", ranked[-1]), ("worst", ranked[0])) if ranked else ()
-    return [said_of(f"{name} by reward", rollout, direction) for name, rollout in named]
+    ends = [ranked[-1], ranked[0]][: len(ranked)] if ranked else []
+    return [
+        said_of(f"{name} by reward", rollout, direction)
+        for name, rollout in zip(("best", "worst"), ends, strict=False)
+    ]
 
 
 def said_of(name: str, rollout: Rollout, direction: str) -> JudgedAnswer:

@@ -36,20 +36,20 @@ def config(model: Path) -> dict[str, Any]:
 
 def test_training_says_which_format_it_takes_and_records_it(model: Path) -> None:
     done = train(model)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == toy.ENDED, done.stderr
     (notice,) = (line for line in done.stdout.splitlines() if NOTICE in line)
     assert notice.startswith("notice     the chat template of ") and "--chat-format" in notice
     assert config(model)["science"]["chat_format"] == "chatml"
     assert config(model)["sources"]["chat_format"] == "default"
     again = train(model, "--chat-format", "chatml")  # what it was, now said by the user
-    assert again.returncode == 0 and NOTICE not in again.stdout
+    assert again.returncode == toy.ENDED and NOTICE not in again.stdout
     other = train(model, "--chat-format", "qwen2.5")
     refused(other, "chat_format is 'chatml' there and 'qwen2.5' here")
 
 
 def test_a_format_of_one_s_own_is_what_the_run_is_asked_in(model: Path) -> None:
     done = train(model, "--chat-format", "smollm2")
-    assert done.returncode == 0 and "notice" not in done.stdout
+    assert done.returncode == toy.ENDED and "notice" not in done.stdout
     assert "chat_format = smollm2  (flag)" in done.stdout
     (path,) = (model.parent / "runs").glob("*/forward/seed-1/prompts.json")
     assert "named SmolLM" in json.loads(path.read_text())["before"]

@@ -95,7 +95,7 @@ def test_base_beside_adapters_is_base_alone(folder: Path, tmp_path: Path) -> Non
     """Item by item and to the last digit, also where the adapter was on before."""
     flags = toy.flags(tmp_path, model=str(folder), epochs=1)
     words = [w for n, v in flags.items() for w in (f"--{n.replace('_', '-')}", v) if n != "model"]
-    assert in_process("train", folder, *words).returncode == 0
+    assert in_process("train", folder, *words).returncode == toy.ENDED
     (run,) = (tmp_path / "runs").glob("*/forward/seed-1")
     toy.stir(run, "epoch-01", seed=3)
     tasks = ["--tasks", "truthfulqa_mc2,sycophancy_answer", "--data", "sample", "--limit", "4"]
@@ -181,7 +181,7 @@ def test_a_run_in_bfloat16_on_a_cpu_that_has_it(
     flags = toy.flags(tmp_path, model=str(folder), epochs=1, dtype="bfloat16")
     words = [w for n, v in flags.items() for w in (f"--{n.replace('_', '-')}", v) if n != "model"]
     done = in_process("train", folder, *words)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == toy.ENDED, done.stderr
     (run,) = (tmp_path / "runs").glob("*/forward/seed-1")
     assert json.loads((run / "config.json").read_text())["science"]["dtype"] == "bfloat16"
     assert in_process("audit", run).returncode == 0

@@ -13,7 +13,7 @@ from minihmx.errors import DataError
 from minihmx.instruments.metrics import Eta
 from minihmx.records import Completion, Question, Rollout, Verdict
 from minihmx.storage.history import history
-from minihmx.terminal.answers import said_lines, said_of
+from minihmx.terminal.answers import extremes, said_lines, said_of
 from minihmx.terminal.board import finished
 from minihmx.terminal.lines import Lines, warnings
 from minihmx.terminal.text import duration
@@ -139,3 +139,25 @@ def test_damaged_timings_stop_nothing(tmp_path: Path) -> None:
     assert eta.rates("evaluation") == {} and eta.seconds(3, 2) == 6.0
     eta.recall(written(path, whole | {"judge": 1e308, "sample": 1e308}))
     assert duration(eta.seconds(3, 2)).endswith("17:46:40")  # too long, but no OverflowError
+
+
+def test_best_and_worst_are_by_reward_and_one_answer_is_not_both() -> None:
+    def rollout(score: int | None, reward: float | None) -> Rollout:
+        found = Rollout(QUESTION, 0, "", [], Completion([], [], f"answer {score}", "stop"))
+        if score is not None:
+            found.judge_text, found.verdict, found.reward = (
+                str(score),
+                Verdict(score, (0, 1)),
+                reward,
+            )
+        return found
+
+    both = extremes([rollout(2, -2.0), rollout(None, None), rollout(7, -7.0)], "reverse")
+    assert [said.heading for said in both] == [
+        "best by reward: -2 (score 2)",
+        "worst by reward: -7 (score 7)",
+    ]
+    assert [said.style for said in both] == ["green", "red"]
+    (only,) = extremes([rollout(0, -0.0), rollout(None, None)], "reverse")
+    assert only.heading == "best by reward: 0 (score 0)"
+    assert extremes([rollout(None, None)], "forward") == []
