@@ -47,7 +47,7 @@ BEYOND_CACHE = 2**28  # bytes of equal weights that are taken in turn, so that n
 
 
 class Product(NamedTuple):
-    """y [rows, out] = x [rows, inside] W, with W [out, inside] as torch's linear has it."""
+    """y [rows, out] of x [rows, inside] and a weight [out, inside], as in torch's linear."""
 
     out: int
     inside: int
