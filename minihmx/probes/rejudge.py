@@ -201,6 +201,8 @@ def _one_folder(
     probe = None
     if not own:  # the run's own model gave the rewards, whatever its probe says
         judge.probe = judge.probe or folder.probed() or {}
+        if not judge.probe:
+            yield f"{source.run_name} is asked about the probe's fixed answers first"
         probe = judge.check(config, run.rubric)
     folder.begin()
     for epoch in folder_left:

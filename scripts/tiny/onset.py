@@ -141,12 +141,15 @@ def lines(runs: Mapping[str, Run], at: int) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", nargs="*", type=Path, help="runs of tiny (five stand-ins)")
+    parser.add_argument("runs", nargs="*", type=Path, help="runs of tiny (stand-ins)")
+    parser.add_argument("--seeds", type=int, default=5, help="of the stand-ins (5)")
     parser.add_argument("--at", type=int, default=2, help="the epoch of the biases (2)")
     options = parser.parse_args()
     try:
         runs = {str(Path(*path.parts[-2:])): stored(path) for path in options.runs}
-        runs = runs or {f"stand-in, seed {seed}": stand_in(seed) for seed in range(1, 6)}
+        runs = runs or {
+            f"stand-in, seed {seed}": stand_in(seed) for seed in range(1, options.seeds + 1)
+        }
         print("\n".join(lines(runs, options.at)))
     except UserError as error:
         raise SystemExit(str(error)) from None

@@ -261,7 +261,7 @@ def test_the_audit_reads_every_score_again(runs: Path) -> None:
     ]
     (folder / "rubric.txt").write_text("Another.\n")
     fields = {f.field for f in audit_path(run).findings if f.check == "identity"}
-    assert {"folder", "rubric.digest"} <= fields
+    assert {"the folder's name", "rubric.digest"} <= fields
 
 
 def test_the_report_has_a_section_and_the_alarm_first(runs: Path, capsys: Captured) -> None:

@@ -148,12 +148,13 @@ def judged_section(material: Material) -> Section:
         material.note(note)
     tables = made.tables() if made else []
     command = f"minihmx judge {shlex.join(material.paths)} --report"
-    missing = (
-        "No other judge and no other rubric was asked; `minihmx judge RUN --by MODEL` and "
-        "`minihmx judge RUN --rubric all` ask them about the held-out answers."
+    text = (
+        "The judge of training is the model itself, so what its own judge alone likes may be what "
+        "training found. `minihmx judge RUN --by MODEL` asks other models about the held-out "
+        "answers, and `--rubric all` asks the same one with other rubrics.",
     )
     name = "judged", "Other judges on the same answers"
-    return Section(*name, commands=(command,), tables=tables, missing="" if tables else missing)
+    return Section(*name, text, (command,) if tables else (), tables)
 
 
 def audit_section(material: Material) -> Section:
