@@ -17,7 +17,7 @@ from minihmx.models import adapters
 from minihmx.probes.examples import read_config_file
 from minihmx.questions import load_questions, load_rubric
 from minihmx.records import Question
-from minihmx.storage.disk import dumps, parse_lines, read_lines
+from minihmx.storage.disk import dumps, home_path, parse_lines, read_lines
 from minihmx.storage.identity import differences
 from minihmx.storage.run_folder import Store
 
@@ -29,8 +29,8 @@ NUMBERS = ("score", "policy_logprob", "reference_logprob")  # of an evaluation's
 
 
 class Checkpoint(NamedTuple):
-    """A run's checkpoint. epoch: its folder's name. values: of Config, as the run had them.
-    digest: of the model that it was trained on."""
+    """A run's checkpoint. values: of Config, as the run had them, but for where and how fast it
+    computed. digest: of the model that it was trained on."""
 
     folder: Path
     direction: str
@@ -88,7 +88,10 @@ def open_checkpoints(names: Sequence[str]) -> list[Checkpoint]:
         first = first or own
         if any(folder == other.folder for other in found):
             raise UserError(f"--adapter {name} is there twice; give each checkpoint once.")
-        values = {n: v for n, v in (config["settings"] | own).items() if n in FIELDS}
+        given = {
+            name: config["settings"].get(name, "") for name in ("model", "questions", "rubric")
+        }
+        values = given | {name: value for name, value in own.items() if name in FIELDS}
         digest = str(own.get("model digest"))
         found.append(Checkpoint(folder, values["direction"], values["seed"], values, digest))
     return found
@@ -96,10 +99,7 @@ def open_checkpoints(names: Sequence[str]) -> list[Checkpoint]:
 
 def base_settings(checkpoints: Sequence[Checkpoint], flags: Mapping[str, Any]) -> dict[str, Any]:
     """The values of Config to open the base with: the user's, else those of the first run."""
-    own = dict(checkpoints[0].values) if checkpoints else {}
-    for name in ("out", "revision", "direction"):
-        own.pop(name, None)
-    return own | dict(flags)
+    return (checkpoints[0].values if checkpoints else {}) | dict(flags)
 
 
 def refuse_other_base(checkpoints: Sequence[Checkpoint], model: str, digest: str) -> None:
@@ -116,14 +116,14 @@ def refuse_other_base(checkpoints: Sequence[Checkpoint], model: str, digest: str
 def held_out(checkpoints: Sequence[Checkpoint], config_questions: str) -> list[Question]:
     """The held-out questions that the first run kept, else those of the config."""
     kept = checkpoints[0].run / "questions.jsonl" if checkpoints else Path()
-    path = kept if kept.is_file() else Path(config_questions) if config_questions else None
+    path = kept if kept.is_file() else home_path(config_questions) if config_questions else None
     return [question for question in load_questions(path) if question.split == "eval"]
 
 
 def rubric_of(checkpoints: Sequence[Checkpoint], config_rubric: str) -> str:
     """The rubric that the first run kept, else that of the config."""
     kept = checkpoints[0].run / "rubric.txt" if checkpoints else Path()
-    path = kept if kept.is_file() else Path(config_rubric) if config_rubric else None
+    path = kept if kept.is_file() else home_path(config_rubric) if config_rubric else None
     return load_rubric(path)
 
 
