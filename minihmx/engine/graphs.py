@@ -21,10 +21,14 @@ CAPTURING_STEPS = 32  # of decoding; a capture takes as long as a few steps with
 NO_GRAPHS = "decoding without CUDA graphs, which takes longer and gives the same: {}"
 
 
-def decodes_statically(device: torch.device) -> bool:
-    """Whether a device's tokens are decoded in this way. A CPU starts its kernels at once, and does
-    not look at keys that are not there yet."""
-    return device.type != "cpu"
+def decodes_statically(decoder: Decoder) -> bool:
+    """Whether a decoder's tokens are decoded in this way.
+
+    A CPU starts its kernels at once, and does not look at keys that are not there yet. A layer with
+    a hook, which steers it or looks at it, has to be called: the static step is another program.
+    """
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in decoder.modules())
+    return decoder.device.type != "cpu" and not hooked
 
 
 class StaticDecoding:

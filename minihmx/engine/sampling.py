@@ -184,7 +184,7 @@ class _Batch:
         self.rows: list[_Row | None] = [None] * rows
         self.capacity = max(len(r.prompt) + r.max_new_tokens for r in requests)
         decoder = how.decoder
-        static = decodes_statically(decoder.device)
+        static = decodes_statically(decoder)
         if static:  # a GPU's attention wants its keys in whole eights
             self.capacity = -(-self.capacity // 8) * 8
         self.at_once = AHEAD_ON_GPU if static else 1

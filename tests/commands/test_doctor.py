@@ -298,7 +298,7 @@ def test_a_known_model_from_its_cached_config(
     assert "not downloaded yet; access: unknown" in out and "fits       yes" in out
     assert "checkpointing on, --decode-rows 20 --micro-batch 4" in out
     code, out, err = asked(capsys, "qwen3-8b", "--gpu", "18", "--max-completion-length", "256")
-    assert code == 0 and "--decode-rows 5 --micro-batch 2" in out, out
+    assert code == 0 and "--decode-rows 5 --micro-batch 1" in out, out
     code, out, err = asked(capsys, "qwen3-8b", "--gpu", "24", "--gpu-memory", "18")
     assert code == 0 and "--decode-rows 5 --micro-batch 2" in out, out
     code, _, err = asked(capsys, "qwen3-8b", "--gpu", "16")

@@ -67,7 +67,7 @@ def test_the_static_step_draws_the_same_tokens(
     decoder = small(kind, adapter)
     how = Decoding(decoder, lambda ids: " ".join(map(str, ids)), (3,), temperature=1.0)
     growing = dict(complete(how, requests(), Limit("--decode-rows", 4)))
-    monkeypatch.setattr(sampling, "decodes_statically", lambda device: True)
+    monkeypatch.setattr(sampling, "decodes_statically", lambda decoder: True)
     static = dict(complete(how, requests(), Limit("--decode-rows", 4)))
     for index, expected in growing.items():
         found = static[index]
@@ -289,3 +289,14 @@ def test_without_a_graph_the_step_runs_as_it_is_and_says_so_once(
             assert decoding(token, where).shape == decoding(token, where).shape == (1, 64)
     assert [bool(limit.notice) for limit in limits] == [True, False]
     assert limits[0].notice.endswith("the same: CUDA error: operation not permitted")
+
+
+def test_a_layer_with_a_hook_is_called_on_a_gpu_too() -> None:
+    """Steering and removal are hooks, which the static step, another program, would pass by."""
+    decoder = small("llama", False).to("meta")
+    assert graphs.decodes_statically(decoder)
+    handle = decoder.model.layers[0].register_forward_hook(lambda *_: None)
+    assert not graphs.decodes_statically(decoder)
+    handle.remove()
+    assert graphs.decodes_statically(decoder)
+    assert not graphs.decodes_statically(small("llama", False))  # a CPU's

@@ -662,7 +662,8 @@ def test_a_run_still_being_written_is_audited_up_to_its_last_whole_line(run: Pat
         "step-000004.jsonl has no",
     ):
         assert part in notes
-    assert len(audit.looked_at["scores"]) == 3 * 8 + 2 * 4
+    # three steps and two evaluations, which another rubric judged again
+    assert len(audit.looked_at["scores"]) == 3 * 8 + 2 * 4 + 2 * 4
     rewrite(run / STEP, 1, lambda row: {**row, "score": 9})
     assert 1 in reported(audit_path(run), run / STEP)
 
@@ -809,13 +810,13 @@ def test_the_command_counts_and_shows_the_first_differences(
 ) -> None:
     assert main(["audit", str(run)]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"\n +44 scores read again from the judge's words: all equal\n", out)
+    assert re.search(r"\n +56 scores read again from the judge's words: all equal\n", out)
     rewrite(run / STEP, 3, lambda row: {**row, "score": 9, "reward": 9.0})
     sign(run)
     assert main(["audit", str(run)]) == 5
     out = capsys.readouterr().out
     assert re.search(rf"{STEP}, line 3: score is 9 and should be \d", out)
-    assert "44 scores read again from the judge's words: 1 differ" in out
+    assert "56 scores read again from the judge's words: 1 differ" in out
     assert main(["audit", str(run), "--json"]) == 5
     record = json.loads(capsys.readouterr().out)
     assert record["checks"]["scores"] == {"checked": 44, "differ": 1}

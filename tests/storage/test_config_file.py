@@ -25,6 +25,7 @@ OTHER: dict[str, Any] = {  # a value that is not the default, for what cannot be
     "device": "cpu",
     "checkpointing": "on",
     "amax": "on",
+    "judge_reason": "never",
     "adam_beta1": 0.5,
     "adam_beta2": 0.5,
     "warmup_ratio": 0.5,
