@@ -819,7 +819,7 @@ def test_the_command_counts_and_shows_the_first_differences(
     assert "56 scores read again from the judge's words: 1 differ" in out
     assert main(["audit", str(run), "--json"]) == 5
     record = json.loads(capsys.readouterr().out)
-    assert record["checks"]["scores"] == {"checked": 44, "differ": 1}
+    assert record["checks"]["scores"] == {"checked": 56, "differ": 1}
     first = next(f for f in record["findings"] if f["check"] == "scores")
     assert (first["line"], first["field"], first["logged"]) == (3, "score", 9)
 
