@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from bench_floor import Place, Product, floor_work, judge_tokens, product_seconds
-from bench_process import in_process, worker
+from bench_process import KILLED, in_process, worker
 from bench_products import copy_rate
 from bench_shapes import SHAPES, Shape, flags, make, open_forced, steps
 
@@ -130,6 +130,9 @@ def table(rows: Iterator[tuple[str, int, Cell]], speed: tuple[float, float]) -> 
     first, last = dict[str, Any](), ""
     columns = ["peak GiB", "estimate GiB", "peak less the embedding, GiB"]
     for what, size, cell in rows:
+        if not cell:
+            yield f"| {what} {size}: {KILLED} |"
+            continue
         if what != last:
             first, last = cell, what
             yield f"\n| {' | '.join([what, *cell['seconds'], *columns])} |"

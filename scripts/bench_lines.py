@@ -13,7 +13,7 @@ import bench_growth
 import torch
 from bench_floor import Place, Product, floor, floor_work, product_seconds
 from bench_growth import cells, expected
-from bench_process import Job, in_process, worker
+from bench_process import KILLED, Job, in_process, worker
 from bench_products import copy_rate
 from bench_shapes import SHAPES, Shape, flags, make, open_forced, steps
 from bench_step import summary
@@ -85,6 +85,9 @@ def growth_lines(threads: int, base: Shape, sizes: dict[str, tuple[int, ...]]) -
     with tempfile.TemporaryDirectory() as scratch:
         found = list(cells(ends, Path(scratch), threads, 1, base))
     for (what, few, first), (_, many, cell) in zip(found[::2], found[1::2], strict=True):
+        if not (first and cell):
+            yield Line(f"step, {what} {few} to {many}", KILLED)
+            continue
         grown = cell["seconds"]["step"] / first["seconds"]["step"]
         should = expected(first, cell, *speed)["step"]
         memory = f"peak {first['peak']:.2f} to {cell['peak']:.2f} GiB"

@@ -5,6 +5,7 @@ A process starts with the peak of the one that began it, so the latter should st
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 
 Job = dict[str, Any]
+KILLED = "nothing: the system ended it, as it does where memory runs out"
 
 
 def in_process(script: str, job: Mapping[str, Any]) -> Any:
@@ -37,6 +39,13 @@ def in_process(script: str, job: Mapping[str, Any]) -> Any:
         if done.returncode > 0:  # a traceback; a signal is below 0
             raise SystemExit(f"{Path(script).name} failed:\n{done.stderr[-2000:]}")
         return json.loads(found.read_text()) if found.exists() else None
+
+
+def count(text: str) -> int:
+    """A number of steps or threads, from the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} cannot work; give a whole number from 1 on")
+    return int(text)
 
 
 def worker(work: Callable[[Job], Any]) -> None:

@@ -34,6 +34,7 @@ from bench_against import against_trl, print_comparison
 from bench_executed import Executed
 from bench_floor import Place, floor, floor_work, once_a_run, products_seconds
 from bench_growth import print_growth
+from bench_process import count
 from bench_products import copy_rate
 from bench_shapes import SHAPES, flags, make, open_forced, steps
 from torch.profiler import ProfilerActivity, record_function
@@ -152,7 +153,7 @@ def main() -> None:
     which.add_argument("--shape", choices=("tiny", *SHAPES))
     which.add_argument("--model", help="a model as `minihmx train` takes it, with its own stops")
     parser.add_argument("--config", help="the TOML file or config.json of the run to be measured")
-    parser.add_argument("--steps", type=int, help="10; with --against 3 of each side")
+    parser.add_argument("--steps", type=count, help="10; with --against 3 of each side")
     parser.add_argument("--device")
     parser.add_argument("--dtype")
     parser.add_argument("--threads", type=int, default=0, help="of a CPU; 0: as the run says")

@@ -27,6 +27,7 @@ from minihmx.engine.prompts import Prompts
 from minihmx.errors import UserError
 from minihmx.instruments.estimate import (
     CUDA_CONTEXT,
+    GIB,
     MARGIN,
     Workload,
     checkpointing,
@@ -137,8 +138,10 @@ def rows_that_fit(model: Model, prompts: Prompts, questions: Sequence[Question])
     settled = replace(
         model.config, device="cuda", checkpointing=checkpointing(model.config, "cuda")
     )
+    # The estimate counts the context, which lies inside --gpu-memory and outside what is free.
     free, total = free_memory(model.device)
-    smaller = shrink(model.shape, settled, work, MARGIN * min(free + CUDA_CONTEXT, total))
+    most = min(free + CUDA_CONTEXT, model.config.gpu_memory * GIB or total)
+    smaller = shrink(model.shape, settled, work, MARGIN * most)
     # By an estimate alone nobody is turned away: the smallest batch is tried.
     rows, micro = (smaller.decode_rows, smaller.micro_batch) if smaller else (1, 1)
     return replace(model.config, decode_rows=rows, micro_batch=micro)

@@ -17,7 +17,8 @@ from minihmx.engine import open as opening
 from minihmx.engine.memory import Limit, attempts, in_pieces
 from minihmx.errors import UserError
 from minihmx.instruments.clock import Clock, peak_memory
-from minihmx.instruments.estimate import GIB
+from minihmx.instruments.estimate import GIB, MARGIN
+from minihmx.instruments.machine import describe_device
 from minihmx.models import hub, weights
 
 GPU = torch.device("cuda")
@@ -148,6 +149,23 @@ def test_rows_are_those_that_fit_the_gpu(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 24 * GIB))
     fitting = opening.rows_that_fit(model, run.prompts, run.questions)
     assert (fitting.decode_rows, fitting.micro_batch) == (1, 1)
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_a_limit_is_planned_for_whole_as_doctor_plans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, card: Card, knows: bool
+) -> None:
+    """The context is inside --gpu-memory once; torch 2.6 cannot be asked what was allowed."""
+    run = runs.open_run(toy.flags(tmp_path, device="cpu"))
+    card.reserved = card.allocated = 0
+    if not knows:
+        monkeypatch.delattr(torch.cuda, "get_per_process_memory_fraction")
+    model = opening.find_model(toy.flags(tmp_path, device="cuda", gpu_memory=12.0))
+    planned: list[float] = []
+    monkeypatch.setattr(opening, "shrink", lambda *given: planned.append(given[3]))
+    opening.rows_that_fit(model, run.prompts, run.questions)
+    device = describe_device(model.config, ("a GPU of 24", 24.0))
+    assert planned == pytest.approx([MARGIN * 12 * GIB]) == [MARGIN * device["free"]]
 
 
 def test_copies_are_merged_where_memory_is_plenty(monkeypatch: pytest.MonkeyPatch) -> None:

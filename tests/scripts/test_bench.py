@@ -20,9 +20,11 @@ from minihmx.records import Completion, Rollout
 from minihmx.run import Run
 
 sys.path.insert(0, str(ROOT / "scripts"))
+import bench
 import bench_against
 import bench_eval
 import bench_growth
+import bench_lines
 import bench_process
 import bench_shapes
 import bench_step
@@ -278,6 +280,29 @@ def test_a_part_that_fails_ends_with_its_last_words(tmp_path: Path) -> None:
     script.write_text("raise ValueError('the reason')")
     with pytest.raises(SystemExit, match=r"broken\.py failed:\s[\s\S]*the reason"):
         bench_process.in_process(str(script), {"threads": 1})
+
+
+def test_a_part_that_the_system_ended_is_a_line_that_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for script in (bench, bench_growth, bench_lines):
+        monkeypatch.setattr(script, "in_process", lambda script, job: None)
+    monkeypatch.setattr(bench, "GROWN", {"completion": (6, 12)})
+    started(monkeypatch, bench, "--threads", "1")
+    table = capsys.readouterr().out.splitlines()[2:]
+    assert len(table) == 2 + len(bench.PARTS) + 1
+    assert all(bench_process.KILLED in line for line in table[2:])
+    lines = list(bench_growth.table(iter([("completion", 6, {})]), (1.0, 1.0)))
+    assert lines == [f"| completion 6: {bench_process.KILLED} |"]
+
+
+@pytest.mark.parametrize("flag", ["--steps", "--threads"])
+def test_no_steps_or_threads_is_refused(
+    flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        started(monkeypatch, bench, flag, "0")
+    assert f"argument {flag}: 0 cannot work" in capsys.readouterr().err
 
 
 def test_the_evaluations_script_measures_choices_and_replies(
