@@ -20,10 +20,9 @@ from minihmx.probes.checkpoints import (
     NOT_FINITE,
     Checkpoint,
     ProbePieces,
-    base_settings,
     held_out,
+    open_base,
     open_checkpoints,
-    refuse_other_base,
     rubric_of,
 )
 from minihmx.records import Question, Rollout
@@ -199,14 +198,12 @@ def best_of(names: Sequence[str], flags: Mapping[str, Any], samples: int) -> dic
     names: of runs, as `find_adapter` takes them; none: the base alone. What was answered before is
     read from the disk. Raises Failure (errors.py).
     """
-    from minihmx.engine.open import find_model
     from minihmx.engine.prompts import Prompts
 
     check_number("samples", samples, 2, MOST_ANSWERS)
     checkpoints = open_checkpoints(names)
-    model = find_model(base_settings(checkpoints, flags), slow_dtypes=True)
+    model = open_base(checkpoints, flags, slow_dtypes=True)
     config, source = model.config, model.source
-    refuse_other_base(checkpoints, source.id, source.digest)
     if config.temperature == 0:
         raise UserError("At temperature 0 all answers are one; give --temperature 1.")
     questions = held_out(checkpoints, config.questions)

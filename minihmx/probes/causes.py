@@ -172,7 +172,9 @@ def _steered(
     layer, config = inside.layers[inside.place], inside.model.config
     asked = [question.text for question in inside.questions]
     settings = [config.temperature, config.max_completion_length, config.judge_max_tokens]
-    key = text_digest(str([unit.tolist(), layer, inside.rms, samples, asked, settings]))[:12]
+    judged_by = inside.prompts.rubric
+    decides = [unit.tolist(), layer, inside.rms, samples, asked, settings, judged_by]
+    key = text_digest(str(decides))[:12]
     rows = pieces.read(f"steered-{key}", FIELDS_OF_A_TRY)
     if not rows:
         print(f"steering with {name} ...", file=sys.stderr, flush=True)

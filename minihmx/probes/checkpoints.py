@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minihmx.config import FIELDS
 from minihmx.errors import DataError, UserError
@@ -20,6 +20,9 @@ from minihmx.records import Question
 from minihmx.storage.disk import dumps, home_path, parse_lines, read_lines
 from minihmx.storage.identity import differences
 from minihmx.storage.run_folder import Store
+
+if TYPE_CHECKING:
+    from minihmx.engine.open import Model
 
 NOT_FINITE = (
     "Logits of the base are not finite in {}, so its {} would be noise; try --dtype bfloat16 or "
@@ -102,6 +105,25 @@ def base_settings(checkpoints: Sequence[Checkpoint], flags: Mapping[str, Any]) -
     return (checkpoints[0].values if checkpoints else {}) | dict(flags)
 
 
+def open_base(
+    checkpoints: Sequence[Checkpoint], flags: Mapping[str, Any], *, slow_dtypes: bool = False
+) -> Model:
+    """The base of these checkpoints, with their settings. Raises Failure (errors.py), for another
+    model than they were trained on as well."""
+    from minihmx.engine.open import find_model
+
+    try:
+        model = find_model(base_settings(checkpoints, flags), slow_dtypes=slow_dtypes)
+    except UserError:
+        # Another model may have no room for the runs' settings; that it is another is what counts.
+        other = find_model(flags, slow_dtypes=slow_dtypes).source if checkpoints else None
+        if other:
+            refuse_other_base(checkpoints, other.id, other.digest)
+        raise
+    refuse_other_base(checkpoints, model.source.id, model.source.digest)
+    return model
+
+
 def refuse_other_base(checkpoints: Sequence[Checkpoint], model: str, digest: str) -> None:
     """Raises UserError for a checkpoint that was trained on other weights than these."""
     for checkpoint in checkpoints:
@@ -144,13 +166,19 @@ class ProbePieces:
 
     def read(self, name: str, needed: Sequence[str]) -> list[dict[str, Any]]:
         """The records of NAME.jsonl, none where it is absent. Raises DataError where one of them
-        lacks a needed field."""
+        lacks a needed field, or has a score that is none."""
         path = self.folder / f"{name}.jsonl"
         records = parse_lines(path, self.store.disk.read(path))
-        if any(record.keys() < set(needed) for record in records):
+        if any(not set(needed) <= record.keys() or not _may_score(record) for record in records):
             raise DataError(f"{path} is not what was written there; remove it, to have it anew.")
         return records
 
     def write(self, name: str, records: Sequence[Mapping[str, Any]]) -> None:
         """Put them in NAME.jsonl in one stroke."""
         self.store.write_text(f"{name}.jsonl", "".join(dumps(record) + "\n" for record in records))
+
+
+def _may_score(record: Mapping[str, Any]) -> bool:
+    """Whether what a record has as a score, an answer's or a mean, can be one."""
+    score = record.get("score")
+    return score is None or (isinstance(score, int | float) and 0 <= score <= 10)

@@ -18,17 +18,16 @@ from torch import Tensor
 
 from minihmx.config import MOST, check_number
 from minihmx.engine.memory import Limit
-from minihmx.engine.open import Model, find_model, load_decoder
+from minihmx.engine.open import Model, load_decoder
 from minihmx.engine.prompts import Prompts
 from minihmx.models.decoder import Decoder
 from minihmx.probes import causes, stories, vectors
 from minihmx.probes.checkpoints import (
     Checkpoint,
     ProbePieces,
-    base_settings,
     held_out,
+    open_base,
     open_checkpoints,
-    refuse_other_base,
     rubric_of,
 )
 from minihmx.probes.shift import TAPPED_ROWS, UNTOUCHED, Inside, measure_runs, score_axis
@@ -69,9 +68,8 @@ def emotion(names: Sequence[str], flags: Mapping[str, Any], counts: Counts) -> d
     """
     _check(counts)
     checkpoints = open_checkpoints(names)
-    model = find_model(base_settings(checkpoints, flags), slow_dtypes=True)
+    model = open_base(checkpoints, flags, slow_dtypes=True)
     config, source = model.config, model.source
-    refuse_other_base(checkpoints, source.id, source.digest)
     for checkpoint in checkpoints:  # what is missing is said before the hour that stories take
         checkpoint.answers(), checkpoint.answers(UNTOUCHED)
     prompts = Prompts(model.tokenizer, config.date, rubric_of(checkpoints, config.rubric))

@@ -205,7 +205,8 @@ def _one_folder(
             yield f"{source.run_name} is asked about the probe's fixed answers first"
         probe = judge.check(config, run.rubric)
     folder.begin()
-    for epoch in folder_left:
+    # Asked again, since another process may have judged here until this one owned the folder.
+    for epoch in folder.left(run.epochs):
         began, answers = time.monotonic(), stored_answers(run.folder, epoch)
         turns = [judge_prompt(rubric.text, a["prompt"], a["completion"]) for a in answers]
         judgements = judge.verdicts(config, turns)

@@ -12,6 +12,7 @@ from command_line import in_process, refused
 
 from minihmx.judge import RUBRIC, doubts
 from minihmx.probes import rejudge
+from minihmx.probes.judged_folder import JudgedFolder
 from minihmx.probes.rubrics import INVERTED, SELF_WRITTEN, SHIPPED, find_rubric
 from minihmx.rollout import ask_judge
 from minihmx.storage.disk import read_lines, verify
@@ -72,6 +73,22 @@ def test_what_is_there_is_kept_and_what_a_kill_left_out_is_made(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
     (folder / "epoch-01.jsonl").write_text("{}\n")
     refused(in_process(*words), "is not what was written (epoch-01.jsonl differs", code=5)
+
+
+def test_what_another_process_judged_meanwhile_is_kept(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, begin, added = ("judge", run, "--rubric", "score-only"), JudgedFolder.begin, list[int]()
+
+    def late(self: JudgedFolder) -> None:
+        monkeypatch.setattr(JudgedFolder, "begin", begin)
+        assert in_process(*words).returncode == 0  # the other one, which is done by now
+        monkeypatch.setattr(JudgedFolder, "add", lambda self, epoch, *_: added.append(epoch))
+        begin(self)
+
+    monkeypatch.setattr(JudgedFolder, "begin", late)
+    assert in_process(*words).returncode == 0
+    assert not added and len(list(folders(run)["score-only"].glob("epoch-*"))) == 3
 
 
 def test_both_directions_and_epochs_by_name(run: Path) -> None:

@@ -142,6 +142,17 @@ def test_what_was_answered_is_kept_and_more_is_added(
     assert typed(tmp_path, pair) == first
 
 
+@pytest.mark.parametrize("score", ["x", 99, -1, [3]])
+def test_a_kept_score_that_is_none_is_refused(tmp_path: Path, pair: Path, score: object) -> None:
+    (path,) = Path(typed(tmp_path, pair)["folder"]).glob("question-*.jsonl")
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    rows[0]["score"] = score
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    run = f"{pair}/tiny/forward/seed-1@epoch-01"
+    words = ("--adapter", run, "--out", tmp_path, "--samples", 2)
+    refused(in_process("probe", "best-of", *words), "is not what was written there", code=5)
+
+
 def test_a_table_says_what_it_counts(tmp_path: Path, pair: Path) -> None:
     run = f"{pair}/tiny/forward/seed-1@epoch-01"
     words = ("--adapter", run, "--out", tmp_path, "--samples", 2, "--plot", tmp_path / "drawn.png")
@@ -166,5 +177,9 @@ def test_what_cannot_stand_on_one_curve_is_refused(tmp_path: Path, pair: Path) -
     config = json.loads((Path(run) / "config.json").read_text())
     config["science"]["model digest"] = "0" * 64
     (folder / "config.json").unlink()
+    (folder / "config.json").write_text(json.dumps(config))
+    refused(in_process(*probe, folder), "was trained on another model than tiny")
+    # So it is where the runs' settings are more than this model has room for.
+    config["science"]["max_sequence_length"] = 4096
     (folder / "config.json").write_text(json.dumps(config))
     refused(in_process(*probe, folder), "was trained on another model than tiny")

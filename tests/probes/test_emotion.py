@@ -187,6 +187,11 @@ def test_what_is_steered_and_what_is_taken_out(
     points = [point for own in steering["tried"] for point in own["points"][1:]]
     assert points and all(point["kl"] > 0.01 for point in points)
     assert removal["whole"]["kl"] != removal["without"]["kl"] and len(removal["random"]) == 1
+    kept = len(list(Path(found["folder"]).glob("steered-*.jsonl")))
+    with monkeypatch.context() as another:  # rubric, whose scores are others
+        another.setattr(emotion, "rubric_of", lambda *_: "How long is the answer?")
+        typed(made, tmp_path, *flags)
+    assert len(list(Path(found["folder"]).glob("steered-*.jsonl"))) == 2 * kept
     monkeypatch.setattr(causes, "steered", None)  # what was steered before is on the disk
     assert typed(made, tmp_path, *flags)["steering"]["tried"][0]["name"] == "joy"
 
