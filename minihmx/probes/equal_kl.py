@@ -8,8 +8,9 @@ with the same noise, and the benchmarks are asked where the two KLs are equal:
     D       =  forward - reverse                           at the strengths where each has KL kappa
     M       =  half of (forward - base) + (reverse - base) likewise: what both have lost in common
 
-KL is per answer, in nats: the k3 estimate of grpo.py summed over an answer's tokens, and the mean
-of that over answers.
+KL is per answer, in nats: the mean over answers of log-prob under the policy less that under the
+base, as probes/best_of.py and the alarms have it. (The k3 of grpo.py summed over an answer has the
+same mean and heavier tails: one of forty answers may be most of it.)
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from minihmx.probes.checkpoints import ProbePieces, base_settings, open_checkpoi
 from minihmx.probes.examples import open_pair
 from minihmx.questions import load_questions, load_rubric
 from minihmx.selection import DIRECTIONS
-from minihmx.stats import mean
+from minihmx.stats import clustered_standard_error, mean
 from minihmx.storage.disk import home_path
 
 if TYPE_CHECKING:
@@ -33,15 +34,17 @@ if TYPE_CHECKING:
     from minihmx.run import Run
 
 GRID = (0.25, 0.5, 0.75, 1.0)  # strengths; at 0 the KL is 0
-_NEEDED = ("question", "sample", "score", "kl", "ids")  # of a measured answer
+_NEEDED = ("question", "sample", "score", "kl", "policy_logprob", "reference_logprob")
 
 
 class StrengthPoint(NamedTuple):
-    """A direction at one strength. kl: nats per answer. kl_tokens: mean over answers of each one's
-    mean per token, which selects checkpoints. score: the judge's mean, None where none was read."""
+    """A direction at one strength. kl: nats per answer, with its standard error over questions.
+    kl_tokens: mean over answers of each one's mean k3 per token, which selects checkpoints. score:
+    the judge's mean, None where none was read."""
 
     strength: float
     kl: float
+    kl_error: float | None
     kl_tokens: float
     score: float | None
 
@@ -58,7 +61,7 @@ def strength_at(points: Sequence[StrengthPoint], kl: float) -> float:
 
     Rounded to three digits, so that the same measurement names the same evaluations again.
 
-    >>> points = [StrengthPoint(0.5, 1.0, 0.1, None), StrengthPoint(1.0, 3.0, 0.3, None)]
+    >>> points = [StrengthPoint(s, kl, None, 0.1, None) for s, kl in ((0.5, 1.0), (1.0, 3.0))]
     >>> strength_at(points, 2.0)
     0.75
     """
@@ -123,8 +126,9 @@ class EqualKL:
         kappa = min(of[-1].kl for of in points.values())
         if kappa <= 0:
             raise UserError(
-                "One of the two adapters has a KL of 0, so it is still the base and there is "
-                "nothing to compare at equal KL; give checkpoints of later epochs (RUN@epoch-03)."
+                "One of the two adapters has no KL above 0 on these answers, so it is still the "
+                "base or too near to it, and there is nothing to compare at equal KL; give "
+                "checkpoints of later epochs (RUN@epoch-03)."
             )
         found = {}
         for which, of in points.items():
@@ -156,16 +160,22 @@ class EqualKL:
 
 def point_of(rows: Sequence[Mapping[str, Any]], strength: float, path: str) -> StrengthPoint:
     """The point that these answers give. Raises DataError for rows that are none."""
+    numbers = ("kl", "policy_logprob", "reference_logprob")
     for row in rows:
-        number = isinstance(row["kl"], (int, float)) and isinstance(row["ids"], list)
-        if not number or not isinstance(row["score"], (int, type(None))):
+        measured = all(isinstance(row[name], (int, float)) for name in numbers)
+        if not measured or not isinstance(row["score"], (int, type(None))):
             raise DataError(
                 f"{path} holds what is no measured answer; remove it, to have it measured again."
             )
+    by_question: dict[str, list[float]] = {}
+    for row in rows:
+        moved = row["policy_logprob"] - row["reference_logprob"]
+        by_question.setdefault(row["question"], []).append(moved)
+    kl = mean([moved for of in by_question.values() for moved in of]) or 0.0
+    error = clustered_standard_error(by_question.values())
     scores = [float(row["score"]) for row in rows if row["score"] is not None]
-    per_answer = mean([row["kl"] * len(row["ids"]) for row in rows])
-    per_token = mean([row["kl"] for row in rows])
-    return StrengthPoint(strength, per_answer or 0.0, per_token or 0.0, mean(scores))
+    per_token = mean([row["kl"] for row in rows]) or 0.0
+    return StrengthPoint(strength, kl, error, per_token, mean(scores))
 
 
 def _run_of(folder: Any, config: Any, model: Any, decoder: Any) -> Run:

@@ -104,15 +104,15 @@ def tables(curves: Mapping[str, StrengthCurve], found: Sequence[Measure]) -> lis
 def _distance(curves: Mapping[str, StrengthCurve]) -> Table:
     kappa = min(curve.points[-1].kl for curve in curves.values())
     rows = [
-        (which, f"{point.strength:g}", *_numbers(point), "= kappa" if point == curve.equal else "")
+        (which, f"{point.strength:g}", *_numbers(point), "at kappa" if point == curve.equal else "")
         for which, curve in curves.items()
         for point in sorted({*curve.points, curve.equal})
     ]
     head = ("direction", "strength", "KL per answer", "KL per token", "score", "")
     notes = [
         f"kappa = {kappa:.3f} nats per answer, the lower of the two KLs at strength 1. The other "
-        "direction's strength is found on straight lines between its points, and its KL there is "
-        "then measured; both draw the same noise.",
+        "direction's strength is found on straight lines between its points, and the KL that is "
+        f"then measured there is near kappa and not equal to it. {ERROR}, over questions.",
         _LIMITS,
     ]
     return Table("Distance from the base by strength", head, rows, notes)
@@ -144,7 +144,8 @@ def _at_all(found: Sequence[Measure]) -> Table:
 
 
 def _numbers(point: StrengthPoint) -> tuple[str, str, str]:
-    return f"{point.kl:.3f}", f"{point.kl_tokens:.4f}", number(point.score, ".2f")
+    kl = f"{point.kl:.3f} ± {number(point.kl_error, '.3f')}"
+    return kl, f"{point.kl_tokens:.4f}", number(point.score, ".2f")
 
 
 def _told(point: StrengthPoint) -> str:

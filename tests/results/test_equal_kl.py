@@ -8,7 +8,7 @@ from pathlib import Path
 
 import made_up
 import pytest
-from command_line import in_process, refused
+from command_line import in_process, refused, small
 
 from minihmx.errors import DataError, UserError
 from minihmx.probes.equal_kl import (
@@ -26,7 +26,7 @@ FLAGS = {"out": "runs", "threads": 1}
 
 
 def points(*kls: float) -> list[StrengthPoint]:
-    return [StrengthPoint(s, kl, kl / 10, 5.0) for s, kl in zip(GRID, kls, strict=True)]
+    return [StrengthPoint(s, kl, None, kl / 10, 5.0) for s, kl in zip(GRID, kls, strict=True)]
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_the_weaker_of_the_two_decides_and_the_other_is_measured_there(
 
     def measure(direction: str, strength: float) -> StrengthPoint:
         asked.append((direction, strength))
-        return StrengthPoint(strength, 0.41, 0.04, 5.0)
+        return StrengthPoint(strength, 0.41, None, 0.04, 5.0)
 
     monkeypatch.setattr(probe, "measure", measure)
     curves = probe.equal({"forward": points(0.1, 0.4, 0.9, 1.6), "reverse": points(0, 0, 0.1, 0.4)})
@@ -69,17 +69,18 @@ def test_the_weaker_of_the_two_decides_and_the_other_is_measured_there(
     assert curves["forward"].equal.strength == 0.5 and curves["reverse"].equal.strength == 1.0
     probe.equal({"forward": points(0.1, 0.4, 0.9, 1.6), "reverse": points(0, 0, 0.1, 0.65)})
     assert asked == [("forward", 0.625)]
-    with pytest.raises(UserError, match="still the base"):
+    with pytest.raises(UserError, match="no KL above 0"):
         probe.equal({"forward": points(0.1, 0.4, 0.9, 1.6), "reverse": points(0, 0, 0, 0)})
 
 
 def test_a_point_is_per_answer_and_per_token() -> None:
     rows = [
-        {"question": "a", "sample": 0, "score": 4, "kl": 0.1, "ids": [1] * 10},
-        {"question": "b", "sample": 0, "score": None, "kl": 0.3, "ids": [1] * 20},
+        {"question": q, "sample": 0, "score": score, "kl": kl}
+        | {"policy_logprob": policy, "reference_logprob": -20.0}
+        for q, score, kl, policy in (("a", 4, 0.1, -19.0), ("b", None, 0.3, -14.0))
     ]
     point = point_of(rows, 0.5, "x.jsonl")
-    assert point == StrengthPoint(0.5, pytest.approx(3.5), pytest.approx(0.2), 4.0)
+    assert point == StrengthPoint(0.5, 3.5, pytest.approx(2.5), pytest.approx(0.2), 4.0)
     with pytest.raises(DataError, match="no measured answer"):
         point_of([rows[0] | {"kl": None}], 0.5, "x.jsonl")
 
@@ -96,7 +97,7 @@ def test_contrast_and_common_damage_by_hand(tmp_path: Path) -> None:
         folder = made_up.evaluated(tmp_path / side, "are_you_sure", of_items, epoch="base")
         result = json.loads((folder / "result.json").read_text())
         finished[side, 0.5 if side == "forward" else 1.0, "are_you_sure"] = folder, result
-    half, whole = StrengthPoint(0.5, 1.0, 0.1, None), StrengthPoint(1.0, 1.0, 0.1, None)
+    half, whole = StrengthPoint(0.5, 1.0, None, 0.1, None), StrengthPoint(1.0, 1.0, None, 0.1, None)
     curves = {"forward": StrengthCurve((half,), half), "reverse": StrengthCurve((whole,), whole)}
     (found,) = measures(finished, curves)
     assert found.base == 1.0 and found.by_strength == {
@@ -129,12 +130,17 @@ def test_at_full_strength_it_asks_what_training_asked(runs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_command_and_again_without_asking(runs: Path) -> None:
+def test_the_whole_command_and_again_without_asking(tmp_path: Path) -> None:
+    """On runs that have moved far enough for a KL above the noise of four answers."""
+    for direction in ("forward", "reverse"):
+        trained = small(tmp_path, "--direction", direction, "--learning-rate", 1e-2)
+        assert in_process(*trained).returncode in (0, 6)
+    runs = tmp_path / "runs"
     forward, reverse = both(runs)
     place = ("--data", "sample", "--limit", 4, "--tasks", "truthfulqa_mc2", "--out", runs)
     done = in_process("probe", "equal-kl", forward, reverse, *place)
     assert done.returncode == 0, done.stderr
-    for part in ("= kappa", "At equal KL", "TruthfulQA MC2 acc", "This cannot tell"):
+    for part in ("at kappa", "At equal KL", "TruthfulQA MC2 acc", "This cannot tell"):
         assert part in done.stdout, part
     again = in_process("probe", "equal-kl", forward, reverse, *place, "--json")
     report = json.loads(again.stdout)
