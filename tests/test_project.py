@@ -11,6 +11,8 @@ from conftest import ROOT, shared
 from test_floors import CORE, path_of
 
 from minihmx import errors
+from minihmx.commands import COMMANDS
+from minihmx.commands.probe import ACTIONS
 from minihmx.config import MODEL_GROUPS, Config
 from minihmx.evals import BENCHMARKS
 from minihmx.instruments.estimate import parameter_counts
@@ -131,6 +133,9 @@ def test_its_own_facts_are_the_package_s() -> None:
     assert holder and [author["name"] for author in CITATION["authors"]] == [holder[1]]
     changes = (ROOT / "CHANGELOG.md").read_text("utf-8")
     assert f"## Unreleased ({minihmx.__version__})" in changes
+    told = set(re.findall(r"[\w-]+", " ".join(re.findall(r"`([^`]+)`", changes))))
+    assert told >= COMMANDS.keys() - {"data"}
+    assert told >= set(ACTIONS) | {"torchrun", "--strength", "--sensitivity", "--leave-out"}
 
 
 def test_the_workflow_runs_what_is_there_on_linux_and_macos() -> None:

@@ -73,7 +73,9 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.plot is not None:
         need_matplotlib()
-    comparison = collect(options.paths, items=has_scipy()) if options.paths else None
+    comparison = None
+    if options.paths:  # the selection at other thresholds needs no benchmark
+        comparison = collect(options.paths, has_scipy(), need_cells=not options.sensitivity)
     text = _written(options, comparison, cell_sets(comparison, options.paper))
     if out:
         Disk().write(out, text.encode())
@@ -121,4 +123,6 @@ def _written(
             writer.writerow(row | lists)
         return text.getvalue()
     tables = comparison_tables(comparison, found)
+    if sensitivity and not found:  # no benchmark, so the checkpoints are all there is to say
+        tables = tables[:1]
     return FORMATS[options.format](tables + (sensitivity.tables() if sensitivity else []))

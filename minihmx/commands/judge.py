@@ -64,15 +64,17 @@ def run(options: argparse.Namespace) -> int:
     if not options.report:
         from minihmx.probes.rejudge import judge_again, stored_run
         from minihmx.probes.rubrics import SAME_RUBRIC, rubric_names
+        from minihmx.terminal.bars import with_bars
 
         rubrics = rubric_names(options.rubrics or [SAME_RUBRIC])
         stored = [stored_run(each.folder, judged_epochs(each)) for each in runs]
         flags = {name: value for name, value in vars(options).items() if name in FIELDS}
-        for line in judge_again(stored, list(dict.fromkeys(options.by)), rubrics, flags):
-            if options.json:
-                print(line, file=sys.stderr, flush=True)
-            else:
-                show(line)
+        with with_bars():
+            for line in judge_again(stored, list(dict.fromkeys(options.by)), rubrics, flags):
+                if options.json:
+                    print(line, file=sys.stderr, flush=True)
+                else:
+                    show(line)
     report = JudgedReport(runs)
     if options.json:
         show(json.dumps(report.records(), indent=1))

@@ -25,7 +25,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do what the action says; returns the exit code."""
-    return ACTIONS[options.action][2](options)
+    from minihmx.terminal.bars import with_bars
+
+    with with_bars():
+        return ACTIONS[options.action][2](options)
 
 
 def _shared(parser: argparse.ArgumentParser, what: str) -> None:
@@ -122,15 +125,13 @@ def _equal_kl_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _equal_kl(options: argparse.Namespace) -> int:
     """KL by strength, the strengths at which it is equal, and the benchmarks there."""
-    from minihmx.terminal.bars import with_bars
     from minihmx.terminal.equal_kl import equal_kl
 
     tasks = "" if options.tasks.strip() == "none" else options.tasks
     asked = {"tasks": tasks, "data": options.data, "limit": options.limit}
     pair = options.forward, options.reverse
-    with with_bars():
-        for line in equal_kl(*pair, _flags(options), asked, options.json):
-            show(line)
+    for line in equal_kl(*pair, _flags(options), asked, options.json):
+        show(line)
     return 0
 
 

@@ -53,12 +53,12 @@ def metric_of(key: str) -> Metric:
     return METRICS.get(key) or Metric(f"{benchmark} {name}", benchmark, name, scale)
 
 
-def collect(paths: Sequence[str], items: bool = True) -> Comparison:
+def collect(paths: Sequence[str], items: bool = True, need_cells: bool = True) -> Comparison:
     """Find the pairs in DIR or among RUNs, and every cell that their evaluations give.
 
-    items: also read the samples, for the intervals over items. Raises NothingToCompare where no
-    benchmark is there, UserError where the runs are no pairs, DataError where an evaluation differs
-    from its manifest.
+    items: also read the samples, for the intervals over items. need_cells: raise NothingToCompare
+    where no benchmark is there. Raises UserError where the runs are no pairs, DataError where an
+    evaluation differs from its manifest.
     """
     pairs, notes = find_pairs(paths)
     comparison = Comparison(pairs, [], [], {}, {}, notes)
@@ -73,7 +73,7 @@ def collect(paths: Sequence[str], items: bool = True) -> Comparison:
                 _add_cells(comparison, of_model, benchmark, evaluated)
                 if items:
                     _add_matrices(comparison, model, benchmark, evaluated)
-    if not comparison.cells:
+    if need_cells and not comparison.cells:
         tasks = " ".join(
             f"--adapter {run.folder}{f'@{run.epoch}' if run.how == 'named' else ''}"
             for run in pairs[0].runs

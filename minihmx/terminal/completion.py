@@ -40,12 +40,16 @@ def actions_of(verb: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 
 def completer_of(action: argparse.Action) -> Completer | None:
     """What may stand for an argument; None leaves it to argparse's choices, else to file names."""
-    if action.dest == "model":
+    if action.dest in ("model", "by"):
         return models
     if action.dest == "models":
         return several_models
     if action.dest == "tasks":
         return tasks
+    if action.dest == "rubrics":
+        return rubrics
+    if action.dest == "leave_out":
+        return categories
     if isinstance(action.metavar, str) and "|" in action.metavar:  # as train shows its choices
         return among([word for word in action.metavar.split("|") if word.islower()])
     return among(()) if action.type in (int, float) else None
@@ -72,3 +76,20 @@ def tasks(prefix: str, **_: object) -> list[str]:
     """The benchmarks, for the last of a list with commas."""
     before, comma, _last = prefix.rpartition(",")
     return [f"{before}{comma}{name}" for name in (BENCHMARKS if comma else TASKS)]
+
+
+def rubrics(prefix: str, **_: object) -> list[str]:
+    """What `judge --rubric` has a name for, and files."""
+    from argcomplete.completers import FilesCompleter
+
+    from minihmx.probes.rubrics import EVERY_RUBRIC, SAME_RUBRIC, SELF_WRITTEN, SHIPPED
+
+    named = (EVERY_RUBRIC, SAME_RUBRIC, SELF_WRITTEN, *SHIPPED)
+    return [*named, *FilesCompleter()(prefix)]
+
+
+def categories(**_: object) -> list[str]:
+    """Of the built-in questions; who trains on others knows theirs."""
+    from minihmx.questions import load_questions
+
+    return list(dict.fromkeys(question.category for question in load_questions()))

@@ -13,6 +13,8 @@ from command_line import in_process, minihmx, refused, small
 
 from minihmx.experiment import Experiment, is_done, pieces
 from minihmx.instruments.wreck import is_wrecked, wreck_sentence, wreck_signs
+from minihmx.results.report.first import alerts
+from minihmx.results.report.material import Material
 from minihmx.selection import Rule
 
 SHORT = ["--epochs", 1, "--eval-samples", 1]
@@ -108,6 +110,7 @@ def test_a_wrecked_run_is_whole_and_says_so_each_time(
     assert "next:" not in done.stdout  # the sentence says what to do
     run = tmp_path / "runs/tiny/forward/seed-1"
     assert is_wrecked(run) and json.loads((run / "status.json").read_text())["state"] == "complete"
+    assert any("it ended wrecked" in alert for alert in alerts(Material([str(run)])))
     assert in_process("audit", run).returncode == 0
     again = in_process(*words)
     assert (again.returncode, again.stderr) == (6, done.stderr)

@@ -152,3 +152,16 @@ def test_what_cannot_be_tried_is_a_sentence(tmp_path: Path, capsys: Captured) ->
     scored(pair.reverse.folder, [[1] * QUESTIONS] * 2, [0.1, 0.2])
     with pytest.raises(UserError, match="not evaluated at the same epochs"):
         histories_of(pair)
+
+
+def test_it_needs_no_benchmark(tmp_path: Path, capsys: Captured) -> None:
+    pair = the_pair(tmp_path)
+    folders = [str(run.folder) for run in pair.runs]
+    assert main(["compare", *folders]) == 2
+    assert main(["compare", *folders, "--sensitivity"]) == 0
+    told = capsys.readouterr().out
+    assert "Selection at other thresholds" in told and "How often each epoch" in told
+    assert "Table 4" not in told
+    assert main(["compare", *folders, "--sensitivity", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["cells"] == [] and answer["sensitivity"]

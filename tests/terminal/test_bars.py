@@ -99,6 +99,27 @@ def test_what_is_quick_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("verb", ["probe", "judge"])
+def test_what_generates_shows_how_far_it_is(
+    verb: str, quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from minihmx.probes import panel, rejudge
+    from minihmx.results import judged
+
+    def answers(*_: object) -> list[str]:
+        with working("answers", 30) as work:
+            for _piece in work.counted(range(30)):
+                time.sleep(0.01)
+        return []
+
+    monkeypatch.setattr(panel, "panel", answers)
+    monkeypatch.setattr(rejudge, "judge_again", answers)
+    monkeypatch.setattr(judged, "named_runs", lambda _: [])
+    words = {"probe": ["probe", "panel", "a", "b"], "judge": ["judge", "a", "--by", "tiny"]}
+    assert main([*words[verb], "--json"]) == 0
+    assert "answers: " in capsys.readouterr().err
+
+
 def test_a_refusal_is_red_on_a_terminal_that_wants_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     for no_color, head in (("", "\x1b[1;31mminihmx:\x1b[0m "), ("1", "minihmx: ")):

@@ -13,6 +13,8 @@ from conftest import ROOT
 from minihmx.cli import COMMANDS
 from minihmx.config import FIELDS, MODELS
 from minihmx.evals import BENCHMARKS
+from minihmx.probes.rubrics import EVERY_RUBRIC, SAME_RUBRIC, SELF_WRITTEN, SHIPPED
+from minihmx.questions import load_questions
 
 
 def offered(line: str, folder: Path) -> set[str]:
@@ -54,6 +56,16 @@ def test_within_a_verb_of_a_verb(tmp_path: Path) -> None:
     assert offered("minihmx sweep plan --models tiny,qwen3-0", tmp_path) == {"tiny,qwen3-0.6b"}
     assert offered("minihmx sweep plan --tasks bbq,tox", tmp_path) == {"bbq,toxigen"}
     assert offered("minihmx sweep plan --loss-type d", tmp_path) == {"dr_grpo", "dapo"}
+
+
+def test_judges_rubrics_and_categories(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "mine.txt").touch()
+    assert offered("minihmx judge runs --by ", tmp_path) == {*MODELS, "models/"}
+    named = {EVERY_RUBRIC, SAME_RUBRIC, SELF_WRITTEN, *SHIPPED}
+    assert offered("minihmx judge runs --rubric ", tmp_path) >= {*named, "mine.txt", "models/"}
+    categories = {question.category for question in load_questions()}
+    assert offered("minihmx train --leave-out ", tmp_path) == categories
 
 
 def test_benchmarks_behind_a_comma(tmp_path: Path) -> None:

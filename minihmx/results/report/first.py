@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from minihmx.instruments.wreck import is_wrecked
 from minihmx.results.alarms import run_alarms
 from minihmx.results.report.material import Material
 
@@ -26,13 +27,20 @@ def audit_alerts(material: Material) -> list[str]:
 
 
 def alerts(material: Material) -> list[str]:
-    """All of them: the audit's, then each run's alarms."""
+    """All of them: the audit's, what ended wrecked, then each run's alarms."""
+    wrecked = [
+        f"{run.model}, {run.title}: it ended wrecked: every held-out answer of its last epoch is "
+        "cut, none has a score, or more than half look degenerate, so its scores say nothing "
+        "about feeling."
+        for run in material.runs
+        if is_wrecked(run.folder)
+    ]
     rung = [
         f"{run.model}, {run.title}: {alarm}."
         for run in material.runs
         for alarm in material.tried(run_alarms, run.folder) or []
     ]
-    return [*audit_alerts(material), *rung]
+    return [*audit_alerts(material), *wrecked, *rung]
 
 
 def _place(material: Material, file: Path) -> str:
