@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ from bench_products import copy_rate
 from bench_shapes import SHAPES, flags, make, open_forced, steps
 from torch.profiler import ProfilerActivity, record_function
 
+from minihmx.errors import Failure
 from minihmx.instruments.clock import Clock
 from minihmx.instruments.metrics import STAGES
 from minihmx.run import Run, open_run
@@ -184,4 +186,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Failure as failure:  # of the model, the config or the device that was named
+        print(f"bench_step.py: {failure}", file=sys.stderr)
+        sys.exit(failure.code)

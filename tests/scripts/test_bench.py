@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 from collections import Counter
 from itertools import islice, pairwise
@@ -303,6 +304,13 @@ def test_no_steps_or_threads_is_refused(
     with pytest.raises(SystemExit, match="2"):
         started(monkeypatch, bench, flag, "0")
     assert f"argument {flag}: 0 cannot work" in capsys.readouterr().err
+
+
+def test_a_model_that_there_is_not_is_one_sentence() -> None:
+    words = [sys.executable, str(ROOT / "scripts" / "bench_step.py"), "--model", "nosuch"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("bench_step.py: Unknown model 'nosuch'")
+    assert "Traceback" not in done.stderr
 
 
 def test_the_evaluations_script_measures_choices_and_replies(
