@@ -65,6 +65,7 @@ def find_evaluations(
     """By settings and seed of the noise, the finished evaluations of a run's epoch or the base."""
     place = run.epoch if run else "base"
     found: dict[tuple[str, int], Evaluation] = {}
+    scaled: list[float] = []
     for folder in sorted((home / "evals" / benchmark).glob(f"{place}-*")):
         if not re.fullmatch(r"[0-9a-f]{8}", folder.name[len(place) + 1 :]):
             continue
@@ -88,7 +89,8 @@ def find_evaluations(
             )
         assert result is not None
         if "strength" in result["settings"]:
-            continue  # of an adapter that was made weaker or stronger than it was trained
+            scaled.append(result["settings"]["strength"])
+            continue
         key = settings_key(result), noise_seed(result)
         other = found.setdefault(key, Evaluation(folder, result))
         if other.folder != folder:
@@ -96,6 +98,12 @@ def find_evaluations(
                 f"{other.folder} and {folder} are two evaluations under the same settings, of "
                 "adapters that differ, so it is not clear which one is meant; move one away."
             )
+    if scaled:
+        strengths = ", ".join(f"{strength:g}" for strength in sorted({*scaled}))
+        notes.append(
+            f"{home / 'evals' / benchmark}: evaluations at other strengths than 1 ({strengths}) "
+            "are left out, as the adapter was not trained so"
+        )
     return found
 
 

@@ -71,7 +71,9 @@ def test_tables_are_of_adapters_as_they_were_trained(runs: Path) -> None:
     assert in_process(*ASK, "--out", runs, *adapters).returncode == 0
     before = collect([str(runs)], items=False).cells
     assert in_process(*ASK, "--out", runs, *adapters, "--strength", 0.5).returncode == 0
-    assert collect([str(runs)], items=False).cells == before
+    after = collect([str(runs)], items=False)
+    assert after.cells == before
+    assert sum("at other strengths than 1 (0.5) are left out" in note for note in after.notes) == 2
 
 
 def test_chat_at_0_says_what_the_base_says(runs: Path) -> None:
