@@ -6,7 +6,8 @@ first in their files, or a random part, which share fewer paragraphs and worked 
 whole run does. A random model never stops by itself, so each reply's length is drawn beforehand
 from one seeded list, and both sides are made to end there: ours by its cap, lm-eval's by a logits
 processor that allows only the end token then. A real model stops where it stops: items per second
-of IFEval and BBH. fp32 on the CPU; each side tries its batch sizes on half of the prompts first.
+of IFEval and BBH. fp32 on the CPU; each side tries its batch sizes first and is then measured at
+its best.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from minihmx.evals.benchmark import Dialogue, switches
 from minihmx.evals.items.load import load_dataset
 from minihmx.records import Message
 
-BATCHES = {"minihmx": (8, 16, 32, 64), "lm-eval": (4, 8, 16, 32)}
+BATCHES = {"minihmx": (16, 32, 64), "lm-eval": (8, 16, 32)}
 # Items, and the shortest and longest reply that is drawn for the random model.
 FORCED = {"squad_v2": (64, 4, 96), "bbh": (32, 32, 384)}
 REAL = {"ifeval": 16, "bbh": 16}
@@ -140,9 +141,11 @@ def measure(job: Job) -> None:
     tokens = sum(p.get("length", 0) for p in job["prompts"])
     seconds, replies = {}, {}
     for side, batches in BATCHES.items():
-        few = job | {"side": side, "prompts": job["prompts"][::2]}
+        # With fewer prompts than rows one number of rows would be tried like any larger one.
+        sizes = [batch for batch in batches if batch <= len(job["prompts"])]
         trials = {
-            batch: in_process(__file__, few | {"batch": batch})["seconds"] for batch in batches
+            batch: in_process(__file__, job | {"side": side, "batch": batch})["seconds"]
+            for batch in sizes
         }
         best = min(trials, key=lambda batch: trials[batch])
         found = in_process(__file__, job | {"side": side, "batch": best})
