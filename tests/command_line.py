@@ -37,7 +37,7 @@ def env(changes: dict[str, str]) -> dict[str, str]:
 def small(tmp_path: Path, *extra: object) -> list[object]:
     """A real run on tiny: two epochs of two steps."""
     questions = toy.questions(tmp_path / "questions.jsonl", train=4, held_out=1)
-    sizes = ["--epochs", 2, "--prompts-per-step", 2, "--max-completion-length", 32]
+    sizes = ["--epochs", 2, "--prompts-per-step", 2, "--max-completion-length", 48]
     return ["train", "tiny", "--questions", questions, "--out", tmp_path / "runs", *sizes, *extra]
 
 

@@ -26,7 +26,7 @@ from minihmx.experiment import (
 )
 from minihmx.selection import Rule
 
-SIZES = ["--prompts-per-step", 2, "--max-completion-length", 24, "--epochs", 1]
+SIZES = ["--prompts-per-step", 2, "--max-completion-length", 48, "--epochs", 1]
 
 
 def an_experiment(out: Path, **changes: object) -> Experiment:
@@ -92,7 +92,7 @@ def test_a_config_file_gives_its_values_to_every_run(tmp_path: Path, pair: Path)
     words += ["--questions", pair.parent / "questions.jsonl"]  # they were moved since
     done = in_process(*words, "--config", config)
     assert done.returncode == 0, done.stderr
-    assert "--max-completion-length=32" in done.stdout and "--seed=" not in done.stdout
+    assert "--max-completion-length=48" in done.stdout and "--seed=" not in done.stdout
     done = in_process(
         *words, "--config", config, "--out", pair
     )  # the same experiment: nothing of it is refused
@@ -186,7 +186,7 @@ def test_the_plan_comes_first_and_a_dry_run_stops_there(tmp_path: Path) -> None:
 
 
 def test_runs_of_another_config_are_refused_before_the_plan(pair: Path) -> None:
-    sizes = ["--epochs", 2, "--prompts-per-step", 2, "--max-completion-length", 32]
+    sizes = ["--epochs", 2, "--prompts-per-step", 2, "--max-completion-length", 48]
     sizes += ["--questions", pair.parent / "questions.jsonl", "--out", pair, "--seeds", 1]
     same = in_process("experiment", "tiny", "--dry-run", *sizes)
     assert same.returncode == 0 and "done   minihmx train tiny --direction forward" in same.stdout

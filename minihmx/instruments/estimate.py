@@ -176,15 +176,18 @@ def learning(model: ModelConfig, config: Config, work: Workload) -> dict[str, Pa
     w, D, inner = width(config.dtype), model.hidden_size, model.intermediate_size
     rows = min(config.micro_batch, config.prompts_per_step * config.generations)
     length = work.prompt + config.max_completion_length
-    tokens, answers = rows * length, rows * config.max_completion_length
+    answers = rows * config.max_completion_length
+    # A group's answers share their prompt, except in attention (context.Packed).
+    tokens = math.ceil(rows / config.generations) * work.prompt + answers
     heads, keys = (
         n * model.head_dim for n in (model.num_attention_heads, model.num_key_value_heads)
     )
-    kept = (4 + 2 * w) * D + w * (3 * heads + 2 * keys) + (12 + w) * inner
+    kept = (4 + 2 * w) * D + w * heads + (12 + w) * inner
     kept += 4 * (heads + keys) if model.qk_norm else 0
     kept += 8 * D if model.sandwich else 0
     softcapped = model.attention_softcap is not None
     scores = 10 * rows * model.num_attention_heads * length**2 if softcapped else 0
+    scores += rows * length * w * (2 * heads + 2 * keys)  # q, k, v and their sum
     chunk, layers = min(config.logit_chunk, model.vocab_size), model.num_hidden_layers
     copies = 5 if model.final_softcap is None else 8
     attention = f" + {scores:,} of attention" if scores else ""

@@ -43,7 +43,8 @@ def test_train_prints_plan_steps_and_evaluations(tmp_path: Path) -> None:
         "step    1/4  reward ",
         "  eta 0:00:0",
         "evaluation epoch 2 of 2: score ",
-        "complete: held-out score ",
+        "complete: forward, 4 steps in ",
+        "; held-out score ",
     ):
         assert part in out, out
     plan, first = out.index("files      "), out.index("evaluation before")

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from minihmx import grpo, lora
+from minihmx import learn, lora
 from minihmx.cli import main
 from minihmx.config import DEVICE_VALUES, Config
 from minihmx.engine.sampling import generate
@@ -50,7 +50,7 @@ from minihmx.models.folder import read_config
 from minihmx.models.hub import TINY
 from minihmx.probes import judge as probe
 from minihmx.questions import load_questions
-from minihmx.records import Unscored, Verdict
+from minihmx.records import Completion, Question, Rollout, Unscored, Verdict
 from minihmx.rollout import Judgement
 
 KEYS = "num_hidden_layers hidden_size intermediate_size num_attention_heads num_key_value_heads"
@@ -114,7 +114,7 @@ def test_sizes_and_floors_of_the_papers_models(name: str) -> None:
 
 
 def test_the_budget_of_qwen3_8b_on_24_gib() -> None:
-    """Eight rows, answers of 128: about 18.5 GiB if nothing took turns."""
+    """Eight rows, answers of 128: about 18 GiB if nothing took turns."""
     parts = parts_of(
         shape("qwen3-8b"), on_gpu(max_completion_length=128, decode_rows=8, micro_batch=8), WORK
     )
@@ -125,10 +125,10 @@ def test_the_budget_of_qwen3_8b_on_24_gib() -> None:
     )
     assert gib["adapter in 16 bit"] == pytest.approx(0.08, abs=0.005)
     assert gib["kv cache of answers"] == pytest.approx(0.21, abs=0.005)
-    assert gib["activations"] == pytest.approx(0.84, abs=0.005)
+    assert gib["activations"] == pytest.approx(0.63, abs=0.005)  # two prompts, shared by four each
     assert 0.15 <= gib["logit chunk"] <= 0.45
     alike = (*ALWAYS, "adapter in 16 bit", "kv cache of answers", "activations", "one layer")
-    assert sum(gib[n] for n in (*alike, "logit chunk")) == pytest.approx(18.5, abs=0.4)
+    assert sum(gib[n] for n in (*alike, "logit chunk")) == pytest.approx(18.0, abs=0.4)
     assert 17.5 * GIB < max(peaks(parts).values()) < 18.7 * GIB
 
 
@@ -204,17 +204,15 @@ def test_the_estimate_is_what_tensors_take(kind: str, checkpointing: str) -> Non
     for p in lora.parameters(decoder).values():
         p.grad = torch.zeros_like(p)
     seen = {}
-    ids = torch.randint(2000, (8, work.prompt + 64))
+    rollouts = []
+    for question in range(2):
+        prompt = torch.randint(2000, (work.prompt,)).tolist()
+        asked = Question(f"q{question}", "", "", "train", "ours")
+        for sample in range(4):
+            answer = Completion(torch.randint(2000, (64,)).tolist(), [0.0] * 64, "", "length")
+            rollouts.append(Rollout(asked, sample, "", prompt, answer))
     with Live(decoder) as live:
-        hidden = decoder(ids[:, :-1])[:, work.prompt - 1 :]
-        logprobs, _ = grpo.token_logprobs(
-            hidden.reshape(-1, 128),
-            decoder.lm_head.weight,
-            ids[:, work.prompt :].reshape(-1),
-            temperature=1.0,
-            softcap=model.final_softcap,
-            chunk=500,
-        )
+        logprobs, _ = learn.logprobs(decoder, rollouts, config)
         logprobs.sum().backward()
     seen["learning"] = live.peak
     prompts = [torch.randint(2000, (work.prompt,)).tolist() for _ in range(10)]
@@ -298,9 +296,9 @@ def test_a_known_model_from_its_cached_config(
     assert "not downloaded yet; access: unknown" in out and "fits       yes" in out
     assert "checkpointing on, --decode-rows 20 --micro-batch 4" in out
     code, out, err = asked(capsys, "qwen3-8b", "--gpu", "18", "--max-completion-length", "256")
-    assert code == 0 and "--decode-rows 5 --micro-batch 1" in out, out
-    code, out, err = asked(capsys, "qwen3-8b", "--gpu", "24", "--gpu-memory", "18")
     assert code == 0 and "--decode-rows 5 --micro-batch 2" in out, out
+    code, out, err = asked(capsys, "qwen3-8b", "--gpu", "24", "--gpu-memory", "18")
+    assert code == 0 and "--decode-rows 5 --micro-batch 4" in out, out
     code, _, err = asked(capsys, "qwen3-8b", "--gpu", "16")
     assert err.startswith("minihmx: Qwen/Qwen3-8B does not fit: judging takes ")
     assert code == 2 and "not even one row at a time" in err and err.count("\n") == 1

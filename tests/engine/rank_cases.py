@@ -82,7 +82,7 @@ def update(
         }
     adapter = {f"adapter.{name}": p.detach().clone() for name, p in parameters.items()}
     left = torch.tensor(
-        [run.micro_limit.rows, len(take_notices(run.decode_limit, run.micro_limit))]
+        [run.micro_limit.rows, len(ranks.tell(take_notices(run.decode_limit, run.micro_limit)))]
     )
     return found | adapter | {"rows and notices": left}
 
@@ -105,10 +105,11 @@ def short_of_memory(folder: Path) -> dict[str, Tensor]:
     """More than two rows at once do not fit on the last rank, in the backward or before it."""
     forward = Decoder.forward
 
-    def small(self: Decoder, ids: Tensor, *rest: Any) -> Tensor:
-        if ids.shape[0] > 2 and ranks.rank() == ranks.world() - 1:
+    def small(self: Decoder, ids: Tensor, *rest: Any, **packed: Any) -> Tensor:
+        rows = len(packed["packed"].rows) if packed else len(ids)
+        if rows > 2 and ranks.rank() == ranks.world() - 1:
             raise torch.OutOfMemoryError
-        return forward(self, ids, *rest)
+        return forward(self, ids, *rest, **packed)
 
     with mock.patch.object(Decoder, "forward", small):
         return update(folder, torch.float64, rows=12)

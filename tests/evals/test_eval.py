@@ -632,7 +632,8 @@ def test_base_and_adapters_are_evaluated_on_one_loaded_base(
 ) -> None:
     runs = tmp_path / "runs"
     train = ["train", "tiny", "--out", str(runs), "--epochs", "1", "--prompts-per-step", "45"]
-    assert cli.main([*train, "--max-completion-length", "8", "--eval-samples", "1"]) == 0
+    assert cli.main([*train, "--max-completion-length", "8", "--eval-samples", "1"]) in (0, 6)
+    capsys.readouterr()
     loaded: list[Path] = []
     real = weights.load
 

@@ -15,7 +15,7 @@ import toy
 from command_line import in_process, minihmx, refused
 from slurm_cluster import Cluster, cluster, lacking
 
-SIZES = ["--epochs", 4, "--prompts-per-step", 2, "--max-completion-length", 24]
+SIZES = ["--epochs", 4, "--prompts-per-step", 2, "--max-completion-length", 48]
 # What knows the clock, the machine or the place of a run, and the digests of that.
 OWN = {"timings.jsonl", "status.json", "env.json", "config.json", ".lock", "manifest.json"}
 

@@ -25,7 +25,7 @@ from minihmx.sweep.plan import Sweep, read_sweep
 from minihmx.sweep.progress import is_finished, standings, write_record
 from minihmx.terminal import child as children
 
-SIZES = ["--epochs", 1, "--prompts-per-step", 2, "--max-completion-length", 24]
+SIZES = ["--epochs", 1, "--prompts-per-step", 2, "--max-completion-length", 48]
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_config_file_gives_its_values_and_its_model(here: Path) -> None:
 def test_a_run_that_was_timed_tells_how_long_others_take(here: Path, pair: Path) -> None:
     shutil.copytree(pair, here / "runs")
     questions = pair.parent / "questions.jsonl"
-    sizes = ["--epochs", 2, "--max-completion-length", 32, "--questions", questions]
+    sizes = ["--epochs", 2, "--max-completion-length", 48, "--questions", questions]
     assert plan(*sizes).returncode == 0
     trains = [job for job in lines()[1:] if job["command"][1] == "train"]
     assert {job["by"] for job in trains} == {"finished runs"} and trains[0]["seconds"] > 0
@@ -441,7 +441,7 @@ def test_a_run_folder_on_another_file_system(here: Path, pair: Path) -> None:
     try:
         (here / "runs/tiny/forward").mkdir(parents=True)
         (here / "runs/tiny/forward/seed-1").symlink_to(elsewhere)
-        sizes = ["--epochs", 2, "--max-completion-length", 32]
+        sizes = ["--epochs", 2, "--max-completion-length", 48]
         questions = ["--questions", pair.parent / "questions.jsonl"]
         assert plan(*sizes, *questions).returncode == 0
         sweep = read_sweep(here / "jobs.jsonl")
