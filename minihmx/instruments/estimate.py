@@ -183,8 +183,7 @@ def learning(model: ModelConfig, config: Config, work: Workload) -> dict[str, Pa
         n * model.head_dim for n in (model.num_attention_heads, model.num_key_value_heads)
     )
     kept = (4 + 2 * w) * D + w * heads + (12 + w) * inner
-    kept += 4 * (heads + keys) if model.qk_norm else 0
-    kept += 8 * D if model.sandwich else 0
+    kept += 4 * (heads + keys) * model.qk_norm + 8 * D * model.sandwich
     softcapped = model.attention_softcap is not None
     scores = 10 * rows * model.num_attention_heads * length**2 if softcapped else 0
     scores += rows * length * w * (2 * heads + 2 * keys)  # q, k, v and their sum
@@ -291,9 +290,8 @@ def decode_bytes(
     model: ModelConfig, rows: int, length: int, adapter: int = 0, dtype: str = "float16"
 ) -> int:
     """Read from memory for one token of every row: weights, adapter, cache of length."""
-    body, embedding, _ = parameter_counts(
-        model
-    )  # the head is read whole, of the embedding a few rows
+    # The head is read whole, of the embedding a few rows.
+    body, embedding, _ = parameter_counts(model)
     return width(dtype) * (body + embedding + adapter) + rows * length * kv_bytes(model, dtype)
 
 
