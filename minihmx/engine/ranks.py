@@ -15,6 +15,7 @@ Whatever waits for other ranks must stand outside work that is done anew where m
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import os
@@ -233,6 +234,7 @@ def _store() -> Any:
 def _group() -> Any:
     import torch.distributed as dist
 
+    atexit.register(dist.destroy_process_group)  # else gloo's threads may outlive the interpreter
     dist.init_process_group(
         "gloo", store=_store(), rank=rank(), world_size=world(), timeout=LONGEST_WAIT
     )

@@ -12,7 +12,7 @@ from minihmx.results.findings import Audit
 from minihmx.results.judged import ahead_sentence, judge_panels, leads_of
 from minihmx.results.runs import read_run
 from minihmx.storage.disk import read_lines
-from minihmx.storage.history import ANSWERS_OF, history
+from minihmx.storage.history import ANSWERS_OF, NUMBER, history
 
 
 def run_alarms(folder: Path) -> list[str]:
@@ -41,7 +41,10 @@ def _kl(folder: Path) -> Iterator[str]:
     for kind, where in (("evaluation", "at epoch"), ("step", "at step")):
         for path in sorted(folder.glob(ANSWERS_OF[kind][0])):
             rows = read_lines(path)
-            kl = kl_of_answers([(r["policy_logprob"], r["reference_logprob"]) for r in rows])
+            # A report of a damaged run comes here too, and says elsewhere what is damaged.
+            told = [(r.get("policy_logprob"), r.get("reference_logprob")) for r in rows]
+            numbers = [pair for pair in told if all(type(value) in NUMBER for value in pair)]
+            kl = kl_of_answers(numbers)
             number = int(path.stem.partition("-")[2])
             if sentence := kl_alarm(kl, f"{where} {number}"):
                 yield sentence

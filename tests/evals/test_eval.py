@@ -783,7 +783,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_never_was(tmp_path: Path) -> 
     for _ in range(40):
         process = subprocess.Popen([*command, str(killed)], stdout=subprocess.DEVNULL)
         try:
-            process.wait(rng.uniform(0.3, 0.8) * seconds)
+            process.wait(rng.uniform(0.5, 0.95) * seconds)
             break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
