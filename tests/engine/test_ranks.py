@@ -131,8 +131,11 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("processes", [2, 3])
 @pytest.mark.parametrize("case", rank_cases.CASES)
 def test_a_split_changes_nothing_but_rounding(cases: Path, case: str, processes: int) -> None:
-    found = dict(compared(cases, case, processes))
-    assert max(found.values()) < (1e-5 if case == "float32" else 1e-10), found
+    # k3 of a policy that has hardly moved is what is left of numbers that nearly cancel, so of the
+    # digits that all others have it keeps fewer.
+    for name, error in compared(cases, case, processes):
+        exact = 1e-10 if ".kl" in name else 1e-12
+        assert error < (1e-5 if case == "float32" else exact), name
 
 
 @pytest.mark.slow

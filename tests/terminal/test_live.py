@@ -109,6 +109,8 @@ def test_a_frame_fits_any_terminal(size: tuple[int, int], steps: int) -> None:
     assert found[-1].startswith("Ctrl-C: finish")
     shown.interrupted = True
     assert STOPPING[0][:18] in " ".join(rows(shown)[-2:])
+    if size[0] >= 60:  # there is room for all of it
+        assert STOPPING[1] in " ".join(rows(shown)[-2:])
 
 
 def test_a_frame_tells_all_that_one_watches_for() -> None:
