@@ -80,6 +80,7 @@ def test_readme_s_commands_on_tiny_run_in_their_order(tmp_path: Path) -> None:
     """With one epoch instead of four; what they print is what README tells of them."""
     lines = blocks((ROOT / "README.md").read_text("utf-8"))
     said: dict[str, str] = {}
+    (tmp_path / "my.toml").write_text("beta = 0.01\n")
     for line in (line for line in lines if not re.search("3b|4b|8b", line)):  # those of gigabytes
         words = ours(line)
         done = subprocess.run(
@@ -92,7 +93,7 @@ def test_readme_s_commands_on_tiny_run_in_their_order(tmp_path: Path) -> None:
         expected = 5 if "--judge" in words else 0
         assert done.returncode == expected, f"{line}: {done.stdout}{done.stderr}"
         said[" ".join(words)] = done.stdout + done.stderr
-    assert len(said) == 8, list(said)
+    assert len(said) == 10, list(said)
     assert "not usable" in said["doctor --judge tiny"]
     assert "30 statements: holds 13, fails 0, within noise 8" in said["claims"]
     board = said["explain runs/tiny/forward/seed-1 --step 17"]
