@@ -39,7 +39,7 @@ def ask_policy(
     noise = [(phase, config.seed, epoch, question.id, s) for question, s in wanted]
     # Decoding makes many small products one after another, so here it saves most to merge A and B
     # into the weights (in fp32 only). Training needs the two apart, for their gradients.
-    with run.clock.timed("sample"), merging(decoder):
+    with run.clock.timed("sample"), merging(decoder, config.max_completion_length):
         mine = generate(
             decoder,
             run.prompts.tokenizer.decode,

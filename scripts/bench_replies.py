@@ -73,10 +73,19 @@ def ours(job: Job) -> tuple[float, list[str]]:
         how, [request for request, _ in requests], Limit("--decode-rows", job["batch"])
     )
     replies = {
-        requests[index][1]: tokenizer.decode(completion.ids[:-1]) if forced else completion.text
+        requests[index][1]: tokenizer.decode(completion.ids[:-1])
+        if forced
+        else cut(completion.text, requests[index][0].until)
         for index, completion in found
     }
     return time.perf_counter() - start, [replies[n] for n in range(len(requests))]
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """The text up to the first of these stops; a reply is told to end there some tokens later."""
+    for stop in stops:
+        text = text.split(stop)[0]
+    return text
 
 
 def theirs(job: Job) -> tuple[float, list[str]]:

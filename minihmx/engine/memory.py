@@ -18,11 +18,10 @@ import torch
 from minihmx import lora
 from minihmx.engine import ranks
 from minihmx.errors import out_of_memory
-from minihmx.instruments.estimate import worth_merging
+from minihmx.instruments.estimate import COPIES_PAY, worth_merging
 from minihmx.models.decoder import Decoder
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")  # Linux tells there what memory there is
-PACKING_STEPS = 32  # of decoding; packing a 0.5B model took as long as 16 to 25 of them gain
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -142,21 +141,21 @@ def free_memory(device: torch.device) -> tuple[int, int]:
     return total, total
 
 
-def merging(decoder: Decoder) -> AbstractContextManager[None]:
-    """`lora.merged` where the memory of its copies is well spent.
+def merging(decoder: Decoder, tokens: int = COPIES_PAY) -> AbstractContextManager[None]:
+    """`lora.merged` where the memory of its copies is well spent on answers of so many tokens.
 
     It is asked of all memory and not of what is free, since merging rounds otherwise: what other
     programs do must not change a run's numbers.
     """
     weights = sum(p.numel() * p.element_size() for p in decoder.parameters())
     on_cpu = decoder.device.type == "cpu"  # a GPU's step has its own way (models/step.py)
-    pays = on_cpu and worth_merging(weights, free_memory(decoder.device)[1])
+    pays = on_cpu and worth_merging(weights, free_memory(decoder.device)[1], tokens)
     return lora.merged(decoder) if pays else nullcontext()
 
 
 def packing_pays(decoder: Decoder, rows: int, steps: int) -> bool:
     """Whether the time and memory of packed weights are well spent on so many decoding steps."""
-    if decoder.device.type != "cpu" or rows == 1 or steps < PACKING_STEPS:
+    if decoder.device.type != "cpu" or rows == 1 or steps < COPIES_PAY:
         return False
     size = sum(weight.numel() * weight.element_size() for weight in decoder.parameters())
     # A quarter of what is free: the cache may take half of it (evals/asking/replies.py, row_limit).

@@ -19,6 +19,7 @@ from minihmx.records import Question
 GIB = 2**30
 CUDA_CONTEXT = GIB // 2  # what a process holds before its first tensor
 MARGIN = 0.95  # of the memory may be planned for; the allocator leaves gaps
+COPIES_PAY = 64  # tokens of decoding that repay copies of the weights; for a 0.5B model it was 25
 CHARACTERS = 4  # to a token, about what English has with every tokenizer here
 PREFILL_TOKENS = 2048  # of prompts that go through the model at once on a GPU; more is no faster
 TEMPLATE = 40  # tokens of the chat format around a turn; Llama's, with its dates, is the longest
@@ -100,10 +101,10 @@ def width(dtype: str) -> int:
     return 4 if dtype == "float32" else 2
 
 
-def worth_merging(weights: int, memory: float) -> bool:
-    """Whether a device of so many bytes holds a model in fp32, its merged copies and as much again
-    for the rest."""
-    return 4 * weights <= memory
+def worth_merging(weights: int, memory: float, tokens: int = COPIES_PAY) -> bool:
+    """Whether merged copies of the weights are repaid by answers of so many tokens, and a device of
+    so many bytes holds a model in fp32, the copies and as much again for the rest."""
+    return tokens >= COPIES_PAY and 4 * weights <= memory
 
 
 def parts(
@@ -111,10 +112,8 @@ def parts(
 ) -> dict[str, Part]:
     """Everything that takes memory, with its arithmetic; MEMORY_STAGES says what is there together.
 
-    memory: bytes of the device in all.
-
-    config holds no "auto" in dtype, device and checkpointing. An evaluation, which decodes more
-    rows than a step, counts as well.
+    memory: bytes of the device in all. config holds no "auto" in dtype, device and checkpointing.
+    An evaluation, which decodes more rows than a step, counts as well.
     """
     w, n = width(config.dtype), trainable(model, config)
     total = sum(parameter_counts(model))
@@ -128,7 +127,7 @@ def parts(
         parts["cuda context"] = Part(CUDA_CONTEXT, "taken as 0.5 GiB")
     if w == 2:
         parts["adapter in 16 bit"] = Part(n * 2, f"{n:,} x 2 bytes, at most")
-    elif config.device == "cpu" and worth_merging(total * w, memory):
+    elif config.device == "cpu" and worth_merging(total * w, memory, config.max_completion_length):
         merged = sum(math.prod(linears(model)[t]) for t in config.lora_targets.split(","))
         merged *= model.num_hidden_layers
         parts["merged weights"] = Part(merged * 4, f"{merged:,} x 4 bytes, W + B A while sampling")

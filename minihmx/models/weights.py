@@ -50,10 +50,14 @@ def load(
         for path in files:
             with reading(path) as shard:
                 names = sorted(wanted & set(shard.keys()))
-                found = {
-                    n: _place(shard.get_tensor(n), f"{n} in {path}", dtype, device, underflow)
-                    for n in work.counted(names)
-                }
+            found = dict[str, Tensor]()
+            for name in work.counted(names):
+                # The library maps the file, and what was read of it counts as memory until it is
+                # closed. Opened for each tensor anew, a model is never there twice.
+                with reading(path, checked=True) as shard:
+                    tensor = shard.get_tensor(name)
+                    found[name] = _place(tensor, f"{name} in {path}", dtype, device, underflow)
+                    del tensor
             decoder.load_state_dict(found, strict=False, assign=True)
     decoder.tie()
     return decoder.requires_grad_(False).eval()
@@ -138,13 +142,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[Any]:
-    """An open safetensors file, its errors turned into ours."""
+def reading(path: Path, checked: bool = False) -> Iterator[Any]:
+    """An open safetensors file, its errors turned into ours. checked: so was its header before."""
     if str(path) != decodable(str(path)):  # the library would call the file invalid
         raise UserError(f"The path {path} is not UTF-8, so its tensors cannot be read; rename it.")
     try:
         with safe_open(path, framework="pt", device="cpu") as shard:
-            _check_header(path)
+            if not checked:
+                _check_header(path)
             yield shard
     except SafetensorError as error:
         raise UserError(CORRUPT.format(path, error)) from None

@@ -143,12 +143,12 @@ def test_no_gradient_is_lost_without_a_word() -> None:
 
 def test_packing_waits_for_work_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder: Decoder = weights.load(hub.TINY, torch.float32, "cpu")
-    assert packing_pays(decoder, rows=8, steps=32)
-    assert not packing_pays(decoder, rows=1, steps=32)  # one row adds up in another order
-    assert not packing_pays(decoder, rows=8, steps=31)
+    assert packing_pays(decoder, rows=8, steps=64)
+    assert not packing_pays(decoder, rows=1, steps=64)  # one row adds up in another order
+    assert not packing_pays(decoder, rows=8, steps=63)
     size = 4 * sum(parameter.numel() for parameter in decoder.parameters())
     monkeypatch.setattr(memory, "free_memory", lambda device: (4 * size, 4 * size))
-    assert not packing_pays(decoder, rows=8, steps=32)
+    assert not packing_pays(decoder, rows=8, steps=64)
 
 
 def test_logits_are_wide_in_sampling_and_in_learning_alike(monkeypatch: pytest.MonkeyPatch) -> None:

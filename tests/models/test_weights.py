@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from conftest import shared
 from safetensors.torch import load_file, save_file
 
 from minihmx.errors import UserError
+from minihmx.models.decoder import Decoder
 from minihmx.models.folder import INDEX, folder_digest, read_config, weight_files
 from minihmx.models.weights import load
 
@@ -136,6 +139,37 @@ def test_a_loaded_model_is_frozen_in_eval_mode_and_owns_its_memory(tmp_path: Pat
         file.seek(8 + struct.unpack("<Q", file.read(8))[0])
         file.write(b"\0" * (path.stat().st_size - file.tell()))
     assert torch.equal(decoder.model.norm.weight, before)
+
+
+PEAKS = """
+import re, sys, torch
+from pathlib import Path
+from minihmx.models.weights import load
+peak = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+load(Path(sys.argv[1]), torch.float32, "cpu")  # what the libraries take
+before = peak()
+load(Path(sys.argv[2]), torch.float32, "cpu")
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_a_model_is_never_in_memory_twice(tmp_path: Path) -> None:
+    """What the library has mapped of the file counts as well, until it is closed."""
+    for name, layers in {"few": 2, "many": 64}.items():
+        (tmp_path / name).mkdir()
+        larger = dict(num_hidden_layers=layers, hidden_size=256, intermediate_size=1024)
+        (tmp_path / name / "config.json").write_text(json.dumps(SMALL | larger))
+        with torch.device("meta"):
+            shapes = Decoder(read_config(tmp_path / name)).state_dict()
+        del shapes["lm_head.weight"]
+        zeros = {key: torch.zeros(tensor.shape) for key, tensor in shapes.items()}
+        save_file(zeros, tmp_path / name / "model.safetensors")
+    command = [sys.executable, "-c", PEAKS, str(tmp_path / "few"), str(tmp_path / "many")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    size = (tmp_path / "many" / "model.safetensors").stat().st_size
+    assert size > 150e6
+    assert int(done.stdout) < 1.25 * size
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
