@@ -42,7 +42,8 @@ class Completion:
     """What `sampling.generate` returns for one row.
 
     ids: generated token ids, the stop token included. logprobs: natural log-probability of each
-    id under the distribution it was drawn from. text: decoded without special tokens.
+    id under softmax at the temperature, which it was drawn from unless a sampler was given. text:
+    decoded without special tokens.
     finish_reason: "stop" (ended by a stop token) or "length" (ran into the cap).
     """
 
@@ -94,6 +95,7 @@ class Rollout:
     prompt: str
     prompt_ids: list[int]
     completion: Completion
+    noise: tuple[object, ...] = ()  # the names of what it was drawn with
     # judged
     judge_text: str = ""
     judge_finish: str = ""
