@@ -25,6 +25,7 @@ from minihmx.records import Completion, Question, Rollout, Unscored, Verdict
 from minihmx.rollout import Judgement
 from minihmx.run import open_run
 from minihmx.storage.disk import read_lines
+from minihmx.storage.identity import science_digest
 
 LATE = {name for name, field in FIELDS.items() if field.metadata["late"]}
 CONFIG = Config(max_completion_length=8)
@@ -287,10 +288,10 @@ def test_they_are_refused_as_typed(tmp_path: Path) -> None:
 
 @pytest.fixture
 def judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A judge whose words follow from the prompt, and which cannot score every fifth answer."""
+    """A judge whose words follow from the prompt, and which cannot score every third answer."""
 
     def ask(decoder: Any, tokenizer: Any, prompts: list[list[int]], **_: Any) -> list[Judgement]:
-        texts = [f"Score: {sum(ids) % 11}" if sum(ids) % 5 else "I cannot say." for ids in prompts]
+        texts = [f"Score: {sum(ids) % 11}" if sum(ids) % 3 else "I cannot say." for ids in prompts]
         return [Judgement(text, "stop", parse_score(text, True)) for text in texts]
 
     monkeypatch.setattr(rollout, "ask_judge", ask)
@@ -310,6 +311,12 @@ def trained(folder: Path, stop_after: int = -1, **changes: object) -> Path:
     return run.store.folder
 
 
+# Some of a toy's answers end by themselves with these, so that lengths differ.
+ENDS: dict[str, object] = {
+    "stop_ids": ",".join(map(str, range(40, 90))),
+    "max_completion_length": 16,
+    "seed": 12,
+}
 FROM_REWARDS = {"group_mean", "group_std", "advantage"}
 # Of each alternative, the columns of the first step that may differ from the default's.
 CHANGES: dict[str, tuple[dict[str, object], set[str]]] = {
@@ -332,7 +339,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
 
     def make() -> Path:
         if not made:
-            made.append(trained(tmp_path_factory.mktemp("plain") / "run"))
+            made.append(trained(tmp_path_factory.mktemp("plain") / "run", **ENDS))
         return made[0]
 
     return make
@@ -343,7 +350,7 @@ def test_a_flag_changes_what_it_should_and_nothing_else(
     name: str, judged: None, plain: Callable[[], Path], tmp_path: Path
 ) -> None:
     flags, columns = CHANGES[name]
-    default, other = plain(), trained(tmp_path / "run", **flags)
+    default, other = plain(), trained(tmp_path / "run", **ENDS, **flags)
     first = [read_lines(run / "rollouts/step-000001.jsonl") for run in (default, other)]
     differ = {
         column
@@ -379,18 +386,18 @@ def test_a_greedy_evaluation_is_greedy(judged: None, tmp_path: Path) -> None:
     flags = {"eval_samples": 1, "eval_sampler": "greedy"}
     rows = []
     for seed in (1, 2):  # at epoch 0 every seed is the untouched model, so only noise could differ
-        run = trained(tmp_path / str(seed), stop_after=0, seed=seed, **flags)
+        run = trained(tmp_path / str(seed), stop_after=1, seed=seed, **flags)
         rows.append(read_lines(run / "evaluations/epoch-00.jsonl"))
     assert [row["ids"] for row in rows[0]] == [row["ids"] for row in rows[1]]
-    (line,) = read_lines(run / "metrics.jsonl")
+    line, *_ = read_lines(run / "metrics.jsonl")
     assert line["sampler_gap"] < 1e-4
 
 
 def test_answers_end_at_the_given_ids(judged: None, tmp_path: Path) -> None:
-    free = trained(tmp_path / "free", stop_after=0, max_completion_length=40)
+    free = trained(tmp_path / "free", stop_after=1, max_completion_length=40)
     rows = read_lines(free / "evaluations/epoch-00.jsonl")
     token = rows[0]["ids"][3]
-    run = trained(tmp_path / "run", stop_after=0, max_completion_length=40, stop_ids=str(token))
+    run = trained(tmp_path / "run", stop_after=1, max_completion_length=40, stop_ids=str(token))
     ended = read_lines(run / "evaluations/epoch-00.jsonl")
     assert ended[0]["finish"] == "stop" and ended[0]["ids"][-1] == token
     assert len(ended[0]["ids"]) <= 4
@@ -475,7 +482,7 @@ def test_a_sampled_judge_is_the_same_after_a_stop_and_in_any_batch(tmp_path: Pat
     reverse = trained(tmp_path / "reverse", direction="reverse", **flags)
     mirrored = read_lines(reverse / "evaluations/epoch-00.jsonl")
     assert [row["judge"] for row in mirrored] == [row["judge"] for row in rows]
-    narrow = trained(tmp_path / "narrow", decode_rows=3, stop_after=0, **flags)
+    narrow = trained(tmp_path / "narrow", decode_rows=3, stop_after=1, **flags)
     one_by_one = read_lines(narrow / "evaluations/epoch-00.jsonl")
     assert [row["judge"] for row in one_by_one] == [row["judge"] for row in rows]
     again = read_lines(whole / "evaluations/epoch-01.jsonl")
@@ -489,8 +496,8 @@ def test_a_default_run_names_none_of_the_late_fields(
     judged: None, plain: Callable[[], Path]
 ) -> None:
     config = json.loads((plain() / "config.json").read_text())
-    for part in ("science", "settings", "sources"):
-        assert not LATE & config[part].keys()
+    for part, told in (("science", {"stop_ids"}), ("settings", set()), ("sources", {"stop_ids"})):
+        assert LATE & config[part].keys() == told
     assert config["sampler"] == {
         "temperature": 1.0,
         "top_k": None,
@@ -498,6 +505,9 @@ def test_a_default_run_names_none_of_the_late_fields(
         "note": "plain softmax; generation_config's is not applied",
     }
     assert not LATE & science(Config()).keys() and len(LATE) == 9
+    # The digest of the defaults as the last code without these fields had it.
+    old = "2051110974094aa43dddb46044622fc26a0017c5e8849c7ce98c534706b5da38"
+    assert science_digest(science(Config())) == old
     changed = Config(unscored="zero")
     assert science(changed)["unscored"] == "zero" and is_told(changed, "unscored")
     assert not is_told(changed, "truncated") and is_told(changed, "beta")
