@@ -95,7 +95,6 @@ class Rollout:
     prompt: str
     prompt_ids: list[int]
     completion: Completion
-    noise: tuple[object, ...] = ()  # the names of what it was drawn with
     # judged
     judge_text: str = ""
     judge_finish: str = ""
@@ -111,6 +110,8 @@ class Rollout:
     policy_logprob: float | None = None
     reference_logprob: float | None = None
     kl: float | None = None
+    # the names of the noise that it was drawn with
+    noise: tuple[object, ...] = ()
 
     def line(self) -> dict[str, Any]:
         """What one line of rollouts/ and evaluations/ holds."""

@@ -56,7 +56,7 @@ def ask_policy(
         )
         completions = ranks.gather(mine)
     return [
-        Rollout(question, s, question.text, ids, completion, names)
+        Rollout(question, s, question.text, ids, completion, noise=names)
         for (question, s), ids, completion, names in zip(
             wanted, prompts, completions, noise, strict=True
         )

@@ -205,7 +205,7 @@ def test_no_number_differs_from_what_training_logs(
         ({"advantage_divisor": "none"}, "(8 − 6.25) = +1.75"),
         ({"advantage_divisor": "population"}, "/ 4) = 1.479"),
         ({"advantage_divisor": "population"}, "(8 − 6.25) / (1.479 + 0.0001) = +1.1831"),
-        ({"advantage_divisor": "batch"}, "std   2.1370, of all rewards of the step"),
+        ({"advantage_divisor": "batch"}, "std   2.137, of all rewards of the step"),
         ({"unscored": "zero"}, "may belong to it, as in 7.5 or 7-8 (trailing); the reward is 0"),
         ({"unscored": "zero"}, "mean  (0 + 3 + 0 + 3) / 4 = 1.5"),
         ({"loss_type": "bnpo_shuffled"}, "tokens of the answer's part, all answers being shuffled"),

@@ -26,7 +26,7 @@ def test_an_alternative_can_be_typed(name: str) -> None:
     words = ALTERNATIVES[name].split()
     fields = [word.removeprefix("--").replace("-", "_") for word in words[::2]]
     values = {f: type(FIELDS[f].default)(w) for f, w in zip(fields, words[1::2], strict=True)}
-    check_config(Config(**values), 1024)
+    check_config(Config(**values), 4096)
 
 
 def test_the_table_by_hand() -> None:
