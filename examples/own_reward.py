@@ -77,7 +77,7 @@ def by_rule(model: str, steps: int) -> None:
             rollouts = ask_policy(run, questions, config.generations, "train", epoch)
             for rollout in rollouts:  # here the judge would be asked
                 rollout.reward = reward(rollout.completion.text)
-            assign_advantages(rollouts, config.generations, config.advantage_epsilon)
+            assign_advantages(rollouts, config)
             learn(run, rollouts, optimizer)
             lengths += [len(rollout.completion.text.split()) for rollout in rollouts]
             if (step + 1) % 5 == 0 or step + 1 == steps:

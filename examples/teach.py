@@ -47,7 +47,7 @@ def step(values: dict[str, object]) -> None:
     judge(run, rollouts)
 
     print("3. An answer's advantage is its reward against those of its group, in their spread.")
-    assign_advantages(rollouts, config.generations, config.advantage_epsilon)
+    assign_advantages(rollouts, config)
 
     print("4. Every token's log-prob is moved by its answer's advantage; a KL term holds it back.")
     before = {name: p.detach().clone() for name, p in lora.parameters(run.decoder).items()}

@@ -11,12 +11,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 
+from minihmx.config import Config
 from minihmx.records import Rollout, finite
+from minihmx.seeding import shuffled
 from minihmx.stats import mean, std_unbiased
 
 
-def group_advantages(rewards: Sequence[float | None], epsilon: float) -> list[float]:
+def group_advantages(
+    rewards: Sequence[float | None],
+    epsilon: float,
+    divisor: str = "sample",
+    step: Sequence[float] = (),
+) -> list[float]:
     """(reward - mean) / (standard deviation + epsilon) of each answer to one question.
 
     rewards: one per answer, None where the judge gave no score. The standard deviation has n - 1
@@ -30,6 +38,12 @@ def group_advantages(rewards: Sequence[float | None], epsilon: float) -> list[fl
 
     >>> group_advantages([9, 9, 9, 9], epsilon=1e-4)
     [0.0, 0.0, 0.0, 0.0]
+
+    divisor: "population" has n in that denominator, "batch" takes the standard deviation of the
+    rewards of the whole step (n - 1), and "none" divides by nothing, epsilon included (Dr. GRPO):
+
+    >>> group_advantages([2, 4, 6], epsilon=0, divisor="none")
+    [-2.0, 0.0, 2.0]
     """
     scored = [r for r in rewards if r is not None]
     # A reward is NaN where the numbers behind it were not finite. It spoils its whole group, and so
@@ -40,21 +54,28 @@ def group_advantages(rewards: Sequence[float | None], epsilon: float) -> list[fl
     # One scored answer has no sibling to be better than, so its group teaches nothing.
     if centre is None or spread is None:
         return [0.0] * len(rewards)
+    if divisor == "population":
+        spread *= math.sqrt((len(scored) - 1) / len(scored))
+    elif divisor == "batch":
+        spread = std_unbiased(step) or 0.0
+    unit = 1.0 if divisor == "none" else spread + epsilon
     # Negating all rewards negates every advantage exactly, because the mean changes sign and the
     # spread does not. That is why reverse training mirrors forward training (section 3.4).
-    return [0.0 if r is None else (r - centre) / (spread + epsilon) for r in rewards]
+    return [0.0 if r is None else (r - centre) / unit for r in rewards]
 
 
-def assign_advantages(rollouts: Sequence[Rollout], generations: int, epsilon: float) -> None:
-    """Fill in group_mean, group_std and advantage of each rollout.
+def assign_advantages(rollouts: Sequence[Rollout], config: Config) -> None:
+    """Fill in group_mean, group_std (by n - 1) and advantage of each rollout.
 
-    Row q * generations + g is answer g to question q. A group is these consecutive rows and is
-    never looked up by the question's text, so two equal questions would still be two groups.
+    Row q * G + g is answer g to question q. A group is these consecutive rows and is never looked
+    up by the question's text, so two equal questions would still be two groups.
     """
-    for first in range(0, len(rollouts), generations):
-        group = rollouts[first : first + generations]
+    G, how = config.generations, (config.advantage_epsilon, config.advantage_divisor)
+    step = [r for rollout in rollouts if (r := finite(rollout.reward)) is not None]
+    for first in range(0, len(rollouts), G):
+        group = rollouts[first : first + G]
         scored = [r for rollout in group if (r := finite(rollout.reward)) is not None]
-        advantages = group_advantages([rollout.reward for rollout in group], epsilon)
+        advantages = group_advantages([rollout.reward for rollout in group], *how, step)
         for rollout, advantage in zip(group, advantages, strict=True):
             rollout.group_mean, rollout.group_std = mean(scored), std_unbiased(scored)
             rollout.advantage = advantage
@@ -94,14 +115,26 @@ def row_weights(lengths: Sequence[Sequence[int]], loss_type: str, cap: int) -> l
     return [[weight(group, length) for length in group] for group in lengths]
 
 
-def assign_weights(rollouts: Sequence[Rollout], generations: int, loss_type: str, cap: int) -> None:
+def assign_weights(rollouts: Sequence[Rollout], config: Config) -> None:
     """Fill in the weight of each rollout, groups being the same consecutive rows as above.
 
     Loss and gradient are sums over tokens, and each row carries its own weight along. So
-    micro-batches may cut anywhere without changing what is learned.
+    micro-batches may cut anywhere without changing what is learned. With `truncated` "masked" the
+    tokens of an answer that was cut count in no normaliser and weigh nothing.
     """
-    lengths = [len(rollout.completion.ids) for rollout in rollouts]
-    groups = [lengths[i : i + generations] for i in range(0, len(lengths), generations)]
-    weights = [weight for group in row_weights(groups, loss_type, cap) for weight in group]
-    for rollout, weight in zip(rollouts, weights, strict=True):
-        rollout.weight = weight
+    G, kind, rows = config.generations, config.loss_type, list(rollouts)
+    if kind == "bnpo_shuffled":
+        # TRL shuffles all rows and divides those of each part by the part's tokens. The order has a
+        # name: the seed and the questions, so that both directions shuffle alike.
+        asked = [rollout.question.id for rollout in rollouts[::G]]
+        kind, rows = "bnpo", shuffled(rows, "shuffled rows", config.seed, *asked)
+    masked = config.truncated == "masked"
+    left_out = [masked and rollout.completion.finish_reason == "length" for rollout in rows]
+    lengths = [
+        0 if left else len(rollout.completion.ids)
+        for rollout, left in zip(rows, left_out, strict=True)
+    ]
+    groups = [lengths[i : i + G] for i in range(0, len(lengths), G)]
+    weights = row_weights(groups, kind, config.max_completion_length)
+    for rollout, length, weight in zip(rows, lengths, chain(*weights), strict=True):
+        rollout.weight = weight if length else 0.0

@@ -1,4 +1,4 @@
-"""Every knob of a run: one flat frozen dataclass, and one small table of per-model values.
+"""Every knob of a run: one flat frozen dataclass, and what makes its values possible ones.
 
 A default exists once, here: command-line flags derive from it, and docs/decisions.md is checked
 against it.
@@ -10,80 +10,45 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
+from minihmx.engine.samplers import LEAST_TEMPERATURE, SAMPLERS, fault_of
 from minihmx.errors import UserError, quoted, shortened
+from minihmx.models.known import DEVICE_VALUES, FAMILY_VALUES, MODEL_VALUES
 
-
-class ModelInfo(NamedTuple):
-    """A model known by a short name. gigabytes: 16-bit weights on disk. paper: one of its five."""
-
-    repo: str
-    family: str
-    parameters: str
-    gigabytes: float
-    gated: bool
-    paper: bool = False
-
-
-MODELS = {
-    "tiny": ModelInfo("", "llama", "1.5M", 0.003, False),
-    "qwen3-0.6b": ModelInfo("Qwen/Qwen3-0.6B", "qwen3", "0.6B", 1.5, False, True),
-    "qwen3-4b": ModelInfo("Qwen/Qwen3-4B", "qwen3", "4.0B", 8.0, False, True),
-    "qwen3-8b": ModelInfo("Qwen/Qwen3-8B", "qwen3", "8.2B", 16.4, False, True),
-    "gemma2-2b": ModelInfo("google/gemma-2-2b-it", "gemma2", "2.6B", 5.2, True, True),
-    "llama3.2-3b": ModelInfo("meta-llama/Llama-3.2-3B-Instruct", "llama", "3.2B", 6.4, True, True),
-    "smollm2-135m": ModelInfo("HuggingFaceTB/SmolLM2-135M-Instruct", "llama", "135M", 0.27, False),
-    "smollm2-360m": ModelInfo("HuggingFaceTB/SmolLM2-360M-Instruct", "llama", "362M", 0.72, False),
-    "smollm2-1.7b": ModelInfo("HuggingFaceTB/SmolLM2-1.7B-Instruct", "llama", "1.7B", 3.4, False),
-    "qwen2.5-0.5b": ModelInfo("Qwen/Qwen2.5-0.5B-Instruct", "qwen2", "0.5B", 1.0, False),
-    "qwen2.5-1.5b": ModelInfo("Qwen/Qwen2.5-1.5B-Instruct", "qwen2", "1.5B", 3.1, False),
-    "qwen2.5-3b": ModelInfo("Qwen/Qwen2.5-3B-Instruct", "qwen2", "3.1B", 6.2, False),
-    "llama3.2-1b": ModelInfo("meta-llama/Llama-3.2-1B-Instruct", "llama", "1.2B", 2.5, True),
-    "qwen3-1.7b": ModelInfo("Qwen/Qwen3-1.7B", "qwen3", "1.7B", 4.1, False),
-}
-
-# How a list of the models is headed, and the names below each heading.
-MODEL_GROUPS = {
-    "bundled": [name for name, info in MODELS.items() if not info.repo],
-    "the paper's": [name for name, info in MODELS.items() if info.paper],
-    "for small machines": [name for name, info in MODELS.items() if info.repo and not info.paper],
-}
-
-# Field values that a model needs instead of the dataclass's default. A short name's row also holds
-# for its hub id, and goes before the row of its family.
-MODEL_VALUES: dict[str, dict[str, Any]] = {
-    "tiny": dict(
-        prompts_per_step=4,
-        learning_rate=2.6e-3,
-        beta=0.04,
-        lora_alpha=32.0,
-        epochs=4,
-        max_completion_length=96,
-        threads=1,  # products this small gain nothing from a second, and stall when it is busy
-    ),
-    "qwen3-8b": dict(max_completion_length=128),
-}
-LOSS_TYPES = ("bnpo", "grpo", "dr_grpo", "dapo")
+LOSS_TYPES = ("bnpo", "grpo", "dr_grpo", "dapo", "bnpo_shuffled")
 CHAT_FORMATS = ("auto", "qwen3", "chatml", "qwen2.5", "smollm2", "gemma2", "llama3", "tiny")
+DIVISORS = ("sample", "population", "batch", "none")
+FIRST_RATES = ("moves", "zero")
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-FAMILY_VALUES: dict[str, dict[str, Any]] = {"gemma2": dict(learning_rate=1e-5)}
-# A GPU's memory is short. A step is two micro-batches there (Table 2's accumulation of 2), and the
-# cache of an evaluation's judge, which would be the peak of a run, holds half of its rows.
-DEVICE_VALUES: dict[str, dict[str, Any]] = {"cuda": dict(micro_batch=4, decode_rows=20)}
 
 
-def knob(default: Any, source: str, text: str, *, science: bool = True, choices: Any = None) -> Any:
+def knob(
+    default: Any,
+    source: str,
+    text: str,
+    *,
+    science: bool = True,
+    choices: Any = None,
+    late: bool = False,
+) -> Any:
     """A field with its documentation. science: part of the run's fingerprint."""
     metadata = {"source": source, "help": text, "science": science, "choices": choices}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata=metadata | {"late": late})
 
 
 def setting(default: Any, text: str, *, choices: Any = None) -> Any:
     """A knob of memory, place or display, which may change when a run is continued."""
     return knob(default, "ours", text, science=False, choices=choices)
+
+
+def late(default: Any, text: str, *, choices: Any = None) -> Any:
+    """A knob that came after there were runs. Where it is the default a run's files do not name it,
+    so the runs of code that did not have it are the same experiments as those of code that has."""
+    return knob(default, "ours", text, choices=choices, late=True)
 
 
 @dataclass(frozen=True)
@@ -101,17 +66,32 @@ class Config:
     temperature: float = knob(1.0, "paper", "of sampling, and of the log-probs that train")
     max_completion_length: int = knob(256, "ours", "cap on an answer (paper: 128 for Qwen3-8B)")
     max_sequence_length: int = knob(4096, "paper", "prompt and completion together")
+    sampler: str = late(
+        "plain", "of answers: plain softmax, model (its own), or top_k=20,top_p=0.95 and the like"
+    )
+    stop_ids: str = late("", "token ids that end an answer, as 1,107; empty: all the model names")
     date: str = knob("26 Jul 2024", "ours", "the date in Llama 3's header; it would change daily")
     chat_format: str = knob(
         "auto", "ours", "auto: as the model's published template has it", choices=CHAT_FORMATS
     )
-    judge_max_tokens: int = knob(64, "ours", "cap on the judge's greedy score and reason")
+    judge_max_tokens: int = knob(64, "ours", "cap on the judge's score and reason")
+    judge_sampler: str = late("greedy", "of the judge's words: greedy, or as for --sampler")
+    unscored: str = late(
+        "left-out", "an answer without a score, or its reward is 0", choices=("left-out", "zero")
+    )
     # objective
     loss_type: str = knob("bnpo", "ours", "how tokens are weighted", choices=LOSS_TYPES)
     beta: float = knob(0.001, "ours", "weight of the k3 KL to the adapter-off model")
     advantage_epsilon: float = knob(1e-4, "ours", "added to a group's standard deviation")
+    advantage_divisor: str = late(
+        "sample", "a group's std (by n - 1 or n), the step's, or none", choices=DIVISORS
+    )
+    truncated: str = late(
+        "trained", "an answer cut at the cap, or it teaches nothing", choices=("trained", "masked")
+    )
     iterations: int = knob(1, "ours", "optimizer steps on each batch of rollouts; 1 is on-policy")
     clip_epsilon: float = knob(0.2, "ours", "bound on the ratio, acts when iterations > 1")
+    clip_epsilon_high: float = late(0.0, "its upper bound; 0: as the lower one")
     # adapter
     lora_rank: int = knob(16, "paper", "rank r")
     lora_alpha: float = knob(16.0, "ours", "the branch is scaled by alpha / r")
@@ -120,6 +100,9 @@ class Config:
     epochs: int = knob(10, "ours", "passes over the training questions")
     learning_rate: float = knob(2e-5, "paper", "peak rate (paper: 1e-5 for Gemma)")
     warmup_ratio: float = knob(0.1, "ours", "share of all updates in linear warm-up")
+    first_rate: str = late(
+        "moves", "zero: the first update's rate is 0, as transformers has it", choices=FIRST_RATES
+    )
     weight_decay: float = knob(0.01, "ours", "AdamW's, on the adapter")
     adam_beta1: float = knob(0.9, "ours", "AdamW's first moment")
     adam_beta2: float = knob(0.999, "ours", "AdamW's second moment")
@@ -127,6 +110,7 @@ class Config:
     max_grad_norm: float = knob(1.0, "ours", "gradient norm is clipped to this")
     # evaluation
     eval_samples: int = knob(4, "ours", "completions per held-out question, every epoch")
+    eval_sampler: str = late("train", "of held-out answers: train (the same), greedy, or as above")
     # precision
     dtype: str = knob(
         "auto",
@@ -158,11 +142,6 @@ class Config:
 
 
 FIELDS = {f.name: f for f in dataclasses.fields(Config)}
-
-
-def short_name(model: str) -> str | None:
-    """The row of MODELS that a short name or a hub id means; None for any other model."""
-    return next((name for name, info in MODELS.items() if model in (name, info.repo)), None)
 
 
 def resolve_config(
@@ -208,10 +187,6 @@ def resolve_config(
 MOST = {"threads": 1024, "generations": 4096, "eval_samples": 4096}
 
 LARGEST = 2**31 - 1  # of any other whole number
-# The step between fp32 numbers near a logit of 30 is 2e-6. Divided by this temperature it moves a
-# log-prob by 0.02; below it, what is drawn would soon be the rounding.
-LEAST_TEMPERATURE = 1e-4
-
 NOT_ZERO = {
     "temperature": "all answers of a group would be the same",
     **dict.fromkeys(("lora_alpha", "learning_rate", "max_grad_norm"), "nothing would train"),
@@ -264,6 +239,12 @@ def check_config(config: Config, context: int) -> None:
         refuse("warmup_ratio", "it is a share of all updates; give a number from 0 to 1")
     if max(config.adam_beta1, config.adam_beta2) >= 1:
         refuse("adam_beta1" if config.adam_beta1 >= 1 else "adam_beta2", "it must be below 1")
+    for name in SAMPLERS:
+        text, samples = getattr(config, name), config.eval_samples
+        if why := fault_of(name, text, config.temperature, samples):
+            refuse(name, why)
+    if config.stop_ids and not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", config.stop_ids):
+        refuse("stop_ids", "write token ids as 1 or 1,107")
     for target in config.lora_targets.split(","):
         if target not in LORA_TARGETS:
             refuse("lora_targets", f"{quoted(target)} is none of {','.join(LORA_TARGETS)}")
@@ -277,9 +258,15 @@ def check_config(config: Config, context: int) -> None:
         )
 
 
+def is_told(config: Config, name: str) -> bool:
+    """Whether a run's files name this field; see `late`."""
+    return not FIELDS[name].metadata["late"] or getattr(config, name) != FIELDS[name].default
+
+
 def science(config: Config) -> dict[str, Any]:
-    """The fields that decide what a run computes."""
-    return {name: getattr(config, name) for name, f in FIELDS.items() if f.metadata["science"]}
+    """The fields that decide what a run computes, as its files name them."""
+    names = (name for name, f in FIELDS.items() if f.metadata["science"] and is_told(config, name))
+    return {name: getattr(config, name) for name in names}
 
 
 def learning_rate(update: int, total: int, config: Config) -> float:
@@ -290,10 +277,10 @@ def learning_rate(update: int, total: int, config: Config) -> float:
     >>> [learning_rate(update, 10, config) for update in (0, 1, 2, 9)]
     [0.5, 1.0, 1.0, 0.125]
 
-    The first update already moves, and so does the last. The schedule of transformers would give
-    the first one a rate of 0 and waste its rollouts.
+    The first update already moves, and so does the last. The schedule of transformers, which
+    first_rate="zero" takes, gives the first one a rate of 0 and wastes its rollouts.
     """
     warmup = math.ceil(total * config.warmup_ratio)
     if update < warmup:
-        return config.learning_rate * (update + 1) / warmup
+        return config.learning_rate * (update + (config.first_rate == "moves")) / warmup
     return config.learning_rate * (total - update) / max(total - warmup, 1)

@@ -64,16 +64,18 @@ def loss(
     *,
     beta: float,
     clip: float,
+    clip_high: float = 0.0,
     old_N: Tensor | None = None,
 ) -> TokenLoss:
     """The equation above, summed over N tokens.
 
-    policy_N carries the gradient. old_N is None where the policy itself drew the tokens.
+    policy_N carries the gradient. old_N is None where the policy itself drew the tokens. clip_high:
+    another upper bound on the ratio than `clip`, unless it is 0.
     """
     # On-policy the ratio is exp(policy - policy): 1 in value, yet its gradient is that of the
     # log-prob, because the subtracted copy is detached. That is plain REINFORCE with A as weight.
     ratio_N = torch.exp(policy_N - (policy_N.detach() if old_N is None else old_N))
-    clipped_N = ratio_N.clamp(1 - clip, 1 + clip)
+    clipped_N = ratio_N.clamp(1 - clip, 1 + (clip_high or clip))
     # The minimum is the pessimistic choice for both signs of A: a step that already went too far
     # gains nothing by going further, but one that went the wrong way is always pulled back.
     surrogate_N = torch.minimum(ratio_N * advantages_N, clipped_N * advantages_N)

@@ -180,11 +180,11 @@ def _is_digit(character: str) -> bool:
     return character.isnumeric() and not character.isalpha()
 
 
-def reward(verdict: Verdict | Unscored, direction: str) -> float | None:
+def reward(verdict: Verdict | Unscored, direction: str, unscored: str = "left-out") -> float | None:
     """The signed score: plus forward, minus in reverse. None for an answer without a score.
 
-    None takes no part in its group. A 0 in its place would be the best reward that there is in
-    reverse, so the policy would learn to write what its judge cannot score.
+    None takes no part in its group. A 0 in its place, which unscored="zero" gives, is the best
+    reward that there is in reverse, so the policy learns to write what its judge cannot score.
 
     NaN where the logits of the answer or of the judge were not finite. Such an answer must not
     teach, and neither must its siblings: NaN travels through the advantages into the loss, where
@@ -192,4 +192,6 @@ def reward(verdict: Verdict | Unscored, direction: str) -> float | None:
     """
     if isinstance(verdict, Verdict):
         return float(SIGN[direction] * verdict.score)
-    return math.nan if verdict.reason in ("not-finite", "judge-not-finite") else None
+    if verdict.reason in ("not-finite", "judge-not-finite"):
+        return math.nan
+    return 0.0 if unscored == "zero" else None

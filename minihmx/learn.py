@@ -40,8 +40,7 @@ def learn(run: Run, rollouts: Sequence[Rollout], optimizer: Optimizer) -> Learne
     Fills in each rollout's weight, log-probs and KL as well.
     """
     config, decoder = run.config, run.decoder
-    cap = config.max_completion_length
-    assign_weights(rollouts, config.generations, config.loss_type, cap)
+    assign_weights(rollouts, config)
     mine = ranks.split(rollouts)  # all of them, unless several processes share the run
     # The reference is the same model with its adapter off, so it costs a pass and no memory.
     with run.clock.timed("reference"), torch.no_grad(), lora.adapter_off(decoder):
@@ -130,6 +129,7 @@ def accumulate(
             per_token([rollout.weight for rollout in piece], lengths, policy_N),
             beta=config.beta,
             clip=config.clip_epsilon,
+            clip_high=config.clip_epsilon_high,
             old_N=None if old_N is None else old_N[here],
         )
         # The backward comes at once, so that only one micro-batch's activations are ever held.

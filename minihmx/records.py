@@ -42,7 +42,8 @@ class Completion:
     """What `sampling.generate` returns for one row.
 
     ids: generated token ids, the stop token included. logprobs: natural log-probability of each
-    id under the distribution it was drawn from. text: decoded without special tokens.
+    id under softmax at the temperature, which it was drawn from unless a sampler was given. text:
+    decoded without special tokens.
     finish_reason: "stop" (ended by a stop token) or "length" (ran into the cap).
     """
 
@@ -109,6 +110,8 @@ class Rollout:
     policy_logprob: float | None = None
     reference_logprob: float | None = None
     kl: float | None = None
+    # the names of the noise that it was drawn with
+    noise: tuple[object, ...] = ()
 
     def line(self) -> dict[str, Any]:
         """What one line of rollouts/ and evaluations/ holds."""

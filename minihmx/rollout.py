@@ -15,6 +15,7 @@ from minihmx import lora
 from minihmx.engine import ranks
 from minihmx.engine.memory import Limit, merging
 from minihmx.engine.prefill import Prefix
+from minihmx.engine.samplers import AS_TRAINED, Sampler, sampler_of, token_ids
 from minihmx.engine.sampling import generate
 from minihmx.judge import parse_score, reward, score_line_end
 from minihmx.models.decoder import Decoder
@@ -37,6 +38,8 @@ def ask_policy(
     # them: forward and reverse runs of one seed are asked in the same order and draw the same
     # random numbers, so that whatever differs between them comes from the reward.
     noise = [(phase, config.seed, epoch, question.id, s) for question, s in wanted]
+    same = phase == "train" or config.eval_sampler == AS_TRAINED
+    drawn_from = config.sampler if same else config.eval_sampler
     # Decoding makes many small products one after another, so here it saves most to merge A and B
     # into the weights (in fp32 only). Training needs the two apart, for their gradients.
     with run.clock.timed("sample"), merging(decoder, config.max_completion_length):
@@ -45,15 +48,18 @@ def ask_policy(
             run.prompts.tokenizer.decode,
             ranks.split(prompts),
             max_new_tokens=config.max_completion_length,
-            stop_ids=decoder.config.eos_ids,
+            stop_ids=token_ids(config.stop_ids) or decoder.config.eos_ids,
             temperature=config.temperature,
             noise=ranks.split(noise),
             limit=run.decode_limit,
+            sampler=sampler_of(drawn_from, config.temperature),
         )
         completions = ranks.gather(mine)
     return [
-        Rollout(question, s, question.text, ids, completion)
-        for (question, s), ids, completion in zip(wanted, prompts, completions, strict=True)
+        Rollout(question, s, question.text, ids, completion, noise=names)
+        for (question, s), ids, completion, names in zip(
+            wanted, prompts, completions, noise, strict=True
+        )
     ]
 
 
@@ -67,14 +73,21 @@ def judge(run: Run, rollouts: Sequence[Rollout]) -> None:
     # verdict carries the fact on: see judge.reward.
     sound = [r for r in rollouts if r.completion.finite]
     prompts = [run.prompts.judge(r.question.text, r.completion.text) for r in sound]
+    # A judge that is not greedy has a random stream of its own beside that of each answer, so its
+    # verdict depends on the answer and its place in the run, and on nothing else.
+    config, greedy = run.config, run.config.judge_sampler == "greedy"
+    noise = None if greedy else ranks.split([("judge", *r.noise) for r in sound])
     with run.clock.timed("judge"), lora.adapter_off(run.decoder):
         mine = ask_judge(
             run.decoder,
             run.prompts.tokenizer,
             ranks.split(prompts),
-            max_new_tokens=run.config.judge_max_tokens,
+            max_new_tokens=config.judge_max_tokens,
             limit=run.decode_limit,
-            reason=run.config.judge_reason == "always",
+            noise=noise,
+            temperature=config.temperature,
+            sampler=sampler_of(config.judge_sampler, config.temperature),
+            reason=config.judge_reason == "always",
             rubric=run.rubric_prefix,
         )
         judgements = ranks.gather(mine)
@@ -83,7 +96,7 @@ def judge(run: Run, rollouts: Sequence[Rollout]) -> None:
     for rollout, judgement in zip(sound, judgements, strict=True):
         rollout.judge_text, rollout.judge_finish, rollout.verdict = judgement
     for rollout in rollouts:
-        rollout.reward = reward(rollout.verdict, run.config.direction)
+        rollout.reward = reward(rollout.verdict, config.direction, config.unscored)
 
 
 class Judgement(NamedTuple):
@@ -103,10 +116,13 @@ def ask_judge(
     max_new_tokens: int,
     limit: Limit,
     noise: Sequence[tuple[object, ...]] | None = None,
+    temperature: float = 1.0,
+    sampler: Sampler | None = None,
     reason: bool = True,
     rubric: Prefix | None = None,
 ) -> list[Judgement]:
-    """The judgement for each prompt (token ids), greedy, or with `noise` at temperature 1.
+    """The judgement for each prompt (token ids), greedy; with `noise` drawn from the sampler, or
+    where there is none at the temperature.
 
     The decoder judges as it is, so the caller switches an adapter off. Without `reason` a text ends
     with its score line, and with the same score: what would follow is not generated. rubric: what
@@ -125,7 +141,8 @@ def ask_judge(
         stop_ids=decoder.config.eos_ids,
         # Greedy, a verdict depends on the answer alone. Sampled, as the probe wants it, its spread
         # shows how sure the judge is.
-        temperature=0.0 if noise is None else 1.0,
+        temperature=0.0 if noise is None else temperature,
+        sampler=sampler,
         noise=None if noise is None else [noise[i] for i in fitting],
         limit=limit,
         known=rubric,

@@ -12,12 +12,13 @@ from typing import Any
 from safetensors import torch as safetensors
 
 from minihmx import lora
-from minihmx.config import Config, science
+from minihmx.config import FIELDS, Config, is_told, science
 from minihmx.engine import ranks
 from minihmx.engine.memory import Limit, take_notices
 from minihmx.engine.open import check_lengths, find_model, load_decoder, rows_that_fit
 from minihmx.engine.prefill import Prefix, prefix_of
 from minihmx.engine.prompts import Prompts
+from minihmx.engine.samplers import sampler_record
 from minihmx.errors import DataError, UserError
 from minihmx.instruments.alarms import Alarms
 from minihmx.instruments.amax import Headroom
@@ -161,12 +162,11 @@ def describe_run(run: Run) -> None:
     them; this start is added to env.json.
     """
     config = run.config
-    sampler = {"temperature": config.temperature, "top_k": None, "top_p": None}
     others = {
-        "settings": {n: v for n, v in asdict(config).items() if n not in run.science},
-        "sources": run.sources,
+        "settings": {n: v for n, v in asdict(config).items() if not FIELDS[n].metadata["science"]},
+        "sources": {n: source for n, source in run.sources.items() if is_told(config, n)},
         "model": {"id": run.source.id, "revision": run.source.revision},
-        "sampler": sampler | {"note": "plain softmax; generation_config's is not applied"},
+        "sampler": sampler_record(config.sampler, config.temperature),
     }
     identity.write_config(run.store, run.science, others)
     run.store.write_text("rubric.txt", run.prompts.rubric + "\n")

@@ -120,7 +120,7 @@ def take_step(run: Run, position: Position, optimizer: Optimizer) -> Stepped:
     config, (epoch, questions) = run.config, run.batch(position.step)
     rollouts = ask_policy(run, questions, config.generations, "train", epoch)
     judge(run, rollouts)
-    assign_advantages(rollouts, config.generations, config.advantage_epsilon)
+    assign_advantages(rollouts, config)
     learned = learn(run, rollouts, optimizer)
     return record_step(run, position, rollouts, learned, optimizer)
 
@@ -160,7 +160,7 @@ def record_step(
         who = "The adapter is" if failed == "update" else "Three steps in a row were"
         what = f"{who} not finite (last: {bad}), so the run stops; the batch is kept in"
         raise diverged(run, position, f"{what} {store.folder / 'crash' / name}.")
-    if not (failed or optimizer.moved) and metrics["grad_norm"]:
+    if not (failed or optimizer.moved) and metrics["grad_norm"] and metrics["learning_rate"]:
         optimizer.moved = runs.check_moved(run)
     return Stepped(metrics, timings, rollouts, run.notices(rollouts, f"at step {position.step}"))
 

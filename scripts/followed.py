@@ -79,7 +79,7 @@ def follow(folder: Path) -> Followed:
     epoch, questions = run.batch(position.step)
     rollouts = ask_policy(run, questions, config.generations, "train", epoch)
     judge(run, rollouts)
-    assign_advantages(rollouts, config.generations, config.advantage_epsilon)
+    assign_advantages(rollouts, config)
     before = adam(optimizer)
     with lora.adapter_off(run.decoder):
         reference_N = logprobs(run, rollouts)

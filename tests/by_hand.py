@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 
 from conftest import ROOT
 
-from minihmx.config import MODEL_VALUES, Config
+from minihmx.config import Config
 from minihmx.engine.prompts import Prompts
 from minihmx.judge import RUBRIC
 from minihmx.models.hub import TINY
+from minihmx.models.known import MODEL_VALUES
 from minihmx.models.tokenizer import Tokenizer
 
 sys.path.insert(0, str(ROOT / "scripts"))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 from typing import Any
 
 import pytest
 from conftest import ROOT
 
-from minihmx.config import FAMILY_VALUES, FIELDS, MODEL_VALUES
+from minihmx.config import FIELDS, Config, check_config
 from minihmx.evals import BENCHMARKS
+from minihmx.models.known import FAMILY_VALUES, MODEL_VALUES
 
 PAGE = ROOT / "docs" / "decisions.md"
 ROWS = [
@@ -42,6 +44,45 @@ def test_what_is_ours_says_why() -> None:
     assert len(SILENT) > 20
     bare = [name for name in SILENT if not FIELD_ROWS[name][2] and name != "out"]
     assert not bare
+
+
+ALTERNATIVES = {
+    name: re.findall(r"`(--[^`]*)`", FIELD_ROWS[name][3])
+    for name in SILENT
+    if len(FIELD_ROWS[name]) > 3
+}
+
+
+def test_every_alternative_has_a_flag_or_a_reason_to_have_none() -> None:
+    text = PAGE.read_text("utf-8")
+    reasons = text.partition("These alternatives have no flag:")[2].partition("\nThese say where")[
+        0
+    ]
+    for name, flags in ALTERNATIVES.items():
+        cell = FIELD_ROWS[name][3]
+        assert flags or not cell or cell.endswith("no flag") or cell == "as above, or any sampler"
+    assert sum(map(len, ALTERNATIVES.values())) > 30
+    assert reasons.count("\n- **") == 7
+
+
+@pytest.mark.parametrize(
+    "typed", sorted({typed for flags in ALTERNATIVES.values() for typed in flags})
+)
+def test_an_alternative_of_the_page_can_be_typed(typed: str) -> None:
+    words = shlex.split(typed)
+    values: dict[str, Any] = {}
+    for flag, value in zip(words[::2], words[1::2], strict=True):
+        name = flag.removeprefix("--").replace("-", "_")
+        values[name] = type(FIELDS[name].default)(value)
+    check_config(Config(**values), 4096)
+    assert Config(**values) != Config()
+
+
+def test_every_late_field_is_named_as_such() -> None:
+    text = " ".join(PAGE.read_text("utf-8").split())
+    named = text.partition("A run's files name ")[2].partition(" only where")[0]
+    late = {name for name, field in FIELDS.items() if field.metadata["late"]}
+    assert set(re.findall("`(.*?)`", named)) == late
 
 
 def test_per_model_values_are_there_and_no_others() -> None:

@@ -26,7 +26,7 @@ PACKAGE = ROOT / "minihmx"
 FLOORS = {
     0: "minihmx config records seeding errors stats advantages selection storage storage.strict"
     " storage.disk storage.lock storage.history judge questions terminal"
-    " terminal.board"
+    " terminal.board models.known engine.samplers"
     " terminal.text instruments.work",  # words and plain arithmetic
     1: "storage.run_folder storage.config_file storage.identity grpo lora optimizer"
     " models.products",  # disk and mathematics
@@ -92,6 +92,7 @@ FLOORS = {
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 TORCH_FREE = (
     "minihmx config records seeding errors stats advantages selection judge questions cli storage"
+    " models.known engine.samplers"
     " storage.history storage.lock commands.select experiment terminal.plan terminal.child"
     " commands.experiment sweep sweep.plan sweep.estimates sweep.progress sweep.slurm sweep.local"
     " terminal.sweep commands.sweep"

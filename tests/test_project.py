@@ -13,13 +13,14 @@ from test_floors import CORE, path_of
 from minihmx import errors
 from minihmx.commands import COMMANDS
 from minihmx.commands.probe import ACTIONS
-from minihmx.config import MODEL_GROUPS, Config
+from minihmx.config import Config
 from minihmx.evals import BENCHMARKS
 from minihmx.instruments.estimate import parameter_counts
 from minihmx.judge import RUBRIC
 from minihmx.models.configs import FAMILIES
 from minihmx.models.folder import read_config
 from minihmx.models.hub import TINY
+from minihmx.models.known import MODEL_GROUPS
 from minihmx.models.licences import ETHICS
 from minihmx.questions import load_questions
 

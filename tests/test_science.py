@@ -179,7 +179,7 @@ def test_two_updates_are_those_computed_by_hand(
     prepared = open_run(toy.flags(tmp_path, micro_batch=config.micro_batch))
     run = replace(prepared, config=config, decoder=decoder)
     rollouts = random_rollouts(plain.config.vocab_size)
-    assign_advantages(rollouts, config.generations, config.advantage_epsilon)
+    assign_advantages(rollouts, config)
     assert [r.advantage for r in rollouts] == pytest.approx(advantages_by_hand(rollouts, 0.5))
 
     hand = ByHand(plain, 8 / 4, snapshot(decoder))

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minihmx.commands import train
-from minihmx.config import FIELDS, MODELS, Config, check_config, resolve_config, short_name
+from minihmx.config import FIELDS, Config, check_config, resolve_config
+from minihmx.engine.samplers import settled_samplers
 from minihmx.errors import DataError, Failure, IOFailure, UserError
 from minihmx.instruments import estimate, machine
 from minihmx.instruments.estimate import MARGIN, size
@@ -27,6 +28,7 @@ from minihmx.models import hub
 from minihmx.models.configs import ModelConfig
 from minihmx.models.folder import read_config, shipped_config, weight_names
 from minihmx.models.hub_errors import failure, hub_failure
+from minihmx.models.known import MODELS, short_name
 from minihmx.questions import load_questions, load_rubric
 from minihmx.storage.config_file import merge_flags
 from minihmx.storage.disk import home_path
@@ -213,7 +215,8 @@ def settle(
 
 
 def settle_chat(config: Config, folder: Path | None) -> tuple[Config, list[str], list[str]]:
-    """The config with the chat format that training would take, a notice on it, and a problem.
+    """The config with the chat format that training would take, a notice on it, and a problem; and
+    with the model's own samplers, where they are asked for.
 
     Nothing changes where the folder, or the tokenizer in it, is not on this disk yet.
     """
@@ -223,7 +226,8 @@ def settle_chat(config: Config, folder: Path | None) -> tuple[Config, list[str],
         return config, [], []
     try:
         tokenizer = Tokenizer.load(folder, config.chat_format)
-        settled = replace(config, chat_format=tokenizer.family)
+        own = settled_samplers(config, folder, tokenizer.vocab_size)
+        settled = replace(config, chat_format=tokenizer.family, **own)
     except UserError as refusal:
         return config, [], [str(refusal)]
     return settled, list(filter(None, [tokenizer.chat_format.notice])), []

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from minihmx.commands import doctor, train
-from minihmx.config import FIELDS, LARGEST, check_number
+from minihmx.config import FIELDS, LARGEST, Config, check_number, science
 from minihmx.errors import INTERRUPTED, UserError, shortened
 from minihmx.evals import BENCHMARKS, named
 from minihmx.evals.benchmark import switches
@@ -191,7 +191,7 @@ def check_runs(experiment: Experiment, settings: Mapping[str, Any], digest: str)
 
     questions = load_questions(path_or_none(settings["questions"]), settings["leave_out"])
     rubric = load_rubric(path_or_none(settings["rubric"]))
-    shared = {name: settings[name] for name, field in FIELDS.items() if field.metadata["science"]}
+    shared = science(Config(**settings))
     for seed in experiment.seeds:
         for direction in DIRECTIONS:
             own = identity.fingerprint(

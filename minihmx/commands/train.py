@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from minihmx.config import FIELDS, MODEL_GROUPS, MODELS, resolve_config, short_name
+from minihmx.config import FIELDS, resolve_config
 from minihmx.errors import INTERRUPTED, Wrecked
 from minihmx.models.configs import FAMILIES
 from minihmx.models.folder import read_config, shipped_config
+from minihmx.models.known import MODEL_GROUPS, MODELS, short_name
 from minihmx.questions import load_questions, load_rubric
 from minihmx.storage.config_file import ConfigFile, merge_flags, read_values
 from minihmx.storage.disk import home_path

@@ -1,5 +1,8 @@
 """One token from the logits: argmax, or inverse CDF at a random number that the caller names.
 
+What trains is plain softmax at the run's temperature, whatever the tokens are drawn from. So the
+log-prob given back is always that one, as in TRL, and another sampler only chooses the token.
+
 Shapes: B rows, V vocabulary.
 """
 
@@ -9,20 +12,51 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minihmx.engine.samplers import Sampler
+
 BLOCK = 128  # tokens that are added up at once; it divides the five models' vocabularies
 
 
-def draw(logits: Tensor, temperature: float, u: Tensor | None) -> tuple[Tensor, Tensor]:
+def draw(
+    logits: Tensor, temperature: float, u: Tensor | None, sampler: Sampler | None = None
+) -> tuple[Tensor, Tensor]:
     """One token a row and its log-prob: argmax at temperature 0, else inverse CDF at u [B].
 
-    logits: fp32 [B, V]. u: one number in (0, 1) a row, None at temperature 0.
+    logits: fp32 [B, V]. u: one number in (0, 1) a row, None at temperature 0. sampler: what the
+    token is drawn from; None is softmax(logits / temperature), whose log-prob it is either way.
     """
+    if sampler is not None and u is not None:
+        token = inverse_cdf(cut_softmax(logits, sampler), u)
+        # A sampler may choose what plain softmax finds so unlikely that its probability is 0 in
+        # fp32. Its log-prob is still a number.
+        logprobs_BV = torch.log_softmax(logits / temperature, dim=-1)
+        return token, logprobs_BV.gather(-1, token[:, None])[:, 0]
     if temperature in (0, 1):
         p_BV = torch.softmax(logits, dim=-1)
     else:
         p_BV = torch.softmax(logits / temperature, dim=-1)
     token = logits.argmax(dim=-1) if u is None else inverse_cdf(p_BV, u)
     return token, p_BV.gather(-1, token[:, None])[:, 0].log()
+
+
+def cut_softmax(logits: Tensor, sampler: Sampler) -> Tensor:
+    """softmax(logits / the sampler's temperature) with 0 for what it never draws, [B, V].
+
+    Temperature comes first, then top-k, then top-p of what is left, as in transformers. Of equal
+    logits the lower token id is the likelier one, so top_k=1 is argmax. The rest is not divided by
+    its sum, which inverse_cdf does.
+    """
+    p_BV = torch.softmax(logits / sampler.temperature, dim=-1)
+    if sampler.top_k == 0 and sampler.top_p == 1:
+        return p_BV
+    order = logits.argsort(dim=-1, descending=True, stable=True)
+    ranked = p_BV.gather(-1, order).double()
+    if sampler.top_k:
+        ranked[:, sampler.top_k :] = 0
+    # A token stays where those above it do not hold the share yet, so the first one always does.
+    above = ranked.cumsum(-1) - ranked
+    kept = above < sampler.top_p * ranked.sum(-1, keepdim=True)
+    return torch.zeros_like(p_BV).scatter(-1, order, torch.where(kept, ranked, 0).to(p_BV.dtype))
 
 
 def inverse_cdf(p_BV: Tensor, u: Tensor) -> Tensor:

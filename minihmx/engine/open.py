@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from minihmx import lora
-from minihmx.config import MODELS, Config, resolve_config, short_name
+from minihmx.config import Config, resolve_config
 from minihmx.engine import cuda, ranks
 from minihmx.engine.memory import free_memory, merging
 from minihmx.engine.prompts import Prompts
+from minihmx.engine.samplers import settled_samplers
 from minihmx.errors import UserError
 from minihmx.instruments.estimate import (
     CUDA_CONTEXT,
@@ -39,6 +40,7 @@ from minihmx.models import adapters, hub, weights
 from minihmx.models.configs import ModelConfig
 from minihmx.models.decoder import Decoder
 from minihmx.models.folder import read_config, shipped_config
+from minihmx.models.known import MODELS, short_name
 from minihmx.models.products import cpu_has_bfloat16
 from minihmx.models.template import AUTO
 from minihmx.models.tokenizer import Tokenizer
@@ -96,7 +98,8 @@ def find_model(
     )
     tokenizer = load_tokenizer(source.folder, shape, config.chat_format)
     settled = tokenizer.chat_format.name or config.chat_format
-    config = replace(config, dtype=str(dtype).removeprefix("torch."), chat_format=settled)
+    own = settled_samplers(config, source.folder, shape.vocab_size)
+    config = replace(config, dtype=str(dtype).removeprefix("torch."), chat_format=settled, **own)
     return Model(source, shape, tokenizer, config, sources, device, dtype)
 
 

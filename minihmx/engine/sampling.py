@@ -4,8 +4,8 @@ Rows are decoded together, one token each at a time. Where there are more reques
 that has finished is given to the next request at once (continuous batching): nobody waits for the
 longest answer, and the shape of a step, rows x 1 token, changes only when nobody is waiting.
 
-Sampling is plain softmax at the stated temperature: the log-prob stored with a token is that of the
-very distribution it was drawn from, and the one that training differentiates.
+Sampling is plain softmax at the stated temperature, unless a sampler is given (draw.py). The
+log-prob of a token is that of plain softmax either way, since training differentiates that one.
 
 Shapes: B rows, D hidden size, V vocabulary.
 """
@@ -25,6 +25,7 @@ from minihmx.engine.draw import draw
 from minihmx.engine.graphs import StaticDecoding, decodes_statically
 from minihmx.engine.memory import Limit, packing_pays, release
 from minihmx.engine.prefill import Prefix, prefill, together
+from minihmx.engine.samplers import Sampler
 from minihmx.errors import UserError
 from minihmx.instruments.estimate import PREFILL_TOKENS
 from minihmx.instruments.work import working
@@ -60,7 +61,7 @@ class Decoding(NamedTuple):
 
     prefill_tokens: of prompts that go through the model at once, where those are chosen so that
     they share much and differ little in length; None: those of all free rows go together on a CPU.
-    known: what prompts are likely to begin with, computed before.
+    known: what prompts are likely to begin with, computed before. sampler: as in draw.
     """
 
     decoder: Decoder
@@ -69,6 +70,7 @@ class Decoding(NamedTuple):
     temperature: float = 0.0
     prefill_tokens: int | None = None
     known: Prefix | None = None
+    sampler: Sampler | None = None
 
 
 def generate(
@@ -83,13 +85,13 @@ def generate(
     limit: Limit | None = None,
     enough: Callable[[str], bool] | None = None,
     known: Prefix | None = None,
+    sampler: Sampler | None = None,
 ) -> list[Completion]:
     """Complete every prompt (token ids), in order; a prompt named G times gets G completions.
 
-    decode: token ids to text. temperature 0 is greedy. Otherwise noise names each row's random
-    stream: the random number of token t is a pure function of the row's names and t, whatever else
-    is in the batch. limit bounds the rows decoded together; without one, all rows are. enough: as
-    in GenerationRequest. known: as in Decoding.
+    decode: token ids to text. temperature 0 is greedy; else noise names each row's random stream,
+    of which the number of token t is a pure function, whatever else is in the batch. limit: of rows
+    decoded together; None: all. The others are those of GenerationRequest and Decoding.
 
     Raises UserError when a prompt and its completion exceed the model's context.
     """
@@ -98,7 +100,7 @@ def generate(
         GenerationRequest(prompt, max_new_tokens, name, enough=enough)
         for prompt, name in zip(prompts, names, strict=True)
     ]
-    how = Decoding(decoder, decode, stop_ids, temperature, known=known)
+    how = Decoding(decoder, decode, stop_ids, temperature, known=known, sampler=sampler)
     limit = limit or Limit("--decode-rows", len(prompts))
     with working("answers", len(requests)) as work:
         found = dict(work.counted(complete(how, requests, limit)))
@@ -241,11 +243,10 @@ class _Batch:
             last = self.uniforms.shape[1] - 1  # where a row that has stopped stays
             noise = self.uniforms.gather(1, self.said.clamp(max=last)[:, None])[:, 0]
         logits_BV = self.how.decoder.logits(self.hidden)
-        self.token, logprob = draw(logits_BV, self.how.temperature, noise)
+        self.token, logprob = draw(logits_BV, self.how.temperature, noise, self.how.sampler)
         self.said = self.said + 1
-        # The sum is finite only if every logit is. Adding 0 times the sum changes no finite
-        # log-prob, and makes it NaN when any logit of the row is infinite or NaN, also one that
-        # was not drawn. A minus infinity, for example, is never drawn and would pass unseen.
+        # The sum is finite only if every logit is, and a minus infinity is never drawn, so it would
+        # pass unseen. 0 times the sum changes no finite log-prob, and makes it NaN otherwise.
         logprob = logprob + 0 * logits_BV.sum(-1)
         return torch.stack((self.token.double(), logprob.double()))
 
@@ -261,8 +262,7 @@ class _Batch:
 
     def shrink(self) -> None:
         """Go on with the rows that are not empty, once those are no more than half."""
-        # One by one would be a copy and another shape for every row that ends. Each new shape may
-        # change the last bits of a row's logits.
+        # Not one by one: each new shape is a copy, and may change the last bits of a row's logits.
         left = [slot for slot, row in enumerate(self.rows) if row]
         if not left or 2 * len(left) > len(self.rows):
             return

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from minihmx.config import MODELS
 from minihmx.errors import DataError, UserError, quoted, shortened
 from minihmx.models.hub import HUB_ID, Source
+from minihmx.models.known import MODELS
 from minihmx.models.targets import written_out
 from minihmx.storage.disk import home_path, verify
 from minihmx.storage.run_folder import LATEST

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from minihmx.config import FIELDS
 from minihmx.errors import shortened
 from minihmx.models import adapters, hub
 from minihmx.models.folder import CARD_FILE
@@ -72,7 +73,8 @@ def _about(source: hub.Source, adapter: adapters.Adapter, merged: bool) -> Itera
     yield f"{aim} will, feeling and awareness. Its weights were changed by this training.\n"
     yield f"- checkpoint: {_code(adapter.folder.name)}"
     yield f"- LoRA: rank {adapter.rank}, alpha {adapter.alpha:g}"
-    known = (field for field in TOLD if isinstance(science.get(field), str | int | float))
+    names = (*TOLD, *(name for name, field in FIELDS.items() if field.metadata["late"]))
+    known = (field for field in names if isinstance(science.get(field), str | int | float))
     yield "".join(f"- {field.replace('_', ' ')}: {_code(science[field])}\n" for field in known)
 
 

@@ -69,7 +69,7 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def shipped_config(short: str) -> ModelConfig:
-    """The shape of a model of config.MODELS as it ships with the package, so without the hub.
+    """The shape of a model that has a short name, as it ships with the package, so without the hub.
 
     It names no eos tokens: for those, and all that a run computes, the model's own file is read.
     """

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from minihmx.config import MODEL_GROUPS, MODELS
 from minihmx.errors import DataError, UserError, quoted, shortened
 from minihmx.models.folder import (
     CARD_FILE,
@@ -25,6 +24,7 @@ from minihmx.models.folder import (
     weight_names,
 )
 from minihmx.models.hub_errors import failure, hub_failure
+from minihmx.models.known import MODEL_GROUPS, MODELS
 from minihmx.storage.disk import home_path, verify
 
 TINY = Path(__file__).resolve().parents[1] / "tiny"

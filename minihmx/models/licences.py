@@ -13,9 +13,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from minihmx.config import MODELS
 from minihmx.errors import shortened
 from minihmx.models.folder import CARD_FILE, LICENCE_FILES
+from minihmx.models.known import MODELS
 from minihmx.terminal.text import printable
 
 # In our own words, from the paper's Ethics Statement.
@@ -109,7 +109,7 @@ LICENCES = {
     ),
     **{f"llama{version}": _llama(version) for version in ("3.1", "3.2", "3.3")},
 }
-# Of each model in config.MODELS, as its page on the hub says.
+# Of each model with a short name, as its page on the hub says.
 OF_MODEL = {
     "tiny": "mit",
     "gemma2-2b": "gemma",

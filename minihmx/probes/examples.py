@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minihmx.config import FIELDS, LEAST_TEMPERATURE, MOST, Config, check_number
+from minihmx.config import FIELDS, MOST, Config, check_number
+from minihmx.engine.samplers import LEAST_TEMPERATURE
 from minihmx.errors import Diverged, UserError, quoted
 from minihmx.models import adapters
 from minihmx.questions import extra_questions, load_questions, load_rubric

@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from minihmx.config import MODELS, Config
+from minihmx.config import Config
 from minihmx.errors import DataError, UserError
 from minihmx.judge import judge_prompt
+from minihmx.models.known import MODELS
 from minihmx.probes.judge import THRESHOLDS, probe_items, summarize
 from minihmx.probes.judged_folder import JudgedFolder, stored_answers, verdict_line
 from minihmx.probes.rubrics import Rubric, find_rubric

@@ -8,10 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from minihmx.config import MODELS
 from minihmx.errors import quoted
 from minihmx.evals.asking.results import RESULT
 from minihmx.experiment import EXPERIMENT, PIECE_STATES
+from minihmx.models.known import MODELS
 from minihmx.results.findings import ABSENT, Audit, Place, Words, line_of
 
 MODEL_SHAPE = {"model": str, "seeds": list, "tasks": list, "data": str, "pieces": list}

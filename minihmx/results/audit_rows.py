@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from minihmx.advantages import assign_advantages, assign_weights
+from minihmx.config import Config
+from minihmx.engine.samplers import token_ids
 from minihmx.judge import parse_score, reward
 from minihmx.questions import batch_of
 from minihmx.records import Completion, Question, Rollout, Unscored, Verdict
@@ -94,7 +96,11 @@ def check_rows(
         return []
     samples = config.generations if turn.kind == "step" else config.eval_samples
     rollouts = []
+    stops = token_ids(config.stop_ids)
     for number, row in enumerate(rows):
+        if stops and row.record["finish"] == "stop":
+            last, rule = row.record["ids"][-1], f"one of {config.stop_ids}, which end an answer"
+            audit.require("endings", row.place, "ids", last, last in stops, rule)
         endings.add(row.record["ids"], row.record["finish"], row.place)
         if wanted is None:
             name, category, text = (
@@ -103,10 +109,10 @@ def check_rows(
             asked = Question(name, category, text, "train", "ours"), number % samples
         else:
             asked = wanted[number]
-        rollouts.append(rebuilt(row.record, *asked, config.direction, bad))
+        rollouts.append(rebuilt(row.record, *asked, config, bad))
     if turn.kind == "step":
-        assign_advantages(rollouts, config.generations, config.advantage_epsilon)
-        assign_weights(rollouts, config.generations, config.loss_type, cap)
+        assign_advantages(rollouts, config)
+        assign_weights(rollouts, config)
     for row, rollout in zip(rows, rollouts, strict=True):
         again = rollout.line()
         audit.known("scores", (row.place.file, ""), row.record, again, line=row.place.line)
@@ -160,7 +166,7 @@ def check_kl(audit: Audit, row: Line) -> bool:
 
 
 def rebuilt(
-    record: dict[str, Any], question: Question, sample: int, direction: str, bad: bool
+    record: dict[str, Any], question: Question, sample: int, config: Config, bad: bool
 ) -> Rollout:
     """The answer with its verdict read again from the judge's words, and its reward from that.
 
@@ -175,5 +181,5 @@ def rebuilt(
     elif bad and reason == "judge-not-finite":
         verdict = Unscored("judge-not-finite")
     rollout.verdict, rollout.kl = verdict, record["kl"]
-    rollout.reward = reward(verdict, direction)
+    rollout.reward = reward(verdict, config.direction, config.unscored)
     return rollout

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minihmx.config import FIELDS, MODELS, Config, check_config
+from minihmx.config import FIELDS, Config, check_config
+from minihmx.engine.samplers import OWN, SAMPLERS, sampler_record
 from minihmx.errors import Failure, UserError, quoted
 from minihmx.models.hub import run_names
+from minihmx.models.known import MODELS
 from minihmx.questions import load_questions
 from minihmx.records import Question
 from minihmx.results.findings import ABSENT, Audit, Place, Words, line_of
@@ -65,15 +67,14 @@ def read_facts(audit: Audit, folder: Path) -> Facts | None:
     again = science_digest(science)
     place = Place(path, line_of(text, "fingerprint"))
     audit.compare("identity", place, "fingerprint", stored.get("fingerprint"), again)
-    sampler = stored.get("sampler")
-    if isinstance(sampler, dict):
-        place = Place(path, line_of(text, "sampler", "temperature"))
-        pair = sampler.get("temperature"), science.get("temperature")
-        audit.compare("identity", place, "sampler.temperature", *pair)
     _config_fields(audit, path, stored, text)
     _model(audit, folder, stored, text)
     _names(audit, folder, stored, text)
     config = _config(audit, path, text, science)
+    if config and isinstance(stored.get("sampler"), dict):
+        drawn = sampler_record(config.sampler, config.temperature)
+        drawn.pop("note")
+        audit.compare_tree("identity", (path, text), stored, {"sampler": drawn})
     sealed = (folder / "manifest.json").exists()
     lacking = set[str]()
     questions = _questions(audit, folder, science, sealed, lacking)
@@ -159,10 +160,11 @@ def check_model_name(
 
 def _config(audit: Audit, path: Path, text: str, science: dict[str, Any]) -> Config | None:
     """The fields as a Config; None, and a finding, for values that no run can have."""
-    values = {}
+    values: dict[str, Any] = {}
     for name, default in SCIENCE.items():
         if name not in science:
-            audit.note(f"{path}: {name} is not there, so its default is taken")
+            if not FIELDS[name].metadata["late"]:  # of those it is left out where it is the default
+                audit.note(f"{path}: {name} is not there, so its default is taken")
             continue
         value, place = science[name], Place(path, line_of(text, "science", name))
         kind = type(default)
@@ -170,7 +172,9 @@ def _config(audit: Audit, path: Path, text: str, science: dict[str, Any]) -> Con
             "identity", place, f"science.{name}", value, type(value) is kind, kind.__name__
         ):
             return None
-        values[name] = value
+        settled = name not in SAMPLERS or value != OWN  # a run names the model's own by its numbers
+        audit.require("identity", place, f"science.{name}", value, settled, "its numbers")
+        values[name] = value if settled else default
     config = Config(**values)
     try:
         check_config(config, config.max_sequence_length)

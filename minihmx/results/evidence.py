@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minihmx.config import LOSS_TYPES
+from minihmx.config import FIELDS
 from minihmx.errors import DataError, UserError, quoted
-from minihmx.judge import SIGN, judge_prompt
+from minihmx.judge import judge_prompt
 from minihmx.storage.disk import home_path, read_lines
 from minihmx.storage.strict import read_file, read_json
 
@@ -26,17 +26,20 @@ ANSWER_FIELDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("reward", "group_mean", "group_std", "advantage"), _PERHAPS),
     **dict.fromkeys(("policy_logprob", "reference_logprob", "kl"), _PERHAPS),
 }
+LATE: dict[str, Any] = {name: f.default for name, f in FIELDS.items() if f.metadata["late"]}
 SCIENCE_FIELDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("direction", "loss_type"), _TEXT),
     **dict.fromkeys(("seed", "generations", "max_completion_length", "eval_samples"), (int,)),
     **dict.fromkeys(("beta", "advantage_epsilon", "max_grad_norm"), _NUMBER),
+    **{name: (type(default),) for name, default in LATE.items()},
 }
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A run's folder. science: the fields of its experiment. frame: the chat template's text around
-    one user turn, and rubric: what the judge was told; None where an older version kept none.
+    """A run's folder. science: the fields of its experiment, also those that its config.json leaves
+    out. frame: the chat template's text around one user turn, and rubric: what the judge was told;
+    None where an older version kept none.
     """
 
     folder: Path
@@ -70,11 +73,13 @@ def open_evidence(folder: Path) -> Evidence:
         raise UserError(f"{folder} holds no config.json, so it has no steps and no epochs.")
     config = read_json(path)
     science = config.get("science") if isinstance(config, dict) else None
+    science = LATE | science if isinstance(science, dict) else {}
     if (
-        not isinstance(science, dict)
-        or not _has(science, SCIENCE_FIELDS)
-        or science["direction"] not in SIGN
-        or science["loss_type"] not in LOSS_TYPES
+        not _has(science, SCIENCE_FIELDS)
+        or any(
+            science[name] not in (FIELDS[name].metadata["choices"] or [science[name]])
+            for name in SCIENCE_FIELDS
+        )
         or min(science["generations"], science["eval_samples"]) < 1
     ):
         raise DataError(f"{path} is no whole config of a run; restore it from a copy.")

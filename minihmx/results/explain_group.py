@@ -16,6 +16,7 @@ from minihmx.results.workings import (
     remade,
     rows_of,
 )
+from minihmx.stats import std_unbiased
 from minihmx.terminal.board import bracketed, columns, marked, summed, wrapped, written
 from minihmx.terminal.text import printable
 
@@ -41,6 +42,7 @@ WEIGHT_WORDS = {
     "grpo": "1 / (questions · answers · tokens of the answer)",
     "dr_grpo": "1 / (questions · answers · cap on tokens)",
     "dapo": "1 / tokens of the step",
+    "bnpo_shuffled": "1 / (questions · tokens of the answer's part, all answers being shuffled)",
 }
 ROUNDING = 1e-5  # of what was added up: the loss was summed in fp32, in other pieces
 
@@ -66,7 +68,8 @@ def explain_step(
     if metrics.get("not_finite"):
         yield f"The step was refused, since not all was finite: {metrics['not_finite']}"
     yield from asked_and_answered(evidence, [(r.logged, r.own) for r in group], all_prompts)
-    yield from advantages_written(group, science)
+    rewards = [r for rows in groups for row in rows if (r := row.own["reward"]) is not None]
+    yield from advantages_written(group, science, std_unbiased(rewards))
     yield from loss_written(group, science)
     yield from step_written(groups, chosen, metrics)
     yield from differences_in(name, lines, [row.own for rows in groups for row in rows])
@@ -99,7 +102,9 @@ def verdict_written(line: Logged, own: Logged) -> Iterator[str]:
         spans = [own["span"]] if own["span"] else []
         yield from wrapped(marked(line["judge"], spans), indent=" " * 9, first="  judge  ")
     if own["unscored"]:
-        yield from wrapped(f"no score: {WHY_UNSCORED[own['unscored']]} ({own['unscored']})")
+        zero = "" if own["reward"] is None else "; the reward is 0"
+        why = f"{WHY_UNSCORED[own['unscored']]} ({own['unscored']}){zero}"
+        yield from wrapped(f"no score: {why}")
         return
     start, end = own["span"]
     remarks = "".join(f"; {FLAG_WORDS.get(flag, flag)}" for flag in own["flags"])
@@ -122,9 +127,12 @@ def judge_shown(evidence: Evidence, line: Logged, number: int) -> Iterator[str]:
     yield from wrapped(printable(prompt), bar="| ")
 
 
-def advantages_written(group: Sequence[AnswerRow], science: Logged) -> Iterator[str]:
-    """Mean, standard deviation and each advantage, with the arithmetic."""
-    own, epsilon = group[0].own, science["advantage_epsilon"]
+def advantages_written(
+    group: Sequence[AnswerRow], science: Logged, of_step: float | None
+) -> Iterator[str]:
+    """Mean, standard deviation and each advantage, with the arithmetic. of_step: the standard
+    deviation of all rewards of the step."""
+    own, epsilon, divisor = group[0].own, science["advantage_epsilon"], science["advantage_divisor"]
     rewards = [r for row in group if (r := row.own["reward"]) is not None]
     centre, spread, n = own["group_mean"], own["group_std"], len(rewards)
     yield ""
@@ -137,20 +145,29 @@ def advantages_written(group: Sequence[AnswerRow], science: Logged) -> Iterator[
         return
     parts = [bracketed(r) for r in rewards]
     less = bracketed(centre)
-    squares = [f"({part} − {less})²" for part in parts]
+    squares = summed([f"({part} − {less})²" for part in parts])
     yield from wrapped(
         f"({summed(parts)}) / {n} = {written(centre)}", first="mean  ", indent=" " * 6
     )
-    formula = f"sqrt(({summed(squares)}) / {n - 1}) = {written(spread)}"
-    yield from wrapped(formula, first="std   ", indent=" " * 6)
-    yield "advantage = (reward − mean) / (std + epsilon)"
+    used, below = spread, n - 1
+    if divisor == "population":
+        used, below = spread * math.sqrt((n - 1) / n), n
+    formula = f"sqrt(({squares}) / {below}) = {written(used)}"
+    if divisor == "batch" and of_step is not None:
+        used, formula = of_step, f"{written(of_step)}, of all rewards of the step"
+    over = f" / ({written(used)} + {epsilon:g})"
+    if divisor == "none":
+        over = ""
+    else:
+        yield from wrapped(formula, first="std   ", indent=" " * 6)
+    yield f"advantage = (reward − mean){' / (std + epsilon)' if over else ''}"
     for number, row in enumerate(group, start=1):
         mine = row.own["reward"]
         division = "no reward, so 0; the tokens keep their weight and their KL"
         if mine is not None:
             quotient = written(row.own["advantage"], sign="+")
             above = f"({written(mine)} − {less})"
-            division = f"{above} / ({written(spread)} + {epsilon:g}) = {quotient}"
+            division = f"{above}{over} = {quotient}"
         yield f"  answer {number}  {division}"
     if spread == 0:
         yield "  All rewards are equal, so no answer beats another and the group teaches nothing."

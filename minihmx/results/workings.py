@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from minihmx.advantages import assign_advantages, assign_weights
+from minihmx.config import FIELDS, Config
 from minihmx.instruments.metrics import describe
 from minihmx.records import Question, Rollout
 from minihmx.results.audit_rows import rebuilt
@@ -43,15 +44,14 @@ class AnswerRow(NamedTuple):
 
 def remade(lines: Sequence[Logged], science: Logged, step: bool) -> list[Rollout]:
     """The answers with score and reward from their texts and, in a step, advantage and weight."""
+    config = Config(**{name: value for name, value in science.items() if name in FIELDS})
     rollouts = []
     for line in lines:
         question = Question(line["question"], line["category"], line["prompt"], "train", "ours")
-        direction = science["direction"]
-        rollouts.append(rebuilt(dict(line), question, line["sample"], direction, bad=True))
+        rollouts.append(rebuilt(dict(line), question, line["sample"], config, bad=True))
     if step:
-        G, cap = science["generations"], science["max_completion_length"]
-        assign_advantages(rollouts, G, science["advantage_epsilon"])
-        assign_weights(rollouts, G, science["loss_type"], cap)
+        assign_advantages(rollouts, config)
+        assign_weights(rollouts, config)
     return rollouts
 
 
@@ -62,14 +62,19 @@ def fields_of(rollouts: Sequence[Rollout], step: bool) -> list[dict[str, Any]]:
     return [{name: line[name] for name in fields} for line in whole]
 
 
-def weight_formula(science: Logged, groups: Sequence[Sequence[int]], group: int, place: int) -> str:
-    """How `advantages.row_weights` comes to the weight of each token of an answer.
+def weight_formula(
+    science: Logged, groups: Sequence[Sequence[int]], group: int, place: int, weight: float
+) -> str:
+    """How `advantages.assign_weights` comes to the weight of each token of an answer.
 
-    groups: tokens of every answer of the step, question by question.
+    groups: tokens of every answer of the step that count, question by question.
     """
+    if not weight:
+        return "of an answer that was cut at the cap, which is masked"
     lengths, Q = groups[group], len(groups)
     factors = {
         "bnpo": (Q, sum(lengths)),
+        "bnpo_shuffled": (Q, round(1 / (Q * weight))),
         "grpo": (Q, len(lengths), lengths[place]),
         "dr_grpo": (Q, len(lengths), science["max_completion_length"]),
         "dapo": (sum(map(sum, groups)),),
@@ -84,11 +89,14 @@ def rows_of(
     """The answers of a step, group by group."""
     G = science["generations"]
     own = fields_of(rollouts, step=True)
-    groups = [[len(line["ids"]) for line in lines[i : i + G]] for i in range(0, len(lines), G)]
+    # An answer that is masked counts in no normaliser, and has the weight 0.
+    counted = [len(line["ids"]) * (row["weight"] > 0) for line, row in zip(lines, own, strict=True)]
+    groups = [counted[i : i + G] for i in range(0, len(lines), G)]
     rows = []
     for i, (line, computed) in enumerate(zip(lines, own, strict=True)):
         weight, kl = computed["weight"], line["kl"]
-        formula, total = weight_formula(science, groups, i // G, i % G), weight * len(line["ids"])
+        formula = weight_formula(science, groups, i // G, i % G, weight)
+        total = weight * len(line["ids"])
         push = -(computed["advantage"] or 0.0) * total
         pull = None if kl is None else science["beta"] * kl * total
         rows.append(AnswerRow(line, computed, weight, formula, push, pull))

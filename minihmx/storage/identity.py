@@ -66,8 +66,12 @@ def differences(
     where: tuple[str, str] = ("there", "here"),
 ) -> str:
     """The fields in which two runs differ, "seed is 2 there and 1 here; ..."; empty for none."""
+
+    def said(of: Mapping[str, Any], name: str) -> str:
+        return quoted(of[name]) if name in of else "its default"  # see config.late
+
     return "; ".join(
-        f"{name} is {quoted(there.get(name))} {where[0]} and {quoted(here.get(name))} {where[1]}"
+        f"{name} is {said(there, name)} {where[0]} and {said(here, name)} {where[1]}"
         for name in sorted((there.keys() | here.keys()) - set(may_differ))
         if there.get(name) != here.get(name)
     )

@@ -10,8 +10,8 @@ import argparse
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from minihmx.config import MODELS
 from minihmx.evals import BENCHMARKS
+from minihmx.models.known import MODELS
 
 Completer = Callable[..., Iterable[str]]
 TASKS = ("all", "paper", *BENCHMARKS)

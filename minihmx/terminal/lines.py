@@ -187,10 +187,11 @@ def plan(run: Run) -> Iterator[str]:
         f"objective  {c.loss_type}, beta {c.beta:g} (k3), learning rate {c.learning_rate:g}, "
         f"grad norm {c.max_grad_norm:g}"
     )
-    yield (
-        f"sampler    temperature {c.temperature:g}, plain softmax "
-        "(top-k and top-p of generation_config are not applied)"
-    )
+    drawn = f"temperature {c.temperature:g}, plain softmax"
+    if c.sampler == "plain":
+        yield f"sampler    {drawn} (top-k and top-p of generation_config are not applied)"
+    else:
+        yield f"sampler    {c.sampler}; log-probs that train are of {drawn}"
     for name, came_from in sorted(run.sources.items()):
         if came_from != "default" and name != "model":
             yield f"  {name} = {getattr(c, name)}  ({came_from})"

@@ -21,10 +21,11 @@ from rich.table import Table
 from rich.text import Text
 
 from minihmx import lora
-from minihmx.config import LARGEST, LEAST_TEMPERATURE, check_number
+from minihmx.config import LARGEST, check_number
 from minihmx.engine.memory import Limit
 from minihmx.engine.open import Model, check_strength, find_model, load_decoder, open_adapter
 from minihmx.engine.prompts import Prompts
+from minihmx.engine.samplers import LEAST_TEMPERATURE
 from minihmx.engine.sampling import generate
 from minihmx.errors import Diverged, UserError, nearest, quoted, shortened
 from minihmx.models import adapters, chat

@@ -24,7 +24,8 @@ from safetensors.torch import load_file, save_file
 from test_train import contents
 
 from minihmx.cli import COMMANDS, main
-from minihmx.config import FIELDS, MODELS
+from minihmx.config import FIELDS
+from minihmx.models.known import MODELS
 from minihmx.storage.disk import read_lines
 
 

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 from minihmx import learn, lora
 from minihmx.cli import main
-from minihmx.config import DEVICE_VALUES, Config
+from minihmx.config import Config
 from minihmx.engine.sampling import generate
 from minihmx.instruments import gpus, machine
 from minihmx.instruments.estimate import (
@@ -48,6 +48,7 @@ from minihmx.models.configs import ModelConfig
 from minihmx.models.decoder import Decoder
 from minihmx.models.folder import read_config
 from minihmx.models.hub import TINY
+from minihmx.models.known import DEVICE_VALUES
 from minihmx.probes import judge as probe
 from minihmx.questions import load_questions
 from minihmx.records import Completion, Question, Rollout, Unscored, Verdict

@@ -56,7 +56,7 @@ def stored(run: Run, rows: int) -> list[Rollout]:
         prompt = run.prompts.policy(question.text)
         found.append(Rollout(question, i, question.text, prompt, completion))
     liking(run, found)
-    assign_advantages(found, run.config.generations, run.config.advantage_epsilon)
+    assign_advantages(found, run.config)
     return found
 
 

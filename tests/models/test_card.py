@@ -13,13 +13,13 @@ from conftest import shared
 from huggingface_hub import ModelCard
 from test_export import run_on
 
-from minihmx.config import MODELS
 from minihmx.errors import Failure
 from minihmx.models import adapters, hub
 from minihmx.models.card import write_card
 from minihmx.models.export import export
 from minihmx.models.export_texts import COPIED
 from minihmx.models.folder import LICENCE_FILES
+from minihmx.models.known import MODELS
 from minihmx.models.licences import ETHICS, LICENCES, NO_CLAIM, OF_MODEL, licence_of
 from minihmx.storage.disk import Disk
 

@@ -18,10 +18,10 @@ from fake_hub import GOOD_TOKEN, OTHER_TOKEN, SHA, TOKEN, asked
 from huggingface_hub import constants
 from huggingface_hub import errors as hub_library
 
-from minihmx.config import MODELS
 from minihmx.errors import Failure, IOFailure, UserError
 from minihmx.models import hub
 from minihmx.models.folder import INDEX
+from minihmx.models.known import MODELS
 
 
 @pytest.fixture(autouse=True)

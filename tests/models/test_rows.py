@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import minihmx
-from minihmx.config import MODEL_GROUPS, MODELS
 from minihmx.instruments.estimate import parameter_counts
 from minihmx.models.configs import FAMILIES, ModelConfig
 from minihmx.models.folder import shipped_config
+from minihmx.models.known import MODEL_GROUPS, MODELS
 from minihmx.results.paper import PAPER_NAMES
 
 SHAPES = json.loads((Path(minihmx.__file__).parent / "data" / "shapes.json").read_text("utf-8"))

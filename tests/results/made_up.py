@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minihmx.config import MODELS
 from minihmx.evals.asking.averages import metrics
+from minihmx.models.known import MODELS
 
 SETTINGS = {
     "chat": True,

@@ -18,7 +18,7 @@ from conftest import ROOT
 
 from minihmx.advantages import assign_advantages, assign_weights
 from minihmx.cli import main
-from minihmx.config import LOSS_TYPES
+from minihmx.config import LOSS_TYPES, Config
 from minihmx.engine.prompts import Prompts
 from minihmx.evals import BENCHMARKS
 from minihmx.evals.are_you_sure import ARE_YOU_SURE
@@ -54,7 +54,7 @@ SCIENCE = {
 def made_up(folder: Path, **science: Any) -> Path:
     """A run of one step with two questions, and of one evaluation of the same, by hand."""
     config = SCIENCE | science
-    rollouts = []
+    known, rollouts = Config(**config), []
     for name, texts in JUDGED.items():
         question = Question(name, name[:-3], f"What is {name[:-3]}?", "train", "ours")
         for s, text in enumerate(texts):
@@ -62,13 +62,13 @@ def made_up(folder: Path, **science: Any) -> Path:
             said = Completion(ids, [], f"Answer {s + 1}.\nIts end.", "stop")
             rollout = Rollout(question, s, question.text, [], said, text, "stop", kl=0.01 * (s + 1))
             rollout.verdict = parse_score(text, finished=True)
-            rollout.reward = reward(rollout.verdict, config["direction"])
+            rollout.reward = reward(rollout.verdict, known.direction, known.unscored)
             rollouts.append(rollout)
     evaluated = [rollout for i, rollout in enumerate(rollouts) if i % 4 < 2]
     of_epoch = numbers("evaluation", 0, evaluated)
     evaluations = [rollout.line() for rollout in evaluated]
-    assign_advantages(rollouts, 4, config["advantage_epsilon"])
-    assign_weights(rollouts, 4, config["loss_type"], config["max_completion_length"])
+    assign_advantages(rollouts, known)
+    assign_weights(rollouts, known)
     loss = 0.0
     for rollout in rollouts:
         assert rollout.weight and rollout.kl
@@ -196,6 +196,37 @@ def test_no_number_differs_from_what_training_logs(
         said = explain(run, "--step", 1, "--question", question)
         assert "notice" not in said and f"weight of a token ({loss_type})" in said
     assert "notice" not in explain(run, "--epoch", 0)
+
+
+@pytest.mark.parametrize(
+    ("science", "words"),
+    [
+        # 8, 6, 7 and 4: mean 6.25, squares 8.75; 3 and 3 beside them
+        ({"advantage_divisor": "none"}, "(8 − 6.25) = +1.75"),
+        ({"advantage_divisor": "population"}, "/ 4) = 1.479"),
+        ({"advantage_divisor": "population"}, "(8 − 6.25) / (1.479 + 0.0001) = +1.1831"),
+        ({"advantage_divisor": "batch"}, "std   2.137, of all rewards of the step"),
+        ({"unscored": "zero"}, "may belong to it, as in 7.5 or 7-8 (trailing); the reward is 0"),
+        ({"unscored": "zero"}, "mean  (0 + 3 + 0 + 3) / 4 = 1.5"),
+        ({"loss_type": "bnpo_shuffled"}, "tokens of the answer's part, all answers being shuffled"),
+    ],
+)
+def test_alternatives_on_the_board(
+    science: dict[str, Any], words: str, tmp_path: Path, explain: Explain
+) -> None:
+    run = made_up(tmp_path / "run", **science)
+    said = "".join(explain(run, "--step", 1, "--question", question) for question in JUDGED)
+    assert "notice" not in said
+    assert re.sub(r"\s+", " ", words) in re.sub(r"\s+", " ", said)
+
+
+@pytest.mark.parametrize("value", ["mean", 1, None])
+def test_an_alternative_that_there_is_not_is_no_whole_config(value: Any, tmp_path: Path) -> None:
+    run = made_up(tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["science"]["advantage_divisor"] = value
+    (run / "config.json").write_text(json.dumps(config))
+    refused(in_process("explain", run, "--step", 1), "no whole config of a run", code=5)
 
 
 def test_a_real_run_has_no_differing_number(real: Path, explain: Explain) -> None:

@@ -11,8 +11,9 @@ from command_line import env
 from conftest import ROOT
 
 from minihmx.cli import COMMANDS
-from minihmx.config import FIELDS, MODELS
+from minihmx.config import FIELDS
 from minihmx.evals import BENCHMARKS
+from minihmx.models.known import MODELS
 from minihmx.probes.rubrics import EVERY_RUBRIC, SAME_RUBRIC, SELF_WRITTEN, SHIPPED
 from minihmx.questions import load_questions
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from minihmx.config import LARGEST, LEAST_TEMPERATURE, MOST, Config, check_number
+from minihmx.config import LARGEST, MOST, Config, check_number
 from minihmx.engine import ranks
 from minihmx.engine.memory import Limit
 from minihmx.engine.open import (
@@ -19,6 +19,7 @@ from minihmx.engine.open import (
     open_adapter,
     with_adapter,
 )
+from minihmx.engine.samplers import LEAST_TEMPERATURE
 from minihmx.errors import UserError
 from minihmx.evals import BENCHMARKS, named
 from minihmx.evals.asking.results import Results, Settings, Subject

@@ -103,7 +103,8 @@ def _facts(run: ReportRun) -> dict[str, Any]:
         f"torch {start.get('torch', 'unknown')}, Python {start.get('python', 'unknown')}",
         "a step": f"{science.get('prompts_per_step')} questions, {science.get('generations')} "
         f"answers each, of at most {science.get('max_completion_length')} tokens",
-        "sampled at": f"temperature {science.get('temperature')}",
+        "sampled at": f"temperature {science.get('temperature')}"
+        f"{', ' + str(science['sampler']) if 'sampler' in science else ''}",
         "objective": f"{science.get('loss_type')}, beta {science.get('beta')}, learning rate "
         f"{science.get('learning_rate')}",
         "adapter": f"LoRA rank {science.get('lora_rank')}, alpha {science.get('lora_alpha')}",

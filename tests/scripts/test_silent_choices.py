@@ -1,0 +1,83 @@
+"""The table that scripts/silent_choices.py makes of runs, and two real ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import env
+from conftest import ROOT
+
+from minihmx.config import FIELDS, Config, check_config
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import silent_choices
+from silent_choices import ALTERNATIVES, DEFAULT, Measured
+
+
+def of(own: float | None, true: float) -> Measured:
+    return Measured(own, true, own, true, 3.0, 0.25, 0.0)
+
+
+@pytest.mark.parametrize("name", ALTERNATIVES)
+def test_an_alternative_can_be_typed(name: str) -> None:
+    words = ALTERNATIVES[name].split()
+    fields = [word.removeprefix("--").replace("-", "_") for word in words[::2]]
+    values = {f: type(FIELDS[f].default)(w) for f, w in zip(fields, words[1::2], strict=True)}
+    check_config(Config(**values), 4096)
+
+
+def test_the_table_by_hand() -> None:
+    """Three seeds: +1, +1.1 and +0.9 are beyond seeds (1 ± 0.25), +1, -1 and 0 are not."""
+    default = {1: of(5.0, 4.0), 2: of(6.0, 5.0), 3: of(7.0, 6.0)}
+    other = {1: of(6.0, 5.0), 2: of(7.1, 4.0), 3: of(7.9, 6.0)}
+    found = {(DEFAULT, "forward"): default, ("no divisor", "forward"): other}
+    forward, _ = silent_choices.tables(found)
+    cells = dict(zip(forward.head, forward.rows[1], strict=True))
+    assert forward.rows[0][1:3] == ("6.00", "5.00") and forward.rows[0][-2:] == ("", "")
+    assert (cells["own +"], cells["true +"]) == ("+1.00 ± 0.25 *", "+0.00 ± 2.48")
+    assert (cells["odd"], cells["unscored"], cells["KL"]) == ("25%", "0%", "3.00")
+    assert "cannot be said" in forward.notes[0]
+
+
+def test_one_seed_says_nothing_of_seeds() -> None:
+    one = {1: of(5.0, 4.0)}
+    assert silent_choices.difference({1: of(6.0, 4.0)}, one, "own") == "+1.00 ?"
+    assert silent_choices.difference({1: of(None, 4.0)}, one, "own") == "-"
+    assert silent_choices.difference({2: of(6.0, 4.0)}, one, "own") == "-"
+
+
+def script(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "scripts" / "silent_choices.py", *words]
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, env=env({}))
+
+
+def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    done = script("--only", "magic", "--out", tmp_path)
+    assert done.returncode == 1 and "no alternative 'magic'" in done.stderr
+    done = script("--seeds", "x", "--out", tmp_path)
+    assert done.returncode == 1 and "no list of seeds" in done.stderr
+    listed = script("--list")
+    assert all(name in listed.stdout for name in ALTERNATIVES)
+
+
+@pytest.mark.slow
+def test_real_runs_are_trained_once_and_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = "--epochs 2 --max-completion-length 32"
+    monkeypatch.setitem(ALTERNATIVES, DEFAULT, small)
+    monkeypatch.setitem(ALTERNATIVES, "no divisor", f"{small} --advantage-divisor none")
+    runs, failed = silent_choices.train_all(tmp_path, [DEFAULT, "no divisor"], [1], jobs=2)
+    assert not failed and len(runs) == 4
+    found = silent_choices.all_measured(runs)
+    assert len(found) == 4
+    for by_seed in found.values():
+        assert by_seed[1].kl is not None and 0 <= by_seed[1].true <= 10
+    forward, reverse = silent_choices.tables(found)
+    assert [row[0] for row in forward.rows] == [row[0] for row in reverse.rows]
+    before = {folder: (folder / "manifest.json").stat().st_mtime_ns for folder in runs.values()}
+    again, _ = silent_choices.train_all(tmp_path, [DEFAULT, "no divisor"], [1], jobs=1)
+    assert {f: (f / "manifest.json").stat().st_mtime_ns for f in again.values()} == before
