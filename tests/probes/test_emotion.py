@@ -119,7 +119,7 @@ def typed(made: Path, out: Path, *more: object) -> dict[str, Any]:
 def test_a_gate_that_is_not_passed_ends_it(made: Path, tmp_path: Path) -> None:
     found = typed(made, tmp_path, "--adapter", f"{made}/forward@epoch-02")
     assert not found["usable"] and found["runs"] == []
-    assert found["why"].endswith("of 12 messages") and found["gate"]["hits"] < emotion.HITS_NEEDED
+    assert found["why"].endswith("of 12 messages") and found["gate"]["hits"] < stories.HITS_NEEDED
     assert not (Path(found["folder"]) / "vectors").exists()
     assert len(found["held_out_accuracy"]) == len(found["layers"]) == 1
     done = in_process("probe", "emotion", made / "toy", "--out", tmp_path, *COUNTS)
@@ -139,7 +139,7 @@ def test_stories_that_are_too_short_are_counted_and_it_ends(tmp_path: Path) -> N
 def test_what_is_measured_behind_the_gate(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(emotion, "HITS_NEEDED", 0)
+    monkeypatch.setattr(stories, "HITS_NEEDED", 0)
     alone = typed(made, tmp_path)
     folder = Path(alone["folder"]) / "vectors"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -168,7 +168,7 @@ def test_what_is_measured_behind_the_gate(
 def test_what_is_steered_and_what_is_taken_out(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(emotion, "HITS_NEEDED", 0)
+    monkeypatch.setattr(stories, "HITS_NEEDED", 0)
     monkeypatch.setattr(causes, "STRENGTHS", (8,))
     monkeypatch.setattr(causes, "SPACES", 1)
     verdicts = iter(range(10**6))  # a random model gives no scores, so each answer gets some
