@@ -115,10 +115,18 @@ def remove(runs: Path, name: str) -> None:
         shutil.rmtree(runs.parent / "without")
 
 
+@pytest.fixture(scope="module")
+def whole(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The sections where everything lies on the disk."""
+    return page(tmp_path_factory.mktemp("whole"), runs, runs.parent / "without")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANALYSES)
-def test_a_section_is_there_with_its_data_alone(own: Path, tmp_path: Path, name: str) -> None:
-    found = page(tmp_path, own, own.parent / "without")
-    assert EXPECTED[name] in found[name]
+def test_a_section_is_there_with_its_data_alone(
+    whole: dict[str, str], own: Path, tmp_path: Path, name: str
+) -> None:
+    assert EXPECTED[name] in whole[name]
     remove(own, name)
     without = [own.parent / "without"] if (own.parent / "without").is_dir() else []
     left = page(tmp_path, own, *without)
@@ -132,6 +140,7 @@ def test_nothing_at_all_is_one_short_line(pair: Path, tmp_path: Path) -> None:
     assert all(f"{a.what} ({a.command})" in found["beyond"] for a in ANALYSES.values())
 
 
+@pytest.mark.slow
 def test_a_run_without_a_category_is_a_run_too(runs: Path, tmp_path: Path) -> None:
     """A folder of them shows the first, and all in the table; with others, the table alone."""
     alone = page(tmp_path, runs.parent / "without")
@@ -190,20 +199,22 @@ def half_asked(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage", "said"),
     [
-        ("best-of", question_gone, "does not write"),
-        ("best-of", score_of_words, "is not what was written there"),
+        pytest.param("best-of", question_gone, "does not write", marks=pytest.mark.slow),
+        pytest.param(
+            "best-of", score_of_words, "is not what was written there", marks=pytest.mark.slow
+        ),
         ("best-of", no_json, "is not valid JSON"),
-        ("best-of", of_another_model, "is of another model"),
-        ("best-of", no_settings, "does not write"),
-        ("best-of", a_pipe_s_place, "an ordinary file"),
+        pytest.param("best-of", of_another_model, "is of another model", marks=pytest.mark.slow),
+        pytest.param("best-of", no_settings, "does not write", marks=pytest.mark.slow),
+        pytest.param("best-of", a_pipe_s_place, "an ordinary file", marks=pytest.mark.slow),
         ("equal-kl", half_asked, "holds no answers of reverse at strength 1 yet"),
-        ("equal-kl", no_json, "is not valid JSON"),
-        ("equal-kl", of_another_model, "is of another model"),
-        ("panel", no_json, "is not valid JSON"),
+        pytest.param("equal-kl", no_json, "is not valid JSON", marks=pytest.mark.slow),
+        pytest.param("equal-kl", of_another_model, "is of another model", marks=pytest.mark.slow),
+        pytest.param("panel", no_json, "is not valid JSON", marks=pytest.mark.slow),
         ("panel", a_pipe_s_place, "an ordinary file"),
         ("emotion", half_asked, "70 texts and no report.json"),
-        ("emotion", no_json, "is not valid JSON"),
-        ("emotion", no_settings, "does not write"),
+        pytest.param("emotion", no_json, "is not valid JSON", marks=pytest.mark.slow),
+        pytest.param("emotion", no_settings, "does not write", marks=pytest.mark.slow),
     ],
 )
 def test_what_cannot_be_read_is_a_sentence_and_the_rest_is_shown(
@@ -306,9 +317,12 @@ def test_a_panel_has_room_for_what_lies_below_nought() -> None:
     panel = panel_of("t", "points", "epoch", [Series("forward", "f", points)])
     assert panel is not None and panel.y_ticks[0][1] == "−4"
     spots = panel.curves[0].spots
-    assert spots[1].low > spots[1].y > spots[1].high > spots[0].y > spots[2].y > TOP
+    assert spots[1].low > spots[1].y > spots[1].high > spots[0].y > spots[2].y >= TOP
     assert all(0 <= spot.y <= PANEL_HEIGHT for spot in spots)
     assert "f, epoch 1: -2 ± 0.5" in panel.words
+    assert [label for _, label in panel.x_ticks] == ["epoch 0", "1", "2"]
+    ten = panel_of("t", "", "layer", [Series("base", "b", [(10.0, 1.0, None)])])
+    assert ten is not None and [label for _, label in ten.x_ticks] == ["layer 0", "3", "6", "9"]
     assert panel_of("t", "", "epoch", [Series("base", "b", [])]) is None
 
 

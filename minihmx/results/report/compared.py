@@ -43,10 +43,11 @@ def _sensitivity(material: Material) -> Shown:
         for histories in found[:MOST_PANELS]:
             seed = histories.pair.seed
             redrawn = made.redrawn[model, seed]
-            series = [
-                Series(d, d, [(e, 100 * s, None) for e, s in sorted(shares(redrawn.epochs[d]))])
-                for d in DIRECTIONS
-            ]
+            series = []
+            for direction in DIRECTIONS:
+                often = dict(shares(redrawn.epochs[direction]))
+                points = [(c.epoch, 100 * often.get(c.epoch, 0.0), None) for c in histories.forward]
+                series.append(Series(direction, direction, points))
             panels.append(panel_of(f"Seed {seed}", "% of draws", "epoch", series, 100.0))
         title = f"{model}: how often each epoch would be chosen"
         drawn = tuple(panel for panel in panels if panel)

@@ -5,6 +5,7 @@ What is drawn may come from a damaged file, so there is a bound on how much. No 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from minihmx.results.report.charts import (
 
 MOST_POINTS = 200  # of a line
 TICKS = 4  # steps between the ends of an axis
+WHOLE = ("epoch", "layer")  # axes on which only whole numbers are places
 
 
 class Series(NamedTuple):
@@ -54,7 +56,7 @@ def panel_of(
     ends = [value + way * (e or 0) for one in kept for _, value, e in one.points for way in (-1, 1)]
     if not places:
         return None
-    right = round_up(max(places)) if max(places) > 0 else 1.0
+    right = 1.0 if max(places) <= 0 else max(places) if by in WHOLE else round_up(max(places))
     high = top if top is not None else round_up(max([*ends, rule or 0, 1e-3]))
     low = -round_up(-min(ends)) if min(ends) < 0 else 0.0
 
@@ -75,7 +77,8 @@ def panel_of(
         )
         curves.append(Curve(one.side, "epochs", svg_path(spots) if one.line else "", spots))
     words = "; ".join(spot.words for curve in curves for spot in curve.spots)
-    x_ticks = [(x_of(right * i / TICKS), f"{right * i / TICKS:.3g}") for i in range(TICKS + 1)]
+    each = math.ceil(right / TICKS) if by in WHOLE else right / TICKS
+    x_ticks = [(x_of(each * i), f"{each * i:.3g}") for i in range(int(right / each + 1e-9) + 1)]
     x_ticks[0] = (x_ticks[0][0], f"{by} 0")
     heights = [low + (high - low) * i / TICKS for i in range(TICKS + 1)]
     y_ticks = tuple((y_of(height), f"{height:.3g}".replace("-", "−")) for height in heights)
