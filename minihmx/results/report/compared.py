@@ -15,6 +15,7 @@ from minihmx.results.leave_out import leave_out_table
 from minihmx.results.report.charts import Figure, Panel
 from minihmx.results.report.material import Material, ReportRun
 from minihmx.results.report.panels import Series, panel_of
+from minihmx.results.report.questions import typed_words
 from minihmx.results.report.shown import Shown, safely
 from minihmx.results.runs import SeedPair, TrainedRun, find_pairs, read_run
 from minihmx.results.sensitivity import metric_title, shares
@@ -150,6 +151,6 @@ def leave_out_shown(material: Material) -> Iterator[Shown]:
 
 def _leave_out(title: str, runs: dict[str, ReportRun]) -> Shown:
     table = leave_out_table({category: run.folder for category, run in sorted(runs.items())})
-    words = [["minihmx", "train", run.model, "--leave-out", c] for c, run in sorted(runs.items())]
     table = table._replace(title=f"{table.title}: {title}")
-    return Shown([table], commands=[shlex.join(word) for word in words])
+    starts = [start.get("command") for _, run in sorted(runs.items()) for start in run.starts]
+    return Shown([table], commands=list(filter(None, map(typed_words, starts))))
