@@ -274,4 +274,4 @@ def test_the_report_has_a_section_a_curve_and_the_alarm_first(
     assert "the reward runs ahead of other" in out.partition("## ")[0]
     assert main(["report", str(runs), "--out", str(tmp_path / "page.html")]) == 0
     text = (tmp_path / "page.html").read_text("utf-8")
-    assert 'aria-label="Lead over other by epoch: tiny forward seed 1, epoch 0: ' in text
+    assert 'aria-label="Lead over other-1 by epoch: tiny forward seed 1, epoch 0: ' in text
