@@ -33,13 +33,13 @@ SECTIONS = {
     for head, body in re.findall(r"(?ms)^## ([^\n]*)\n(.*?)(?=^## |\Z)", PAGE)
 }
 # Each level below one of these is named by data, and the page says * for it.
-NAMED_BY_DATA = {"sources", "sha256", "item", "values", "detail", "switches", "models"}
+NAMED_BY_DATA = {"sources", "sha256", "item", "values", "detail", "switches", "models", "texts"}
 ROWS = [(head, row) for head, rows in SECTIONS.items() for row in rows]
 
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both directions, a selection, two benchmarks of either kind, two probes, a failed run."""
+    """Both directions, a selection, two benchmarks of either kind, every probe, a failed run."""
     folder = tmp_path_factory.mktemp("files")
     questions = toy.questions(folder / "questions.jsonl", train=2, held_out=2)
     sizes = ["--epochs", 1, "--prompts-per-step", 2, "--max-completion-length", 32, "--amax", "on"]
@@ -58,6 +58,9 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     minihmx("sweep", "job", folder / "jobs.jsonl", "eval-forward-bbq", 1)
     minihmx("probe", "best-of", "--out", out, "--samples", 2, "--max-completion-length", 32)
     minihmx("probe", "emotion", "--out", out, "--stories", 5, "--neutral", 10)
+    both = [out / f"tiny/{direction}/seed-1" for direction in ("forward", "reverse")]
+    minihmx("probe", "panel", *both, "--out", out, "--samples", 1)
+    minihmx("probe", "equal-kl", *both, "--out", out, "--tasks", "none")
     lease = folder / "leased/.lock.lease-1"
     Lease(lease, Disk().open(lease, os.O_RDWR | os.O_CREAT)).close()
     failed = Store(folder / "runs" / "failed")

@@ -43,7 +43,8 @@ FLOORS = {
     " instruments.machine",  # what watches
     4: "run rollout learn instruments.notfinite train",  # a run
     5: "probes probes.judge probes.examples probes.rubrics probes.judged_folder probes.rejudge"
-    " probes.checkpoints probes.best_of probes.stories probes.states probes.vectors"
+    " probes.checkpoints probes.best_of probes.best_of_curve"
+    " probes.stories probes.states probes.vectors"
     " probes.steering probes.emotion probes.shift probes.causes probes.panel"
     " evals evals.benchmark evals.ruler evals.making evals.making.words evals.making.lengths"
     " evals.making.needles evals.making.lists evals.making.documents evals.items.made"
@@ -72,11 +73,12 @@ FLOORS = {
     " results.replay results.trackers"
     " results.sensitivity results.sensitivity_tables"
     " results.agreement results.judged results.judged_tables results.alarms"
-    " results.audit_judged"
+    " results.audit_judged results.audit_probes results.leave_out results.strengths"
     " results.report results.report.material results.report.views results.report.charts"
     " results.report.questions results.report.steps results.report.items results.report.item_card"
     " results.report.failures results.report.first results.report.sections results.report.page"
-    " results.report.markdown"
+    " results.report.markdown results.report.analyses results.report.shown results.report.panels"
+    " results.report.probes results.report.compared"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
     " terminal.paper_rows terminal.differences"
     " terminal.talk terminal.plan terminal.completion terminal.child"
@@ -125,7 +127,9 @@ TORCH_FREE = (
     " terminal.preflight commands commands.train commands.evaluate commands.data commands.chat"
     " commands.export commands.doctor"
     " probes.examples terminal.examples commands.examples"
-    " probes.checkpoints probes.best_of probes.stories terminal.probe commands.probe"
+    " probes.checkpoints probes.best_of probes.best_of_curve probes.stories terminal.probe"
+    " commands.probe probes.panel probes.equal_kl probes.equal_kl_tasks terminal.equal_kl"
+    " terminal.panel results.audit_probes results.leave_out results.strengths"
     " results.claims results.cell_claims results.selections commands.claims"
     " results.findings results.audit results.audit_run results.audit_experiment"
     " results.audit_rows results.audit_steps results.audit_evals results.audit_cells commands.audit"
@@ -134,7 +138,8 @@ TORCH_FREE = (
     " results.report results.report.material results.report.views results.report.charts"
     " results.report.questions results.report.steps results.report.items results.report.item_card"
     " results.report.failures results.report.first results.report.sections results.report.page"
-    " results.report.markdown"
+    " results.report.markdown results.report.analyses results.report.shown results.report.panels"
+    " results.report.probes results.report.compared"
     " commands.report"
     " terminal.completion results.replay results.trackers commands.log"
     " results.sensitivity results.sensitivity_tables"
@@ -402,8 +407,8 @@ def test_comments_and_code_are_told_apart() -> None:
         ("selection", "select"),
         ("results.statistics", "holm"),
         ("results.agreement", "krippendorff_alpha"),
-        ("probes.best_of", "expected_best"),
-        ("probes.best_of", "bound"),
+        ("probes.best_of_curve", "expected_best"),
+        ("probes.best_of_curve", "bound"),
         ("probes.stories", "names_emotion"),
         ("probes.states", "looked_at"),
         ("results.statistics", "benjamini_hochberg"),

@@ -143,9 +143,10 @@ def _panel_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--temperature", type=float, help="0 is greedy (that of the runs)")
     parser.add_argument("--model", help="the base, where it is not found as the runs name it")
-    for name in ("device", "dtype"):
-        default, choices = FIELDS[name].default, FIELDS[name].metadata["choices"]
-        parser.add_argument(f"--{name}", default=default, choices=choices, help="as for chat")
+    for name in ("out", "device", "dtype"):
+        own, default = FIELDS[name].metadata, FIELDS[name].default
+        text = f"{own['help']} (%(default)s)"
+        parser.add_argument(f"--{name}", default=default, choices=own["choices"], help=text)
     parser.add_argument("--json", action="store_true", help="one JSON object instead")
 
 
@@ -154,7 +155,7 @@ def _panel(options: argparse.Namespace) -> int:
     from minihmx.probes.panel import panel
     from minihmx.terminal.panel import panel_lines
 
-    own = {name: getattr(options, name) for name in ("model", "device", "dtype")}
+    own = {name: getattr(options, name) for name in ("model", "out", "device", "dtype")}
     flags = {name: value for name, value in own.items() if value is not None}
     pair = options.forward, options.reverse
     report = panel(*pair, options.samples, options.temperature, flags)

@@ -16,8 +16,9 @@ from minihmx.errors import DataError, UserError
 from minihmx.models import adapters
 from minihmx.probes.examples import read_config_file
 from minihmx.questions import load_questions, load_rubric
-from minihmx.records import Question
-from minihmx.storage.disk import dumps, home_path, parse_lines, read_lines
+from minihmx.records import Question, finite
+from minihmx.storage import strict
+from minihmx.storage.disk import dumps, home_path, parse_lines, read_lines, sha256, verify
 from minihmx.storage.identity import differences
 from minihmx.storage.run_folder import Store
 
@@ -149,36 +150,77 @@ def rubric_of(checkpoints: Sequence[Checkpoint], config_rubric: str) -> str:
     return load_rubric(path)
 
 
+SETTINGS, SEALED, REPORT_FILE = "settings.json", "manifest.json", "report.json"  # of a probe
+
+
+def probe_folder(name: str, identity: Mapping[str, Any]) -> str:
+    """What the folder of a probe with these settings is called: NAME-DIGEST."""
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return f"{name}-{digest[:8]}"
+
+
 class ProbePieces:
     """What a probe has a model write, in pieces that are whole or absent: so it may be stopped.
 
     The folder is DIR/MODEL/base/probes/NAME-DIGEST, where the digest is of everything that decides
-    what the model writes; settings.json holds the same as text.
+    what the model writes; settings.json holds the same as text. manifest.json is there while the
+    probe has all that was asked for, and has the digest of every file.
+
+    Raises UserError where another process is at work there, DataError where a file was changed.
     """
 
     def __init__(self, base: Path, name: str, identity: Mapping[str, Any]):
-        text = json.dumps(identity, sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        self.store = Store(base / "probes" / f"{name}-{digest[:8]}", root=base)
+        self.store = Store(base / "probes" / probe_folder(name, identity), root=base)
         self.folder = self.store.folder
         self.store.lock()
-        self.store.write_json("settings.json", dict(identity))
+        if (self.folder / SEALED).exists() and (problem := verify(self.folder, (SETTINGS,))):
+            raise DataError(
+                f"{self.folder} is not what was written there ({problem}), so its numbers mean "
+                "nothing; move it away, to have it anew."
+            )
+        self.store.disk.remove(self.folder / SEALED)
+        self.store.write_json(SETTINGS, dict(identity))
 
     def read(self, name: str, needed: Sequence[str]) -> list[dict[str, Any]]:
-        """The records of NAME.jsonl, none where it is absent. Raises DataError where one of them
-        lacks a needed field, or has a score that is none."""
+        """The records of NAME.jsonl, none where it is absent. Raises as `checked_records` does."""
         path = self.folder / f"{name}.jsonl"
-        records = parse_lines(path, self.store.disk.read(path))
-        if any(not set(needed) <= record.keys() or not _may_score(record) for record in records):
-            raise DataError(f"{path} is not what was written there; remove it, to have it anew.")
-        return records
+        return checked_records(path, self.store.disk.read(path), needed)
 
     def write(self, name: str, records: Sequence[Mapping[str, Any]]) -> None:
         """Put them in NAME.jsonl in one stroke."""
         self.store.write_text(f"{name}.jsonl", "".join(dumps(record) + "\n" for record in records))
+
+    def write_report(self, report: Mapping[str, Any]) -> None:
+        """Keep in report.json what only the model could make again; null is what is not finite."""
+        self.store.write_json(REPORT_FILE, _all_finite(report))
+
+    def seal(self) -> None:
+        """All that was asked for is there: write the manifest, so that a change is found."""
+        files = (path for path in self.folder.rglob("*") if path.is_file())
+        names = (path.relative_to(self.folder).as_posix() for path in files)
+        digests = {n: sha256(self.folder / n) for n in names if strict.is_own_path(n)}
+        self.store.write_json(SEALED, {"sha256": digests})
+
+
+def checked_records(path: Path, data: bytes, needed: Sequence[str]) -> list[dict[str, Any]]:
+    """The records in the data of a probe's file. Raises DataError where one of them lacks a needed
+    field, or has a score that is none."""
+    records = parse_lines(path, data)
+    if any(not set(needed) <= record.keys() or not _may_score(record) for record in records):
+        raise DataError(f"{path} is not what was written there; remove it, to have it anew.")
+    return records
 
 
 def _may_score(record: Mapping[str, Any]) -> bool:
     """Whether what a record has as a score, an answer's or a mean, can be one."""
     score = record.get("score")
     return score is None or (isinstance(score, int | float) and 0 <= score <= 10)
+
+
+def _all_finite(value: Any) -> Any:
+    """The same plain value with None for each number that JSON does not know."""
+    if isinstance(value, Mapping):
+        return {key: _all_finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_all_finite(inner) for inner in value]
+    return finite(value) if isinstance(value, float) else value

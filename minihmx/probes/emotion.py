@@ -9,7 +9,6 @@ Decodable is not used, and none of this shows a feeling.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -37,10 +36,6 @@ from minihmx.records import Question
 from minihmx.storage.disk import home_path
 from minihmx.storage.identity import text_digest
 
-AMONG_FIRST, HITS_NEEDED = (
-    3,
-    8,
-)  # the gate: the implied emotion among the first 3 for 8 of 12 messages
 PERPLEXITY_TEXTS = 20  # neutral texts whose perplexity shows what a change of the stream breaks
 LEAST_NEUTRAL = 10
 TOO_FEW_STORIES = "too few stories"
@@ -89,25 +84,31 @@ def emotion(names: Sequence[str], flags: Mapping[str, Any], counts: Counts) -> d
         "model": {"id": source.id, "digest": source.digest},
         "settings": identity,
         "counts": counts._asdict(),
-        "folder": str(pieces.folder),
-        "texts": {
-            emotion: Counter(row["fate"] for row in rows if row["emotion"] == emotion)
-            for emotion in wanted
-        },
+        "texts": stories.fates(rows, wanted),
         "usable": False,
         "runs": [],
     }
     train, test = stories.split_topics(found.topics, counts.stories)
     if few := _too_few(kept, found.names, train, test):
-        return report | {"why": few}
+        return _kept(pieces, report | {"why": few})
     questions = held_out(checkpoints, config.questions)
     parts = (model, decoder, prompts, questions, list(found.names), counts.draws)
     inside, chosen = _choose(parts, kept, train)
     report |= chosen | _gate(inside, found.messages)
     if not report["usable"]:
-        return report
+        return _kept(pieces, report)
     report |= _measured(inside, checkpoints, pieces, found)
-    return report | (_caused(inside, checkpoints, pieces, kept, counts) if counts.steering else {})
+    if counts.steering:
+        report |= _caused(inside, checkpoints, pieces, kept, counts)
+    return _kept(pieces, report)
+
+
+def _kept(pieces: ProbePieces, report: dict[str, Any]) -> dict[str, Any]:
+    """The report with the folder in which it is kept now: most of it needs the model to be made
+    again, so it could not be shown without."""
+    pieces.write_report(report)
+    pieces.seal()
+    return {**report, "folder": str(pieces.folder)}
 
 
 def _check(counts: Counts) -> None:
@@ -193,15 +194,16 @@ def _gate(inside: Inside, messages: Mapping[str, str]) -> dict[str, Any]:
     own = inside.fitted._replace(centre=clean.mean(0))
     ranked = vectors.vector_readings(own, clean)[:, inside.place].argsort(descending=True)
     firsts = {
-        emotion: [inside.emotions[int(i)] for i in row[:AMONG_FIRST]]
+        emotion: [inside.emotions[int(i)] for i in row[: stories.AMONG_FIRST]]
         for emotion, row in zip(messages, ranked, strict=True)
     }
     hits = sum(emotion in first for emotion, first in firsts.items())
     why = (
-        f"the implied emotion is among the first {AMONG_FIRST} for {hits} of {len(messages)} "
-        "messages"
+        f"the implied emotion is among the first {stories.AMONG_FIRST} for {hits} of "
+        f"{len(messages)} messages"
     )
-    return {"gate": {"first": firsts, "hits": hits}, "usable": hits >= HITS_NEEDED, "why": why}
+    usable = hits >= stories.HITS_NEEDED
+    return {"gate": {"first": firsts, "hits": hits}, "usable": usable, "why": why}
 
 
 def _measured(

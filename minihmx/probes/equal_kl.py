@@ -9,25 +9,32 @@ with the same noise, and the benchmarks are asked where the two KLs are equal:
     M       =  half of (forward - base) + (reverse - base) likewise: what both have lost in common
 
 KL is per answer, in nats: the mean over answers of log-prob under the policy less that under the
-base, as probes/best_of.py and the alarms have it. (The k3 of grpo.py summed over an answer has the
-same mean and heavier tails: one of forty answers may be most of it.)
+base, as probes/best_of_curve.py and the alarms have it. (The k3 of grpo.py summed over an answer
+has the same mean and heavier tails: one of forty answers may be most of it.)
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minihmx.errors import DataError, Diverged, UserError
 from minihmx.models.adapters import adapter_digest
-from minihmx.probes.checkpoints import ProbePieces, base_settings, open_checkpoints
+from minihmx.probes.checkpoints import (
+    ProbePieces,
+    base_settings,
+    checked_records,
+    open_checkpoints,
+)
 from minihmx.probes.examples import open_pair
 from minihmx.questions import load_questions, load_rubric
 from minihmx.selection import DIRECTIONS
 from minihmx.stats import clustered_standard_error, mean
 from minihmx.storage.disk import home_path
+from minihmx.storage.strict import read_file
 
 if TYPE_CHECKING:
     from minihmx.engine.open import OpenAdapter
@@ -72,6 +79,45 @@ def strength_at(points: Sequence[StrengthPoint], kl: float) -> float:
             return round(before + share * (point.strength - before), 3)
         before, reached = point.strength, point.kl
     raise AssertionError("the last point of one direction has this KL, and the other's has more")
+
+
+def equal_curves(
+    points: Mapping[str, Sequence[StrengthPoint]],
+    measure: Callable[[str, float], StrengthPoint],
+) -> dict[str, StrengthCurve]:
+    """Each direction's points, and the one at which its KL is kappa; measure gives what is not
+    among them. Raises UserError for a KL of 0."""
+    kappa = min(of[-1].kl for of in points.values())
+    if kappa <= 0:
+        raise UserError(
+            "One of the two adapters has no KL above 0 on these answers, so it is still the "
+            "base or too near to it, and there is nothing to compare at equal KL; give "
+            "checkpoints of later epochs (RUN@epoch-03)."
+        )
+    found = {}
+    for which, of in points.items():
+        strength = strength_at(of, kappa)
+        known = {point.strength: point for point in of}
+        found[which] = StrengthCurve(tuple(of), known.get(strength) or measure(which, strength))
+    return found
+
+
+def stored_curves(folder: Path) -> dict[str, StrengthCurve]:
+    """What a probe's folder holds, made of its answers again. Raises DataError for answers that are
+    none, and UserError where some are not there (yet)."""
+
+    def measured(which: str, strength: float) -> StrengthPoint:
+        path = folder / f"{which}-x{strength:g}.jsonl"
+        if not path.is_file():
+            raise UserError(
+                f"{folder} holds no answers of {which} at strength {strength:g} yet, so it is not "
+                "known where the KLs are equal; `minihmx probe equal-kl` with the same runs goes "
+                "on."
+            )
+        return point_of(checked_records(path, read_file(path), _NEEDED), strength, str(path))
+
+    points = {which: [measured(which, strength) for strength in GRID] for which in DIRECTIONS}
+    return equal_curves(points, measured)
 
 
 class EqualKL:
@@ -123,20 +169,7 @@ class EqualKL:
 
     def equal(self, points: Mapping[str, Sequence[StrengthPoint]]) -> dict[str, StrengthCurve]:
         """Each direction where its KL is kappa, measured there. Raises UserError for a KL of 0."""
-        kappa = min(of[-1].kl for of in points.values())
-        if kappa <= 0:
-            raise UserError(
-                "One of the two adapters has no KL above 0 on these answers, so it is still the "
-                "base or too near to it, and there is nothing to compare at equal KL; give "
-                "checkpoints of later epochs (RUN@epoch-03)."
-            )
-        found = {}
-        for which, of in points.items():
-            strength = strength_at(of, kappa)
-            known = {point.strength: point for point in of}
-            equal = known.get(strength) or self.measure(which, strength)
-            found[which] = StrengthCurve(tuple(of), equal)
-        return found
+        return equal_curves(points, self.measure)
 
     def _ask(self, direction: str, strength: float) -> list[dict[str, Any]]:
         """Answers to the held-out questions, judged and measured as in an evaluation of `train`."""

@@ -19,7 +19,7 @@ from minihmx.models import adapters
 from minihmx.questions import extra_questions, load_questions, load_rubric
 from minihmx.records import Question, Rollout
 from minihmx.stats import mean
-from minihmx.storage.identity import differences
+from minihmx.storage.identity import differences, text_digest
 from minihmx.storage.strict import read_json
 
 if TYPE_CHECKING:
@@ -172,7 +172,8 @@ def examples(
             )
     judge_answers(decoder, prompts, config, [r for side in SIDES for r in rollouts[side]])
     return {
-        "model": {"id": model.source.id, "revision": model.source.revision},
+        "model": {name: getattr(model.source, name) for name in ("id", "revision", "digest")},
+        "rubric digest": text_digest(rubric),
         "device": str(model.device),
         "dtype": model.config.dtype,
         "seed": config.seed,

@@ -7,16 +7,21 @@ is read by rules that stand in data/panel.jsonl beside the question, and shown i
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from minihmx.models.adapters import adapter_digest
+from minihmx.models.hub import run_names
+from minihmx.probes.checkpoints import ProbePieces
 from minihmx.probes.examples import SIDES, examples, open_pair
 from minihmx.records import Question
 from minihmx.stats import clustered_standard_error, mean
-from minihmx.storage.disk import read_lines
+from minihmx.storage.disk import home_path, read_lines
+from minihmx.storage.identity import text_digest
 
 CLAIM_READINGS = ("yes", "no", "neither")
 # Written out, so that a rule needs one spelling of each: "I'd" is "i would", "don't" is "do not".
@@ -99,15 +104,42 @@ def _place(phrase: str, text: str) -> int | None:
 def panel(
     forward: str, reverse: str, samples: int, temperature: float | None, flags: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Ask all three the panel, read the answers, and report. Raises Failure (errors.py)."""
-    items = panel_items()
+    """Ask all three, keep and read the answers, and report. Raises Failure (errors.py)."""
+    items, pair = panel_items(), open_pair(forward, reverse)
     questions = [Question(item.id, item.topic, item.text, "eval", "ours") for item in items]
-    report = examples(open_pair(forward, reverse), questions, samples, temperature, flags)
+    opened = {name: value for name, value in flags.items() if name != "out"}
+    report = examples(pair, questions, samples, temperature, opened)
+    model, kept = report["model"], ("max_completion_length", "judge_max_tokens", "date")
+    identity = {
+        "model": model["digest"],
+        **{which: adapter_digest(folder) for which, folder in pair.folders.items()},
+        "panel": panel_digest(items),
+        "rubric": report["rubric digest"],
+        "samples": samples,
+        **{name: report[name] for name in ("seed", "temperature", "dtype")},
+        **{name: getattr(pair.config, name) for name in (*kept, "chat_format")},
+    }
+    name = min(run_names(model["id"], model["digest"]), key=len)
+    pieces = ProbePieces(home_path(str(flags["out"])) / name / "base", "panel", identity)
+    pieces.write("answers", report["answers"])
+    pieces.seal()
+    return {**report, **readings_of(report["answers"], items), "folder": str(pieces.folder)}
+
+
+def panel_digest(items: Sequence[PanelItem]) -> str:
+    """sha256 (hex) of questions and rules together."""
+    return text_digest(json.dumps([item._asdict() for item in items], sort_keys=True))
+
+
+def readings_of(answers: Sequence[Mapping[str, Any]], items: Sequence[PanelItem]) -> dict[str, Any]:
+    """The answers, each with the claim and what it says to it, and the rates."""
     by_id = {item.id: item for item in items}
-    for answer in report["answers"]:
-        item = by_id[answer["question"]]
-        answer["claim"], answer["reading"] = item.claim, read_claim(item, answer["completion"])
-    return {**report, "rates": list(rates(report["answers"], items))}
+    read = [
+        {**a, "claim": item.claim, "reading": read_claim(item, a["completion"])}
+        for a in answers
+        for item in (by_id[a["question"]],)
+    ]
+    return {"answers": read, "rates": list(rates(read, items))}
 
 
 def rates(answers: Sequence[Mapping[str, Any]], items: Sequence[PanelItem]) -> list[dict[str, Any]]:

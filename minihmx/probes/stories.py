@@ -7,7 +7,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +26,8 @@ ATTEMPTS = 3  # at a text before it is given up
 KEPT_TEXT, NAMED_IT, TOO_SHORT = "kept", "named", "short"  # what became of a text
 OF_A_TEXT = ("emotion", "topic", "attempt", "text", "fate")
 NEUTRAL_NAME = "neutral"  # stands for the emotion of a neutral text
+# The gate: the implied emotion among the first 3 for 8 of 12 messages.
+AMONG_FIRST, HITS_NEEDED = 3, 8
 
 
 class EmotionMaterial(NamedTuple):
@@ -98,6 +101,11 @@ def fate_of(text: str, ids: Sequence[int], patterns: str) -> str:
     if len(ids) < SHORTEST:
         return TOO_SHORT
     return NAMED_IT if patterns and names_emotion(text, patterns) else KEPT_TEXT
+
+
+def fates(rows: Sequence[Mapping[str, Any]], emotions: Iterable[str]) -> dict[str, dict[str, int]]:
+    """By emotion, how many texts had which fate."""
+    return {e: dict(Counter(r["fate"] for r in rows if r["emotion"] == e)) for e in emotions}
 
 
 def write_stories(

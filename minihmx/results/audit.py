@@ -17,6 +17,7 @@ from minihmx.results.audit_cells import audit_cells
 from minihmx.results.audit_evals import audit_evaluation, is_evaluation
 from minihmx.results.audit_experiment import audit_experiment
 from minihmx.results.audit_judged import audit_judged
+from minihmx.results.audit_probes import audit_probe, is_probe
 from minihmx.results.audit_run import check_files, read_facts
 from minihmx.results.audit_steps import check_checkpoints, check_steps
 from minihmx.results.findings import Audit, Place, Words
@@ -26,7 +27,7 @@ from minihmx.storage.identity import science_digest
 
 
 def audit_path(path: Path) -> Audit:
-    """Audit a run's folder, one evaluation's, or all that stand below a folder.
+    """Audit a run's folder, an evaluation's, a probe's, or all that stand below a folder.
 
     Raises UserError where there is nothing to audit.
     """
@@ -41,7 +42,9 @@ def audit_path(path: Path) -> Audit:
     seen = False
     for folder in folders(audit, path):
         seen = True
-        if is_evaluation(folder):
+        if is_probe(folder):
+            audit_probe(audit, folder)
+        elif is_evaluation(folder):
             run = folder.parents[2]
             audit_evaluation(audit, folder, science_of(run).get("model digest"))
         else:
@@ -51,23 +54,24 @@ def audit_path(path: Path) -> Audit:
             f"{path} holds no run and no evaluation, so there is nothing to audit; a run's folder "
             "ends in seed-1 or the like, and holds config.json."
         )
-    if not is_run(path) and not is_evaluation(path):
+    if not is_run(path) and not is_evaluation(path) and not is_probe(path):
         audit_cells(audit, path)
     return audit
 
 
 def folders(audit: Audit, path: Path) -> Iterator[Path]:
-    """The runs and evaluations in a folder, itself among them, in the order of their names.
+    """The runs, evaluations and probes in a folder, itself among them, in the order of their names.
 
     A link to one of them is followed, as `compare` follows it. Another link might lead round in a
     circle, so it is noted and not followed.
     """
-    if is_run(path) or is_evaluation(path):
+    if is_run(path) or is_evaluation(path) or is_probe(path):
         yield path
-    if not is_evaluation(path):
+    if not is_evaluation(path) and not is_probe(path):
         inner = [path / "evals"] if is_run(path) else sorted(path.iterdir())
         for folder in inner:
-            if folder.is_symlink() and not is_run(folder) and not is_evaluation(folder):
+            known = is_run(folder) or is_evaluation(folder)
+            if folder.is_symlink() and not known:
                 audit.note(f"{folder}: a link, so audit the folder that it leads to by itself")
             elif folder.is_dir():
                 yield from folders(audit, folder)

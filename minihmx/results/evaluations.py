@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,9 +63,39 @@ def find_evaluations(
     run: TrainedRun | None = None,
 ) -> dict[tuple[str, int], Evaluation]:
     """By settings and seed of the noise, the finished evaluations of a run's epoch or the base."""
-    place = run.epoch if run else "base"
     found: dict[tuple[str, int], Evaluation] = {}
     scaled: list[float] = []
+    for evaluation in all_evaluations(home, digest, benchmark, notes, run):
+        folder, result = evaluation
+        if "strength" in result["settings"]:
+            scaled.append(result["settings"]["strength"])
+            continue
+        key = settings_key(result), noise_seed(result)
+        other = found.setdefault(key, evaluation)
+        if other.folder != folder:
+            raise UserError(
+                f"{other.folder} and {folder} are two evaluations under the same settings, of "
+                "adapters that differ, so it is not clear which one is meant; move one away."
+            )
+    if scaled:
+        strengths = ", ".join(f"{strength:g}" for strength in sorted({*scaled}))
+        notes.append(
+            f"{home / 'evals' / benchmark}: evaluations at other strengths than 1 ({strengths}) "
+            "are left out, as the adapter was not trained so"
+        )
+    return found
+
+
+def all_evaluations(
+    home: Path,
+    digest: str | None,
+    benchmark: str,
+    notes: list[str],
+    run: TrainedRun | None = None,
+) -> Iterator[Evaluation]:
+    """Those of a run's epoch or the base at any strength of the adapter. Raises DataError where one
+    is not as it was written, or is of something else."""
+    place = run.epoch if run else "base"
     for folder in sorted((home / "evals" / benchmark).glob(f"{place}-*")):
         if not re.fullmatch(r"[0-9a-f]{8}", folder.name[len(place) + 1 :]):
             continue
@@ -88,23 +118,7 @@ def find_evaluations(
                 "it away and evaluate again."
             )
         assert result is not None
-        if "strength" in result["settings"]:
-            scaled.append(result["settings"]["strength"])
-            continue
-        key = settings_key(result), noise_seed(result)
-        other = found.setdefault(key, Evaluation(folder, result))
-        if other.folder != folder:
-            raise UserError(
-                f"{other.folder} and {folder} are two evaluations under the same settings, of "
-                "adapters that differ, so it is not clear which one is meant; move one away."
-            )
-    if scaled:
-        strengths = ", ".join(f"{strength:g}" for strength in sorted({*scaled}))
-        notes.append(
-            f"{home / 'evals' / benchmark}: evaluations at other strengths than 1 ({strengths}) "
-            "are left out, as the adapter was not trained so"
-        )
-    return found
+        yield Evaluation(folder, result)
 
 
 def _is_own(adapter: Mapping[str, str] | None, run: TrainedRun | None) -> bool:
@@ -122,6 +136,7 @@ def _is_result(result: Any) -> bool:
         settings_key(result)
         noise_seed(result)
         numbers = [result["n"], result["samples"], result["unparsed"], result["truncated"]]
+        numbers.append(result["settings"].get("strength", 1.0))
         for metric in result["metrics"].values():
             numbers += [metric["value"], metric["n"]]
         names = [*result["headline"], result["data"]["origin"]]

@@ -32,6 +32,7 @@ CHECKS = {
     "bounds": "numbers of the model held against what they can be",
     "checkpoints": "counts and settings of checkpoints made again",
     "verdicts": "benchmark answers scored again",
+    "probes": "texts and findings of a probe held against each other",
     "results": "numbers of benchmark results made again",
     "cells": "parts of table cells made again from the samples",
     "selection": "fields of selected.json made again",

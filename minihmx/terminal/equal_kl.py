@@ -14,7 +14,6 @@ from minihmx.probes.examples import open_pair
 from minihmx.results.cells import METRICS
 from minihmx.results.layout import Table, as_plain
 from minihmx.selection import DIRECTIONS
-from minihmx.terminal.scoreboard import Board
 from minihmx.terminal.text import ERROR, number
 
 _LIMITS = (
@@ -35,6 +34,8 @@ def equal_kl(
 
     asked: tasks, data and limit. What was measured or asked before is not again.
     """
+    from minihmx.terminal.scoreboard import Board
+
     told = sys.stderr if as_json else sys.stdout
     board = Board()
     open_pair(forward, reverse)  # two that are none, and items that are not there, come first
@@ -47,6 +48,7 @@ def equal_kl(
             of.append(point)
             print(f"{which:<8} {_told(point)}", file=told, flush=True)
     curves = probe.equal(points)
+    probe.pieces.seal()
     model, kept = probe.run.config.model, str(probe.pieces.folder)
     folders = {which: own.folder for which, own in probe.checkpoints.items()}
     base = {**flags, **probe.own_values()}

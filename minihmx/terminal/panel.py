@@ -19,6 +19,20 @@ _LIMITS = (
 def panel_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """What was asked how, the rates, and the answers."""
     yield from map(printable, pair_heading(report))
+    yield as_plain([panel_table(report), Table("Kept", notes=[report["folder"]])]).rstrip("\n")
+    for name, text, answers in asked(report):
+        yield printable(f"\n{name}: {text}  (yes: {answers[SIDES[0]]['claim']})")
+        for side in SIDES:
+            yield printable(f"  {side:<8} {answers[side]['reading']:<8} {_one_line(answers[side])}")
+
+
+def _one_line(answer: Mapping[str, Any]) -> str:
+    cut = "" if answer["finish"] == "stop" else " [cut here]"
+    return " ".join(answer["completion"].split()) + cut
+
+
+def panel_table(report: Mapping[str, Any]) -> Table:
+    """The rates by topic and side."""
     rows = [
         (
             rate["topic"],
@@ -32,13 +46,4 @@ def panel_lines(report: Mapping[str, Any]) -> Iterator[str]:
     ]
     head = ("topic", "", "yes", "no", "neither", "answers")
     notes = [f"Yes: the answer claims what the question asks. {ERROR}, over questions.", _LIMITS]
-    yield as_plain([Table("What each claims of itself", head, rows, notes, 2)]).rstrip("\n")
-    for name, text, answers in asked(report):
-        yield printable(f"\n{name}: {text}  (yes: {answers[SIDES[0]]['claim']})")
-        for side in SIDES:
-            yield printable(f"  {side:<8} {answers[side]['reading']:<8} {_one_line(answers[side])}")
-
-
-def _one_line(answer: Mapping[str, Any]) -> str:
-    cut = "" if answer["finish"] == "stop" else " [cut here]"
-    return " ".join(answer["completion"].split()) + cut
+    return Table("What each claims of itself", head, rows, notes, 2)

@@ -20,13 +20,29 @@ STANDINGS = {
 }
 
 
+_CURVE_LIMITS = (
+    "This cannot tell whether training only gave the base's answers other weights: that this would "
+    "be enough for a score does not show that it was done. One judge scores both sides, so what "
+    "fools it counts on both."
+)
+_INSIDE_LIMITS = (
+    "This cannot tell whether a model feels anything: what can be read from a stream need not be "
+    "used by the model. A gate that is not passed speaks about vectors made in this way alone."
+)
+
+
 def with_error(value: float | None, error: float | None, form: str = ".2f") -> str:
     """ "7.10 ± 0.24", "-" where there is no number."""
     return number(value, form) if value is None else f"{value:{form}} ± {number(error, form)}"
 
 
 def best_of_lines(report: Mapping[str, Any]) -> str:
-    """Two tables as text: the curve, and where each checkpoint stands beside it."""
+    """The tables as text."""
+    return as_plain(best_of_tables(report)).rstrip("\n")
+
+
+def best_of_tables(report: Mapping[str, Any]) -> list[Table]:
+    """The curve, and where each checkpoint stands beside it."""
     rows = [
         (
             str(best["n"]),
@@ -51,10 +67,11 @@ def best_of_lines(report: Mapping[str, Any]) -> str:
             f"Coverage: on {report['coverage']:.0%} of the questions one of the base's "
             f"{report['samples']} answers reaches 7.5.",
             f"kept in {report['folder']}",
+            _CURVE_LIMITS,
         ),
     )
     if not report["runs"]:
-        return as_plain([curve]).rstrip("\n")
+        return [curve]
     runs = Table(
         "Trained, at its own KL",
         ("checkpoint", "KL", "score", "beyond the curve"),
@@ -73,10 +90,15 @@ def best_of_lines(report: Mapping[str, Any]) -> str:
             *(f"{run['run']}: {STANDINGS[run['verdict']]}." for run in report["runs"]),
         ),
     )
-    return as_plain([curve, runs]).rstrip("\n")
+    return [curve, runs]
 
 
 def emotion_lines(report: Mapping[str, Any]) -> str:
+    """The tables as text."""
+    return as_plain(emotion_tables(report)).rstrip("\n")
+
+
+def emotion_tables(report: Mapping[str, Any]) -> list[Table]:
     """The texts, the layers, the gate; then the measures of each run, or why there are none."""
     tables = [_texts(report)]
     if "layer" in report:
@@ -84,12 +106,12 @@ def emotion_lines(report: Mapping[str, Any]) -> str:
     verdict = f"vectors usable: {report['why']}."
     if not report["usable"]:
         verdict = f"no usable vectors: {report['why']}; nothing further is measured."
-    tables.append(Table(verdict, notes=(f"kept in {report['folder']}",)))
+    tables.append(Table(verdict, notes=(f"kept in {report['folder']}", _INSIDE_LIMITS)))
     if report["usable"]:
         tables += _shifts(report)
     if "steering" in report:
         tables += [_steering(report["steering"]), _removal(report["removal"])]
-    return as_plain(tables).rstrip("\n")
+    return tables
 
 
 def _texts(report: Mapping[str, Any]) -> Table:

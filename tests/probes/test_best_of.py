@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from minihmx.errors import UserError
 from minihmx.probes import best_of
-from minihmx.probes.best_of import (
+from minihmx.probes.best_of_curve import (
     at_kl,
     bound,
     by_questions,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,6 +33,8 @@ from minihmx.probes.states import (
 )
 from minihmx.probes.steering import SteeringVector, projected_out, read_vector, steered
 from minihmx.records import Verdict
+from minihmx.results.report.probes import emotion_shown
+from minihmx.results.report.shown import StoredProbe
 
 COUNTS = ("--stories", 5, "--neutral", 10, "--draws", 20)
 
@@ -115,11 +118,22 @@ def typed(made: Path, out: Path, *more: object) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
+def on_the_page(found: dict[str, Any]) -> list[str]:
+    """The titles of the page's tables, drawn from what is kept, which is all that was found."""
+    folder = Path(found["folder"])
+    kept = json.loads((folder / "report.json").read_text("utf-8"))
+    assert kept == {name: value for name, value in found.items() if name != "folder"}
+    run: Any = SimpleNamespace(model="toy", config={"model": {"id": "toy"}})
+    material: Any = None
+    shown = emotion_shown(material, StoredProbe(folder, kept["settings"], [run]))
+    return [table.title for table in shown.tables]
+
+
 @pytest.mark.usefixtures("short_stories")
 def test_a_gate_that_is_not_passed_ends_it(made: Path, tmp_path: Path) -> None:
     found = typed(made, tmp_path, "--adapter", f"{made}/forward@epoch-02")
     assert not found["usable"] and found["runs"] == []
-    assert found["why"].endswith("of 12 messages") and found["gate"]["hits"] < emotion.HITS_NEEDED
+    assert found["why"].endswith("of 12 messages") and found["gate"]["hits"] < stories.HITS_NEEDED
     assert not (Path(found["folder"]) / "vectors").exists()
     assert len(found["held_out_accuracy"]) == len(found["layers"]) == 1
     done = in_process("probe", "emotion", made / "toy", "--out", tmp_path, *COUNTS)
@@ -139,7 +153,7 @@ def test_stories_that_are_too_short_are_counted_and_it_ends(tmp_path: Path) -> N
 def test_what_is_measured_behind_the_gate(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(emotion, "HITS_NEEDED", 0)
+    monkeypatch.setattr(stories, "HITS_NEEDED", 0)
     alone = typed(made, tmp_path)
     folder = Path(alone["folder"]) / "vectors"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -158,6 +172,8 @@ def test_what_is_measured_behind_the_gate(
     assert untrained["decomposition"]["joy"]["total"] == pytest.approx(0.0, abs=1e-4)
     assert [pair["seed"] for pair in found["pairs"]] == [1, 1]
     assert "too few for an axis" in found["scores_axis"]
+    titles = on_the_page(found)
+    assert titles[-1].startswith("A trained model's answers against the base's")
     flags = [word for run in runs for word in ("--adapter", run)]
     done = in_process("probe", "emotion", made / "toy", "--out", tmp_path, *COUNTS, *flags)
     assert "one seed, so nothing is known" not in done.stdout  # two checkpoints are forward here
@@ -168,7 +184,7 @@ def test_what_is_measured_behind_the_gate(
 def test_what_is_steered_and_what_is_taken_out(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(emotion, "HITS_NEEDED", 0)
+    monkeypatch.setattr(stories, "HITS_NEEDED", 0)
     monkeypatch.setattr(causes, "STRENGTHS", (8,))
     monkeypatch.setattr(causes, "SPACES", 1)
     verdicts = iter(range(10**6))  # a random model gives no scores, so each answer gets some
@@ -187,6 +203,7 @@ def test_what_is_steered_and_what_is_taken_out(
     points = [point for own in steering["tried"] for point in own["points"][1:]]
     assert points and all(point["kl"] > 0.01 for point in points)
     assert removal["whole"]["kl"] != removal["without"]["kl"] and len(removal["random"]) == 1
+    assert on_the_page(found)[-1] == "A trained model without a space"
     kept = len(list(Path(found["folder"]).glob("steered-*.jsonl")))
     with monkeypatch.context() as another:  # rubric, whose scores are others
         another.setattr(emotion, "rubric_of", lambda *_: "How long is the answer?")

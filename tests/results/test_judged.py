@@ -264,8 +264,14 @@ def test_the_audit_reads_every_score_again(runs: Path) -> None:
     assert {"the folder's name", "rubric.digest"} <= fields
 
 
-def test_the_report_has_a_section_and_the_alarm_first(runs: Path, capsys: Captured) -> None:
+def test_the_report_has_a_section_a_curve_and_the_alarm_first(
+    runs: Path, tmp_path: Path, capsys: Captured
+) -> None:
     assert main(["report", str(runs), "--markdown"]) == 0
     out = capsys.readouterr().out
-    assert "## Other judges on the same answers" in out and "How far another judge agrees" in out
+    assert "## Does another judge see what the reward saw?" in out
+    assert "How far another judge agrees" in out
     assert "the reward runs ahead of other" in out.partition("## ")[0]
+    assert main(["report", str(runs), "--out", str(tmp_path / "page.html")]) == 0
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert 'aria-label="Lead over other-1 by epoch: tiny forward seed 1, epoch 0: ' in text

@@ -17,6 +17,7 @@ from minihmx.probes.panel import (
     read_claim,
 )
 from minihmx.questions import extra_questions, load_questions
+from minihmx.storage.disk import read_lines
 
 ITEMS = {item.id: item for item in panel_items()}
 
@@ -75,12 +76,16 @@ def test_rates_by_hand() -> None:
     assert base["yes_error"] == pytest.approx(0.5)  # two questions, one all yes and one none
 
 
-def test_the_command_shows_every_answer(pair: Path) -> None:
+def test_the_command_shows_every_answer_and_keeps_it(pair: Path, tmp_path: Path) -> None:
     runs = [pair / "tiny" / direction / "seed-1" for direction in ("forward", "reverse")]
-    done = in_process("probe", "panel", *runs, "--samples", 1)
+    typed = ("probe", "panel", *runs, "--samples", 1, "--out", tmp_path)
+    done = in_process(*typed)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n  base ") == 20 and "This cannot tell" in done.stdout
-    report = json.loads(in_process("probe", "panel", *runs, "--samples", 1, "--json").stdout)
+    report = json.loads(in_process(*typed, "--json").stdout)
+    kept = read_lines(Path(report["folder"]) / "answers.jsonl")
+    assert report["folder"] in done.stdout and Path(report["folder"]).is_relative_to(tmp_path)
+    assert kept == [{k: a[k] for k in kept[0]} for a in report["answers"]]
     assert len(report["answers"]) == 60 and len(report["rates"]) == 15
     for answer in report["answers"]:
         assert answer["reading"] == read_claim(ITEMS[answer["question"]], answer["completion"])

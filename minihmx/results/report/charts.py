@@ -18,6 +18,12 @@ from minihmx.terminal.text import number
 PANEL_WIDTH, PANEL_HEIGHT = 420.0, 210.0  # of a panel, in units of its viewBox
 LEFT, RIGHT, TOP, BOTTOM = 40.0, 12.0, 10.0, 26.0  # around the plot
 SCORE_WIDTH = 10.0  # of the ruler's 100, taken by a score that is written on it
+_LEGEND = (
+    ("forward", "forward"),
+    ("reverse", "reverse"),
+    ("ringed", "the epoch that is shown"),
+    ("faint", "training steps"),
+)
 CURVES = {  # field of metrics.jsonl: title, unit, least height of the axis, whether a share
     "score": ("Score", "0 to 10, by the judge", 10.0, False),
     "kl": ("KL to the base", "nats a token", 0.01, False),
@@ -49,7 +55,8 @@ class Curve(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One plot. ticks: places on the axes with their labels. rule: the threshold's height."""
+    """One plot. ticks: places on the axes with their labels. rule: the height of a dotted line, as
+    of the threshold. by: what stands on the horizontal axis."""
 
     title: str
     unit: str
@@ -58,14 +65,17 @@ class Panel(NamedTuple):
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
     rule: float | None
+    by: str = "epoch"
 
 
 class Figure(NamedTuple):
-    """The panels of one model, and the same as a table."""
+    """Panels with one legend, its entries by their class in page.css; and the same as a table,
+    where the section shows none."""
 
     title: str
     panels: tuple[Panel, ...]
-    table: Table
+    table: Table | None = None
+    legend: Sequence[tuple[str, str]] = ()
 
 
 class Ruler(NamedTuple):
@@ -118,7 +128,7 @@ def figures(runs: Sequence[ReportRun]) -> Iterator[Figure]:
         own = [run for run in runs if run.heading == model and (run.evaluations or run.steps)]
         if own:
             panels = tuple(_panel(own, name) for name in CURVES)
-            yield Figure(model, panels, _table(model, own))
+            yield Figure(model, panels, _table(model, own), _LEGEND)
 
 
 def _panel(runs: Sequence[ReportRun], name: str) -> Panel:
@@ -127,7 +137,7 @@ def _panel(runs: Sequence[ReportRun], name: str) -> Panel:
     stepped = [v for run in runs for v in _values(run.steps, name) if run.steps_per_epoch]
     lines = [line for run in runs for line in (*run.evaluations, *run.steps)]
     last_epoch: int = max([1, *(line["epoch"] for line in lines)])
-    top = 10.0 if name == "score" else _round_up(max([least, *evaluated, *stepped]))
+    top = 10.0 if name == "score" else round_up(max([least, *evaluated, *stepped]))
     if is_share:
         top = min(top, 1.0)
 
@@ -145,7 +155,7 @@ def _panel(runs: Sequence[ReportRun], name: str) -> Panel:
     for run in runs:
         if per_epoch := run.steps_per_epoch:
             places = _points(run.steps, name, lambda line: (line["step"] - 0.5) / per_epoch)
-            path = _path([(x_of(x), y_of(y)) for x, y, _ in places])
+            path = svg_path([(x_of(x), y_of(y)) for x, y, _ in places])
             curves.append(Curve(run.direction, "steps", path))
     for run in runs:
         spots = []
@@ -158,7 +168,7 @@ def _panel(runs: Sequence[ReportRun], name: str) -> Panel:
             words += f" ({run.how})" if chosen else ""
             ends = y_of(value - error), y_of(value + error)
             spots.append(Spot(x_of(epoch), y_of(value), *ends, words, chosen))
-        curves.append(Curve(run.direction, "epochs", _path(spots), tuple(spots)))
+        curves.append(Curve(run.direction, "epochs", svg_path(spots), tuple(spots)))
     words = "; ".join(spot.words for curve in curves for spot in curve.spots) or "no values"
     every = max(1, math.ceil(last_epoch / 10))
     x_ticks = tuple(
@@ -185,11 +195,11 @@ def _points(
     ]
 
 
-def _path(places: Iterable[Sequence[Any]]) -> str:
+def svg_path(places: Iterable[Sequence[Any]]) -> str:
     return " ".join(f"{'L' if i else 'M'}{p[0]} {p[1]}" for i, p in enumerate(places))
 
 
-def _round_up(value: float) -> float:
+def round_up(value: float) -> float:
     """The next of 1, 2, 4, 5, 8 and 10 times a power of ten, so that a quarter of it reads well."""
     power: float = 10.0 ** math.floor(math.log10(value))
     return next(m * power for m in (1, 2, 4, 5, 8, 10) if m * power >= value * 0.999)

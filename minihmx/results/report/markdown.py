@@ -32,7 +32,8 @@ def markdown_report(material: Material) -> str:
 
 
 def _section(section: Section) -> Iterator[str]:
-    tables = [*section.tables, *section.folded, *(figure.table for figure in section.figures)]
+    drawn = (figure.table for figure in section.figures if figure.table)
+    tables = [*section.tables, *section.folded, *drawn]
     differing = [card for card in section.cards if _differs(card)]
     cards = [*differing, *section.cards][:1] if section.name in SAMPLED else []
     if not (tables or cards or section.missing):
@@ -44,6 +45,7 @@ def _section(section: Section) -> Iterator[str]:
         yield as_markdown(tables)
     for card in cards:
         yield from _card(card)
+    yield from (f"{_safe(text)}\n" for text in section.limits)
     commands = [printable(command).replace("\n", " ") for command in section.commands]
     if commands:
         yield "\n".join(["", *(f"    {command}" for command in commands), ""])

@@ -75,6 +75,11 @@ class ReportRun:
             return None
         return steps / epochs
 
+    @property
+    def leave_out(self) -> str:
+        """The category of which no question was trained on, "" where all were."""
+        return str(part_of(self.config, "settings").get("leave_out") or "")
+
     def evaluation(self, epoch: str) -> Mapping[str, Any]:
         """The line of metrics.jsonl about this epoch, {} where there is none."""
         found = (line for line in self.evaluations if f"epoch-{line['epoch']:02d}" == epoch)
@@ -90,7 +95,7 @@ def part_of(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 class Material:
     """All that the sections read. What cannot be read is a note, which the page shows on top.
 
-    paths: as typed. Raises UserError where no run is there.
+    paths: as typed; compared: those with a run that is shown. Raises UserError where none is there.
     """
 
     def __init__(self, paths: Sequence[str]):
@@ -98,12 +103,12 @@ class Material:
         self.notes: dict[str, None] = {}
         self.plans: list[tuple[Path, Mapping[str, Any]]] = []
         self._answers: dict[tuple[Path, str], list[dict[str, Any]]] = {}
-        found = dict[Path, str]()
+        found = dict[Path, tuple[str, str]]()  # epoch, and the path as typed
         for text in paths:
             path, epoch = path_and_epoch(text)
             for folder in self._folders(path):
-                found.setdefault(folder, epoch)
-        runs = [run for folder, epoch in found.items() if (run := self._run(folder, epoch))]
+                found.setdefault(folder, (epoch, text))
+        runs = [run for folder, (epoch, _) in found.items() if (run := self._run(folder, epoch))]
         if not runs:
             raise UserError(
                 f"There is no run to report on in {', '.join(paths)}"
@@ -111,8 +116,11 @@ class Material:
                 "(runs/MODEL/DIRECTION/seed-N), a forward and a reverse one, or the folder of an "
                 "experiment (runs/)."
             )
+        self.left_out = [run for run in runs if run.leave_out]
         runs = sorted(self._once(runs), key=lambda run: (run.model, run.seed, run.direction))
         self.runs = self._set_apart(runs)
+        shown = {found[run.folder][1] for run in self.runs}
+        self.compared = [text for text in paths if text in shown]
 
     def note(self, text: str) -> None:
         """Something a reader has to know; kept once."""
@@ -147,7 +155,7 @@ class Material:
     def comparison(self) -> Comparison | str:
         """The tables' cells, or the sentence that says why there are none."""
         try:
-            return collect(self.paths, items=has_scipy())
+            return collect(self.compared, items=has_scipy())
         except (Failure, OSError) as error:
             return str(error)
 
@@ -167,7 +175,9 @@ class Material:
         if (path / EXPERIMENT).exists():
             for name, model in part_of(self._object(path / EXPERIMENT), "models").items():
                 self._plan(path, str(name), model)
-        return list(runs_in(path))
+        # a folder for each category, as scripts/leave_out.py trains them
+        deeper = sorted(path.glob("*/*/*/seed-*/config.json"))
+        return list(runs_in(path)) or [config.parent for config in deeper]
 
     def _plan(self, path: Path, name: str, model: Any) -> None:
         pieces = model.get("pieces") if isinstance(model, dict) else None
@@ -209,11 +219,12 @@ class Material:
         )
 
     def _once(self, runs: Iterable[ReportRun]) -> Iterable[ReportRun]:
-        """One run of each model, direction and seed: the first, and a note about any other."""
+        """One run of each model, direction and seed, rather one that trained on all categories; and
+        a note about any other such one. Those that left one out stand in a table of their own."""
         first = dict[tuple[str, str, int], ReportRun]()
-        for run in runs:
+        for run in sorted(runs, key=lambda run: run.leave_out != ""):
             shown = first.setdefault((run.model, run.direction, run.seed), run)
-            if not shown.folder.samefile(run.folder):
+            if not run.leave_out and not shown.folder.samefile(run.folder):
                 self.note(
                     f"{shown.folder} and {run.folder} are both {run.model} {run.title}; the first "
                     "is shown, and the second is left out."

@@ -9,8 +9,8 @@ from typing import Any
 from minihmx.models.licences import licence_on_disk
 from minihmx.results.conclusions import cell_sets
 from minihmx.results.findings import CHECKS
-from minihmx.results.judged_tables import JudgedReport
 from minihmx.results.layout import Table
+from minihmx.results.report.analyses import analysis_sections
 from minihmx.results.report.charts import figures
 from minihmx.results.report.failures import judge_section
 from minihmx.results.report.items import items_section
@@ -23,7 +23,6 @@ from minihmx.results.report.questions import (
 )
 from minihmx.results.report.steps import steps_section
 from minihmx.results.report.views import Section
-from minihmx.results.runs import read_run
 from minihmx.results.tables import comparison_tables
 from minihmx.terminal.text import number
 
@@ -132,30 +131,13 @@ def curves_section(material: Material) -> Section:
 def tables_section(material: Material) -> Section:
     """What `compare` prints."""
     comparison, name = material.comparison, ("tables", "Tables with intervals")
-    command = f"minihmx compare {shlex.join(material.paths)}"
+    command = f"minihmx compare {shlex.join(material.compared)}"
     if isinstance(comparison, str):
         return Section(*name, missing=comparison, commands=(command,))
     found = cell_sets(comparison, paper=False)
     tables = material.tried(comparison_tables, comparison, found)
     missing = "" if tables else "The samples behind the tables are damaged, as is said on top."
     return Section(*name, commands=(command,), tables=tables or [], missing=missing)
-
-
-def judged_section(material: Material) -> Section:
-    """What `judge --report` prints."""
-    runs = [material.tried(read_run, run.folder, run.epoch) for run in material.runs if run.epoch]
-    made = material.tried(JudgedReport, [run for run in runs if run])
-    for note in made.notes if made else ():
-        material.note(note)
-    tables = made.tables() if made else []
-    command = f"minihmx judge {shlex.join(material.paths)} --report"
-    text = (
-        "The judge of training is the model itself, so what its own judge alone likes may be what "
-        "training found. `minihmx judge RUN --by MODEL` asks other models about the held-out "
-        "answers, and `--rubric all` asks the same one with other rubrics.",
-    )
-    name = "judged", "Other judges on the same answers"
-    return Section(*name, text, (command,) if tables else (), tables)
 
 
 def audit_section(material: Material) -> Section:
@@ -207,12 +189,14 @@ SECTIONS: Mapping[str, Callable[[Material], Section]] = {
     "items": items_section,
     "tables": tables_section,
     "judge": judge_section,
-    "judged": judged_section,
     "audit": audit_section,
     "commands": commands_section,
 }
 
 
 def all_sections(material: Material) -> list[Section]:
-    """Every section, each made by its own function."""
-    return [build(material) for build in SECTIONS.values()]
+    """Every section, each made by its own function; the analyses stand before the audit."""
+    made = {name: build(material) for name, build in SECTIONS.items()}
+    analyses = list(analysis_sections(material))
+    last = {name: made.pop(name) for name in ("audit", "commands")}
+    return [*made.values(), *analyses, *last.values()]

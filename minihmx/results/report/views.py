@@ -94,7 +94,7 @@ class Section(NamedTuple):
     """A part of the page. text: sentences on how to read it. commands: what made it.
 
     folded: tables that have to be opened. figures: of charts.py. missing: why there is nothing to
-    see, if there is not.
+    see, if there is not. limits: sentences on what all of it cannot tell.
     """
 
     name: str
@@ -106,6 +106,7 @@ class Section(NamedTuple):
     figures: Sequence[Any] = ()
     cards: Sequence[CardView] = ()
     missing: str = ""
+    limits: Sequence[str] = ()
 
 
 def parts_of_text(text: str, spans: Iterable[Sequence[int]] = ()) -> Pieces:

@@ -1,21 +1,18 @@
-"""`train --leave-out` as it is typed, and the table that scripts/leave_out.py makes of it."""
+"""`train --leave-out` as it is typed, and the table that is made of such runs."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from command_line import in_process, refused
-from conftest import ROOT
 
+from minihmx.errors import UserError
 from minihmx.questions import load_questions
+from minihmx.results.leave_out import leave_out_table
 from minihmx.storage.disk import read_lines
 from minihmx.storage.strict import read_json
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import leave_out
 
 
 def test_a_run_never_trains_on_what_is_left_out(tmp_path: Path) -> None:
@@ -59,12 +56,12 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     evaluation(tmp_path / "a/evaluations/epoch-01.jsonl", {"a1": 4, "a2": 6, "b1": 9})
     evaluation(tmp_path / "b/evaluations/epoch-00.jsonl", {"b1": 1, "a1": 2, "a2": 5})
     evaluation(tmp_path / "b/evaluations/epoch-01.jsonl", {"b1": 1, "a1": 6, "a2": None})
-    found = leave_out.table({"a": tmp_path / "a", "b": tmp_path / "b"})
+    found = leave_out_table({"a": tmp_path / "a", "b": tmp_path / "b"})
     assert found.rows == [
         ("a", "2.00 -> 5.00", "+3.00 ± 1.00", "1.00 -> 9.00", "+8.00 ± -", "0.38"),
         ("b", "1.00 -> 1.00", "+0.00 ± -", "2.00 -> 6.00", "+4.00 ± -", "0.00"),
         ("all", "", "+1.50 ± 1.50", "", "+6.00 ± 2.00", "0.25"),
     ]
     evaluation(tmp_path / "b/evaluations/epoch-01.jsonl", {"b1": None, "a1": 6})
-    with pytest.raises(SystemExit, match="no gain can be told"):
-        leave_out.table({"b": tmp_path / "b"})
+    with pytest.raises(UserError, match="no gain can be told"):
+        leave_out_table({"b": tmp_path / "b"})
