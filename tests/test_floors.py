@@ -45,6 +45,7 @@ FLOORS = {
     5: "probes probes.judge probes.examples probes.rubrics probes.judged_folder probes.rejudge"
     " probes.checkpoints probes.best_of probes.stories probes.states probes.vectors"
     " probes.steering probes.emotion probes.shift probes.causes probes.panel"
+    " probes.trace probes.suspects probes.ways probes.on_policy"
     " evals evals.benchmark evals.ruler evals.making evals.making.words evals.making.lengths"
     " evals.making.needles evals.making.lists evals.making.documents evals.items.made"
     " evals.truthfulqa evals.toxigen evals.bbq"
@@ -82,7 +83,7 @@ FLOORS = {
     " terminal.talk terminal.plan terminal.completion terminal.child"
     " terminal.bars terminal.chart terminal.answers terminal.summary terminal.frame"
     " probes.equal_kl probes.equal_kl_tasks terminal.equal_kl terminal.panel"
-    " terminal.examples terminal.probe",  # what people see
+    " terminal.examples terminal.probe terminal.on_policy",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
     " commands.doctor commands.select commands.experiment commands.sweep"
     " commands.examples commands.claims commands.explain commands.audit"
@@ -125,6 +126,7 @@ TORCH_FREE = (
     " commands.export commands.doctor"
     " probes.examples terminal.examples commands.examples"
     " probes.checkpoints probes.best_of probes.stories terminal.probe commands.probe"
+    " terminal.on_policy"
     " results.claims results.cell_claims results.selections commands.claims"
     " results.findings results.audit results.audit_run results.audit_experiment"
     " results.audit_rows results.audit_steps results.audit_evals results.audit_cells commands.audit"

@@ -17,12 +17,14 @@ def draw(logits: Tensor, temperature: float, u: Tensor | None) -> tuple[Tensor, 
 
     logits: fp32 [B, V]. u: one number in (0, 1) a row, None at temperature 0.
     """
-    if temperature in (0, 1):
-        p_BV = torch.softmax(logits, dim=-1)
-    else:
-        p_BV = torch.softmax(logits / temperature, dim=-1)
+    p_BV = probabilities(logits, temperature)
     token = logits.argmax(dim=-1) if u is None else inverse_cdf(p_BV, u)
     return token, p_BV.gather(-1, token[:, None])[:, 0].log()
+
+
+def probabilities(logits: Tensor, temperature: float) -> Tensor:
+    """softmax(logits / temperature), [B, V]; at temperature 0, where argmax draws, that of 1."""
+    return torch.softmax(logits if temperature in (0, 1) else logits / temperature, dim=-1)
 
 
 def inverse_cdf(p_BV: Tensor, u: Tensor) -> Tensor:
