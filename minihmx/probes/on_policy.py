@@ -28,8 +28,8 @@ from minihmx.instruments.estimate import checkpointing
 from minihmx.models import adapters
 from minihmx.probes.checkpoints import NOT_FINITE, held_out, open_base, open_checkpoints
 from minihmx.probes.examples import answers_of
-from minihmx.probes.suspects import SUSPECTS, suspects, switched_off
-from minihmx.probes.trace import STAGE_ORDER, Trace, first_difference, growth, heard
+from minihmx.probes.suspects import ONLY_DECODING, SUSPECTS, concerns, suspects, switched_off
+from minihmx.probes.trace import STAGE_ORDER, Trace, changed, first_difference, growth, heard
 from minihmx.probes.ways import EVERY_WAY, Setup
 from minihmx.run import targets
 
@@ -52,7 +52,6 @@ PAIRS = (
     TwoWays("decode", "prefill", "token by token is as at once"),
     TwoWays("trainer", "decode", "the policy that learns is the one that drew"),
 )
-SIDES_OF_A_PAIR = ("one", "other")
 
 
 def on_policy(
@@ -72,8 +71,6 @@ def on_policy(
         check_number(name, value, 1, most)
     checkpoints = open_checkpoints([adapter] if adapter else [])
     model = open_base(checkpoints, {**flags, "max_completion_length": tokens})
-    if model.config.temperature == 0:
-        raise UserError("Nothing is trained at temperature 0; give --temperature 1.")
     asked = held_out(checkpoints, model.config.questions)[:prompts]
     wanted = [(question, sample) for question in asked for sample in range(samples)]
     if len(wanted) < 2:
@@ -112,44 +109,52 @@ def compared(setup: Setup) -> dict[str, Any]:
     replayed: the share of the sampler's own log-probs that decoding these tokens again gives to the
     bit, so that what was heard is what was sampled.
     """
-    traces = traces_of(setup, {name for pair in PAIRS for name in pair[:2]})
-    drawn = [x for answer in setup.answers for x in answer.completion.logprobs]
-    replayed = flat(traces["decode"]) == torch.tensor(drawn, dtype=torch.float64)
-    found = []
-    for pair in PAIRS:
-        layers = growth(traces[pair.one], traces[pair.other])
-        steps = [{"off": None, **compare(traces[pair.one], traces[pair.other])}]
-        found.append({**pair._asdict(), "layers": layers, "steps": steps})
+    heard_before: Known = {}
     applicable = suspects(setup.decoder)
-    for number, name in enumerate(applicable, start=1):
-        left = [pair for pair in found if not _equal(pair)]
-        off = setup._replace(off=frozenset(applicable[:number]))
-        before, traces = traces, traces_of(off, {p[side] for p in left for side in SIDES_OF_A_PAIR})
-        for pair in left:
-            sides = [pair[side] for side in SIDES_OF_A_PAIR]
-            acts = any(first_difference(before[s], traces[s])[0] for s in sides)
-            one, other = (traces[side] for side in sides)
-            pair["steps"].append({"off": name, "acts": acts, **compare(one, other)})
-    for pair in found:
-        pair["causes"] = list(causes_of(pair["steps"]))
-        pair["equal"] = _equal(pair)
+    pairs = [tried(setup, pair, applicable, heard_before) for pair in PAIRS]
+    drawn = [x for answer in setup.answers for x in answer.completion.logprobs]
+    again = flat(trace_of(setup, "decode", heard_before))
     return {
         "answers": len(setup.answers),
         "tokens": len(drawn),
-        "replayed": replayed.double().mean().item(),
+        "replayed": (again == torch.tensor(drawn).double()).double().mean().item(),
         "suspects": {name: SUSPECTS[name] for name in applicable},
-        "pairs": found,
+        "pairs": pairs,
     }
 
 
-def traces_of(setup: Setup, names: set[str]) -> dict[str, Trace]:
-    """These ways, heard, without the suspects that are off."""
-    found = dict[str, Trace]()
-    for name, way in EVERY_WAY.items():
-        if name in names:
-            with switched_off(setup.off), heard(setup.decoder, setup.answers) as found[name]:
-                way(setup, found[name])
-    return found
+Known = dict[tuple[str, frozenset[str]], Trace]
+
+
+def trace_of(setup: Setup, name: str, known: Known) -> Trace:
+    """This way, heard, without the suspects that are off; or as it was heard before."""
+    off = setup.off if name == "decode" else setup.off - ONLY_DECODING
+    off = off - {"two libraries"} if "product shapes" in off else off  # which leaves one as well
+    if (name, off) not in known:
+        with switched_off(off), heard(setup.decoder, setup.answers) as trace:
+            EVERY_WAY[name](setup._replace(off=off), trace)
+        known[name, off] = trace
+    return known[name, off]
+
+
+def tried(setup: Setup, pair: TwoWays, applicable: Sequence[str], known: Known) -> dict[str, Any]:
+    """A pair as it is, and as it is when what is suspected at the first stage that differs is
+    switched off, one after the other, for as long as there is something to suspect."""
+    one, other = (trace_of(setup, name, known) for name in pair[:2])
+    layers = growth(one, other)
+    steps: list[dict[str, Any]] = [{"off": None, **compare(one, other)}]
+    while (stage := first_difference(one, other)[0]) is not None:
+        left = [name for name in applicable if name not in setup.off]
+        name = next((name for name in left if concerns(name, stage.name)), None)
+        if name is None:
+            break
+        setup, before = setup._replace(off=setup.off | {name}), (one, other)
+        one, other = (trace_of(setup, way, known) for way in pair[:2])
+        acts = changed(stage, before[0], one) or changed(stage, before[1], other)
+        steps.append({"off": name, "acts": acts, **compare(one, other)})
+    equal = steps[-1]["first"] is None
+    causes = list(causes_of(steps))
+    return {**pair._asdict(), "equal": equal, "causes": causes, "layers": layers, "steps": steps}
 
 
 def flat(trace: Trace) -> Tensor:
@@ -161,7 +166,7 @@ def compare(one: Trace, other: Trace) -> dict[str, Any]:
     """Log-probs of one less those of the other, the weights exp(one - other) that they would give a
     token and an answer, and the first stage that differs, with the tokens of which it does."""
     gap = flat(one) - flat(other)
-    rows = [piece.sum().item() for piece in gap.split(one.said)]
+    rows = [piece.sum().item() for piece in torch.split(gap, one.said)]
     stage, tokens = first_difference(one, other)
     return {
         "equal_tokens": int((gap == 0).sum()),
@@ -176,14 +181,10 @@ def compare(one: Trace, other: Trace) -> dict[str, Any]:
     }
 
 
-def _equal(pair: Mapping[str, Any]) -> bool:
-    return pair["steps"][-1]["first"] is None
-
-
 def causes_of(steps: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Stages that differed first, each with the suspects without which it no longer does.
 
-    A suspect that changed no bit of either side when it was switched off is no part of a cause.
+    A suspect that changed no bit of that stage when it was switched off is no part of its cause.
     """
     last, blamed = steps[0], list[str]()
     for step in steps[1:]:

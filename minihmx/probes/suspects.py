@@ -33,6 +33,16 @@ SUSPECTS = {
     "attention kernels": "one query at a time, over the keys that it sees and no others",
     "log-softmax": "one formula for both, in float64",
 }
+ONLY_DECODING = frozenset({"merged weights", "static step"})
+
+
+def concerns(suspect: str, stage: str) -> bool:
+    """Whether a suspect may be the reason why a stage of this name differs, given equal bits."""
+    if suspect == "static step":
+        return True
+    if suspect in ("attention kernels", "log-softmax"):
+        return stage == suspect.removesuffix(" kernels")
+    return stage.endswith("_proj") or stage == "head"
 
 
 def has_static_step(decoder: Decoder) -> bool:
@@ -91,7 +101,7 @@ class OneProduct(TorchFunctionMode):
         """The tokens of x [..., in], [n, in] each."""
         flat = x.reshape(-1, x.shape[-1])
         # A copy of its own begins where memory is aligned, which kernels look at.
-        return [part.clone() for part in flat.split(1)] if self.alone else [flat]
+        return [part.clone() for part in torch.split(flat, 1)] if self.alone else [flat]
 
 
 def attend_by_query(

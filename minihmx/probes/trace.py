@@ -151,7 +151,8 @@ def heard(decoder: Decoder, answers: Sequence[Rollout]) -> Iterator[Trace]:
     trace, handles = Trace(decoder, answers), list[Any]()
 
     def begin(module: Any, given: Any, named: Any) -> None:
-        trace.begin(*given[0].shape, named.get("packed"))
+        batch, width = given[0].shape
+        trace.begin(batch, width, named.get("packed"))
 
     def embedded(module: Any, given: Any) -> None:
         trace.keep(0, "embedding", given[0])
@@ -190,6 +191,15 @@ def first_difference(one: Trace, other: Trace) -> tuple[Stage | None, int]:
             return stage, int(different.sum())
     different = one.logprobs.ne(other.logprobs) & ~one.logprobs.isnan()
     return (Stage(one.behind, "log-softmax") if different.any() else None), int(different.sum())
+
+
+def changed(stage: Stage, before: Trace, now: Trace) -> bool:
+    """Whether the same way gave other bits at this stage than before, or was not heard there."""
+    if stage.name == "log-softmax":
+        return not torch.equal(before.logprobs.nan_to_num(), now.logprobs.nan_to_num())
+    if stage not in before.sums or stage not in now.sums:
+        return True
+    return not torch.equal(before.sums[stage], now.sums[stage])
 
 
 def growth(one: Trace, other: Trace) -> list[float]:

@@ -201,7 +201,7 @@ def trainer_pass(setup: Setup, trace: Trace, rows: int = 0, *, recomputed: bool 
         # The logits as grpo.py has them, which keeps none of them.
         states, head = trace.states(piece), decoder.lm_head.weight
         with torch.no_grad():
-            logits = torch.cat([wide_linear(states, part) for part in head.split(chunk)], -1)
+            logits = torch.cat([wide_linear(states, part) for part in torch.split(head, chunk)], -1)
             logits = logits if cap is None else cap * torch.tanh(logits / cap)
             if "log-softmax" in setup.off:
                 tokens = [token for answer in answers for token in answer.completion.ids]
