@@ -111,7 +111,7 @@ def compared(setup: Setup) -> dict[str, Any]:
     """
     heard_before: Known = {}
     applicable = suspects(setup.decoder)
-    pairs = [tried(setup, pair, applicable, heard_before) for pair in PAIRS]
+    pairs = [taken_apart(setup, pair, applicable, heard_before) for pair in PAIRS]
     drawn = [x for answer in setup.answers for x in answer.completion.logprobs]
     again = flat(trace_of(setup, "decode", heard_before))
     return {
@@ -137,7 +137,9 @@ def trace_of(setup: Setup, name: str, known: Known) -> Trace:
     return known[name, off]
 
 
-def tried(setup: Setup, pair: TwoWays, applicable: Sequence[str], known: Known) -> dict[str, Any]:
+def taken_apart(
+    setup: Setup, pair: TwoWays, applicable: Sequence[str], known: Known
+) -> dict[str, Any]:
     """A pair as it is, and as it is when what is suspected at the first stage that differs is
     switched off, one after the other, for as long as there is something to suspect."""
     one, other = (trace_of(setup, name, known) for name in pair[:2])
