@@ -46,6 +46,7 @@ FLOORS = {
     " probes.checkpoints probes.best_of probes.best_of_curve"
     " probes.stories probes.states probes.vectors"
     " probes.steering probes.emotion probes.shift probes.causes probes.panel"
+    " probes.trace probes.suspects probes.ways probes.on_policy"
     " evals evals.benchmark evals.ruler evals.making evals.making.words evals.making.lengths"
     " evals.making.needles evals.making.lists evals.making.documents evals.items.made"
     " evals.truthfulqa evals.toxigen evals.bbq"
@@ -84,7 +85,7 @@ FLOORS = {
     " terminal.talk terminal.plan terminal.completion terminal.child"
     " terminal.bars terminal.chart terminal.answers terminal.summary terminal.frame"
     " probes.equal_kl probes.equal_kl_tasks terminal.equal_kl terminal.panel"
-    " terminal.examples terminal.probe",  # what people see
+    " terminal.examples terminal.probe terminal.on_policy",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
     " commands.doctor commands.select commands.experiment commands.sweep"
     " commands.examples commands.claims commands.explain commands.audit"
@@ -130,6 +131,7 @@ TORCH_FREE = (
     " probes.checkpoints probes.best_of probes.best_of_curve probes.stories terminal.probe"
     " commands.probe probes.panel probes.equal_kl probes.equal_kl_tasks terminal.equal_kl"
     " terminal.panel results.audit_probes results.leave_out results.strengths"
+    " terminal.on_policy"
     " results.claims results.cell_claims results.selections commands.claims"
     " results.findings results.audit results.audit_run results.audit_experiment"
     " results.audit_rows results.audit_steps results.audit_evals results.audit_cells commands.audit"

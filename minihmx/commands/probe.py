@@ -13,6 +13,7 @@ from minihmx.terminal.text import show
 
 Arguments = Callable[[argparse.ArgumentParser], None]
 Action = Callable[[argparse.Namespace], int]
+_PLACE = ("revision", "device", "dtype", "threads")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +47,13 @@ def _shared(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def _fields(parser: argparse.ArgumentParser, *more: str) -> None:
-    """The flags that `train` has as well, and --json."""
-    for name in (*more, "out", "revision", "device", "dtype", "threads", "decode_rows"):
+    """The flags that `train` has as well, those of where results go, and --json."""
+    _only_fields(parser, *more, "out", *_PLACE, "decode_rows")
+
+
+def _only_fields(parser: argparse.ArgumentParser, *names: str) -> None:
+    """These flags of `train`, and --json."""
+    for name in names:
         field, flag = FIELDS[name], f"--{name.replace('_', '-')}"
         kind, text = type(field.default), f"{field.metadata['help']} (the run's, else train's)"
         none, choices = argparse.SUPPRESS, field.metadata["choices"]
@@ -135,6 +141,32 @@ def _equal_kl(options: argparse.Namespace) -> int:
     return 0
 
 
+def _on_policy_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", default="tiny", help="as for train (default tiny)")
+    parser.add_argument(
+        "--adapter", metavar="RUN", help="a run's folder, or RUN@epoch-03 (a fresh adapter)"
+    )
+    for name, default, text in (
+        ("prompts", 2, "held-out questions"),
+        ("samples", 2, "answers to each"),
+        ("tokens", 24, "of an answer at most"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (%(default)s)")
+    memory = ("micro_batch", "logit_chunk", "checkpointing")
+    _only_fields(parser, "seed", "temperature", *memory, *_PLACE)
+
+
+def _on_policy(options: argparse.Namespace) -> int:
+    """Sample a few answers, compute them in every way, and compare. A difference exits 0 too."""
+    from minihmx.probes.on_policy import on_policy
+    from minihmx.terminal.on_policy import on_policy_lines
+
+    counts = options.prompts, options.samples, options.tokens
+    report = on_policy(options.adapter, _flags(options), *counts)
+    show(json.dumps(report, sort_keys=True) if options.json else on_policy_lines(report))
+    return 0
+
+
 def _panel_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("forward", metavar="FORWARD", help="a forward run, or RUN@epoch-03")
     parser.add_argument("reverse", metavar="REVERSE", help="the reverse run of the same seed")
@@ -180,6 +212,11 @@ ACTIONS: dict[str, tuple[str, Arguments, Action]] = {
         "forward against reverse where both are equally far from the base",
         _equal_kl_arguments,
         _equal_kl,
+    ),
+    "on-policy": (
+        "how far sampler and trainer are apart on this machine, at which stage, and why",
+        _on_policy_arguments,
+        _on_policy,
     ),
     "panel": (
         "what base, forward and reverse claim of themselves where nobody trained it",

@@ -31,10 +31,7 @@ def draw(
         # fp32. Its log-prob is still a number.
         logprobs_BV = torch.log_softmax(logits / temperature, dim=-1)
         return token, logprobs_BV.gather(-1, token[:, None])[:, 0]
-    if temperature in (0, 1):
-        p_BV = torch.softmax(logits, dim=-1)
-    else:
-        p_BV = torch.softmax(logits / temperature, dim=-1)
+    p_BV = probabilities(logits, temperature)
     token = logits.argmax(dim=-1) if u is None else inverse_cdf(p_BV, u)
     return token, p_BV.gather(-1, token[:, None])[:, 0].log()
 
@@ -57,6 +54,11 @@ def cut_softmax(logits: Tensor, sampler: Sampler) -> Tensor:
     above = ranked.cumsum(-1) - ranked
     kept = above < sampler.top_p * ranked.sum(-1, keepdim=True)
     return torch.zeros_like(p_BV).scatter(-1, order, torch.where(kept, ranked, 0).to(p_BV.dtype))
+
+
+def probabilities(logits: Tensor, temperature: float) -> Tensor:
+    """softmax(logits / temperature), [B, V]; at temperature 0, where argmax draws, that of 1."""
+    return torch.softmax(logits if temperature in (0, 1) else logits / temperature, dim=-1)
 
 
 def inverse_cdf(p_BV: Tensor, u: Tensor) -> Tensor:
