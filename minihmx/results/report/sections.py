@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from minihmx.models.licences import licence_on_disk
 from minihmx.results.conclusions import cell_sets
+from minihmx.results.extraction_rates import rates_on_disk
+from minihmx.results.extraction_tables import extraction_tables
 from minihmx.results.findings import CHECKS
 from minihmx.results.judged_tables import JudgedReport
 from minihmx.results.layout import Table
@@ -157,6 +160,29 @@ def judged_section(material: Material) -> Section:
     return Section(*name, text, (command,) if tables else (), tables)
 
 
+def extraction_section(material: Material) -> Section:
+    """What `eval --extraction` shows of what it left on the disk, without labels."""
+    places: dict[Path, dict[tuple[Path, str, str], None]] = {}
+    for run in material.runs:
+        of_model = run.folder.resolve().parents[1]
+        own = places.setdefault(of_model, {(of_model / "base", "base", "base"): None})
+        if run.epoch:
+            own[run.folder, run.epoch, run.direction] = None
+    tables = list[Table]()
+    for of_model, own in places.items():
+        for rates in material.tried(rates_on_disk, own) or []:
+            made = extraction_tables(rates)
+            front = f"{of_model.name}, " if len(places) > 1 else ""
+            tables += [table._replace(title=front + table.title) for table in made]
+    text = (
+        "The paper reads replies by regular expressions and takes it that these lose as much in "
+        "both directions. Here other readers read the same replies; docs/beyond.md says how.",
+    )
+    command = "minihmx eval MODEL --adapter RUN --tasks sycophancy_answer,are_you_sure --extraction"
+    name = "extraction", "What the regex loses"
+    return Section(*name, text, (command,) if tables else (), tables)
+
+
 def audit_section(material: Material) -> Section:
     """What `audit` says."""
     rows, findings, notes = list[tuple[str, ...]](), list[str](), list[str]()
@@ -207,6 +233,7 @@ SECTIONS: Mapping[str, Callable[[Material], Section]] = {
     "tables": tables_section,
     "judge": judge_section,
     "judged": judged_section,
+    "extraction": extraction_section,
     "audit": audit_section,
     "commands": commands_section,
 }
