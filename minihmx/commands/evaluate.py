@@ -83,6 +83,9 @@ def _extraction_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="then let rules, rules with aliases, a judge and people read the same replies",
     )
+    parser.add_argument(
+        "--no-judge", action="store_true", help="let no model read; quick, and without a truth"
+    )
     parser.add_argument("--labels", metavar="FILE", help="what people filled in: the truth then")
     parser.add_argument("--labels-out", metavar="FILE", help="write that file for people instead")
     parser.add_argument(
@@ -115,7 +118,11 @@ def run(options: argparse.Namespace) -> int:
 
     differences_to = _new_file(options)
     extraction = extraction_options(
-        options.extraction, options.labels, options.labels_out, options.label_items
+        options.extraction,
+        options.no_judge,
+        options.labels,
+        options.labels_out,
+        options.label_items,
     )
     options.strengths = options.strengths or [1.0]
     asked = Options(**{name: getattr(options, name) for name in Options._fields})

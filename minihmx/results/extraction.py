@@ -163,8 +163,8 @@ def few(replies: Sequence[tuple[str, bool]], which: str) -> str:
     if len(replies) >= LEAST_ANSWERS and items >= LEAST_QUESTIONS:
         return ""
     return (
-        f"too few: by the reference {len(replies)} replies to {items} questions {which}, and a "
-        f"statement needs {LEAST_ANSWERS} to {LEAST_QUESTIONS}"
+        f"too few that {which}: {len(replies)} by the reference, on {items} of the questions, and "
+        f"a statement needs {LEAST_ANSWERS} on {LEAST_QUESTIONS}"
     )
 
 

@@ -24,23 +24,25 @@ ALIASES = "aliases"
 
 
 class JudgedReplies(NamedTuple):
-    """The replies of one evaluation on one side, and the label that the judge gave to each."""
+    """The replies of one evaluation on one side, and the label that the judge gave to each; None as
+    a whole where no judge reads."""
 
     benchmark: str
     switches: Switches
     side: str
     samples: Sequence[StoredSample]
-    labels: Sequence[str | None]
+    labels: Sequence[str | None] | None
 
 
 def read_rates(replies: Iterable[JudgedReplies], people: Mapping[str, str]) -> list[ReadRate]:
     """Every rate of every benchmark over all sides and seeds. people: labels by row id."""
     found: dict[tuple[str, str], list[ReadReply]] = {}
     presets: dict[str, str] = {}
+    judge = False
     for benchmark, switches, side, samples, labels in replies:
-        readable = READABLE[benchmark]
+        readable, judge = READABLE[benchmark], judge or labels is not None
         presets[benchmark] = switches["preset"]
-        for sample, label in zip(samples, labels, strict=True):
+        for sample, label in zip(samples, labels or [None] * len(samples), strict=True):
             if not readable.counted(sample, switches):
                 continue
             rules = {preset: readable.rules(sample, switches, preset) for preset in PRESETS}
@@ -55,8 +57,9 @@ def read_rates(replies: Iterable[JudgedReplies], people: Mapping[str, str]) -> l
     rates = []
     for (benchmark, rate), of_rate in found.items():
         read = sum(reply.counts[JUDGE] is not None for reply in of_rate)
-        reference, why = reference_of(bool(people), read, len(of_rate))
-        readers = [*PRESETS, ALIASES, JUDGE, *([PEOPLE] if people else [])]
+        reference, why = reference_of(bool(people), read if judge else None, len(of_rate))
+        others = [name for name, reads in ((JUDGE, judge), (PEOPLE, bool(people))) if reads]
+        readers = [*PRESETS, ALIASES, *others]
         decides = presets[benchmark]
         rates.append(ReadRate(benchmark, rate, of_rate, readers, reference, why, decides))
     return rates

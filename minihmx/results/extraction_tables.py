@@ -78,10 +78,15 @@ class ReadRate:
         return reply.counts.get(self.reference)
 
 
-def reference_of(labelled: bool, read: int, replies: int) -> tuple[str, str]:
-    """What is held for the truth: people, else a judge that read enough; or "" and why."""
+def reference_of(labelled: bool, read: int | None, replies: int) -> tuple[str, str]:
+    """What is held for the truth: people, else a judge that read enough; or "" and why.
+
+    read: how many replies the judge labelled; None where no judge read them.
+    """
     if labelled:
         return PEOPLE, ""
+    if read is None:
+        return "", "no judge read these replies and nobody labelled them"
     if replies and read >= LEAST_READ * replies:
         return JUDGE, ""
     return "", (

@@ -26,16 +26,17 @@ LABELLED_ITEMS = 40
 
 
 class ExtractionOptions(NamedTuple):
-    """What was asked for. labels: a file that people filled in. new: where one is to be written,
-    and with how many items."""
+    """What was asked for. judge: whether it reads as well. labels: a file that people filled in.
+    new: where one is to be written, and with how many items."""
 
+    judge: bool
     labels: str
     new: Path | None
     items: int
 
 
 def extraction_options(
-    asked: bool, labels: str | None, labels_out: str | None, items: int | None
+    asked: bool, no_judge: bool, labels: str | None, labels_out: str | None, items: int | None
 ) -> ExtractionOptions | None:
     """What the flags of `eval` say; None where nothing is to be read.
 
@@ -44,6 +45,7 @@ def extraction_options(
     given = [
         flag
         for flag, value in (
+            ("--no-judge", no_judge or None),
             ("--labels", labels),
             ("--labels-out", labels_out),
             ("--label-items", items),
@@ -64,7 +66,7 @@ def extraction_options(
     if labels is not None:
         filled_in(labels)  # refused now and not after hours, where it is not there
     new = new_file("--labels-out", labels_out) if labels_out is not None else None
-    return ExtractionOptions(labels or "", new, items or LABELLED_ITEMS)
+    return ExtractionOptions(not no_judge, labels or "", new, items or LABELLED_ITEMS)
 
 
 def readable_results(session: Session, options: ExtractionOptions) -> list[Results]:
@@ -99,9 +101,11 @@ def extraction_lines(
     said = dict[str, Any]()
     judged = list[JudgedReplies]()
     for results, samples in replies:
-        own = _judge_labels(session, results, said)
+        own = _judge_labels(session, results, said) if options.judge else None
         switches, side = results.settings.switches, side_of(results)
         judged.append(JudgedReplies(results.benchmark.name, switches, side, samples, own))
+        if own is None:
+            continue
         read = sum(label is not None for label in own)
         title = f"{results.benchmark.name}, {results.subject.title}"
         line = f"read       {title}: the judge labelled {read} of {len(samples)} replies"

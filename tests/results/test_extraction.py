@@ -148,7 +148,7 @@ def test_too_few_labels_are_said_instead_of_a_number(
         for i in range(positive + negative)
     ]
     found = faults(replies, "rule", PEOPLE)
-    assert f"too few: by the reference {what} replies" in found.why and found.corrected is None
+    assert f": {what} by the reference" in found.why and found.corrected is None
     assert (found.sensitivity is None) == (positive < 20)
     assert (found.specificity is None) == (negative < 20)
     of_one = [ReadReply("base", "same", r.counts) for r in replies]

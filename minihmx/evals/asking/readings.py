@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from minihmx.rollout import Judgement
 
 READINGS_FOLDER, READER_FILE, WORDS_FILE = "readings", "reader.json", "words.jsonl"
-READER_TOKENS, READER_BATCH = 12, 64
+READER_TOKENS, READER_BATCH = 12, 32
 AskedBefore = dict[str, "Judgement"]  # a judge's answer by its prompt
 
 

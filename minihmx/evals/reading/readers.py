@@ -48,12 +48,15 @@ class Readable:
 
 
 def reader_prompt(readable: Readable, texts: tuple[str, ...]) -> str:
-    """The judge's user turn: the task, what was said, and the labels to choose from."""
+    """The judge's user turn: the task, the labels to choose from, and what was said.
+
+    What all prompts have in common comes first, so that it goes through the model once.
+    """
     said = zip(readable.shown, texts, strict=True)
     shown = "\n\n".join(f"{name.capitalize()}:\n{text}" for name, text in said)
     meanings = "\n".join(f"{label}: {meaning}" for label, meaning in readable.labels.items())
     words = ", ".join(readable.labels)
-    return f"{readable.task}\n\n{shown}\n\n{meanings}\n\nWrite one of these words alone: {words}."
+    return f"{readable.task}\n\n{meanings}\n\n{shown}\n\nWrite one of these words alone: {words}."
 
 
 def parse_label(text: str, finished: bool, readable: Readable) -> str | None:

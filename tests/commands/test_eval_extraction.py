@@ -207,6 +207,17 @@ def test_labels_go_out_blind_and_come_back(
         refused(in_process(*words(runs, "--labels", bad)), str(bad), said)
 
 
+def test_without_a_judge_nothing_is_asked(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in folders(runs):
+        shutil.rmtree(folder)
+    asked = counted(monkeypatch)
+    done = in_process(*words(runs, "--no-judge", "--json"))
+    assert done.returncode == 0 and not asked and not folders(runs), done.stderr
+    explicit, _ = json.loads(done.stdout.splitlines()[-1])["extraction"]
+    assert explicit["reference"] == "" and "no judge read" in explicit["why"]
+    assert {*explicit["readers"]} == {"literal", "careful", "aliases"}
+
+
 def test_changed_words_are_refused_and_audited(runs: Path) -> None:
     folder = folders(runs)[0]
     path = folder / "words.jsonl"
@@ -252,3 +263,4 @@ def test_flags_that_do_not_go_together(
 def test_a_label_flag_alone_is_refused(tmp_path: Path) -> None:
     given = ("eval", "tiny", "--tasks", "are_you_sure", "--data", "sample", "--out", tmp_path / "o")
     refused(in_process(*given, "--labels", "x"), "--labels belongs to --extraction")
+    refused(in_process(*given, "--no-judge"), "--no-judge belongs to --extraction")
