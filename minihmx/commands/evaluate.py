@@ -84,7 +84,7 @@ def _extraction_arguments(parser: argparse.ArgumentParser) -> None:
         help="then let rules, rules with aliases, a judge and people read the same replies",
     )
     parser.add_argument(
-        "--no-judge", action="store_true", help="let no model read; quick, and without a truth"
+        "--no-judge", action="store_true", help="let no model read: rules and labels alone"
     )
     parser.add_argument("--labels", metavar="FILE", help="what people filled in: the truth then")
     parser.add_argument("--labels-out", metavar="FILE", help="write that file for people instead")
