@@ -25,8 +25,9 @@ _FEW = "too few"
 _LIMITS = {
     PEOPLE: "Held against the labels of the file, on the replies that have one. They are a reading "
     "too, and who wrote them may err.",
-    JUDGE: "Held against the judge, as nobody has labelled these replies. It is the base model and "
-    "may be wrong more often than the rules; --labels-out writes a file for people.",
+    JUDGE: "Held against the judge, as nobody has labelled these replies. It is the base model, "
+    "and nothing here shows that it can read: a small one may write the same word to every reply. "
+    "--labels-out writes a file for people.",
 }
 
 

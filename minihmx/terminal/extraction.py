@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -108,7 +109,10 @@ def extraction_lines(
             continue
         read = sum(label is not None for label in own)
         title = f"{results.benchmark.name}, {results.subject.title}"
+        labelled = Counter(label for label in own if label is not None).most_common()
+        words = ", ".join(f"{label} {count}" for label, count in labelled)
         line = f"read       {title}: the judge labelled {read} of {len(samples)} replies"
+        line += f" ({words})" if words else ""
         if as_json:
             print(line, file=sys.stderr)
         else:
