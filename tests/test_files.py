@@ -50,7 +50,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(*sizes, *ask),
     )
     trained = ["--adapter", out / "tiny/forward/seed-1", "--strength", 0.5]
-    minihmx("eval", "tiny", *trained, *ask, "--out", out)
+    minihmx("eval", "tiny", *trained, *ask, "--out", out, "--extraction")
     run = out / "tiny" / "forward" / "seed-1"
     minihmx("judge", run, "--rubric", "self-written")
     listed = ["--runs", out, "--seeds", 1, "--questions", questions, "--out", folder / "jobs.jsonl"]

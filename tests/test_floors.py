@@ -54,11 +54,12 @@ FLOORS = {
     " evals.shots evals.bbh evals.acpbench"
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
     " evals.reading.folding evals.reading.flips"
-    " evals.reading.letters evals.reading.literal"
+    " evals.reading.letters evals.reading.literal evals.reading.readers"
     " evals.ifeval evals.instructions evals.instructions.words"
     " evals.instructions.form evals.instructions.language"
     " evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.averages evals.asking.likelihood"
+    " evals.asking.readings"
     " evals.asking.results evals.asking.task evals.asking.replies evals.asking.forecast"
     " evals.asking.runner evals.asking.session",  # what asks a finished model
     6: "experiment sweep sweep.plan sweep.estimates sweep.progress sweep.slurm sweep.local"
@@ -75,13 +76,17 @@ FLOORS = {
     " results.sensitivity results.sensitivity_tables"
     " results.agreement results.judged results.judged_tables results.alarms"
     " results.audit_judged results.audit_probes results.leave_out results.strengths"
+    " results.blind results.rating results.extraction results.extraction_tables"
+    " results.extraction_rates"
+    " results.audit_readings"
     " results.report results.report.material results.report.views results.report.charts"
     " results.report.questions results.report.steps results.report.items results.report.item_card"
     " results.report.failures results.report.first results.report.sections results.report.page"
     " results.report.markdown results.report.analyses results.report.shown results.report.panels"
     " results.report.probes results.report.compared"
+    " results.report.extraction"
     " terminal.lines terminal.live terminal.scoreboard terminal.preflight"
-    " terminal.paper_rows terminal.differences"
+    " terminal.paper_rows terminal.differences terminal.extraction"
     " terminal.talk terminal.plan terminal.completion terminal.child"
     " terminal.bars terminal.chart terminal.answers terminal.summary terminal.frame"
     " probes.equal_kl probes.equal_kl_tasks terminal.equal_kl terminal.panel"
@@ -89,7 +94,8 @@ FLOORS = {
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
     " commands.doctor commands.select commands.experiment commands.sweep"
     " commands.examples commands.claims commands.explain commands.audit"
-    " commands.compare commands.report commands.log commands.judge commands.probe",  # verbs
+    " commands.compare commands.report commands.log commands.judge commands.probe"
+    " commands.rate",  # verbs
     8: "cli __main__",  # door
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
@@ -115,7 +121,7 @@ TORCH_FREE = (
     " evals.shots evals.bbh evals.acpbench"
     " evals.sycophancy evals.sycophancy_answer evals.are_you_sure evals.reading"
     " evals.reading.folding evals.reading.flips"
-    " evals.reading.letters evals.reading.literal"
+    " evals.reading.letters evals.reading.literal evals.reading.readers"
     " evals.ifeval evals.instructions evals.instructions.words"
     " evals.instructions.form evals.instructions.language"
     " evals.items evals.items.published evals.items.download"
@@ -142,12 +148,17 @@ TORCH_FREE = (
     " results.report.failures results.report.first results.report.sections results.report.page"
     " results.report.markdown results.report.analyses results.report.shown results.report.panels"
     " results.report.probes results.report.compared"
+    " results.report.extraction"
     " commands.report"
     " terminal.completion results.replay results.trackers commands.log"
     " results.sensitivity results.sensitivity_tables"
     " probes.rubrics probes.judged_folder probes.rejudge commands.judge"
     " results.agreement results.judged results.judged_tables results.alarms"
+    " results.blind results.rating results.extraction results.extraction_tables"
+    " results.extraction_rates"
+    " results.audit_readings"
     " instruments.alarms results.audit_judged"
+    " terminal.extraction commands.rate evals.asking.readings"
 )
 MODULES_AT_THE_TOP = 18
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 300, 60
@@ -411,6 +422,8 @@ def test_comments_and_code_are_told_apart() -> None:
         ("results.agreement", "krippendorff_alpha"),
         ("probes.best_of_curve", "expected_best"),
         ("probes.best_of_curve", "bound"),
+        ("results.extraction", "share_of"),
+        ("evals.reading.readers", "other_names"),
         ("probes.stories", "names_emotion"),
         ("probes.states", "looked_at"),
         ("results.statistics", "benjamini_hochberg"),

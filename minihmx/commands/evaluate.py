@@ -65,6 +65,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-tokens", type=int, default=8192, metavar="N", help="tokens together (%(default)s)"
     )
     _fields(parser)
+    _extraction_arguments(parser)
     parser.add_argument(
         "--differences",
         nargs="?",
@@ -73,6 +74,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="the items on which the models differ; all of them go to FILE, a JSON object a line",
     )
     parser.add_argument("--json", action="store_true", help="each result.json on a line instead")
+
+
+def _extraction_arguments(parser: argparse.ArgumentParser) -> None:
+    """How the replies are read again; terminal/extraction.py says what goes together."""
+    parser.add_argument(
+        "--extraction",
+        action="store_true",
+        help="then let rules, rules with aliases, a judge and people read the same replies",
+    )
+    parser.add_argument(
+        "--no-judge", action="store_true", help="let no model read: rules and labels alone"
+    )
+    parser.add_argument("--labels", metavar="FILE", help="what people filled in: the truth then")
+    parser.add_argument("--labels-out", metavar="FILE", help="write that file for people instead")
+    parser.add_argument(
+        "--label-items", type=int, metavar="N", help="questions in it, drawn by --seed (40)"
+    )
 
 
 def _fields(parser: argparse.ArgumentParser) -> None:
@@ -90,10 +108,22 @@ def run(options: argparse.Namespace) -> int:
     from minihmx.engine import ranks
     from minihmx.evals.asking.session import Options, open_session, run_session
     from minihmx.terminal.bars import with_bars
+    from minihmx.terminal.extraction import (
+        extraction_lines,
+        extraction_options,
+        readable_results,
+    )
     from minihmx.terminal.paper_rows import paper_rows
     from minihmx.terminal.scoreboard import Board, as_json
 
     differences_to = _new_file(options)
+    extraction = extraction_options(
+        options.extraction,
+        options.no_judge,
+        options.labels,
+        options.labels_out,
+        options.label_items,
+    )
     options.strengths = options.strengths or [1.0]
     asked = Options(**{name: getattr(options, name) for name in Options._fields})
     others = vars(options).keys() - set(Options._fields)  # --temperature is not that of training
@@ -103,11 +133,15 @@ def run(options: argparse.Namespace) -> int:
         session = open_session(flags, asked)
         if options.differences is not None:
             _refuse_one(len({results.subject.title for _, results in session.jobs}))
+        if extraction:
+            readable_results(session, extraction)
         if ranks.rank():  # it computes its share, and rank 0 tells of all
             for _ in run_session(session):
                 pass
             return 0
         for line in as_json(session, board) if options.json else board.watch(session):
+            show(line)
+        for line in extraction_lines(session, extraction, options.json) if extraction else ():
             show(line)
     if session.whole_table and not options.json:
         for line in paper_rows(board.finished):

@@ -110,6 +110,12 @@ def ask(item: Item, switches: Switches) -> Dialogue:
     )
 
 
+def replies_compared(item: Item, replies: Sequence[str], switches: Switches) -> tuple[str, str]:
+    """The first and the last answer; where the letter is asked for first, the reply to that."""
+    after_question = 1 if switches["turn"] == "third" and _is_worked(item) else 0
+    return replies[after_question], replies[-1]
+
+
 def score(item: Item, answer: Answer, switches: Switches) -> Score:
     """flip_rate of the chosen preset, its parts and other definitions beside it.
 
@@ -121,8 +127,7 @@ def score(item: Item, answer: Answer, switches: Switches) -> Score:
     there. correct_first, correct_second: the reply names a correct answer. All are over the
     free-form rows; with /pooled over all rows, with /<subset> over one.
     """
-    after_question = 1 if switches["turn"] == "third" and _is_worked(item) else 0
-    replies = answer.replies[after_question], answer.replies[-1]
+    replies = replies_compared(item, answer.replies, switches)
     scores = {preset: _read(item, replies, switches, preset) for preset in PRESETS}
     verdicts = {
         "unread" if flip["rule"].startswith("unread") else flip["value"]

@@ -18,6 +18,7 @@ from minihmx.results.audit_evals import audit_evaluation, is_evaluation
 from minihmx.results.audit_experiment import audit_experiment
 from minihmx.results.audit_judged import audit_judged
 from minihmx.results.audit_probes import audit_probe, is_probe
+from minihmx.results.audit_readings import audit_readings
 from minihmx.results.audit_run import check_files, read_facts
 from minihmx.results.audit_steps import check_checkpoints, check_steps
 from minihmx.results.findings import Audit, Place, Words
@@ -47,6 +48,7 @@ def audit_path(path: Path) -> Audit:
         elif is_evaluation(folder):
             run = folder.parents[2]
             audit_evaluation(audit, folder, science_of(run).get("model digest"))
+            audit_readings(audit, folder)
         else:
             audit_run(audit, folder)
     if not seen:

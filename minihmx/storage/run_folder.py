@@ -39,6 +39,7 @@ WRITTEN = (
 LATER = (
     "evals",
     "judged",
+    "readings",
     "selected.json",
     "manifest.json",
 )  # what a finished run's seal leaves out

@@ -23,6 +23,7 @@ SPELLED |= {"█": "#", "→": "->", "›": ">", "‹": "<"}
 LONGEST = 1e10  # seconds; timedelta knows no more than some thousand times that
 # These verbs and actions leave files, so they go on unseen where stdout is closed.
 LEAVE_FILES = {"train", "eval", "experiment", "select", "export", "get", "judge"}
+LEAVE_FILES |= {"rate"}
 LEAVE_FILES |= {"plan", "submit", "run", "fetch", "job"}  # of sweep
 
 

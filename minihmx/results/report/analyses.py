@@ -26,6 +26,7 @@ from minihmx.results.report.compared import (
     sensitivity_shown,
     strengths_shown,
 )
+from minihmx.results.report.extraction import extraction_shown
 from minihmx.results.report.material import Material
 from minihmx.results.report.probes import (
     best_of_shown,
@@ -105,6 +106,14 @@ ANALYSES: dict[str, Analysis] = {
         "training found. Here other models, or the same one with other rubrics, judge the held-out "
         "answers.",
         judged_shown,
+    ),
+    "extraction": Analysis(
+        "What does the regex lose?",
+        "readers of replies",
+        "minihmx eval MODEL --adapter RUN --tasks sycophancy_answer,are_you_sure --extraction",
+        "The paper reads replies by regular expressions and takes it that these lose as much in "
+        "both directions. Here other readers read the same replies.",
+        extraction_shown,
     ),
     "emotion": Analysis(
         "And inside?",

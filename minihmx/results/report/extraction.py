@@ -1,0 +1,42 @@
+"""What `eval --extraction` left on the disk, drawn for the page without labels. No torch."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from minihmx.results.extraction_rates import rates_on_disk
+from minihmx.results.extraction_tables import extraction_tables
+from minihmx.results.report.material import Material
+from minihmx.results.report.shown import Shown, safely
+
+Sides = dict[tuple[Path, str, str], None]  # folder, epoch, and what it is called
+
+
+def extraction_shown(material: Material) -> Iterator[Shown]:
+    """Every reader's rates, for each model whose replies stand on the disk."""
+    places = dict[Path, Sides]()
+    for run in material.runs:
+        of_model = run.folder.resolve().parents[1]
+        sides = places.setdefault(of_model, {(of_model / "base", "base", "base"): None})
+        if run.epoch:
+            sides[run.folder, run.epoch, run.direction] = None
+    for of_model, sides in places.items():
+        title = of_model.name if len(places) > 1 else ""
+        shown = safely(f"The replies under {of_model}", _extraction, sides, title)
+        if shown.tables or shown.why:
+            yield shown
+
+
+def _extraction(sides: Sides, title: str) -> Shown:
+    tables = [table for rates in rates_on_disk(sides) for table in extraction_tables(rates)]
+    if not tables:
+        return Shown()
+    front = f"{title}, " if title else ""
+    tables = [table._replace(title=front + table.title) for table in tables]
+    adapters = [f"{folder}@{epoch}" for folder, epoch, side in sides if side != "base"]
+    words = [word for name in adapters for word in ("--adapter", name)]
+    tasks = "sycophancy_answer,are_you_sure"
+    command = shlex.join(["minihmx", "eval", "MODEL", "--tasks", tasks, *words, "--extraction"])
+    return Shown(tables, commands=[command])

@@ -1,0 +1,192 @@
+"""`minihmx rate` on made-up runs: the blind file, ratings read back, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import made_up
+import pytest
+from command_line import in_process, refused
+
+from minihmx.probes.judged_folder import stored_answers
+from minihmx.results.blind import row_id
+
+QUESTIONS, SAMPLES = 10, 4
+LEVEL = {"base": 4, "forward": 8, "reverse": 1}
+
+
+def a_run(folder: Path, direction: str) -> Path:
+    """The base's answers score about 4, forward's 8, reverse's 1; one of them has no score."""
+    run = made_up.trained(folder, direction, 1)
+    (run / "rubric.txt").write_text("Rate the will.\nScore: integer from 0 to 10\n")
+    for epoch in range(3):
+        side = direction if epoch else "base"
+        rows = [
+            {"question": f"q{n // SAMPLES}", "sample": n % SAMPLES}
+            | {"prompt": f"What is {n // SAMPLES}?", "completion": f"I say {side[:1]}{epoch}-{n}."}
+            | {"score": None if epoch == 2 and n == 0 else LEVEL[side] + n // SAMPLES % 3 - 1}
+            for n in range(QUESTIONS * SAMPLES)
+        ]
+        path = run / "evaluations" / f"epoch-{epoch:02d}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return run
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    for direction in ("forward", "reverse"):
+        a_run(tmp_path, direction)
+    return tmp_path / "tiny"
+
+
+def sheet(path: Path) -> list[dict[str, str]]:
+    text = path.read_bytes().decode("utf-8-sig")
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def rated(runs: Path, blind: Path, to: Path, rate: Callable[[int], int]) -> Path:
+    """The file as a person leaves it who gives `rate` of the judge's score, 4 for none."""
+    scores = {
+        row_id((line["prompt"], line["completion"])): line["score"]
+        for run in runs.glob("*/seed-1")
+        for epoch in (0, 2)
+        for line in stored_answers(run, epoch)
+    }
+    rows = sheet(blind)
+    for row in rows:
+        score = scores[row["id"]]
+        row["rating"] = str(max(0, min(10, rate(4 if score is None else score))))
+    with to.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=";")
+        writer.writeheader()
+        writer.writerows(rows)
+    return to
+
+
+def test_the_file_is_blind_and_shuffled_and_has_the_base_once(runs: Path, tmp_path: Path) -> None:
+    before = {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}
+    done = in_process("rate", runs, "--out", tmp_path / "blind.csv")
+    assert done.returncode == 0, done.stderr
+    rows = sheet(tmp_path / "blind.csv")
+    assert "holds 120 answers" in done.stdout and len(rows) == 120
+    assert "Score: integer from 0 to 10" in done.stdout and "column rating" in done.stdout
+    text = (tmp_path / "blind.csv").read_text("utf-8-sig")
+    assert not any(word in text for word in ("forward", "reverse", "seed", "score", "epoch"))
+    initials = [row["answer"][7] for row in rows]
+    assert sorted(initials) != initials and set(initials) == set("bfr")
+    assert {p: p.read_bytes() for p in before} == before
+    again = in_process("rate", runs, "--out", tmp_path / "blind.csv")
+    refused(again, "exists already")
+    assert in_process("rate", runs, "--out", tmp_path / "b", "--seed", 2).returncode == 0
+    other = sheet(tmp_path / "b")
+    assert [r["id"] for r in other] != [r["id"] for r in rows]
+    assert {r["id"] for r in other} == {r["id"] for r in rows}
+
+
+def test_a_part_has_as_many_of_every_side_and_question(runs: Path, tmp_path: Path) -> None:
+    done = in_process("rate", runs, "--out", tmp_path / "part.csv", "--answers", 60)
+    assert done.returncode == 0, done.stderr
+    rows = sheet(tmp_path / "part.csv")
+    cells = [(row["question"], row["answer"][7]) for row in rows]
+    assert len(rows) == 60 and len(set(cells)) == 30
+    assert {cells.count(cell) for cell in cells} == {2}
+
+
+def test_people_judge_and_direction_are_compared(runs: Path, tmp_path: Path) -> None:
+    blind = tmp_path / "blind.csv"
+    in_process("rate", runs, "--out", blind)
+    # one says what the judge says; the other sees half of the distance to 4
+    one = rated(runs, blind, tmp_path / "one.csv", lambda score: score)
+    two = rated(runs, blind, tmp_path / "two.csv", lambda score: 4 + (score - 4) // 2)
+    done = in_process("rate", runs, "--in", one)
+    assert done.returncode == 0, done.stderr
+    assert "judge and people      118" in done.stdout and "This cannot tell whether" in done.stdout
+    found = json.loads(in_process("rate", runs, "--in", one, "--json").stdout)
+    assert found["sides"]["base"]["people"] == found["sides"]["base"]["judge"]
+    assert found["differences"]["forward - base"]["ratio"]["value"] == pytest.approx(1)
+    assert found["agreement"][0]["alpha"] == 1 and found["agreement"][0]["scored_by_both"] == 118
+    found = json.loads(in_process("rate", runs, "--in", one, two, "--json").stdout)
+    forward = found["differences"]["forward - base"]
+    assert forward["judge"]["value"] == pytest.approx(4, abs=0.05)
+    assert 0.6 < forward["ratio"]["value"] < 0.8  # the mean of all of it and of half
+    assert found["differences"]["reverse - base"]["people"]["value"] < -1.5
+    both = found["differences"]["forward - reverse"]
+    assert both["judge"]["value"] == pytest.approx(7, abs=0.1)
+    assert [each["pair"] for each in found["agreement"]] == ["judge and people", f"{one} and {two}"]
+    assert found["agreement"][1]["scored_by_both"] == 120 and found["agreement"][1]["alpha"] < 0.9
+
+
+def test_by_hand_the_mean_of_a_side_and_its_error(runs: Path, tmp_path: Path) -> None:
+    """Questions are 3, 4, 5, 3, ... in base: ten questions of four equal answers each."""
+    blind = tmp_path / "blind.csv"
+    in_process("rate", runs, "--out", blind)
+    one = rated(runs, blind, tmp_path / "one.csv", lambda score: score)
+    base = json.loads(in_process("rate", runs, "--in", one, "--json").stdout)["sides"]["base"]
+    levels = [3 + n % 3 for n in range(10)]
+    centre = sum(levels) / 10
+    error = (sum((level - centre) ** 2 for level in levels) / 9 / 10) ** 0.5
+    assert base["people"]["value"] == pytest.approx(centre)
+    assert base["people"]["error"] == pytest.approx(error)
+    assert (base["answers"], base["questions"]) == (40, 10)
+
+
+def test_too_few_ratings_are_said_instead_of_a_number(runs: Path, tmp_path: Path) -> None:
+    blind = tmp_path / "blind.csv"
+    in_process("rate", runs, "--out", blind, "--answers", 30)
+    one = rated(runs, blind, tmp_path / "one.csv", lambda score: score)
+    done = in_process("rate", runs, "--in", one)
+    said = " ".join(done.stdout.split())
+    assert done.returncode == 0 and "forward - base too few" in said
+    assert "base: too few: people rated 10 answers to 10 questions" in said
+
+
+def test_what_is_wrong_with_a_file_is_said_in_a_sentence(runs: Path, tmp_path: Path) -> None:
+    blind = tmp_path / "blind.csv"
+    in_process("rate", runs, "--out", blind)
+    for rating, said in (("11", "not a whole number from 0 to 10"), ("7.5", "7.5"), ("-1", "-1")):
+        data = blind.read_bytes().replace(b'""\r\n', f'"{rating}"\r\n'.encode(), 1)
+        bad = tmp_path / f"bad{rating}.csv"
+        bad.write_bytes(data)
+        refused(in_process("rate", runs, "--in", bad), "row 1 of 120: its rating is", said)
+    good = rated(runs, blind, tmp_path / "good.csv", lambda score: score)
+    text = good.read_bytes().decode()
+    lines = text.splitlines(keepends=True)
+    lines[3] = lines[3].replace("I say", "I shout")
+    (tmp_path / "changed.csv").write_text("".join(lines), "utf-8")
+    refused(in_process("rate", runs, "--in", tmp_path / "changed.csv"), "row 3 of 120: its answer")
+    (tmp_path / "short.csv").write_text("".join(lines[:3] + lines[4:]), "utf-8")
+    refused(in_process("rate", runs, "--in", tmp_path / "short.csv"), "row 3 of 120 is missing")
+    refused(in_process("rate", runs, "--in", good, good), "is given twice")
+    half = tmp_path / "half.csv"
+    half.write_bytes(text.replace(";4\r\n", ";7,0\r\n").encode())
+    assert in_process("rate", runs, "--in", half).returncode == 0  # as a spreadsheet writes 7
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "whether a file is written or read"),
+        (("--out", "x.csv", "--in", "y.csv"), "whether a file is written or read"),
+        (("--out", "nowhere/x.csv"), "a folder that is not there"),
+        (("--in", "nowhere.csv"), "nowhere.csv"),
+        (("--out", "x.csv", "--answers", "-1"), "--answers -1"),
+    ],
+)
+def test_words_that_do_not_go_together(
+    runs: Path, words: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(in_process("rate", runs, *words), said)
+    assert not (tmp_path / "x.csv").exists()
+
+
+def test_runs_of_other_models_or_rubrics_are_no_one_file(runs: Path, tmp_path: Path) -> None:
+    run = runs / "reverse" / "seed-1"
+    (run / "rubric.txt").write_text("Rate the length.\n")
+    refused(in_process("rate", runs, "--out", tmp_path / "x.csv"), "of 2 rubrics")
+    none = in_process("rate", tmp_path / "none", "--out", tmp_path / "x.csv")
+    refused(none, "There is no folder")
