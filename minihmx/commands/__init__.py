@@ -50,7 +50,7 @@ COMMANDS: dict[str, tuple[str, Verb]] = {
     "claims": ("check the paper's statements on its own tables, or on an experiment", claims),
     "judge": ("judge stored answers again, by other models or other rubrics", judge),
     "examples": ("ask base, forward and reverse the same, with the judge's scores", examples),
-    "probe": ("what no benchmark asks: best-of-N of the base, emotions, equal KL, a panel", probe),
+    "probe": ("what no benchmark asks: best-of-N, emotions, equal KL, measures, a panel", probe),
     "data": ("get, list or check the benchmarks' published items", data),
     "chat": ("talk with a model, and with what training made of it beside it", chat),
     "export": ("write base and adapter as one Hugging Face checkpoint, or the adapter", export),

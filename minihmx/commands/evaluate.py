@@ -36,6 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="multiply every adapter by S; may be given several times (1, as trained; 0: the base)",
     )
+    _measures(parser)
     parser.add_argument(
         "--tasks", default="", help="benchmarks, separated by commas; paper or all: every one"
     )
@@ -73,6 +74,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="the items on which the models differ; all of them go to FILE, a JSON object a line",
     )
     parser.add_argument("--json", action="store_true", help="each result.json on a line instead")
+
+
+def _measures(parser: argparse.ArgumentParser) -> None:
+    """What is said before a question, against what training costs."""
+    parser.add_argument(
+        "--system",
+        default="",
+        metavar="FILE|unsure|neutral",
+        help="a text before every item: the system message in chat, else the first paragraph",
+    )
+    parser.add_argument(
+        "--passage",
+        action="store_true",
+        help="a passage that holds the answer before every question (truthfulqa_mc2, bbq)",
+    )
 
 
 def _fields(parser: argparse.ArgumentParser) -> None:

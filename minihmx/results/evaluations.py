@@ -65,7 +65,7 @@ def find_evaluations(
     """By settings and seed of the noise, the finished evaluations of a run's epoch or the base."""
     place = run.epoch if run else "base"
     found: dict[tuple[str, int], Evaluation] = {}
-    scaled: list[float] = []
+    scaled, measured = list[float](), False
     for folder in sorted((home / "evals" / benchmark).glob(f"{place}-*")):
         if not re.fullmatch(r"[0-9a-f]{8}", folder.name[len(place) + 1 :]):
             continue
@@ -91,6 +91,9 @@ def find_evaluations(
         if "strength" in result["settings"]:
             scaled.append(result["settings"]["strength"])
             continue
+        if result["settings"].keys() & {"system", "passage"}:
+            measured = True
+            continue
         key = settings_key(result), noise_seed(result)
         other = found.setdefault(key, Evaluation(folder, result))
         if other.folder != folder:
@@ -98,13 +101,23 @@ def find_evaluations(
                 f"{other.folder} and {folder} are two evaluations under the same settings, of "
                 "adapters that differ, so it is not clear which one is meant; move one away."
             )
+    notes += _left_out(home / "evals" / benchmark, scaled, measured)
+    return found
+
+
+def _left_out(where: Path, scaled: Sequence[float], measured: bool) -> Iterable[str]:
+    """The notes on what is not asked as the paper asks: at other strengths, or told more."""
     if scaled:
         strengths = ", ".join(f"{strength:g}" for strength in sorted({*scaled}))
-        notes.append(
-            f"{home / 'evals' / benchmark}: evaluations at other strengths than 1 ({strengths}) "
-            "are left out, as the adapter was not trained so"
+        yield (
+            f"{where}: evaluations at other strengths than 1 ({strengths}) are left out, as the "
+            "adapter was not trained so"
         )
-    return found
+    if measured:
+        yield (
+            f"{where}: evaluations with a system text or a passage before the question are left "
+            "out, as the paper asks without"
+        )
 
 
 def _is_own(adapter: Mapping[str, str] | None, run: TrainedRun | None) -> bool:
