@@ -190,9 +190,10 @@ def test_the_whole_command_killed_and_again_without_asking_twice(
     asked, real = [0], runner.ask_choices
 
     def stopped(*arguments: Any) -> Any:
-        asked[0] += bool(arguments[2])  # the tasks that are left
-        if asked[0] == 5:
-            raise KeyboardInterrupt
+        if arguments[2]:  # the tasks that are left
+            asked[0] += 1
+            if asked[0] == 5:
+                raise KeyboardInterrupt
         return real(*arguments)
 
     monkeypatch.setattr(runner, "ask_choices", stopped)
