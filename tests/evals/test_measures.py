@@ -221,6 +221,10 @@ def test_a_stored_text_is_checked_as_every_setting_is(runs: Path, other: Any) ->
     assert done.returncode == 5 and ("folder" in done.stdout or "settings" in done.stdout)
 
 
+def test_our_two_texts_have_as_many_words() -> None:
+    assert len({len(system_text(name).split()) for name in SYSTEM_TEXTS}) == 1
+
+
 def test_another_text_gives_other_numbers(tmp_path: Path) -> None:
     said = {}
     for name in ("", *SYSTEM_TEXTS):
