@@ -148,7 +148,7 @@ def _numbers(each: UnderCondition, scale: float) -> tuple[str, str, str]:
 
 def _difference(of: Contrast, scale: float) -> str:
     error = None if of.error is None else abs(scale) * of.error
-    return f"{scale * of.value + 0.0:+.2f} ± {number(error, '.2f')}"
+    return f"{round(scale * of.value, 2) + 0.0:+.2f} ± {number(error, '.2f')}"
 
 
 def _back(each: UnderCondition, scale: float, as_trained: float) -> tuple[str, str]:
