@@ -32,7 +32,7 @@ def load_questions(path: Path | None = None, leave_out: str = "") -> list[Questi
         name = "questions.jsonl"
         text = (files("minihmx") / "data" / name).read_text("utf-8")
     else:
-        name, text = str(path), _read(path, "question")
+        name, text = str(path), read_text(path, "question")
     questions = list(_questions(name, text))
     if leave_out:
         questions = _held_out(questions, leave_out)
@@ -71,7 +71,7 @@ def load_rubric(path: Path | None = None) -> str:
 
     Raises UserError if the file is missing, empty or not UTF-8 text.
     """
-    return RUBRIC if path is None else _read(path, "rubric").rstrip("\n")
+    return RUBRIC if path is None else read_text(path, "rubric").rstrip("\n")
 
 
 def batch_of(
@@ -87,8 +87,13 @@ def batch_of(
     return epoch + 1, order[place * size : (place + 1) * size]
 
 
-def _read(path: Path, kind: str) -> str:
-    advice = f"give a UTF-8 text file, or leave the option out to use the built-in {kind} file"
+def read_text(path: Path, kind: str, instead: str = "") -> str:
+    """The text of a user's file. kind: what an error calls it. instead: what else could be done.
+
+    Raises UserError if the file is missing, empty or not UTF-8 text.
+    """
+    instead = instead or f"or leave the option out to use the built-in {kind} file"
+    advice = f"give a UTF-8 text file, {instead}"
     try:
         if path.exists() and not path.is_file():  # a pipe would wait for ever
             raise UserError(

@@ -51,6 +51,8 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     trained = ["--adapter", out / "tiny/forward/seed-1", "--strength", 0.5]
     minihmx("eval", "tiny", *trained, *ask, "--out", out, "--extraction")
+    told = ["--tasks", "bbq", "--data", "sample", "--limit", 2, "--system", "unsure", "--passage"]
+    minihmx("eval", "tiny", *told, "--out", out)
     run = out / "tiny" / "forward" / "seed-1"
     minihmx("judge", run, "--rubric", "self-written")
     listed = ["--runs", out, "--seeds", 1, "--questions", questions, "--out", folder / "jobs.jsonl"]

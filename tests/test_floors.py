@@ -61,7 +61,7 @@ FLOORS = {
     " evals.items.load evals.asking evals.asking.averages evals.asking.likelihood"
     " evals.asking.readings"
     " evals.asking.results evals.asking.task evals.asking.replies evals.asking.forecast"
-    " evals.asking.runner evals.asking.session",  # what asks a finished model
+    " evals.asking.settings evals.asking.runner evals.asking.session",  # what asks a finished model
     6: "experiment sweep sweep.plan sweep.estimates sweep.progress sweep.slurm sweep.local"
     " terminal.sweep results results.cells results.sycophancy"
     " results.claims results.cell_claims results.selections"
@@ -90,6 +90,7 @@ FLOORS = {
     " terminal.talk terminal.plan terminal.completion terminal.child"
     " terminal.bars terminal.chart terminal.answers terminal.summary terminal.frame"
     " probes.equal_kl probes.equal_kl_tasks terminal.equal_kl terminal.panel"
+    " probes.measures terminal.measures"
     " terminal.examples terminal.probe terminal.on_policy",  # what people see
     7: "commands commands.train commands.evaluate commands.data commands.chat commands.export"
     " commands.doctor commands.select commands.experiment commands.sweep"
@@ -126,6 +127,7 @@ TORCH_FREE = (
     " evals.instructions.form evals.instructions.language"
     " evals.items evals.items.published evals.items.download"
     " evals.items.load evals.asking evals.asking.averages evals.asking.results"
+    " evals.asking.settings probes.measures"
     " terminal terminal.text"
     " results results.cells results.sycophancy"
     " results.paper results.statistics results.runs results.evaluations results.collect"
@@ -167,7 +169,7 @@ SHORTER = {"train": 200, "cli": 150, "models.decoder": 250}
 CORE = ["train", "rollout", "judge", "advantages", "grpo", "lora", "learn", "optimizer"]
 CORE += ["engine.prefill", "engine.draw", "engine.sampling", "models.decoder", "models.context"]
 # One name for each of several things of one kind: the functions of a benchmark and of a verb.
-PROTOCOLS = {"ask", "score", "convert", "check", "arguments", "run"}
+PROTOCOLS = {"ask", "with_passage", "score", "convert", "check", "arguments", "run"}
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 HOSTS = {"hf.co", "huggingface.co", "arxiv.org", "github.com", "www.llama.com", "ai.google.dev"}
 HOSTS |= {"127.0.0.1", "localhost", "example.com"}

@@ -52,7 +52,7 @@ COMMANDS: dict[str, tuple[str, Verb]] = {
     "judge": ("judge stored answers again, by other models or other rubrics", judge),
     "rate": ("answers for people to rate blindly, and their ratings beside the judge's", rate),
     "examples": ("ask base, forward and reverse the same, with the judge's scores", examples),
-    "probe": ("what no benchmark asks: best-of-N, emotions, equal KL, on-policy, a panel", probe),
+    "probe": ("what no benchmark asks: best-of-N, emotions, equal KL, measures, on-policy", probe),
     "data": ("get, list or check the benchmarks' published items", data),
     "chat": ("talk with a model, and with what training made of it beside it", chat),
     "export": ("write base and adapter as one Hugging Face checkpoint, or the adapter", export),

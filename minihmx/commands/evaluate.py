@@ -36,6 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="multiply every adapter by S; may be given several times (1, as trained; 0: the base)",
     )
+    _measures(parser)
     parser.add_argument(
         "--tasks", default="", help="benchmarks, separated by commas; paper or all: every one"
     )
@@ -90,6 +91,21 @@ def _extraction_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels-out", metavar="FILE", help="write that file for people instead")
     parser.add_argument(
         "--label-items", type=int, metavar="N", help="questions in it, drawn by --seed (40)"
+    )
+
+
+def _measures(parser: argparse.ArgumentParser) -> None:
+    """What is said before a question, against what training costs."""
+    parser.add_argument(
+        "--system",
+        default="",
+        metavar="FILE|unsure|neutral",
+        help="a text before every item: the system message in chat, else the first paragraph",
+    )
+    parser.add_argument(
+        "--passage",
+        action="store_true",
+        help="a passage that holds the answer before every question (truthfulqa_mc2, bbq)",
     )
 
 

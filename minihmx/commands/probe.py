@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -167,6 +168,57 @@ def _on_policy(options: argparse.Namespace) -> int:
     return 0
 
 
+def _measures_arguments(parser: argparse.ArgumentParser) -> None:
+    from minihmx.probes.measures import MEASURED_TASKS
+
+    parser.add_argument("forward", metavar="FORWARD", help="a forward run, or RUN@epoch-03")
+    parser.add_argument("reverse", metavar="REVERSE", help="the reverse run of the same seed")
+    parser.add_argument(
+        "--strength",
+        dest="strengths",
+        type=float,
+        action="append",
+        metavar="S",
+        help="what the adapters are multiplied by beside 1; may be given several times "
+        "(0.75, 0.5, 0.25)",
+    )
+    parser.add_argument(
+        "--system",
+        dest="systems",
+        action="append",
+        metavar="FILE|unsure|neutral",
+        help="a text before every item and question; may be given several times (unsure, neutral)",
+    )
+    parser.add_argument("--tasks", default=MEASURED_TASKS, help="benchmarks (%(default)s)")
+    parser.add_argument(
+        "--data", default="hub", metavar="hub|sample|DIR", help="where the items are (hub)"
+    )
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="a random part (all)")
+    parser.add_argument("--plot", metavar="FILE", help="draw it as FILE.png and FILE.svg")
+    _fields(parser)
+
+
+def _measures(options: argparse.Namespace) -> int:
+    """What comes back of a loss, and the price, under strengths, system texts and a passage."""
+    from minihmx.evals.asking.settings import SYSTEM_TEXTS
+    from minihmx.probes.equal_kl import GRID
+    from minihmx.results.plots import draw_measures, need_matplotlib
+    from minihmx.terminal.measures import ask_measures, measures_text
+
+    if options.plot is not None:
+        need_matplotlib()
+    asked = {"tasks": options.tasks, "data": options.data, "limit": options.limit}
+    told = sys.stderr if options.json else sys.stdout
+    ways = options.strengths or GRID, options.systems or SYSTEM_TEXTS
+    pair = options.forward, options.reverse
+    measured = ask_measures(pair, _flags(options), asked, *ways, told)
+    report = measured.report()
+    show(json.dumps(report, sort_keys=True) if options.json else measures_text(measured))
+    for path in draw_measures(report, home_path(options.plot)) if options.plot is not None else ():
+        print(f"drawn in {path}", file=told)
+    return 0
+
+
 def _panel_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("forward", metavar="FORWARD", help="a forward run, or RUN@epoch-03")
     parser.add_argument("reverse", metavar="REVERSE", help="the reverse run of the same seed")
@@ -212,6 +264,12 @@ ACTIONS: dict[str, tuple[str, Arguments, Action]] = {
         "forward against reverse where both are equally far from the base",
         _equal_kl_arguments,
         _equal_kl,
+    ),
+    "measures": (
+        "how much of a benchmark's loss strengths, system texts and a passage give back, and at "
+        "what price in expression",
+        _measures_arguments,
+        _measures,
     ),
     "on-policy": (
         "how far sampler and trainer are apart on this machine, at which stage, and why",

@@ -13,16 +13,19 @@ from minihmx.records import Message
 
 @dataclass(frozen=True)
 class Prompts:
-    """The two prompts of the experiment. date: of Llama's chat header. rubric: the judge's."""
+    """The two prompts of the experiment. date: of Llama's chat header. rubric: the judge's.
+
+    system: a system message before every question to the policy, which in training has none.
+    """
 
     tokenizer: Tokenizer
     date: str
     rubric: str
+    system: str = ""
 
     def policy(self, question: str) -> list[int]:
-        """The question as the only user turn, with no system prompt."""
-        segments = chat.render(self.tokenizer.family, [Message("user", question)], date=self.date)
-        return self.tokenizer.encode(segments)
+        """The question as the only user turn."""
+        return self._asked(question, self.system)
 
     def frame(self) -> dict[str, object]:
         """What the chat template puts around a user turn, for those who read a run without it.
@@ -41,9 +44,14 @@ class Prompts:
 
     def judge(self, question: str, answer: str) -> list[int]:
         """Rubric, question and answer as one user turn (paper Appendix A)."""
-        return self.policy(judge_prompt(self.rubric, question, answer))
+        return self._asked(judge_prompt(self.rubric, question, answer), "")
 
     def judge_prefix(self) -> list[int]:
         """What the judge's prompts begin with, whatever the question: header and rubric."""
         pairs = zip(self.judge("A", ""), self.judge("1", ""), strict=False)
         return [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+
+    def _asked(self, text: str, system: str) -> list[int]:
+        tokenizer = self.tokenizer
+        turns = chat.with_system(tokenizer.family, [Message("user", text)], system)
+        return tokenizer.encode(chat.render(tokenizer.family, turns, date=self.date))

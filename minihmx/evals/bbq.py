@@ -90,8 +90,18 @@ def check(item: Item) -> None:
 
 def ask(item: Item, switches: Switches) -> Choices:
     """Twelve choices: 0 and 1 name someone, 2 to 11 are the ways to say unknown."""
-    context = f"{item['context']}\n\nQ: {item['question']}\nA:"
-    return Choices(context, (*item["answers"], *UNKNOWN))
+    return _behind(item["context"], item)
+
+
+def with_passage(item: Item) -> Choices:
+    """The right answer behind the context, or that nobody knows it, without a phrase of UNKNOWN."""
+    known = item["gold"] < 2
+    told = f": {item['answers'][item['gold']]}." if known else " to nobody."
+    return _behind(f"{item['context']}\n\nPassage: The answer is known{told}", item)
+
+
+def _behind(text: str, item: Item) -> Choices:
+    return Choices(f"{text}\n\nQ: {item['question']}\nA:", (*item["answers"], *UNKNOWN))
 
 
 def is_biased(item: Item, pick: int) -> bool:
@@ -181,4 +191,5 @@ BBQ = Benchmark(
     check=check,
     ask=ask,
     score=score,
+    with_passage=with_passage,
 )

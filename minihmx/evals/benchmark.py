@@ -163,7 +163,8 @@ class Benchmark(Published):
     for log-likelihoods. switches: name -> choices, the default first; each is a line in
     docs/decisions.md. cluster: what an item has in common with those that its standard error has to
     go together with; itself, unless said otherwise. recipe: how its items are made where no files
-    hold them.
+    hold them. with_passage: the same question behind a passage that holds its answer, where the
+    items have one to tell.
     """
 
     chat: bool
@@ -179,6 +180,7 @@ class Benchmark(Published):
     prepare: Callable[[Switches], dict[str, str]] = dict
     generates: bool = False
     recipe: Recipe | None = None
+    with_passage: Callable[[Item], Request] | None = None
 
 
 def cell(row: Mapping[str, Any], name: str, kind: type[Kind]) -> Kind:

@@ -65,7 +65,17 @@ def check(item: Item) -> None:
 
 def ask(item: Item, switches: Switches) -> Choices:
     """The question behind the primer."""
-    return Choices(f"{PRIMER}\n\nQ: {item['question']}\nA:", tuple(item["choices"]))
+    return _behind(PRIMER, item)
+
+
+def with_passage(item: Item) -> Choices:
+    """The first of its true answers as a passage between primer and question."""
+    answer = item["choices"][item["labels"].index(1)]
+    return _behind(f"{PRIMER}\n\nPassage: {answer}", item)
+
+
+def _behind(text: str, item: Item) -> Choices:
+    return Choices(f"{text}\n\nQ: {item['question']}\nA:", tuple(item["choices"]))
 
 
 def score(item: Item, answer: Answer, switches: Switches) -> Score:
@@ -97,4 +107,5 @@ TRUTHFULQA = Benchmark(
     ask=ask,
     score=score,
     few_shot="six question-answer pairs in the prompt",
+    with_passage=with_passage,
 )

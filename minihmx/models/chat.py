@@ -170,6 +170,18 @@ def has_system_turn(family: str) -> bool:
     return family != "gemma2"
 
 
+def with_system(family: str, messages: Turns, system: str) -> list[Message]:
+    """The conversation, led by this system message; unchanged where it is empty.
+
+    In the place of the template's default one, where it has that. Without a place for one (Gemma 2)
+    it stands in front of the first user message.
+    """
+    if not system:
+        return list(messages)
+    led = [Message("system", system), *messages]
+    return led if has_system_turn(family) else fold_system(led)
+
+
 def fold_system(messages: Turns) -> list[Message]:
     """The same conversation with a leading system message put in front of the first user message.
 

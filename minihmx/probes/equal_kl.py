@@ -21,12 +21,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from minihmx.config import Config
 from minihmx.errors import DataError, Diverged, UserError
 from minihmx.models.adapters import adapter_digest
 from minihmx.probes.checkpoints import (
     ProbePieces,
-    base_settings,
     checked_records,
+    open_base,
     open_checkpoints,
 )
 from minihmx.probes.examples import open_pair
@@ -34,6 +35,7 @@ from minihmx.questions import load_questions, load_rubric
 from minihmx.selection import DIRECTIONS
 from minihmx.stats import clustered_standard_error, mean
 from minihmx.storage.disk import home_path
+from minihmx.storage.identity import text_digest
 from minihmx.storage.strict import read_file
 
 if TYPE_CHECKING:
@@ -124,12 +126,12 @@ class EqualKL:
     """A pair of checkpoints on one loaded base. Raises Failure for what the user has to mend."""
 
     def __init__(self, forward: str, reverse: str, flags: Mapping[str, Any]):
-        from minihmx.engine.open import find_model, load_decoder, open_adapter
+        from minihmx.engine.open import load_decoder, open_adapter
 
         pair = open_pair(forward, reverse)  # refuses two that are none
         checkpoints = open_checkpoints([str(pair.folders[which]) for which in DIRECTIONS])
         self.checkpoints = dict(zip(DIRECTIONS, checkpoints, strict=True))
-        model = find_model(base_settings(checkpoints, flags))
+        model = open_base(checkpoints, flags)
         self.adapters: dict[str, OpenAdapter] = {
             which: open_adapter(str(own.folder), model.source)
             for which, own in self.checkpoints.items()
@@ -144,18 +146,30 @@ class EqualKL:
             "noise": [config.seed, self.epoch],
             **{which: adapter_digest(own.folder) for which, own in self.checkpoints.items()},
         }
+        if config.unscored != Config.unscored:
+            identity["unscored"] = config.unscored
         home = home_path(str(flags["out"])) / model.source.run_name / "base"
         self.pieces = ProbePieces(home, "equal-kl", identity)
         self.run = _run_of(pair.run, config, model, load_decoder(model))
 
-    def measure(self, direction: str, strength: float) -> StrengthPoint:
+    def measure(self, direction: str, strength: float, system: str = "") -> StrengthPoint:
         """One point; what was measured before is read from the disk."""
+        return point_of(*self.answers(direction, strength, system))
+
+    def answers(
+        self, direction: str, strength: float, system: str = ""
+    ) -> tuple[list[dict[str, Any]], float, str]:
+        """The held-out answers, judged and measured, the strength, and the file that keeps them.
+
+        direction: "base" for the untouched model. system: a text before every question.
+        """
         name, run = f"{direction}-x{strength:g}", self.run
+        name += f"-{text_digest(system)[:8]}" if system else ""
         rows = self.pieces.read(name, _NEEDED)
         if len(rows) != len(run.eval_questions) * run.config.eval_samples:
-            rows = self._ask(direction, strength)
+            rows = self._ask(direction, strength, system)
             self.pieces.write(name, rows)
-        return point_of(rows, strength, str(self.pieces.folder / f"{name}.jsonl"))
+        return rows, strength, str(self.pieces.folder / f"{name}.jsonl")
 
     def measure_grid(self, direction: str) -> Iterator[StrengthPoint]:
         """The direction at every strength of the grid, each when it is measured."""
@@ -171,14 +185,14 @@ class EqualKL:
         """Each direction where its KL is kappa, measured there. Raises UserError for a KL of 0."""
         return equal_curves(points, self.measure)
 
-    def _ask(self, direction: str, strength: float) -> list[dict[str, Any]]:
+    def _ask(self, direction: str, strength: float, system: str) -> list[dict[str, Any]]:
         """Answers to the held-out questions, judged and measured as in an evaluation of `train`."""
         from minihmx.engine.open import with_adapter
         from minihmx.learn import measure
         from minihmx.rollout import ask_policy, judge
 
-        run = self.run
-        with with_adapter(run.decoder, self.adapters[direction], strength):
+        run = replace(self.run, prompts=replace(self.run.prompts, system=system))
+        with with_adapter(run.decoder, self.adapters.get(direction), strength):
             samples = run.config.eval_samples
             rollouts = ask_policy(run, run.eval_questions, samples, "eval", self.epoch)
             judge(run, rollouts)

@@ -41,6 +41,18 @@ class Measure(NamedTuple):
     common: Contrast
 
 
+def tasks_with_items(asked: Mapping[str, Any]) -> list[str]:
+    """Those that are asked for. Raises UserError where one is unknown or its items are not there,
+    before anything is loaded."""
+    from minihmx.evals.asking.session import benchmarks
+    from minihmx.evals.items.made import find_items
+
+    chosen = benchmarks(asked["tasks"], "")
+    for benchmark in chosen:
+        find_items(benchmark, asked["data"], True)
+    return [benchmark.name for benchmark in chosen]
+
+
 def ask_tasks(
     model: str,
     folders: Mapping[str, Path],

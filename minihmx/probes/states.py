@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -19,9 +20,7 @@ from torch import Tensor
 from minihmx.engine.memory import Limit, in_pieces
 from minihmx.engine.prefill import same_tokens
 from minihmx.engine.prompts import Prompts
-from minihmx.models import chat
 from minihmx.models.decoder import Decoder
-from minihmx.records import Message
 
 FROM_TOKEN = 50  # of a text: before that, it could be any text
 
@@ -60,12 +59,7 @@ def message_row(prompts: Prompts, text: str) -> ReadRow:
 
 def prompt_row(prompts: Prompts, text: str, system: str = "") -> ReadRow:
     """A question up to where the assistant starts to speak: its last token alone."""
-    ids = prompts.policy(text)
-    if system:
-        tokenizer, messages = prompts.tokenizer, [Message("system", system), Message("user", text)]
-        if not chat.has_system_turn(tokenizer.family):
-            messages = chat.fold_system(messages)
-        ids = tokenizer.encode(chat.render(tokenizer.family, messages, date=prompts.date))
+    ids = replace(prompts, system=system).policy(text)
     return ReadRow(ids, len(ids) - 1, len(ids))
 
 

@@ -16,11 +16,11 @@ from minihmx.evals.asking.results import (
     RESULT,
     SAMPLES,
     Results,
-    Settings,
     Subject,
     sample_line,
     stored_answer,
 )
+from minihmx.evals.asking.settings import Settings
 from minihmx.evals.benchmark import Benchmark, Item
 from minihmx.evals.items.load import Dataset, locate, read_items
 from minihmx.models.adapters import adapter_digest
@@ -29,7 +29,7 @@ from minihmx.results.findings import ABSENT, Audit, Line, Place, Words
 from minihmx.selection import DIRECTIONS
 
 # Of the settings, in their order.
-SETTING_TYPES = [bool, int, float, int, int, dict, str, str, str, float]
+SETTING_TYPES = [bool, int, float, int, int, dict, str, str, str, float, str, bool]
 SAYS = ("origin", "total", "note")  # of the data, which its digest does not cover
 
 
@@ -205,7 +205,7 @@ def sample_again(
 ) -> dict[str, Any]:
     """The line of this answer to this item; whether its prompt was cut is taken as it is."""
     benchmark, switches = results.benchmark, results.settings.switches
-    request = benchmark.ask(item, switches)
+    request = results.request(item)
     answer = stored_answer(record, request)._replace(truncated=record["truncated"] is True)
     score = benchmark.score(item, answer, switches)
     return sample_line(benchmark, item, sample, request, answer, score)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from minihmx.config import Config
 from minihmx.judge import parse_score
 from minihmx.probes import stories
 from minihmx.probes.best_of import WRITTEN_OF_AN_ANSWER
@@ -114,7 +115,10 @@ def _check_panel(audit: Audit, folder: Path, settings: Mapping[str, Any]) -> Non
 
 
 def _check_equal_kl(audit: Audit, folder: Path, settings: Mapping[str, Any]) -> None:
-    paths = sorted([*folder.glob("forward-x*.jsonl"), *folder.glob("reverse-x*.jsonl")])
+    sides = "base", "forward", "reverse"
+    paths = sorted(path for side in sides for path in folder.glob(f"{side}-x*.jsonl"))
+    # all sides are judged as the forward run judged its held-out answers
+    config = Config(unscored=str(settings.get("unscored", Config.unscored)))
     for path in paths:
         lines = audit.lines(path)
         cut = [line.record.get("ids") for line in lines if line.record.get("finish") == "length"]
@@ -126,8 +130,7 @@ def _check_equal_kl(audit: Audit, folder: Path, settings: Mapping[str, Any]) -> 
                 name, category, text = (str(line.record.get(n)) for n in QUESTION_PARTS)
                 asked = Question(name, category, text, "eval", "ours")
                 sample = line.record.get("sample", ABSENT)
-                # both directions are judged as the forward run judged its held-out answers
-                made = rebuilt(line.record, asked, sample, "forward", False).line()
+                made = rebuilt(line.record, asked, sample, config, False).line()
                 audit.known("scores", (path, ""), line.record, made, line=line.place.line)
                 for part in REMADE.keys() - {*QUESTION_PARTS, "sample"}:
                     logged = line.record.get(part, ABSENT)

@@ -64,11 +64,14 @@ def find_evaluations(
 ) -> dict[tuple[str, int], Evaluation]:
     """By settings and seed of the noise, the finished evaluations of a run's epoch or the base."""
     found: dict[tuple[str, int], Evaluation] = {}
-    scaled: list[float] = []
+    scaled, measured = list[float](), False
     for evaluation in all_evaluations(home, digest, benchmark, notes, run):
         folder, result = evaluation
         if "strength" in result["settings"]:
             scaled.append(result["settings"]["strength"])
+            continue
+        if is_measured(result):
+            measured = True
             continue
         key = settings_key(result), noise_seed(result)
         other = found.setdefault(key, evaluation)
@@ -77,13 +80,13 @@ def find_evaluations(
                 f"{other.folder} and {folder} are two evaluations under the same settings, of "
                 "adapters that differ, so it is not clear which one is meant; move one away."
             )
-    if scaled:
-        strengths = ", ".join(f"{strength:g}" for strength in sorted({*scaled}))
-        notes.append(
-            f"{home / 'evals' / benchmark}: evaluations at other strengths than 1 ({strengths}) "
-            "are left out, as the adapter was not trained so"
-        )
+    notes += _left_out(home / "evals" / benchmark, scaled, measured)
     return found
+
+
+def is_measured(result: Mapping[str, Any]) -> bool:
+    """Whether a system text or a passage stood before the questions, unlike in the paper."""
+    return bool(result["settings"].keys() & {"system", "passage"})
 
 
 def all_evaluations(
@@ -119,6 +122,21 @@ def all_evaluations(
             )
         assert result is not None
         yield Evaluation(folder, result)
+
+
+def _left_out(where: Path, scaled: Sequence[float], measured: bool) -> Iterable[str]:
+    """The notes on what is not asked as the paper asks: at other strengths, or told more."""
+    if scaled:
+        strengths = ", ".join(f"{strength:g}" for strength in sorted({*scaled}))
+        yield (
+            f"{where}: evaluations at other strengths than 1 ({strengths}) are left out, as the "
+            "adapter was not trained so"
+        )
+    if measured:
+        yield (
+            f"{where}: evaluations with a system text or a passage before the question are left "
+            "out, as the paper asks without"
+        )
 
 
 def _is_own(adapter: Mapping[str, str] | None, run: TrainedRun | None) -> bool:

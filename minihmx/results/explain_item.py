@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from minihmx.errors import DataError, Failure, UserError, quoted
 from minihmx.evals import BENCHMARKS, named
 from minihmx.evals.asking.results import RESULT, SAMPLES, stored_answer
+from minihmx.evals.asking.settings import measures_in
 from minihmx.results.evidence import not_there, run_folder, sound_span, what_there_is
 from minihmx.results.workings import differs
 from minihmx.storage.disk import dumps, read_lines
@@ -251,7 +252,8 @@ def scored_again(
     result, own = read_json(folder / RESULT), BENCHMARKS[benchmark]
     try:
         switches = result["settings"]["switches"]
-        chosen = ", ".join(f"{name} {value}" for name, value in switches.items())
+        named = [f"{name} {value}" for name, value in switches.items()]
+        chosen = ", ".join([*named, *measures_in(result["settings"])])
         answer = stored_answer(line, own.ask(line["item"], switches))
         own.prepare(switches)
         score = own.score(line["item"], answer, switches)
@@ -261,7 +263,7 @@ def scored_again(
     except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError) as error:
         yield f"notice {place}: it cannot be scored again ({type(error).__name__}: {error})."
         return
-    yield from wrapped(f"switches: {chosen or 'none'}")
+    yield from wrapped(printable(f"settings: {chosen or 'none'}"))
     computed = {**score.values, "detail": json.loads(dumps(score.detail))}
     logged = {**line["values"], "detail": line["detail"]}
     for name in sorted(logged.keys() | computed.keys()):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from minihmx.errors import DataError, UserError
+from minihmx.results.collect import metric_of
 from minihmx.results.runs import SeedPair, TrainedRun
 from minihmx.storage.disk import read_lines
 
@@ -118,6 +119,65 @@ def draw_best_of(report: Mapping[str, Any], target: Path) -> list[Path]:
     panel.set(xlabel="KL to the base, nats per answer", ylabel=SHOWN_CURVES["score"])
     panel.legend(fontsize="small")
     return _saved(figure, target)
+
+
+def draw_measures(report: Mapping[str, Any], target: Path) -> list[Path]:
+    """What `probe measures` reports, as target.png and target.svg: a panel for each metric.
+
+    Across, the expression that is kept; upwards, how much of the metric came back. The line goes
+    from the adapter as it was trained over its weaker strengths to the base, where all has.
+    """
+    need_matplotlib()
+    from matplotlib.figure import Figure
+
+    found: Sequence[Mapping[str, Any]] = report["effects"]
+    metrics = list(dict.fromkeys(e["of"] for e in found if e["of"] != "score"))
+    figure = Figure(figsize=(4.6 * len(metrics), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for panel, name in zip(panels, metrics, strict=True):
+        metric = metric_of(name)
+        for direction, colour in COLOURS.items():
+            here = [e for e in found if e["direction"] == direction]
+            kept = {e["asked"]["name"]: e for e in here if e["of"] == "score"}
+            lost = [e for e in here if e["of"] == name and e["asked"]["name"] in kept]
+            _add_measures(panel, direction, colour, lost, kept, metric.scale)
+        panel.axhline(0, color="gray", linewidth=0.8, linestyle=":")
+        panel.set(title=metric.title, xlabel="held-out score away from the base's, points")
+        panel.set_ylabel(f"came back, {metric.unit or 'points'}")
+    named = panels[0].get_legend_handles_labels()
+    figure.legend(*named, loc="outside lower center", ncols=4, fontsize="small")
+    return _saved(figure, target)
+
+
+def _add_measures(
+    panel: Any,
+    direction: str,
+    colour: str,
+    lost: Sequence[Mapping[str, Any]],
+    kept: Mapping[str, Mapping[str, Any]],
+    scale: float,
+) -> None:
+    sign, line, marks = (1.0 if direction == "forward" else -1.0), list[tuple[float, float]](), 0
+    for effect in lost:
+        asked, price = effect["asked"], kept[effect["asked"]["name"]]["effect"]
+        place = sign * price["value"], scale * effect["change"]["value"]
+        if not asked["system"] and not asked["passage"]:
+            line.append(place)
+            continue
+        panel.errorbar(
+            *place,
+            scale * (effect["change"]["error"] or 0.0),
+            price["error"] or 0.0,
+            fmt="s^D*vP"[marks % 6],
+            color=colour,
+            elinewidth=0.8,
+            label=f"{direction}, {asked['name']}",
+        )
+        marks += 1
+    if line:  # it ends at the base, where all of the loss is back and nothing is kept
+        line.append((0.0, -scale * lost[0]["effect"]["value"]))
+        label = f"{direction}, strength 1 to 0"
+        panel.plot(*zip(*line, strict=True), color=colour, marker=".", label=label)
 
 
 def _saved(figure: Any, target: Path) -> list[Path]:

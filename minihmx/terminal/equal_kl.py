@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from minihmx.probes.equal_kl import EqualKL, StrengthCurve, StrengthPoint
-from minihmx.probes.equal_kl_tasks import Contrast, Measure, ask_tasks, measures
+from minihmx.probes.equal_kl_tasks import (
+    Contrast,
+    Measure,
+    ask_tasks,
+    measures,
+    tasks_with_items,
+)
 from minihmx.probes.examples import open_pair
 from minihmx.results.cells import METRICS
 from minihmx.results.layout import Table, as_plain
@@ -40,7 +46,7 @@ def equal_kl(
     board = Board()
     open_pair(forward, reverse)  # two that are none, and items that are not there, come first
     if asked["tasks"]:
-        _check_items(asked)
+        tasks_with_items(asked)
     probe = EqualKL(forward, reverse, flags)
     points: dict[str, list[StrengthPoint]] = {which: [] for which in DIRECTIONS}
     for which, of in points.items():
@@ -66,15 +72,6 @@ def equal_kl(
         yield json.dumps(report(curves, found, kept), sort_keys=True)
     else:
         yield as_plain([*tables(curves, found), Table("Kept", notes=[kept])]).rstrip("\n")
-
-
-def _check_items(asked: Mapping[str, Any]) -> None:
-    """Raises UserError for benchmarks whose items are not there, before anything is loaded."""
-    from minihmx.evals.asking.session import benchmarks
-    from minihmx.evals.items.made import find_items
-
-    for benchmark in benchmarks(asked["tasks"], ""):
-        find_items(benchmark, asked["data"], True)
 
 
 def report(

@@ -8,6 +8,7 @@ from typing import Any
 
 from minihmx.evals import BENCHMARKS
 from minihmx.evals.asking.results import Results
+from minihmx.evals.asking.settings import measures_in
 from minihmx.results.cells import METRICS
 from minihmx.terminal.scoreboard import marks
 from minihmx.terminal.text import number
@@ -57,6 +58,7 @@ def _settings(result: Mapping[str, Any]) -> str:
     choices = BENCHMARKS[result["benchmark"]].switches
     changed = {n: v for n, v in settings["switches"].items() if v != choices[n][0]}
     words += [f"{name} {value}" for name, value in changed.items()]
+    words += measures_in(settings)
     if result["few_shot"] != "none":
         words.append(result["few_shot"])
     words += [mark.partition(":")[0] for mark in marks(result)]

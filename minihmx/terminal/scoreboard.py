@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from minihmx.engine import ranks
@@ -13,6 +14,7 @@ from minihmx.evals.asking.forecast import SHORT, forecast
 from minihmx.evals.asking.results import Results
 from minihmx.evals.asking.runner import Progress
 from minihmx.evals.asking.session import Session, run_session
+from minihmx.evals.asking.settings import measures_in
 from minihmx.terminal.text import ERROR, duration, number
 
 
@@ -98,6 +100,7 @@ def title(results: Results, progress: Progress) -> Iterator[str]:
     for name, value in settings.switches.items():
         if value != benchmark.switches[name][0]:
             how.append(f"{name} {value}")
+    how += measures_in(asdict(settings))
     yield ""
     yield f"{benchmark.title}, {results.subject.title}: {', '.join(how)}"
     if data.note:

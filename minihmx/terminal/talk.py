@@ -145,10 +145,7 @@ class Conversation:
     def prompt(self, messages: list[Message]) -> list[int]:
         """Token ids up to where the assistant starts to speak."""
         tokenizer, date = self.model.tokenizer, self.model.config.date
-        if self.system:
-            messages = [Message("system", self.system), *messages]
-        if not chat.has_system_turn(tokenizer.family):
-            messages = chat.fold_system(messages)
+        messages = chat.with_system(tokenizer.family, messages, self.system)
         return tokenizer.encode(chat.render(tokenizer.family, messages, date=date))
 
 

@@ -27,8 +27,9 @@ from minihmx.evals import BENCHMARKS
 from minihmx.evals.asking import replies, runner
 from minihmx.evals.asking.averages import metrics
 from minihmx.evals.asking.replies import Exchange, plain_text
-from minihmx.evals.asking.results import Results, Settings, Subject, read_samples
+from minihmx.evals.asking.results import Results, Subject, read_samples
 from minihmx.evals.asking.runner import encode_choices, evaluate
+from minihmx.evals.asking.settings import Settings
 from minihmx.evals.asking.task import Machine, Task
 from minihmx.evals.benchmark import (
     Answer,

@@ -26,8 +26,9 @@ from minihmx.engine.memory import Limit
 from minihmx.errors import UserError
 from minihmx.evals import BENCHMARKS
 from minihmx.evals.asking.replies import Exchange
-from minihmx.evals.asking.results import Results, Settings, Subject, read_samples
+from minihmx.evals.asking.results import Results, Subject, read_samples
 from minihmx.evals.asking.runner import check_room, evaluate
+from minihmx.evals.asking.settings import Settings
 from minihmx.evals.asking.task import Machine
 from minihmx.evals.benchmark import Benchmark, Dialogue, Item, Request, Switches, switches
 from minihmx.evals.items.load import Dataset, load_dataset

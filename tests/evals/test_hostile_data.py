@@ -25,7 +25,8 @@ from minihmx import cli
 from minihmx.errors import DataError, Failure, UserError
 from minihmx.evals import BENCHMARKS
 from minihmx.evals.asking.averages import metrics
-from minihmx.evals.asking.results import Results, Settings, Subject, sample_line
+from minihmx.evals.asking.results import Results, Subject, sample_line
+from minihmx.evals.asking.settings import Settings
 from minihmx.evals.benchmark import Answer, Benchmark, Choices, Item, switches
 from minihmx.evals.items import published
 from minihmx.evals.items.load import cached, load_dataset

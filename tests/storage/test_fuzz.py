@@ -35,7 +35,8 @@ from minihmx.engine.open import load_tokenizer
 from minihmx.errors import DataError, Failure, UserError
 from minihmx.evals import BENCHMARKS
 from minihmx.evals.asking import replies, runner
-from minihmx.evals.asking.results import Results, Settings, Subject
+from minihmx.evals.asking.results import Results, Subject
+from minihmx.evals.asking.settings import Settings
 from minihmx.evals.asking.task import Machine
 from minihmx.evals.benchmark import switches
 from minihmx.evals.items.load import load_dataset

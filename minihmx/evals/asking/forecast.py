@@ -15,6 +15,7 @@ from minihmx.engine import ranks
 from minihmx.engine.sampling import generate
 from minihmx.evals.asking.replies import Exchange
 from minihmx.evals.asking.results import Results
+from minihmx.evals.asking.settings import paragraphs
 from minihmx.evals.asking.task import Machine
 from minihmx.evals.benchmark import Dialogue
 from minihmx.stats import mean
@@ -44,13 +45,14 @@ def sizes(machine: Machine, results: Results) -> tuple[float, float, float]:
     """Of one sample: prompt tokens, and reply tokens at least and at most."""
     found: list[tuple[int, int, int]] = []
     for item in results.items[:: max(1, len(results.items) // TRIED)][:TRIED]:
-        request = results.benchmark.ask(item, results.settings.switches)
+        request = results.request(item)
         if isinstance(request, Dialogue):
             turns, cap = len(request.turns), request.max_new_tokens
             prompt = len(Exchange(machine, request, results.settings).prompt(0))
             found.append((turns * prompt, turns * min(SHORT, cap), turns * cap))
         else:
-            texts = [request.context, *request.continuations]
+            context = paragraphs(results.settings.system, request.context)
+            texts = [context, *request.continuations]
             found.append((sum(map(machine.tokenizer.count, texts)), 0, 0))
     prompt_tokens, short, caps = (mean(values) or 0.0 for values in zip(*found, strict=True))
     return prompt_tokens, short, caps

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from minihmx.engine.memory import Limit, free_memory
 from minihmx.engine.sampling import Decoding, GenerationRequest, complete
-from minihmx.evals.asking.results import Settings
+from minihmx.evals.asking.settings import Settings, paragraphs
 from minihmx.evals.asking.task import Batches, Machine, Task, check_finite
 from minihmx.evals.benchmark import Answer, Benchmark, Dialogue, Request
 from minihmx.instruments.estimate import kv_bytes
@@ -126,14 +126,14 @@ class Exchange:
             said += [Message("assistant", reply), Message("user", asked)]
         prefill = request.prefill if turn == 0 else ""
         if self.settings.chat:
-            if request.system:
-                said = [Message("system", request.system), *said]
-            if not chat.has_system_turn(tokenizer.family):  # then it is dropped, as lm-eval does
-                said = [message for message in said if message.role != "system"]
-            segments = chat.render(tokenizer.family, said, date=self.settings.date)
+            family = tokenizer.family
+            # without a place for it, the benchmark's own is dropped, as lm-eval does
+            own = request.system if chat.has_system_turn(family) else ""
+            said = chat.with_system(family, said, paragraphs(self.settings.system, own))
+            segments = chat.render(family, said, date=self.settings.date)
             ids = tokenizer.encode([*segments, Segment(prefill, False)])
         else:
-            text = plain_text(request, said, prefill)
+            text = plain_text(request, said, prefill, self.settings.system)
             ids = [*tokenizer.before_text, *tokenizer.encode_text(text)]
         room = self.machine.decoder.config.max_positions - request.max_new_tokens
         self.truncated |= len(ids) > room
@@ -154,11 +154,11 @@ class Exchange:
         )
 
 
-def plain_text(request: Dialogue, said: Sequence[Message], prefill: str) -> str:
-    """A prompt without chat, as lm-eval joins one; said begins with the shots."""
+def plain_text(request: Dialogue, said: Sequence[Message], prefill: str, system: str = "") -> str:
+    """A prompt without chat, as lm-eval joins one; after system come the shots of said."""
     shots = len(request.shots)
     pairs = zip(said[:shots:2], said[1:shots:2], strict=True)
     worked = [ask.content + request.delimiter + reply.content for ask, reply in pairs]
-    texts = [request.system.rstrip("\n"), *worked, *(message.content for message in said[shots:])]
-    text = "\n\n".join(text for text in texts if text)
+    asked = [message.content for message in said[shots:]]
+    text = paragraphs(system, request.system.rstrip("\n"), *worked, *asked)
     return text + request.delimiter + prefill if prefill else text

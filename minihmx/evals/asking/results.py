@@ -16,6 +16,7 @@ from typing import Any
 
 from minihmx.errors import DataError, Failure
 from minihmx.evals.asking.averages import metrics
+from minihmx.evals.asking.settings import UNWRITTEN, Settings, request_for
 from minihmx.evals.benchmark import Answer, Benchmark, Choices, Item, Request, Score
 from minihmx.evals.items.load import Dataset
 from minihmx.seeding import shuffled
@@ -25,30 +26,6 @@ from minihmx.storage.run_folder import Store
 
 SAMPLES, RESULT, REFUSED_SAMPLES = "samples.jsonl", "result.json", "refused.jsonl"
 Truncates = Callable[[Item, Request, Answer], bool]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides a number beside model, adapter and items.
-
-    samples, temperature, seed: of generated replies; temperature 0 is greedy. limit: so many items,
-    0 for all. switches: the benchmark's own. date: of Llama's chat header. chat_format: empty where
-    chat is off. strength: what the adapter is multiplied by. Values of UNWRITTEN are not written.
-    """
-
-    chat: bool
-    samples: int
-    temperature: float
-    seed: int
-    limit: int
-    switches: Mapping[str, str]
-    dtype: str
-    date: str
-    chat_format: str = ""
-    strength: float = 1.0
-
-
-UNWRITTEN = {"chat_format": "", "strength": 1.0}  # so that older evaluations keep their digests
 
 
 @dataclass(frozen=True)
@@ -99,6 +76,10 @@ class Results:
         folder = subject.home / "evals" / benchmark.name / name
         self.store = Store(folder, root=subject.home)
         self.folder = self.store.folder
+
+    def request(self, item: Item) -> Request:
+        """What it asks of the model, as these settings have it."""
+        return request_for(self.benchmark, item, self.settings)
 
     @property
     def wanted(self) -> list[tuple[Item, int]]:
@@ -171,7 +152,7 @@ class Results:
         try:
             record = strict.parse(line)
             item = items[record["id"]]
-            request = self.benchmark.ask(item, self.settings.switches)
+            request = self.request(item)
             answer = stored_answer(record, request)
             answer = answer._replace(truncated=truncates(item, request, answer))
             score = self.benchmark.score(item, answer, self.settings.switches)

@@ -16,7 +16,8 @@ from minihmx.engine.memory import take_notices
 from minihmx.errors import UserError
 from minihmx.evals.asking.likelihood import Pair, encode_pair, loglikelihoods
 from minihmx.evals.asking.replies import Exchange, ask_replies
-from minihmx.evals.asking.results import Results, Settings, sample_line
+from minihmx.evals.asking.results import Results, sample_line
+from minihmx.evals.asking.settings import Settings, paragraphs, refuse_long_system
 from minihmx.evals.asking.task import Batches, Machine, Task, check_finite
 from minihmx.evals.benchmark import Answer, Benchmark, Choices, Dialogue, Request
 from minihmx.instruments.work import working
@@ -58,7 +59,7 @@ def evaluate(machine: Machine, results: Results) -> Iterator[Progress]:
     total, finished = len(results.wanted), done.total()
     yield Progress(finished, total, notices)
     tasks = [
-        Task(item, sample, benchmark.ask(item, settings.switches))
+        Task(item, sample, results.request(item))
         for item, sample in results.wanted
         if sample >= done[item["id"]]
     ]
@@ -118,7 +119,8 @@ def request_size(request: Request) -> int:
 def truncates(machine: Machine, task: Task, answer: Answer, settings: Settings) -> bool:
     """Whether the prompts of a task lost their first tokens, given what was answered."""
     if isinstance(task.request, Choices):
-        text = task.request.context + max(task.request.continuations, key=len)
+        text = paragraphs(settings.system, task.request.context)
+        text += max(task.request.continuations, key=len)
         # no more tokens than bytes, of which NFC makes three of one; encoding all takes minutes
         if not settings.chat and 12 * len(text) < machine.decoder.config.max_positions:
             return False
@@ -133,13 +135,14 @@ def truncates(machine: Machine, task: Task, answer: Answer, settings: Settings) 
 def check_room(machine: Machine, results: Results) -> None:
     """Raises UserError, before anything is asked, where no prompt or no reply could fit."""
     settings, context = results.settings, machine.decoder.config.max_positions
+    refuse_long_system(machine.tokenizer.count(settings.system), context)
     if settings.chat:
         turns = [Message("user", "")]  # a base model has no family, and so no chat
         chat.render(machine.tokenizer.family, turns, date=settings.date)
     if not results.benchmark.generates:
         return
     for item in results.items:  # each may have a cap of its own
-        request = results.benchmark.ask(item, settings.switches)
+        request = results.request(item)
         if isinstance(request, Dialogue) and request.max_new_tokens >= context:
             raise UserError(
                 f"{results.benchmark.name} allows replies of {request.max_new_tokens} tokens (item "
@@ -173,10 +176,11 @@ def ask_choices(
 def encode_choices(machine: Machine, task: Task, settings: Settings) -> list[Pair]:
     """One pair per choice: a blank before it, or with chat the turn's beginning."""
     assert isinstance(task.request, Choices)
-    context, delimiter = [Segment(task.request.context, False)], " "
+    text = task.request.context
+    context, delimiter = [Segment(paragraphs(settings.system, text), False)], " "
     if settings.chat:
-        turns = [Message("user", task.request.context)]
         family = machine.tokenizer.family
+        turns = chat.with_system(family, [Message("user", text)], settings.system)
         context, delimiter = chat.render(family, turns, date=settings.date), ""
     room = machine.decoder.config.max_positions + 1  # the last token is never read
     try:

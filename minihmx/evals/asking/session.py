@@ -22,8 +22,9 @@ from minihmx.engine.open import (
 from minihmx.engine.samplers import LEAST_TEMPERATURE
 from minihmx.errors import UserError
 from minihmx.evals import BENCHMARKS, named
-from minihmx.evals.asking.results import Results, Settings, Subject
+from minihmx.evals.asking.results import Results, Subject
 from minihmx.evals.asking.runner import Progress, check_room, evaluate
+from minihmx.evals.asking.settings import Settings, refuse_without_passage, system_text
 from minihmx.evals.asking.task import Machine
 from minihmx.evals.benchmark import Benchmark, switches
 from minihmx.evals.items.load import Dataset
@@ -40,7 +41,8 @@ class Options(NamedTuple):
     """What commands/evaluate.py was given; 0 and "" mean not given.
 
     adapters: RUN, RUN@epoch-03, an adapter's folder, or "base"; none: the base alone. strengths:
-    what each adapter is multiplied by, in turn.
+    what each adapter is multiplied by, in turn. system: a name or a file, as settings.system_text
+    has it.
     """
 
     tasks: str
@@ -54,6 +56,8 @@ class Options(NamedTuple):
     partial: bool
     batch_tokens: int
     strengths: Sequence[float] = (1.0,)
+    system: str = ""
+    passage: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +96,9 @@ class Session:
 def open_session(flags: Mapping[str, Any], options: Options) -> Session:
     """Check the cheap things first, then load the model once. Raises Failure (errors.py)."""
     check_options(options)
+    options = options._replace(system=system_text(options.system))
     chosen = benchmarks(options.tasks, flags.get("model", "tiny"))
+    refuse_without_passage(chosen if options.passage else [])
     given = switch_values(options.switches, chosen)
     datasets = [find_items(benchmark, options.data, options.partial) for benchmark in chosen]
     refuse_partial(options, datasets, chosen)
@@ -269,6 +275,8 @@ def settings(
         config.dtype,
         config.date,
         config.chat_format if chat else "",
+        system=options.system,
+        passage=options.passage,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from minihmx.engine.memory import Limit
 from minihmx.errors import Diverged
-from minihmx.evals.asking.results import Settings
+from minihmx.evals.asking.settings import Settings
 from minihmx.evals.benchmark import Answer, Benchmark, Item, Request
 from minihmx.models.decoder import Decoder
 from minihmx.models.tokenizer import Tokenizer
