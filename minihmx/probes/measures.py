@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from minihmx.evals.asking.runner import Progress
 
 MEASURED_TASKS = "truthfulqa_mc2,bbq"  # those that can be told the answer in a passage
-AS_TRAINED, PASSAGE = "as trained", "passage"
+NO_MEASURE, PASSAGE = "as trained", "passage"
 SCORE = "score"  # the held-out one, beside the benchmarks' metrics
 WIDTH = 2.0  # standard errors to each side of a share, and that an effect must have for one
 FEWEST_ITEMS, FEWEST_QUESTIONS = 20, 5  # fewer make no statement
@@ -49,10 +49,10 @@ class Condition(NamedTuple):
     @property
     def of_base(self) -> str:
         """The condition in which the base is asked alike: it has no adapter to weaken."""
-        return self.name if self.strength == 1 else AS_TRAINED
+        return self.name if self.strength == 1 else NO_MEASURE
 
 
-class Share(NamedTuple):
+class EffectShare(NamedTuple):
     """A share of an effect, and its interval."""
 
     value: float
@@ -74,7 +74,7 @@ class UnderCondition(NamedTuple):
     trained: float
     effect: Contrast
     change: Contrast
-    left: Share | None
+    left: EffectShare | None
     why: str
 
 
@@ -83,7 +83,7 @@ def conditions(strengths: Sequence[float], systems: Sequence[str]) -> list[Condi
     others = sorted({*strengths} - {1.0}, reverse=True)
     weaker = [Condition(f"x {strength:g}", strength) for strength in others]
     texts = [Condition(name, system=name) for name in dict.fromkeys(systems)]
-    return [Condition(AS_TRAINED), *weaker, *texts, Condition(PASSAGE, passage=True)]
+    return [Condition(NO_MEASURE), *weaker, *texts, Condition(PASSAGE, passage=True)]
 
 
 def expression(probe: EqualKL, side: str, way: Condition) -> Values:
@@ -150,7 +150,7 @@ def under_conditions(
 ) -> Iterator[UnderCondition]:
     """One number under every condition that it has values in. values: by side and condition."""
     for direction in DIRECTIONS:
-        as_trained = _difference(values[direction, AS_TRAINED], values[BASE, AS_TRAINED])
+        as_trained = _difference(values[direction, NO_MEASURE], values[BASE, NO_MEASURE])
         for way in ways:
             if (direction, way.name) not in values:
                 continue
@@ -167,7 +167,7 @@ def under_conditions(
                 )
 
 
-def share_left(before: Values, now: Values, fewest: int) -> tuple[Share | None, str]:
+def share_left(before: Values, now: Values, fewest: int) -> tuple[EffectShare | None, str]:
     """The mean of now over that of before, with Fieller's interval; or None, and why there is none.
 
     The interval holds every share s for which the mean of now - s * before is within WIDTH standard
@@ -186,7 +186,8 @@ def share_left(before: Values, now: Values, fewest: int) -> tuple[Share | None, 
         return None, TOO_SMALL
     product = a * b - (of_sum - of_a - of_b) / 2
     root = math.sqrt(max(product**2 - (a * a - of_a) * (b * b - of_b), 0.0))
-    return Share(b / a, (product - root) / (a * a - of_a), (product + root) / (a * a - of_a)), ""
+    low, high = ((product + sign * root) / (a * a - of_a) for sign in (-1, 1))
+    return EffectShare(b / a, low, high), ""
 
 
 def _difference(one: Values, other: Values) -> Values:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from minihmx.errors import DataError, UserError
 from minihmx.evals.asking.results import RESULT, SAMPLES
+from minihmx.evals.asking.settings import measures_in
 from minihmx.results.runs import SeedPair, TrainedRun
 from minihmx.storage.disk import verify
 from minihmx.storage.strict import read_json
@@ -70,7 +71,7 @@ def find_evaluations(
         if "strength" in result["settings"]:
             scaled.append(result["settings"]["strength"])
             continue
-        if is_measured(result):
+        if measures_in(result["settings"]):
             measured = True
             continue
         key = settings_key(result), noise_seed(result)
@@ -82,11 +83,6 @@ def find_evaluations(
             )
     notes += _left_out(home / "evals" / benchmark, scaled, measured)
     return found
-
-
-def is_measured(result: Mapping[str, Any]) -> bool:
-    """Whether a system text or a passage stood before the questions, unlike in the paper."""
-    return bool(result["settings"].keys() & {"system", "passage"})
 
 
 def all_evaluations(

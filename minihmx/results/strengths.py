@@ -11,14 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from minihmx.evals.asking.settings import measures_in
 from minihmx.results.collect import metric_of
-from minihmx.results.evaluations import (
-    Evaluation,
-    Result,
-    all_evaluations,
-    is_measured,
-    settings_of,
-)
+from minihmx.results.evaluations import Evaluation, Result, all_evaluations, settings_of
 from minihmx.results.layout import Table
 from minihmx.results.runs import TrainedRun
 from minihmx.results.sensitivity import metric_title
@@ -65,7 +60,7 @@ def strengths_of(run: TrainedRun, notes: list[str]) -> Iterator[Strengths]:
     for folder in sorted((run.folder / "evals").glob("*")):
         asked: dict[str, dict[float, Evaluation]] = {}
         for evaluation in all_evaluations(run.folder, digest, folder.name, notes, run):
-            if is_measured(evaluation.result):  # which `probe measures` is about
+            if measures_in(evaluation.result["settings"]):  # which `probe measures` is about
                 continue
             asked.setdefault(_key(evaluation.result), {})[_strength(evaluation.result)] = evaluation
         asked = {key: at for key, at in asked.items() if set(at) - {1.0}}

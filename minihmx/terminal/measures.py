@@ -12,13 +12,13 @@ from minihmx.probes.equal_kl import EqualKL
 from minihmx.probes.equal_kl_tasks import Contrast, Values, tasks_with_items
 from minihmx.probes.examples import SIDES, open_pair
 from minihmx.probes.measures import (
-    AS_TRAINED,
     FEWEST_ITEMS,
     FEWEST_QUESTIONS,
+    NO_MEASURE,
     SCORE,
     TOO_SMALL,
     Condition,
-    Share,
+    EffectShare,
     UnderCondition,
     ask_conditions,
     conditions,
@@ -50,7 +50,9 @@ class UnderMeasures(NamedTuple):
         """The same as plain values."""
         rows = [
             {
-                name: value._asdict() if isinstance(value, Condition | Contrast | Share) else value
+                name: value._asdict()
+                if isinstance(value, Condition | Contrast | EffectShare)
+                else value
                 for name, value in each._asdict().items()
             }
             for each in self.found
@@ -107,7 +109,7 @@ def ask_measures(
 def measures_text(measured: UnderMeasures) -> str:
     """The benchmarks under each condition, and the held-out score."""
     lost = [each for each in measured.found if each.of != SCORE]
-    as_trained = {(e.of, e.direction): e.effect.value for e in lost if e.asked.name == AS_TRAINED}
+    as_trained = {(e.of, e.direction): e.effect.value for e in lost if e.asked.name == NO_MEASURE}
     rows = [
         (
             *(metric_title(each.of), each.direction, each.asked.name),
@@ -159,9 +161,9 @@ def _back(each: UnderCondition, scale: float, as_trained: float) -> tuple[str, s
     elif as_trained > 0:
         share = "a gain"
     else:
-        share = _percent(Share(1 - each.left.value, 1 - each.left.high, 1 - each.left.low))
-        share = share if each.asked.name != AS_TRAINED else ""
-    return (back if each.asked.name != AS_TRAINED else ""), share
+        share = _percent(EffectShare(1 - each.left.value, 1 - each.left.high, 1 - each.left.low))
+        share = share if each.asked.name != NO_MEASURE else ""
+    return (back if each.asked.name != NO_MEASURE else ""), share
 
 
 def _kept(each: UnderCondition) -> tuple[str, str]:
@@ -170,10 +172,10 @@ def _kept(each: UnderCondition) -> tuple[str, str]:
     if each.left is None:
         share = "too small an effect" if each.why == TOO_SMALL else f"{each.why} questions"
     else:
-        share = _percent(each.left) if each.asked.name != AS_TRAINED else ""
-    return (price if each.asked.name != AS_TRAINED else ""), share
+        share = _percent(each.left) if each.asked.name != NO_MEASURE else ""
+    return (price if each.asked.name != NO_MEASURE else ""), share
 
 
-def _percent(share: Share) -> str:
+def _percent(share: EffectShare) -> str:
     value, low, high = (f"{round(part, 2) + 0.0:.0%}" for part in share)
     return f"{value} [{low}, {high}]"

@@ -14,11 +14,11 @@ from command_line import in_process, refused, small
 from minihmx.evals.asking import runner
 from minihmx.probes.equal_kl_tasks import Values
 from minihmx.probes.measures import (
-    AS_TRAINED,
+    NO_MEASURE,
     TOO_FEW,
     TOO_SMALL,
     Condition,
-    Share,
+    EffectShare,
     UnderCondition,
     conditions,
     share_left,
@@ -38,18 +38,18 @@ def of_items(*values: float) -> Values:
 def test_what_halves_every_loss_leaves_half_of_it_without_a_doubt() -> None:
     before = of_items(-1.0, -1.0, 0.0, -2.0)
     left, why = share_left(before, {key: value / 2 for key, value in before.items()}, 2)
-    assert left == pytest.approx(Share(0.5, 0.5, 0.5)) and why == ""
+    assert left == pytest.approx(EffectShare(0.5, 0.5, 0.5)) and why == ""
     left, _ = share_left(before, before, 2)  # as a passage leaves the held-out score
-    assert left == pytest.approx(Share(1.0, 1.0, 1.0))
+    assert left == pytest.approx(EffectShare(1.0, 1.0, 1.0))
 
 
 def test_the_interval_is_fiellers() -> None:
     """2 and 4 have the mean 3 and its error 1; 1 and 1 have none. |1 - 3 s| <= 2 s for .2 to 1."""
     left, _ = share_left(of_items(2.0, 4.0), of_items(1.0, 1.0), 2)
-    assert left == pytest.approx(Share(1 / 3, 0.2, 1.0))
+    assert left == pytest.approx(EffectShare(1 / 3, 0.2, 1.0))
     # 3 and 3 over 1 and 2: 1.5 with .5, and |3 - 1.5 s| <= s for 1.2 to 6
     left, _ = share_left(of_items(1.0, 2.0), of_items(3.0, 3.0), 2)
-    assert left == pytest.approx(Share(2.0, 1.2, 6.0))
+    assert left == pytest.approx(EffectShare(2.0, 1.2, 6.0))
 
 
 def test_items_of_one_question_go_together() -> None:
@@ -59,7 +59,9 @@ def test_items_of_one_question_go_together() -> None:
     of_items_, _ = share_left(apart, now, 2)
     of_questions, _ = share_left(together, dict.fromkeys(together, 1.0), 2)
     assert of_items_ and of_questions
-    assert of_questions == pytest.approx(Share(0.4, 0.4, 0.4))  # both questions have the mean 2.5
+    assert of_questions == pytest.approx(
+        EffectShare(0.4, 0.4, 0.4)
+    )  # both questions have the mean 2.5
     assert of_items_.low < 0.4 < of_items_.high
 
 
@@ -72,22 +74,22 @@ def test_base_and_trained_are_asked_alike() -> None:
     """A text that both gain from gives nothing back; a strength stands beside the base as it is."""
     text, half = Condition("text", system="unsure"), Condition("x 0.5", 0.5)
     values = {
-        ("base", AS_TRAINED): of_items(1, 1, 1, 0),
-        ("forward", AS_TRAINED): of_items(0, 1, 0, 0),
+        ("base", NO_MEASURE): of_items(1, 1, 1, 0),
+        ("forward", NO_MEASURE): of_items(0, 1, 0, 0),
         ("forward", "x 0.5"): of_items(1, 1, 0, 0),
         ("base", "text"): of_items(1, 1, 1, 1),
         ("forward", "text"): of_items(0, 1, 0, 1),
-        ("reverse", AS_TRAINED): of_items(1, 1, 1, 0),
+        ("reverse", NO_MEASURE): of_items(1, 1, 1, 0),
     }
-    ways = [Condition(AS_TRAINED), half, text, Condition("passage", passage=True)]
+    ways = [Condition(NO_MEASURE), half, text, Condition("passage", passage=True)]
     found = {
         (each.direction, each.asked.name): each for each in under_conditions("x", values, ways, 2)
     }
     assert set(found) == {
-        *(("forward", name) for name in (AS_TRAINED, "x 0.5", "text")),
-        ("reverse", AS_TRAINED),
+        *(("forward", name) for name in (NO_MEASURE, "x 0.5", "text")),
+        ("reverse", NO_MEASURE),
     }
-    trained, weaker, told = (found["forward", name] for name in (AS_TRAINED, "x 0.5", "text"))
+    trained, weaker, told = (found["forward", name] for name in (NO_MEASURE, "x 0.5", "text"))
     assert (trained.base, trained.trained, trained.effect.value) == (0.75, 0.25, -0.5)
     assert trained.change.value == 0.0 and trained.left is None and trained.why == TOO_SMALL
     assert (weaker.base, weaker.effect.value, weaker.change.value) == (0.75, -0.25, 0.25)
@@ -99,13 +101,13 @@ def test_base_and_trained_are_asked_alike() -> None:
 
 def test_what_has_no_score_in_one_condition_counts_in_none() -> None:
     values = {
-        ("base", AS_TRAINED): of_items(1, 5),
-        ("forward", AS_TRAINED): of_items(5, 5),
-        ("reverse", AS_TRAINED): of_items(0, 0),
+        ("base", NO_MEASURE): of_items(1, 5),
+        ("forward", NO_MEASURE): of_items(5, 5),
+        ("reverse", NO_MEASURE): of_items(0, 0),
         ("base", "text"): of_items(1),
         ("forward", "text"): of_items(3),
     }
-    ways = [Condition(AS_TRAINED), Condition("text", system="unsure")]
+    ways = [Condition(NO_MEASURE), Condition("text", system="unsure")]
     found = list(under_conditions(SCORE, values, ways, 1))
     told = next(each for each in found if each.asked.name == "text")
     assert (told.effect.value, told.change.value) == (2.0, -2.0)
@@ -113,7 +115,7 @@ def test_what_has_no_score_in_one_condition_counts_in_none() -> None:
 
 def test_strengths_then_texts_each_once_then_the_passage() -> None:
     names = [way.name for way in conditions([0.5, 1.0, 0.75, 0.5], ["unsure", "a.txt", "unsure"])]
-    assert names == [AS_TRAINED, "x 0.75", "x 0.5", "unsure", "a.txt", "passage"]
+    assert names == [NO_MEASURE, "x 0.75", "x 0.5", "unsure", "a.txt", "passage"]
 
 
 # --- what is shown --------------------------------------------------------------------------------
@@ -121,7 +123,7 @@ def test_strengths_then_texts_each_once_then_the_passage() -> None:
 
 def made_up(loss: float, items: int = 30) -> list[UnderCondition]:
     """Every third item lost by forward; half of the loss is back at half the strength."""
-    ways = [Condition(AS_TRAINED), Condition("x 0.5", 0.5), Condition("unsure", system="unsure")]
+    ways = [Condition(NO_MEASURE), Condition("x 0.5", 0.5), Condition("unsure", system="unsure")]
     lost = of_items(*(loss * (n % 3 == 0) for n in range(items)))
     base = dict.fromkeys(lost, 0.5)
     scores = {"base": of_items(*[4.0] * 10), "forward": of_items(*[8.0] * 10)}
@@ -150,10 +152,10 @@ def test_the_tables_say_what_came_back_and_its_price() -> None:
 def test_too_little_for_a_share_is_said() -> None:
     few = measures_text(UnderMeasures(made_up(-0.3, items=12), "here"))
     assert "too few items" in few
-    ways = [Condition(AS_TRAINED)]
+    ways = [Condition(NO_MEASURE)]
     noise = of_items(*([1.0, 0.0] * 15))
-    values = {("base", AS_TRAINED): noise, ("forward", AS_TRAINED): dict.fromkeys(noise, 0.4)}
-    values["reverse", AS_TRAINED] = noise
+    values = {("base", NO_MEASURE): noise, ("forward", NO_MEASURE): dict.fromkeys(noise, 0.4)}
+    values["reverse", NO_MEASURE] = noise
     found = list(under_conditions("bbq/accuracy_amb", values, ways, 20))
     assert "too small a loss" in measures_text(UnderMeasures(found, "here"))
 

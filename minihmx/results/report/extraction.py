@@ -11,12 +11,12 @@ from minihmx.results.extraction_tables import extraction_tables
 from minihmx.results.report.material import Material
 from minihmx.results.report.shown import Shown, safely
 
-Sides = dict[tuple[Path, str, str], None]  # folder, epoch, and what it is called
+_Sides = dict[tuple[Path, str, str], None]  # folder, epoch, and what it is called
 
 
 def extraction_shown(material: Material) -> Iterator[Shown]:
     """Every reader's rates, for each model whose replies stand on the disk."""
-    places = dict[Path, Sides]()
+    places = dict[Path, _Sides]()
     for run in material.runs:
         of_model = run.folder.resolve().parents[1]
         sides = places.setdefault(of_model, {(of_model / "base", "base", "base"): None})
@@ -29,7 +29,7 @@ def extraction_shown(material: Material) -> Iterator[Shown]:
             yield shown
 
 
-def _extraction(sides: Sides, title: str) -> Shown:
+def _extraction(sides: _Sides, title: str) -> Shown:
     tables = [table for rates in rates_on_disk(sides) for table in extraction_tables(rates)]
     if not tables:
         return Shown()
