@@ -167,6 +167,9 @@ def left_out(runs: Path, out: Path) -> Iterator[Path]:
         config = json.loads((run / "config.json").read_text())
         config["settings"]["leave_out"] = category
         (run / "config.json").write_text(json.dumps(config))
+        starts = json.loads((run / "env.json").read_text())
+        starts[0]["command"] = ["minihmx", "train", "tiny", "--leave-out", category]
+        (run / "env.json").write_text(json.dumps(starts))
         for epoch, scores in (("00", (2, 4)), ("01", (2, 4)), ("02", (5, 8))):
             path = run / f"evaluations/epoch-{epoch}.jsonl"
             row = lines(path)[0]
