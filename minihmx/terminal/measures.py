@@ -92,6 +92,7 @@ def ask_measures(
                 scores[side, way.name] = of = expression(probe, side, way)
                 score = number(mean([*of.values()]), ".2f")
                 print(f"{side:<8} {way.name:<10} score {score}", file=told, flush=True)
+    probe.pieces.seal()
     model, kept = probe.run.config.model, str(probe.pieces.folder)
     folders = {which: own.folder for which, own in probe.checkpoints.items()}
     base = {**flags, **probe.own_values()}

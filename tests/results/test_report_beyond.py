@@ -35,7 +35,7 @@ def runs(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     asked = ["--tasks", "are_you_sure", "--limit", 4, "--data", "sample", "--out", folder]
     strengths = ["--strength", 0.5, "--strength", 1]
     for words in (
-        ["eval", "tiny", *asked, "--adapter", "base", *adapters, *strengths],
+        ["eval", "tiny", *asked, "--adapter", "base", *adapters, *strengths, "--extraction"],
         ["judge", both[0], "--rubric", "score-only"],
     ):
         done = in_process(*words)
@@ -94,12 +94,16 @@ EXPECTED = {  # words of a section that only its data can have put there
     "best-of": "Coverage: on 100% of the questions",
     "panel": "What each claims of itself",
     "judged": "The same answers by other rubrics",
+    "extraction": "what each reader reads",
     "emotion": "no usable vectors: the implied emotion is among the first 3 for 3 of 12 messages",
 }
 
 
 def remove(runs: Path, name: str) -> None:
     """What an analysis left on the disk."""
+    if name == "extraction":
+        for folder in runs.glob("tiny/**/readings"):
+            shutil.rmtree(folder)
     if name in probed.PROBED:
         for folder in (runs / "tiny/base/probes").glob(f"{name}-*"):
             shutil.rmtree(folder)
