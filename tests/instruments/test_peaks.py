@@ -155,3 +155,5 @@ def test_drawing_takes_no_more_than_is_estimated(text: str) -> None:
         draw(logits, config.temperature, u, sampler_of(text, config.temperature))
     expected = estimate.parts(shape, config, WORK)["sampler"].bytes
     assert live.peak <= expected, live.where
+    if text == "greedy":  # one token of each row, for which nothing is sorted
+        assert live.peak < expected / 3, live.where
