@@ -457,6 +457,20 @@ def test_an_own_sampler_that_cannot_be_drawn_is_refused(
     assert "--judge-sampler" in str(error.value) and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("field", ["sampler", "eval_sampler"])
+def test_an_own_sampler_that_is_greedy_is_refused_where_answers_have_to_differ(
+    field: str, tmp_path: Path
+) -> None:
+    flags = toy.flags(tmp_path)
+    path = tmp_path / "toy" / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": 4, "temperature": 0.7, "top_k": 1}))
+    with pytest.raises(UserError, match="top_k=1, so all answers") as error:
+        open_run(flags | {field: "model", "eval_samples": 2})
+    assert f"--{field.replace('_', '-')} model" in str(error.value)
+    assert not (tmp_path / "runs").exists()
+    open_run(flags | {"judge_sampler": "model"}).store._lock.close()
+
+
 # --- a judge that is not greedy -------------------------------------------------------------------
 
 

@@ -46,7 +46,10 @@ def cut_softmax(logits: Tensor, sampler: Sampler) -> Tensor:
     p_BV = torch.softmax(logits / sampler.temperature, dim=-1)
     if sampler.top_k == 0 and sampler.top_p == 1:
         return p_BV
-    order = logits.argsort(dim=-1, descending=True, stable=True)
+    if sampler.top_k == 1:  # to sort 40 rows of 150,000 took twenty times as long
+        order = logits.argmax(dim=-1, keepdim=True)
+    else:
+        order = logits.argsort(dim=-1, descending=True, stable=True)
     ranked = p_BV.gather(-1, order).double()
     if sampler.top_k:
         ranked[:, sampler.top_k :] = 0

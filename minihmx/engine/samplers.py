@@ -89,15 +89,23 @@ def fault_of(field: str, text: str, temperature: float, eval_samples: int) -> st
 def settled_samplers(config: Any, folder: Path, vocabulary: int) -> dict[str, Any]:
     """The fields of a config whose sampler is the model's own, with that sampler written out.
 
-    Raises UserError where the model's folder names none, and for stop ids beyond its vocabulary.
+    Raises UserError where the model's folder names none, or one that would give a group only one
+    answer, and for stop ids beyond its vocabulary.
     """
     if max(token_ids(config.stop_ids), default=0) >= vocabulary:
         raise UserError(
             f"--stop-ids {config.stop_ids} cannot work: the model has {vocabulary} tokens, and "
             f"the last is {vocabulary - 1}, so no answer would end there; give ids up to that."
         )
-    fields = [name for name in SAMPLERS if getattr(config, name) == OWN]
-    return {name: _own_sampler(folder, f"--{name.replace('_', '-')}") for name in fields}
+    found = {}
+    for name in [name for name in SAMPLERS if getattr(config, name) == OWN]:
+        flag = f"--{name.replace('_', '-')}"
+        found[name] = _own_sampler(folder, flag)
+        if why := fault_of(name, found[name], config.temperature, config.eval_samples):
+            raise UserError(
+                f"{flag} model cannot work: the model's own is {found[name]}, so {why}."
+            )
+    return found
 
 
 def _own_sampler(folder: Path, flag: str) -> str:

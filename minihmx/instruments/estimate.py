@@ -143,11 +143,12 @@ def generating(model: ModelConfig, config: Config, work: Workload) -> dict[str, 
     own = f"({work.prompt} + {cap}) tokens x {token:,} bytes"
     judge = f"({work.judge} + {cap} + {config.judge_max_tokens}) tokens x {token:,} bytes"
     prompts = math.ceil(rows / min(config.generations, config.eval_samples))
+    each = 32 if {config.sampler, config.eval_sampler} <= {"plain", "train"} else 64  # sorted
     fresh = cap + work.prompt // 2  # behind the rubric, which the judge's prompts share
     return {
         "kv cache of answers": Part(rows * length * token, f"{rows} rows x {own}"),
         "prompts": prefilling(model, config, prompts * work.prompt, work.prompt),
-        "sampler": Part(rows * V * 32, f"{rows} rows x {V:,} words x 32 bytes, fp32 and fp64"),
+        "sampler": Part(rows * V * each, f"{rows} rows x {V:,} words x {each} bytes"),
         "kv cache of rubric": Part(work.judge * token, f"{work.judge} tokens x {token:,} bytes"),
         "kv cache of judge": Part(rows * judged * token, f"{rows} rows x {judge}"),
         "judge prompts": prefilling(model, config, rows * fresh, work.judge + cap),

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from meta import Live, decoder_of, fused_kernels
+from meta import META, Live, decoder_of, fused_kernels
 
 from minihmx import lora
 from minihmx.config import Config, resolve_config
 from minihmx.engine import sampling
+from minihmx.engine.draw import draw
 from minihmx.engine.memory import Limit
+from minihmx.engine.samplers import sampler_of
 from minihmx.engine.sampling import generate
 from minihmx.instruments import estimate
 from minihmx.instruments.amax import Headroom
@@ -138,3 +140,20 @@ def test_every_model_stays_within_its_budget_and_takes_what_is_estimated(name: s
 def test_learning_without_checkpointing_takes_what_is_estimated(name: str) -> None:
     found, expected = peaks_of(name, "off")
     assert expected == pytest.approx(found, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "text", ["plain", "greedy", "temperature=0.7", "temperature=0.6,top_k=20,top_p=0.95"]
+)
+def test_drawing_takes_no_more_than_is_estimated(text: str) -> None:
+    shape, config = on_cuda("qwen3-0.6b")
+    config, rows = replace(config, eval_sampler=text), config.decode_rows
+    live = Live(read=float(STOP))
+    with live, torch.inference_mode():
+        logits = torch.zeros(rows, shape.vocab_size, device=META)
+        u = torch.zeros(rows, dtype=torch.float64, device=META)
+        draw(logits, config.temperature, u, sampler_of(text, config.temperature))
+    expected = estimate.parts(shape, config, WORK)["sampler"].bytes
+    assert live.peak <= expected, live.where
+    if text == "greedy":  # one token of each row, for which nothing is sorted
+        assert live.peak < expected / 3, live.where
