@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from command_line import in_process, refused, small
 
+from minihmx.errors import UserError
 from minihmx.evals.asking import runner
 from minihmx.probes.equal_kl_tasks import Values
 from minihmx.probes.measures import (
@@ -116,6 +117,13 @@ def test_what_has_no_score_in_one_condition_counts_in_none() -> None:
 def test_strengths_then_texts_each_once_then_the_passage() -> None:
     names = [way.name for way in conditions([0.5, 1.0, 0.75, 0.5], ["unsure", "a.txt", "unsure"])]
     assert names == [NO_MEASURE, "x 0.75", "x 0.5", "unsure", "a.txt", "passage"]
+
+
+@pytest.mark.parametrize("name", ["passage", "x 0.5", NO_MEASURE])
+def test_a_text_called_as_a_condition_would_take_its_place(name: str) -> None:
+    with pytest.raises(UserError, match=f"give it as ./{name}"):
+        conditions([0.5], ["unsure", name])
+    assert len(conditions([0.5], ["unsure", f"./{name}"])) == 5
 
 
 # --- what is shown --------------------------------------------------------------------------------
@@ -233,6 +241,9 @@ def test_what_is_no_pair_or_cannot_be_said_is_refused(runs: Path, tmp_path: Path
     long = tmp_path / "long.txt"
     long.write_text("word " * 2_000)
     refused(in_process(*probe, forward, reverse, *place, "--system", long), "half of the model's")
+    assert not (runs / "tiny" / "base" / "probes").exists(), (
+        "what another probe sealed stays sealed"
+    )
     for run in (forward, reverse):  # both of another base, as far as their files say
         config = json.loads((run / "config.json").read_text())
         config["science"]["model digest"] = "0" * 64
