@@ -179,6 +179,16 @@ def test_one_picture_with_a_panel_for_each_metric(tmp_path: Path) -> None:
         assert f"<!-- {words} -->" in text, words
 
 
+def test_the_legend_names_what_the_first_panel_lacks(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    found = made_up(-0.3)
+    other = [each._replace(of="bbq/accuracy_amb") for each in found if each.of != SCORE]
+    first = [each for each in found if each.asked.name != "unsure" or each.of == SCORE]
+    report = json.loads(json.dumps(UnderMeasures([*first, *other], "here").report()))
+    _, svg = plots.draw_measures(report, tmp_path / "measures")
+    assert "<!-- forward, unsure -->" in svg.read_text()
+
+
 # --- as it is typed -------------------------------------------------------------------------------
 
 
