@@ -148,8 +148,8 @@ def draw_measures(report: Mapping[str, Any], target: Path) -> list[Path]:
     for panel in panels:
         handles, labels = panel.get_legend_handles_labels()
         named |= dict(zip(labels, handles, strict=True))
-    where = "outside lower center"
-    figure.legend(named.values(), named.keys(), loc=where, ncols=4, fontsize="small")
+    both = [*named.values()], [*named]
+    figure.legend(*both, loc="outside lower center", ncols=4, fontsize="small")
     return _saved(figure, target)
 
 
