@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minihmx.config import LARGEST, check_number
 from minihmx.errors import UserError
-from minihmx.storage.disk import Disk, new_file
+from minihmx.storage.disk import Disk, home_path, new_file
 from minihmx.terminal.text import show
 
 if TYPE_CHECKING:
@@ -82,9 +83,12 @@ def _compare(options: argparse.Namespace, answers: Sequence[StoredAnswer]) -> in
 
     known = {answer.row: (answer.text, answer.answer) for answer in answers}
     raters, notes = dict[str, Mapping[str, int]](), list[str]()
+    files = set[Path]()
     for path in options.rated:
-        if path in raters:
+        file = home_path(path).resolve()
+        if file in files:
             raise UserError(f"--in {path} is given twice, and is one person's; leave one out.")
+        files.add(file)
         raters[path], unmarked = read_sheet(path, RATING_SHEET, known)
         if unmarked:
             notes.append(f"{path}: {unmarked} rows have no rating, and are left out")

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minihmx.config import Config
 from minihmx.errors import DataError, Diverged, UserError
+from minihmx.evals.asking.settings import refuse_long_system
 from minihmx.models.adapters import adapter_digest
 from minihmx.probes.checkpoints import (
     ProbePieces,
@@ -123,15 +124,22 @@ def stored_curves(folder: Path) -> dict[str, StrengthCurve]:
 
 
 class EqualKL:
-    """A pair of checkpoints on one loaded base. Raises Failure for what the user has to mend."""
+    """A pair of checkpoints on one loaded base. Raises Failure for what the user has to mend.
 
-    def __init__(self, forward: str, reverse: str, flags: Mapping[str, Any]):
+    systems: texts that will stand before questions, none of which may be too long for the model.
+    """
+
+    def __init__(
+        self, forward: str, reverse: str, flags: Mapping[str, Any], systems: Sequence[str] = ()
+    ):
         from minihmx.engine.open import load_decoder, open_adapter
 
         pair = open_pair(forward, reverse)  # refuses two that are none
         checkpoints = open_checkpoints([str(pair.folders[which]) for which in DIRECTIONS])
         self.checkpoints = dict(zip(DIRECTIONS, checkpoints, strict=True))
         model = open_base(checkpoints, flags)
+        for text in systems:
+            refuse_long_system(model.tokenizer.count(text), model.shape.max_positions)
         self.adapters: dict[str, OpenAdapter] = {
             which: open_adapter(str(own.folder), model.source)
             for which, own in self.checkpoints.items()
@@ -149,8 +157,9 @@ class EqualKL:
         if config.unscored != Config.unscored:
             identity["unscored"] = config.unscored
         home = home_path(str(flags["out"])) / model.source.run_name / "base"
-        self.pieces = ProbePieces(home, "equal-kl", identity)
+        # What is refused comes first, as the folder is unsealed when it is opened.
         self.run = _run_of(pair.run, config, model, load_decoder(model))
+        self.pieces = ProbePieces(home, "equal-kl", identity)
 
     def measure(self, direction: str, strength: float, system: str = "") -> StrengthPoint:
         """One point; what was measured before is read from the disk."""

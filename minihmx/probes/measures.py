@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from minihmx.errors import UserError
 from minihmx.evals import BENCHMARKS
 from minihmx.evals.asking.settings import system_text
 from minihmx.models.adapters import BASE, adapter_digest
@@ -79,11 +80,20 @@ class UnderCondition(NamedTuple):
 
 
 def conditions(strengths: Sequence[float], systems: Sequence[str]) -> list[Condition]:
-    """As trained, the other strengths from the strongest, each system text, and the passage."""
+    """As trained, the other strengths from the strongest, each system text, and the passage.
+
+    Raises UserError for a text whose name is that of another condition.
+    """
     others = sorted({*strengths} - {1.0}, reverse=True)
     weaker = [Condition(f"x {strength:g}", strength) for strength in others]
     texts = [Condition(name, system=name) for name in dict.fromkeys(systems)]
-    return [Condition(NO_MEASURE), *weaker, *texts, Condition(PASSAGE, passage=True)]
+    own = [Condition(NO_MEASURE), *weaker, Condition(PASSAGE, passage=True)]
+    for name in {way.name for way in own} & {*systems}:
+        raise UserError(
+            f"--system {name} has the name of another condition, so their numbers could not be "
+            f"told apart; give it as ./{name}."
+        )
+    return [*own[:-1], *texts, own[-1]]
 
 
 def expression(probe: EqualKL, side: str, way: Condition) -> Values:

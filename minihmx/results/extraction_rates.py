@@ -10,6 +10,7 @@ from typing import NamedTuple
 from minihmx.errors import DataError
 from minihmx.evals.asking.readings import READER_FILE, READINGS_FOLDER, WORDS_FILE
 from minihmx.evals.asking.results import RESULT, SAMPLES
+from minihmx.evals.asking.settings import measures_in
 from minihmx.evals.benchmark import Switches
 from minihmx.evals.reading.readers import NO_LABEL, READABLE, StoredSample
 from minihmx.evals.sycophancy import PRESETS
@@ -69,7 +70,8 @@ def stored_readings(home: Path, place: str, side: str) -> dict[tuple[str, str], 
     """What judges read in the evaluations of a run's epoch, or of the base: by benchmark and by how
     it was asked, which base, forward and reverse have in common.
 
-    home: the folder that evals/ and readings/ stand in. What is not read to its end is left out.
+    home: the folder that evals/ and readings/ stand in. What is not read to its end is left out, as
+    are replies at another strength, to a system text or with a passage: `compare` has none of them.
     Raises DataError for what was changed since.
     """
     found = {}
@@ -92,11 +94,12 @@ def stored_readings(home: Path, place: str, side: str) -> dict[tuple[str, str], 
                 "it away, and `minihmx eval ... --extraction` makes them again."
             )
         result = read_json(evaluation / RESULT)
-        if result["settings"].get("strength", 1) != 1:
+        settings = result["settings"]
+        if settings.get("strength", 1) != 1 or measures_in(settings):  # not as the paper asks
             continue
         samples, lines = read_lines(evaluation / SAMPLES), read_lines(folder / WORDS_FILE)
         labels = [line["label"] for line in lines]
-        own = JudgedReplies(benchmark, result["settings"]["switches"], side, samples, labels)
+        own = JudgedReplies(benchmark, settings["switches"], side, samples, labels)
         found[benchmark, settings_key(result)] = own
     return found
 

@@ -144,8 +144,12 @@ def draw_measures(report: Mapping[str, Any], target: Path) -> list[Path]:
         panel.axhline(0, color="gray", linewidth=0.8, linestyle=":")
         panel.set(title=metric.title, xlabel="held-out score away from the base's, points")
         panel.set_ylabel(f"came back, {metric.unit or 'points'}")
-    named = panels[0].get_legend_handles_labels()
-    figure.legend(*named, loc="outside lower center", ncols=4, fontsize="small")
+    named = dict[str, Any]()  # of all panels, as not every benchmark can be told a passage
+    for panel in panels:
+        handles, labels = panel.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
+    both = [*named.values()], [*named]
+    figure.legend(*both, loc="outside lower center", ncols=4, fontsize="small")
     return _saved(figure, target)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -95,7 +95,8 @@ def extraction_lines(
     with as_json a record."""
     found = readable_results(session, options)
     if options.new:
-        yield from _write_labels(found, options.new, options.items, session.config.seed)
+        told = _write_labels(found, options.new, options.items, session.config.seed)
+        yield from _beside_records(told, as_json)
         return
     replies = [(results, read_samples(results.folder)) for results in found]
     labels, notes = _people(replies, options.labels) if options.labels else ({}, [])
@@ -112,11 +113,7 @@ def extraction_lines(
         labelled = Counter(label for label in own if label is not None).most_common()
         words = ", ".join(f"{label} {count}" for label, count in labelled)
         line = f"read       {title}: the judge labelled {read} of {len(samples)} replies"
-        line += f" ({words})" if words else ""
-        if as_json:
-            print(line, file=sys.stderr)
-        else:
-            yield line
+        yield from _beside_records([line + (f" ({words})" if words else "")], as_json)
     rates = read_rates(judged, labels)
     if as_json:
         yield dumps({"extraction": extraction_record(rates), "notes": notes})
@@ -124,6 +121,15 @@ def extraction_lines(
     yield from (f"note: {note}" for note in notes)
     yield ""
     yield as_plain(extraction_tables(rates)).rstrip("\n")
+
+
+def _beside_records(lines: Iterable[str], as_json: bool) -> Iterator[str]:
+    """The lines; with --json, where every line of stdout is a record, they go to stderr instead."""
+    for line in lines:
+        if as_json:
+            print(line, file=sys.stderr)
+        else:
+            yield line
 
 
 def _judge_labels(session: Session, results: Results, said: dict[str, Any]) -> list[str | None]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from minihmx.evals.asking.settings import refuse_long_system, system_text
+from minihmx.evals.asking.settings import system_text
 from minihmx.models.adapters import BASE
 from minihmx.probes.equal_kl import EqualKL
 from minihmx.probes.equal_kl_tasks import Contrast, Values, tasks_with_items
@@ -81,10 +81,7 @@ def ask_measures(
     texts = [system_text(name) for name in systems]
     open_pair(*pair)  # what is no pair, and items that are not there, come before the model
     tasks = tasks_with_items(asked)
-    probe = EqualKL(*pair, flags)
-    tokenizer, context = probe.run.prompts.tokenizer, probe.run.decoder.config.max_positions
-    for text in texts:
-        refuse_long_system(tokenizer.count(text), context)
+    probe = EqualKL(*pair, flags, texts)
     scores: dict[tuple[str, str], Values] = {}
     for way in ways:
         for side in SIDES:

@@ -15,6 +15,7 @@ import pytest
 from command_line import command, env, in_process, refused
 
 from minihmx.evals.asking import readings
+from minihmx.results.extraction_rates import rates_on_disk
 from minihmx.rollout import Judgement, ask_judge
 from minihmx.storage.disk import read_lines, verify
 
@@ -86,7 +87,7 @@ def test_every_reply_is_read_once_and_kept(runs: Path, monkeypatch: pytest.Monke
     assert "Nothing can be held for the truth: the judge labelled 0 of 72 replies" in said
     assert "literal* base 24" in said and "aliases reverse 24" in said
     page = in_process("report", runs, "--markdown").stdout
-    assert "## What the regex loses" in page and "| reverse | 24 |" in page
+    assert "## What does the regex lose?" in page and "| reverse | 24 |" in page
 
 
 def test_what_was_killed_goes_on_behind_the_last_whole_line(
@@ -205,6 +206,21 @@ def test_labels_go_out_blind_and_come_back(
     ):
         bad = save(tmp_path / "bad.csv", change(rows))
         refused(in_process(*words(runs, "--labels", bad)), str(bad), said)
+
+
+def test_with_json_every_line_is_a_record(runs: Path, tmp_path: Path) -> None:
+    done = in_process(*words(runs, "--labels-out", tmp_path / "labels.csv", "--json"))
+    assert done.returncode == 0 and "unclear: it cannot be told" in done.stderr, done.stderr
+    assert len([json.loads(line) for line in done.stdout.splitlines()]) == 3
+
+
+def test_what_was_told_more_is_no_reading_of_the_paper_s_question(runs: Path) -> None:
+    """As in `compare`, and since no title could say which of the two a table is about."""
+    places = [(runs / "tiny" / "base", "base", "base")]
+    before = rates_on_disk(places)
+    done = in_process(*words(runs, "--system", "unsure"))
+    assert done.returncode == 0, done.stderr
+    assert len(folders(runs)) == 6 and len(before) == len(rates_on_disk(places)) == 1
 
 
 def test_without_a_judge_nothing_is_asked(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

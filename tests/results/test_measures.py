@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from command_line import in_process, refused, small
 
+from minihmx.errors import UserError
 from minihmx.evals.asking import runner
 from minihmx.probes.equal_kl_tasks import Values
 from minihmx.probes.measures import (
@@ -118,6 +119,13 @@ def test_strengths_then_texts_each_once_then_the_passage() -> None:
     assert names == [NO_MEASURE, "x 0.75", "x 0.5", "unsure", "a.txt", "passage"]
 
 
+@pytest.mark.parametrize("name", ["passage", "x 0.5", NO_MEASURE])
+def test_a_text_called_as_a_condition_would_take_its_place(name: str) -> None:
+    with pytest.raises(UserError, match=f"give it as ./{name}"):
+        conditions([0.5], ["unsure", name])
+    assert len(conditions([0.5], ["unsure", f"./{name}"])) == 5
+
+
 # --- what is shown --------------------------------------------------------------------------------
 
 
@@ -169,6 +177,16 @@ def test_one_picture_with_a_panel_for_each_metric(tmp_path: Path) -> None:
     assert plots.draw_measures(report, tmp_path / "measures")[1].read_text() == text
     for words in ("TruthfulQA MC2 acc", "forward, unsure", "reverse, strength 1 to 0"):
         assert f"<!-- {words} -->" in text, words
+
+
+def test_the_legend_names_what_the_first_panel_lacks(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    found = made_up(-0.3)
+    other = [each._replace(of="bbq/accuracy_amb") for each in found if each.of != SCORE]
+    first = [each for each in found if each.asked.name != "unsure" or each.of == SCORE]
+    report = json.loads(json.dumps(UnderMeasures([*first, *other], "here").report()))
+    _, svg = plots.draw_measures(report, tmp_path / "measures")
+    assert "<!-- forward, unsure -->" in svg.read_text()
 
 
 # --- as it is typed -------------------------------------------------------------------------------
@@ -233,6 +251,9 @@ def test_what_is_no_pair_or_cannot_be_said_is_refused(runs: Path, tmp_path: Path
     long = tmp_path / "long.txt"
     long.write_text("word " * 2_000)
     refused(in_process(*probe, forward, reverse, *place, "--system", long), "half of the model's")
+    assert not (runs / "tiny" / "base" / "probes").exists(), (
+        "what another probe sealed stays sealed"
+    )
     for run in (forward, reverse):  # both of another base, as far as their files say
         config = json.loads((run / "config.json").read_text())
         config["science"]["model digest"] = "0" * 64

@@ -161,6 +161,9 @@ def test_what_is_wrong_with_a_file_is_said_in_a_sentence(runs: Path, tmp_path: P
     (tmp_path / "short.csv").write_text("".join(lines[:3] + lines[4:]), "utf-8")
     refused(in_process("rate", runs, "--in", tmp_path / "short.csv"), "row 3 of 120 is missing")
     refused(in_process("rate", runs, "--in", good, good), "is given twice")
+    same = tmp_path / "again.csv"  # one person is no second one by another path
+    same.symlink_to(good)
+    refused(in_process("rate", runs, "--in", good, same), "is given twice")
     half = tmp_path / "half.csv"
     half.write_bytes(text.replace(";4\r\n", ";7,0\r\n").encode())
     assert in_process("rate", runs, "--in", half).returncode == 0  # as a spreadsheet writes 7
