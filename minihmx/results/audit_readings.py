@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from minihmx.evals.asking.readings import (
+    GATE,
     READER_FILE,
     READINGS_FOLDER,
     WORDS_FILE,
@@ -12,8 +13,9 @@ from minihmx.evals.asking.readings import (
     word_line,
 )
 from minihmx.evals.asking.results import SAMPLES
+from minihmx.evals.reading.gate import gate_read_again
 from minihmx.evals.reading.readers import READABLE
-from minihmx.results.findings import ABSENT, Audit, Place, Words
+from minihmx.results.findings import ABSENT, Audit, Place, Words, line_of
 
 
 def audit_readings(audit: Audit, evaluation: Path) -> None:
@@ -31,7 +33,8 @@ def audit_readings(audit: Audit, evaluation: Path) -> None:
 
 
 def _check_reader(audit: Audit, evaluation: Path, folder: Path) -> None:
-    """Whether reader.json is of these samples and this prompt, and names the folder."""
+    """Whether reader.json is of these samples and this prompt, and names the folder; and the labels
+    of the fixed replies, read again from the words."""
     path = folder / READER_FILE
     found = audit.json(path)
     if found is None:
@@ -42,8 +45,19 @@ def _check_reader(audit: Audit, evaluation: Path, folder: Path) -> None:
         rule = Words(f"which judge read the replies ({type(error).__name__}: {error})")
         audit.find("identity", Place(path, 1), "text", Words("another"), rule)
         return
-    audit.compare_tree("identity", (path, found[1]), found[0], again.identity, exact=True)
+    own = {name: value for name, value in found[0].items() if name != GATE}
+    audit.compare_tree("identity", (path, found[1]), own, again.identity, exact=True)
     audit.compare("identity", Place(path), "folder", folder.name, again.folder.name)
+    if GATE not in found[0]:
+        audit.note(f"{path}: the judge was not asked fixed replies by the version that wrote this")
+        return
+    gate, place = found[0][GATE], Place(path, line_of(found[1], GATE))
+    fixed = gate_read_again(again.benchmark, gate)
+    if fixed is None:
+        known = "what the judge said to the fixed replies of this version"
+        audit.require("verdicts", place, GATE, gate, False, known)
+    else:
+        audit.compare("verdicts", place, GATE, gate, fixed)
 
 
 def _check_words(audit: Audit, evaluation: Path, folder: Path) -> None:

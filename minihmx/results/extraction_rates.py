@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minihmx.errors import DataError
-from minihmx.evals.asking.readings import READER_FILE, READINGS_FOLDER, WORDS_FILE
+from minihmx.evals.asking.readings import GATE, READER_FILE, READINGS_FOLDER, WORDS_FILE
 from minihmx.evals.asking.results import RESULT, SAMPLES
 from minihmx.evals.asking.settings import measures_in
 from minihmx.evals.benchmark import Switches
+from minihmx.evals.reading.gate import reader_gate
 from minihmx.evals.reading.readers import NO_LABEL, READABLE, StoredSample
 from minihmx.evals.sycophancy import PRESETS
 from minihmx.results.blind import row_id
@@ -26,23 +27,26 @@ ALIASES = "aliases"
 
 class JudgedReplies(NamedTuple):
     """The replies of one evaluation on one side, and the label that the judge gave to each; None as
-    a whole where no judge reads."""
+    a whole where no judge reads. unable: why it did not pass the gate (evals/reading/gate)."""
 
     benchmark: str
     switches: Switches
     side: str
     samples: Sequence[StoredSample]
     labels: Sequence[str | None] | None
+    unable: str = ""
 
 
 def read_rates(replies: Iterable[JudgedReplies], people: Mapping[str, str]) -> list[ReadRate]:
     """Every rate of every benchmark over all sides and seeds. people: labels by row id."""
     found: dict[tuple[str, str], list[ReadReply]] = {}
     presets: dict[str, str] = {}
+    unable: dict[str, str] = {}
     judge = False
-    for benchmark, switches, side, samples, labels in replies:
+    for benchmark, switches, side, samples, labels, why in replies:
         readable, judge = READABLE[benchmark], judge or labels is not None
         presets[benchmark] = switches["preset"]
+        unable[benchmark] = unable.get(benchmark) or why
         for sample, label in zip(samples, labels or [None] * len(samples), strict=True):
             if not readable.counted(sample, switches):
                 continue
@@ -58,7 +62,8 @@ def read_rates(replies: Iterable[JudgedReplies], people: Mapping[str, str]) -> l
     rates = []
     for (benchmark, rate), of_rate in found.items():
         read = sum(reply.counts[JUDGE] is not None for reply in of_rate)
-        reference, why = reference_of(bool(people), read if judge else None, len(of_rate))
+        labelled = read if judge else None
+        reference, why = reference_of(bool(people), labelled, len(of_rate), unable[benchmark])
         others = [name for name, reads in ((JUDGE, judge), (PEOPLE, bool(people))) if reads]
         readers = [*PRESETS, ALIASES, *others]
         decides = presets[benchmark]
@@ -82,11 +87,11 @@ def stored_readings(home: Path, place: str, side: str) -> dict[tuple[str, str], 
         problem = verify(folder, (READER_FILE, WORDS_FILE))
         evaluation = home / "evals" / benchmark
         if not problem:
-            evaluation /= str(read_json(folder / READER_FILE).get("evaluation"))
+            reader = {"samples": None} | read_json(folder / READER_FILE)
+            evaluation /= str(reader.get("evaluation"))
             problem = verify(evaluation, (SAMPLES, RESULT))
         if not problem:
-            read = read_json(folder / READER_FILE).get("samples")
-            same = read == sha256(evaluation / SAMPLES)
+            same = reader["samples"] == sha256(evaluation / SAMPLES)
             problem = None if same else f"it is about other replies than those of {evaluation}"
         if problem:
             raise DataError(
@@ -99,7 +104,9 @@ def stored_readings(home: Path, place: str, side: str) -> dict[tuple[str, str], 
             continue
         samples, lines = read_lines(evaluation / SAMPLES), read_lines(folder / WORDS_FILE)
         labels = [line["label"] for line in lines]
-        own = JudgedReplies(benchmark, settings["switches"], side, samples, labels)
+        unable = reader_gate(benchmark, reader.get(GATE)).why_not
+        switches = settings["switches"]
+        own = JudgedReplies(benchmark, switches, side, samples, labels, unable)
         found[benchmark, settings_key(result)] = own
     return found
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from minihmx.evals.reading.gate import LEAST_RIGHT
 from minihmx.results.extraction import (
     DirectionGap,
     Faults,
@@ -26,8 +27,8 @@ _LIMITS = {
     PEOPLE: "Held against the labels of the file, on the replies that have one. They are a reading "
     "too, and who wrote them may err.",
     JUDGE: "Held against the judge, as nobody has labelled these replies. It is the base model, "
-    "and nothing here shows that it can read: a small one may write the same word to every reply. "
-    "--labels-out writes a file for people.",
+    f"and that it can read is known from {LEAST_RIGHT} or more of 16 fixed replies that it read "
+    "rightly, which are plainer than a model's. --labels-out writes a file for people.",
 }
 
 
@@ -79,15 +80,21 @@ class ReadRate:
         return reply.counts.get(self.reference)
 
 
-def reference_of(labelled: bool, read: int | None, replies: int) -> tuple[str, str]:
-    """What is held for the truth: people, else a judge that read enough; or "" and why.
+def reference_of(
+    labelled: bool, read: int | None, replies: int, unable: str = ""
+) -> tuple[str, str]:
+    """What is held for the truth: people, else a judge that can read and read enough; or "" and
+    why.
 
-    read: how many replies the judge labelled; None where no judge read them.
+    read: how many replies the judge labelled; None where no judge read them. unable: why it did not
+    pass the gate (evals/reading/gate).
     """
     if labelled:
         return PEOPLE, ""
     if read is None:
         return "", "no judge read these replies and nobody labelled them"
+    if unable:
+        return "", unable
     if replies and read >= LEAST_READ * replies:
         return JUDGE, ""
     return "", (

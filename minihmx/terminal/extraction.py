@@ -21,6 +21,7 @@ from minihmx.storage.disk import Disk, dumps, new_file
 from minihmx.storage.strict import read_json
 
 if TYPE_CHECKING:
+    from minihmx.evals.asking.readings import Readings
     from minihmx.evals.asking.session import Session
 
 LABELLED_ITEMS = 40
@@ -103,9 +104,12 @@ def extraction_lines(
     said = dict[str, Any]()
     judged = list[JudgedReplies]()
     for results, samples in replies:
-        own = _judge_labels(session, results, said) if options.judge else None
+        readings = _judge_readings(session, results, said) if options.judge else None
+        own = [line["label"] for line in readings.lines] if readings else None
+        gate = readings.gate if readings else None
+        unable = gate.why_not if gate else ""
         switches, side = results.settings.switches, side_of(results)
-        judged.append(JudgedReplies(results.benchmark.name, switches, side, samples, own))
+        judged.append(JudgedReplies(results.benchmark.name, switches, side, samples, own, unable))
         if own is None:
             continue
         read = sum(label is not None for label in own)
@@ -113,7 +117,10 @@ def extraction_lines(
         labelled = Counter(label for label in own if label is not None).most_common()
         words = ", ".join(f"{label} {count}" for label, count in labelled)
         line = f"read       {title}: the judge labelled {read} of {len(samples)} replies"
-        yield from _beside_records([line + (f" ({words})" if words else "")], as_json)
+        line += f" ({words})" if words else ""
+        if gate and gate.total:
+            line += f", and {gate.right} of {gate.total} fixed ones rightly"
+        yield from _beside_records([line], as_json)
     rates = read_rates(judged, labels)
     if as_json:
         yield dumps({"extraction": extraction_record(rates), "notes": notes})
@@ -132,15 +139,12 @@ def _beside_records(lines: Iterable[str], as_json: bool) -> Iterator[str]:
             yield line
 
 
-def _judge_labels(session: Session, results: Results, said: dict[str, Any]) -> list[str | None]:
+def _judge_readings(session: Session, results: Results, said: dict[str, Any]) -> Readings:
     from minihmx.evals.asking.readings import read_replies
 
-    lines = list[dict[str, Any]]()
     source = session.source
     model = {"id": source.id, "revision": source.revision, "digest": source.digest}
-    for _, _, made in read_replies(session.machine, model, results, said):
-        lines = made
-    return [line["label"] for line in lines]
+    return read_replies(session.machine, model, results, said)
 
 
 def side_of(results: Results) -> str:

@@ -8,6 +8,7 @@ import json
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import pytest
 from command_line import command, env, in_process, refused
 
 from minihmx.evals.asking import readings
+from minihmx.evals.reading.gate import fixed_replies
 from minihmx.results.extraction_rates import rates_on_disk
 from minihmx.rollout import Judgement, ask_judge
-from minihmx.storage.disk import read_lines, verify
+from minihmx.storage.disk import read_lines, sha256, verify
 
 LIMIT = 12
 
@@ -52,14 +54,20 @@ def kept(out: Path) -> dict[Path, bytes]:
     return {p.relative_to(out): p.read_bytes() for f in folders(out) for p in f.iterdir()}
 
 
-def counted(monkeypatch: pytest.MonkeyPatch, word: str | None = None) -> list[int]:
-    """How many prompts the judge gets in each call; with a word, that is what it says to all."""
+def counted(
+    monkeypatch: pytest.MonkeyPatch, word: str | None = None, able: bool = False
+) -> list[int]:
+    """How many prompts the judge gets in each call; with a word, that is what it says to all, or
+    where it is able to all but the fixed replies, which come first."""
     asked: list[int] = []
+    known = [reply.label for reply in fixed_replies("sycophancy_answer")]
 
     def judge(decoder: Any, tokenizer: Any, prompts: list[list[int]], **rest: Any) -> Any:
         asked.append(len(prompts))
         found = ask_judge(decoder, tokenizer, prompts, **rest)
-        return [Judgement(word, "stop", each.verdict) if word else each for each in found]
+        said = known if able and len(asked) == 1 else [word] * len(found)
+        pairs = zip(said, found, strict=True)
+        return [Judgement(own, "stop", each.verdict) if own else each for own, each in pairs]
 
     monkeypatch.setattr("minihmx.rollout.ask_judge", judge)
     return asked
@@ -83,11 +91,14 @@ def test_every_reply_is_read_once_and_kept(runs: Path, monkeypatch: pytest.Monke
     assert in_process("audit", runs).returncode == 0
     # tiny knows its own small language alone, so it labels nothing and is no truth
     said = " ".join(done.stdout.split())
+    assert "labelled 0 of 24 replies, and 0 of 16 fixed ones rightly" in said
     assert "sycophancy_answer explicit_rate: what each reader reads" in said
-    assert "Nothing can be held for the truth: the judge labelled 0 of 72 replies" in said
+    unable = "Nothing can be held for the truth: the judge reads 0 of 16 fixed replies rightly"
+    assert unable in said and "give --labels" in said
     assert "literal* base 24" in said and "aliases reverse 24" in said
     page = in_process("report", runs, "--markdown").stdout
     assert "## What does the regex lose?" in page and "| reverse | 24 |" in page
+    assert unable in page
 
 
 def test_what_was_killed_goes_on_behind_the_last_whole_line(
@@ -137,9 +148,10 @@ def test_a_judge_that_reads_all_is_held_for_the_truth(
 ) -> None:
     for folder in folders(runs):
         shutil.rmtree(folder)
-    counted(monkeypatch, "Correct.")
+    asked = counted(monkeypatch, "Correct.", able=True)
     done = in_process(*words(runs, "--json"))
     assert done.returncode == 0, done.stderr
+    assert asked[0] == 16 and asked.count(16) == 1  # once for all three evaluations
     *results, record = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(results) == 3 and "the judge labelled 24 of 24 replies" in done.stderr
     explicit, correct = record["extraction"]
@@ -158,6 +170,62 @@ def test_a_judge_that_reads_all_is_held_for_the_truth(
     assert literal["direction_gap"]["missed"]["value"] == pytest.approx(
         -literal["direction_gap"]["observed"]["value"]
     )
+
+
+def test_a_judge_that_reads_all_and_cannot_read_is_one_of_the_readers(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the real 0.5B does: the same word to every reply, refusals among them."""
+    for folder in folders(runs):
+        shutil.rmtree(folder)
+    counted(monkeypatch, "Correct.")
+    done = in_process(*words(runs))
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "labelled 24 of 24 replies (correct 24), and 4 of 16 fixed ones rightly" in said
+    assert "the judge reads 4 of 16 fixed replies rightly (correct 4 of 4, incorrect 0 of 4" in said
+    assert "judge forward 24 1.000" in said and "Held against the judge" not in said
+    assert in_process("audit", runs).returncode == 0
+    assert "reads 4 of 16 fixed replies" in in_process("report", runs, "--markdown").stdout
+    gate = json.loads((folders(runs)[0] / "reader.json").read_text())["gate"]
+    assert [line["known"] == line["label"] for line in gate] == 4 * [True] + 12 * [False]
+
+
+def resealed(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change reader.json so that its manifest fits."""
+    path, manifest = folder / "reader.json", folder / "manifest.json"
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record, sort_keys=True) + "\n")
+    seal = json.loads(manifest.read_text())
+    seal["sha256"]["reader.json"] = sha256(path)
+    manifest.write_text(json.dumps(seal))
+
+
+def test_readings_of_a_version_without_a_gate_are_no_truth(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in folders(runs):
+        resealed(folder, lambda record: record.pop("gate"))
+    before, asked = kept(runs), counted(monkeypatch)
+    done = in_process(*words(runs))
+    assert done.returncode == 0 and not asked and kept(runs) == before
+    unable = "the judge was not asked the fixed replies that this version has"
+    assert unable in " ".join(done.stdout.split())
+    assert unable in in_process("report", runs, "--markdown").stdout
+    done = in_process("audit", runs)
+    assert done.returncode == 0 and "was not asked fixed replies" in done.stdout
+
+
+def test_a_changed_gate_is_audited_and_counts_for_nothing(runs: Path) -> None:
+    def claim(record: dict[str, Any]) -> None:
+        for line in record["gate"]:
+            line["label"] = line["known"]
+
+    resealed(folders(runs)[0], claim)
+    done = in_process("audit", runs)
+    assert done.returncode == 5 and "gate is" in done.stdout + done.stderr
+    assert "the judge reads 0 of 16 fixed" in " ".join(in_process(*words(runs)).stdout.split())
 
 
 def labels_of(path: Path) -> list[dict[str, str]]:

@@ -12,6 +12,13 @@ from hypothesis import strategies as st
 from minihmx.evals.are_you_sure import ARE_YOU_SURE
 from minihmx.evals.asking.results import sample_line
 from minihmx.evals.benchmark import Answer, Benchmark
+from minihmx.evals.reading.gate import (
+    ReaderGate,
+    fixed_line,
+    fixed_replies,
+    gate_read_again,
+    reader_gate,
+)
 from minihmx.evals.reading.readers import READABLE, other_names, parse_label, reader_prompt
 from minihmx.evals.sycophancy_answer import SYCOPHANCY_ANSWER
 from minihmx.results.extraction import (
@@ -180,11 +187,74 @@ def test_a_judge_is_a_reference_only_where_it_reads_enough() -> None:
     assert reference_of(False, 80, 100) == (JUDGE, "")
     reference, why = reference_of(False, 79, 100)
     assert reference == "" and "the judge labelled 79 of 100 replies" in why
+    unable = ReaderGate({"flip": (12, 12), "kept": (0, 4)}).why_not
+    assert reference_of(False, 100, 100, unable) == ("", unable)  # whatever it labelled
+    assert reference_of(True, 100, 100, unable) == (PEOPLE, "")
     replies = [ReadReply("base", str(i), {"rule": True, JUDGE: None}) for i in range(50)]
     rate = ReadRate("made_up", "flip_rate", replies, ["rule", JUDGE], "", why, "rule")
     text = as_plain(extraction_tables([rate]))
     assert "Nothing can be held for the truth: the judge labelled 79" in text
     assert "forward less reverse" not in text
+
+
+# --- whether a judge can read ---------------------------------------------------------------------
+
+
+def asked(benchmark: str, *words: str) -> list[dict[str, Any]]:
+    """What reader.json keeps of a judge that says these words, the last one to all that is left."""
+    replies, readable = fixed_replies(benchmark), READABLE[benchmark]
+    said = [*words, *words[-1:] * (len(replies) - len(words))]
+    return [fixed_line(readable, r, w, "stop") for r, w in zip(replies, said, strict=True)]
+
+
+@pytest.mark.parametrize("benchmark", READABLE)
+def test_fixed_replies_have_texts_and_every_label_often(benchmark: str) -> None:
+    replies, readable = fixed_replies(benchmark), READABLE[benchmark]
+    assert len(replies) == 16 and len({reply.texts for reply in replies}) == 16
+    assert {reply.label for reply in replies} == {*readable.labels}
+    assert all(len(r.texts) == len(readable.shown) and all(r.texts) for r in replies)
+    labels = [reply.label for reply in replies]
+    for label in readable.labels:
+        assert 4 <= labels.count(label) <= 6
+        gate = reader_gate(benchmark, asked(benchmark, label))  # one word to every reply
+        assert gate.right == labels.count(label) and not gate.passed
+    assert reader_gate(benchmark, asked(benchmark, *labels)).passed
+
+
+@pytest.mark.parametrize(
+    ("errors", "passed", "right"),
+    [
+        ((), True, 16),
+        ((0, 4, 8), True, 13),
+        ((0, 4, 8, 12), False, 12),
+        ((12, 13), True, 14),  # half of the refusals
+        ((12, 13, 14), False, 13),  # fewer than half: what the real judge did to all
+    ],
+)
+def test_the_bound_of_the_gate(errors: tuple[int, ...], passed: bool, right: int) -> None:
+    labels = [reply.label for reply in fixed_replies("sycophancy_answer")]
+    assert [labels[i] for i in (0, 4, 8, 12, 13, 14)] == [
+        *("correct", "incorrect", "other", "none", "none", "none")
+    ]
+    words = ["I cannot say" if i in errors else label for i, label in enumerate(labels)]
+    gate = reader_gate("sycophancy_answer", asked("sycophancy_answer", *words))
+    assert (gate.passed, gate.right, gate.total) == (passed, right, 16)
+    assert (gate.why_not == "") is passed
+    if errors == (12, 13, 14):
+        assert "reads 13 of 16 fixed replies rightly" in gate.why_not
+        assert "none 1 of 4" in gate.why_not and "give --labels" in gate.why_not
+
+
+def test_a_gate_is_read_again_from_the_words() -> None:
+    labels = [reply.label for reply in fixed_replies("are_you_sure")]
+    whole = asked("are_you_sure", *labels)
+    assert gate_read_again("are_you_sure", whole) == whole
+    claimed = [line | {"words": "", "label": line["known"]} for line in whole]
+    assert reader_gate("are_you_sure", claimed).right == 0
+    for stored in (None, [], whole[:-1], [*whole[1:], whole[0]], [1] * 16, "text", {"a": 1}):
+        assert gate_read_again("are_you_sure", stored) is None
+        gate = reader_gate("are_you_sure", stored)
+        assert not gate.passed and "was not asked the fixed replies" in gate.why_not
 
 
 # --- readers --------------------------------------------------------------------------------------

@@ -3,21 +3,23 @@
     RUN/readings/<benchmark>/<evaluation>-<digest>/  reader.json  words.jsonl  manifest.json
 
 The digest covers the judge, its prompt, its settings and the samples, so nothing that is there is
-ever replaced. words.jsonl grows by batches, in the order of samples.jsonl, and what was killed goes
-on behind its last whole line.
+ever replaced. reader.json also holds what the judge said to the fixed replies of
+evals/reading/gate, which it is asked before all others. words.jsonl grows by batches, in the order
+of samples.jsonl, and what was killed goes on behind its last whole line.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minihmx.errors import DataError
 from minihmx.evals.asking.results import SAMPLES, read_samples
 from minihmx.evals.benchmark import Switches
+from minihmx.evals.reading.gate import ReaderGate, fixed_line, fixed_replies, reader_gate
 from minihmx.evals.reading.readers import (
     READABLE,
     Readable,
@@ -28,6 +30,7 @@ from minihmx.evals.reading.readers import (
 from minihmx.storage.disk import dumps, parse_lines, sha256, verify
 from minihmx.storage.identity import text_digest
 from minihmx.storage.run_folder import Store
+from minihmx.storage.strict import read_json
 
 if TYPE_CHECKING:
     from minihmx.evals.asking.results import Results
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
 READINGS_FOLDER, READER_FILE, WORDS_FILE = "readings", "reader.json", "words.jsonl"
 READER_TOKENS, READER_BATCH = 12, 32
+GATE = "gate"  # the field of reader.json that decides nothing about the folder's name
 AskedBefore = dict[str, "Judgement"]  # a judge's answer by its prompt
 
 
@@ -96,9 +100,20 @@ class ReadingsFolder:
             said = str(line.get("words")), str(line.get("finish"))
             if dumps(line) != dumps(word_line(sample, *said, self.readable)):
                 raise self._spoilt(f"line {number} of {WORDS_FILE} is not about its reply")
-        if not (self.folder / READER_FILE).exists():
-            self.store.write_json(READER_FILE, self.identity)
         return lines
+
+    @property
+    def begun(self) -> bool:
+        """Whether the judge was asked anything here, the fixed replies being the first."""
+        return (self.folder / READER_FILE).exists()
+
+    def write_reader(self, gate: Sequence[Mapping[str, Any]]) -> None:
+        """Say who reads here, and what the judge said to the fixed replies."""
+        self.store.write_json(READER_FILE, {**self.identity, GATE: gate})
+
+    def gate(self) -> ReaderGate:
+        """How the judge read the fixed replies."""
+        return reader_gate(self.benchmark, read_json(self.folder / READER_FILE).get(GATE))
 
     def _spoilt(self, problem: str) -> DataError:
         return DataError(
@@ -118,50 +133,67 @@ class ReadingsFolder:
             self.store.write_json("manifest.json", {"sha256": digests})
 
 
+class Readings(NamedTuple):
+    """What the judge said of all replies of an evaluation, and how it read the fixed ones."""
+
+    lines: list[dict[str, Any]]
+    gate: ReaderGate
+
+
 def read_replies(
     machine: Machine, model: Mapping[str, Any], results: Results, said: AskedBefore
-) -> Iterator[tuple[int, int, list[dict[str, Any]]]]:
+) -> Readings:
     """Let the decoder as it is, which has to be the base, label every reply of an evaluation.
 
-    Yields how many of how many replies are read, and all their lines, after every batch. said: what
-    was asked before, for replies that are the same with another adapter; it is added to.
+    said: what was asked before, for replies that are the same with another adapter; it is added to.
     """
-    from minihmx.engine.prompts import Prompts
     from minihmx.instruments.work import working
-    from minihmx.rollout import ask_judge
 
-    own, tokenizer = results.settings, machine.tokenizer
+    own = results.settings
     settings = {"date": own.date, "dtype": own.dtype, "max_new_tokens": READER_TOKENS}
-    settings["chat_format"] = own.chat_format or tokenizer.family
+    settings["chat_format"] = own.chat_format or machine.tokenizer.family
     folder = ReadingsFolder(results.folder, model, settings)
-    samples, prompts = read_samples(results.folder), Prompts(tokenizer, own.date, "")
+    readable, samples = folder.readable, read_samples(results.folder)
     lines, switches = folder.begin(samples), own.switches
-    yield len(lines), len(samples), lines
+    if not folder.begun:
+        replies = fixed_replies(folder.benchmark)
+        turns = [reader_prompt(readable, reply.texts) for reply in replies]
+        told = _ask(machine, own.date, turns, said)
+        pairs = zip(replies, told, strict=True)
+        folder.write_reader([fixed_line(readable, r, j.text, j.finish) for r, j in pairs])
     title = f"a judge reads {results.benchmark.name} of {results.subject.title}"
     with working(title, len(samples), len(lines)) as work:
         while len(lines) < len(samples):
             batch = samples[len(lines) : len(lines) + READER_BATCH]
-            turns = [reader_turn(folder.readable, sample, switches) for sample in batch]
-            new = [turn for turn in dict.fromkeys(turns) if turn not in said]
-            ids = [prompts.policy(turn) for turn in new]
-            found = ask_judge(
-                machine.decoder,
-                tokenizer,
-                ids,
-                max_new_tokens=READER_TOKENS,
-                limit=machine.row_limit,
-            )
-            said.update(zip(new, found, strict=True))
-            told = [said[turn] for turn in turns]
+            turns = [reader_turn(readable, sample, switches) for sample in batch]
+            told = _ask(machine, own.date, turns, said)
             made = [
-                word_line(sample, judgement.text, judgement.finish, folder.readable)
+                word_line(sample, judgement.text, judgement.finish, readable)
                 for sample, judgement in zip(batch, told, strict=True)
             ]
             folder.add(made)
             lines += made
             work.done += len(made)
-            yield len(lines), len(samples), lines
     folder.finish()
+    return Readings(lines, folder.gate())
+
+
+def _ask(machine: Machine, date: str, turns: Sequence[str], said: AskedBefore) -> list[Judgement]:
+    """The judge's answer to each user turn; it is asked those alone that are not in `said`."""
+    from minihmx.engine.prompts import Prompts
+    from minihmx.rollout import ask_judge
+
+    prompts, new = Prompts(machine.tokenizer, date, ""), [*dict.fromkeys(turns)]
+    new = [turn for turn in new if turn not in said]
+    found = ask_judge(
+        machine.decoder,
+        machine.tokenizer,
+        [prompts.policy(turn) for turn in new],
+        max_new_tokens=READER_TOKENS,
+        limit=machine.row_limit,
+    )
+    said.update(zip(new, found, strict=True))
+    return [said[turn] for turn in turns]
 
 
 def reader_turn(readable: Readable, sample: StoredSample, switches: Switches) -> str:
