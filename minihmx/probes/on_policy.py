@@ -84,7 +84,7 @@ def on_policy(
     else:
         c = model.config
         lora.attach(decoder, c.lora_rank, c.lora_alpha, c.seed, targets(c))
-    with merging(decoder):  # as in rollout.ask_policy, and all of them together
+    with merging(decoder):  # as a run samples answers of usual length, all together
         together = replace(model.config, decode_rows=len(wanted))
         answers = answers_of(decoder, chat, together, wanted)
     if not all(answer.completion.finite for answer in answers):

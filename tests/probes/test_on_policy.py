@@ -278,7 +278,7 @@ def test_a_gpu_s_static_step_is_heard_too(
     monkeypatch.setattr(sampling, "decodes_statically", lambda decoder: True)
     for room in (suspects, ways):
         monkeypatch.setattr(room, "has_static_step", lambda decoder: True)
-    monkeypatch.setattr("minihmx.engine.memory.worth_merging", lambda weights, memory: False)
+    monkeypatch.setattr("minihmx.engine.memory.worth_merging", lambda *given: False)
     decoder = decoder_with_adapter(family, dtype)
     monkeypatch.setattr(lora, "merged", lambda decoder: nullcontext())  # a GPU merges nothing
     setup = Setup(decoder, answers(decoder), Config(temperature=0.8, max_completion_length=12))

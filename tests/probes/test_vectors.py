@@ -128,7 +128,7 @@ def test_the_gate_asks_for_the_emotions_and_not_for_valence(
     states, labels, _, directions = planted()
     fitted = vectors.fit(states, labels, E)
     none = [torch.zeros(0, D)] * L
-    monkeypatch.setattr(emotion, "AMONG_FIRST", 1)
+    monkeypatch.setattr(stories, "AMONG_FIRST", 1)
     messages = directions[:, None].expand(E, L, D) + 40.0  # messages lie elsewhere than stories
     assert gate(messages, fitted, none) == E
     assert gate(messages.flip(0), fitted, none) == 0
