@@ -7,10 +7,15 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from command_line import in_process, small
+
+from minihmx import rollout
+from minihmx.judge import parse_score
+from minihmx.rollout import Judgement
 
 # tiny's runs set one thread for the whole process; so no test's numbers depend on which ran first
 torch.set_num_threads(1)
@@ -46,6 +51,17 @@ def own_process_state(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judge whose words follow from the prompt, and which cannot score every third answer."""
+
+    def ask(decoder: Any, tokenizer: Any, prompts: list[list[int]], **_: Any) -> list[Judgement]:
+        texts = [f"Score: {sum(ids) % 11}" if sum(ids) % 3 else "I cannot say." for ids in prompts]
+        return [Judgement(text, "stop", parse_score(text, True)) for text in texts]
+
+    monkeypatch.setattr(rollout, "ask_judge", ask)
 
 
 @pytest.fixture(scope="session")

@@ -14,15 +14,14 @@ import torch
 import toy
 from command_line import in_process, refused
 
-from minihmx import grpo, rollout, train
+from minihmx import grpo, train
 from minihmx.advantages import assign_advantages, assign_weights, group_advantages
 from minihmx.config import FIELDS, Config, check_config, is_told, learning_rate, science
 from minihmx.engine.draw import cut_softmax, draw
 from minihmx.engine.samplers import Sampler, sampler_of
 from minihmx.errors import UserError
-from minihmx.judge import parse_score, reward
+from minihmx.judge import reward
 from minihmx.records import Completion, Question, Rollout, Unscored, Verdict
-from minihmx.rollout import Judgement
 from minihmx.run import open_run
 from minihmx.storage.disk import read_lines
 from minihmx.storage.identity import science_digest
@@ -284,17 +283,6 @@ def test_they_are_refused_as_typed(tmp_path: Path) -> None:
 
 
 # --- whole runs -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A judge whose words follow from the prompt, and which cannot score every third answer."""
-
-    def ask(decoder: Any, tokenizer: Any, prompts: list[list[int]], **_: Any) -> list[Judgement]:
-        texts = [f"Score: {sum(ids) % 11}" if sum(ids) % 3 else "I cannot say." for ids in prompts]
-        return [Judgement(text, "stop", parse_score(text, True)) for text in texts]
-
-    monkeypatch.setattr(rollout, "ask_judge", ask)
 
 
 def trained(folder: Path, stop_after: int = -1, **changes: object) -> Path:

@@ -151,9 +151,9 @@ def _check_whole(path: Path, mark: str, numbers: Collection[str], totals: Sequen
         there = {int(number.partition(" ")[0]) for number in numbers}
         missing = [n for n in range(1, int(total) + 1) if n not in there]
         if missing:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            more = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
             raise UserError(
-                f"{path}: row {missing[0]} of {total}{more} is missing, and what is left might be "
+                f"{path}: row {missing[0]} of {total}{more} missing, and what is left might be "
                 f"what somebody chose; restore it, and leave its {mark} empty if there is none."
             )
 

@@ -10,11 +10,9 @@ import pytest
 import toy
 from test_audit import change, rewrite, rewrite_json, sign
 
-from minihmx import rollout, train
+from minihmx import train
 from minihmx.cli import main
-from minihmx.judge import parse_score
 from minihmx.results.audit import audit_path
-from minihmx.rollout import Judgement
 from minihmx.run import open_run
 from minihmx.storage.identity import science_digest
 
@@ -38,17 +36,6 @@ ALTERNATIVES: dict[str, tuple[dict[str, object], str]] = {
     "greedy": ({"eval_sampler": "greedy", "eval_samples": 1}, ""),
 }
 QUICK = ("batch", "zero in reverse", "masked, shuffled", "first rate", "top-p", "stop ids")
-
-
-@pytest.fixture
-def judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A judge whose words follow from the prompt, and which cannot score every third answer."""
-
-    def ask(decoder: Any, tokenizer: Any, prompts: list[list[int]], **_: Any) -> list[Judgement]:
-        texts = [f"Score: {sum(ids) % 11}" if sum(ids) % 3 else "I cannot say." for ids in prompts]
-        return [Judgement(text, "stop", parse_score(text, True)) for text in texts]
-
-    monkeypatch.setattr(rollout, "ask_judge", ask)
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def swapped(rows: Rows) -> Rows:
     ("change", "said"),
     [
         (lambda rows: rows[:6] + rows[7:], r"row 7 of 15 is missing"),
-        (lambda rows: rows[2:], r"row 1 of 15 and 1 more is missing"),
+        (lambda rows: rows[2:], r"row 1 of 15 and 1 more are missing"),
         (lambda rows: [*rows, rows[3]], r"row 4 of 15: it is there twice"),
         (at(3, 3, "“another”"), r'row 4 of 15: its answer "“another”" is not the one that'),
         (at(3, 2, "“What is it?”"), "row 4 of 15: its question"),
