@@ -18,7 +18,10 @@ LEAST_TEMPERATURE = 1e-4
 # Names that stand for another sampler: the model's own, and that of training.
 OWN, AS_TRAINED = "model", "train"
 SAMPLERS = ("sampler", "judge_sampler", "eval_sampler")  # fields of a config
-GRAMMAR = "give plain, greedy, model, or some of temperature=0.6,top_k=20,top_p=0.95"
+GRAMMAR = (
+    "give plain, greedy (a judge or an evaluation), model, or some of "
+    "temperature=0.6,top_k=20,top_p=0.95, with a temperature above 0 and a top_p of 1 at most"
+)
 # What else a model's file may ask for, and the value that asks for nothing. A token's chance would
 # depend on more than its logit there, so it is refused rather than left out.
 NOT_APPLIED = {"repetition_penalty": 1, "no_repeat_ngram_size": 0, "min_p": 0, "typical_p": 1}
