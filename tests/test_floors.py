@@ -30,7 +30,8 @@ FLOORS = {
     " terminal.text instruments.work",  # words and plain arithmetic
     1: "storage.run_folder storage.config_file storage.identity grpo lora optimizer"
     " models.products",  # disk and mathematics
-    2: "models models.configs models.context models.decoder models.weights models.tokenizer"
+    2: "models models.configs models.context models.attention models.decoder models.weights"
+    " models.tokenizer"
     " instruments.estimate instruments.gpus engine.ranks"
     " models.chat models.hub models.folder models.hub_errors models.targets models.adapters"
     " models.template models.licences models.card"
@@ -168,6 +169,7 @@ SHORTER = {"train": 200, "cli": 150, "models.decoder": 250}
 # What a reader with the paper in hand walks through; comments here say why.
 CORE = ["train", "rollout", "judge", "advantages", "grpo", "lora", "learn", "optimizer"]
 CORE += ["engine.prefill", "engine.draw", "engine.sampling", "models.decoder", "models.context"]
+CORE += ["models.attention"]
 # One name for each of several things of one kind: the functions of a benchmark and of a verb.
 PROTOCOLS = {"ask", "with_passage", "score", "convert", "check", "arguments", "run"}
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

@@ -29,12 +29,9 @@ from minihmx.config import Config
 from minihmx.engine import open as opening
 from minihmx.instruments import notfinite
 from minihmx.models import weights
+from minihmx.models.attention import attend
 from minihmx.models.context import Context, KVCache, inverse_frequencies
-from minihmx.models.decoder import (
-    MLP,
-    RMSNorm,
-    attend,
-)
+from minihmx.models.decoder import MLP, RMSNorm
 from minihmx.optimizer import Optimizer, Outcome, Overflow
 from minihmx.records import Rollout, Verdict
 from minihmx.run import Run, open_run

@@ -30,12 +30,47 @@ class Prefix(NamedTuple):
 
 
 @torch.inference_mode()
-def prefix_of(decoder: Decoder, ids: Sequence[int]) -> Prefix:
-    """These tokens as a prefix for `prefill`, valid as long as the decoder's weights stay."""
+def prefix_of(decoder: Decoder, ids: Sequence[int], known: Prefix | None = None) -> Prefix:
+    """These tokens as a prefix for `prefill`, valid as long as the decoder's weights stay; known: a
+    prefix whose tokens are not computed again."""
     cache = KVCache(decoder.config, 1, len(ids), decoder.dtype, decoder.device)
-    row = torch.tensor([ids], device=decoder.device)
-    decoder(row, torch.arange(len(ids), device=decoder.device)[None], cache, len(ids))
+    _first_row(decoder, cache, ids, take_over(cache, ids, known))
     return Prefix(tuple(ids), cache)
+
+
+def _first_row(decoder: Decoder, cache: KVCache, ids: Sequence[int], done: int) -> None:
+    """These tokens into the cache's first row, which has the first `done` of them."""
+    if done < len(ids):
+        rest = torch.tensor([ids[done:]], device=decoder.device)
+        positions = torch.arange(done, len(ids), device=decoder.device)[None]
+        decoder(rest, positions, cache.rows(0, 1), len(ids))
+
+
+def cache_for(
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    rows: int,
+    capacity: int,
+    known: Prefix | None = None,
+) -> KVCache:
+    """A cache of these rows, each with room for so many tokens, for prompts that take turns in it.
+
+    What all prompts begin with, where that is much, stands in it once instead of once for each row.
+    On a GPU it does not: there a decoding step is captured for a cache with rows of their own.
+    """
+    kind = decoder.dtype, decoder.device
+    shared = common_prefix(prompts) if rows > 1 and decoder.device.type == "cpu" else 0
+    # A layer that looks back over a window only would not see all that is shared.
+    inside = all(window is None or window >= capacity for window in decoder.config.windows)
+    if shared < PASS or not inside:
+        return KVCache(decoder.config, rows, capacity, *kind)
+    same = same_tokens(prompts[0], known.ids) if known else 0
+    if known and shared - same < PASS:
+        part = min(shared, same)
+        cache = known.cache if part == len(known.ids) else known.cache.first(part)
+    else:
+        cache = prefix_of(decoder, prompts[0][:shared], known).cache
+    return KVCache(decoder.config, rows, capacity, *kind, cache)
 
 
 class Prefilled(NamedTuple):
@@ -79,17 +114,17 @@ def prefill(
     unique = list(dict.fromkeys(map(tuple, prompts)))
     lengths = [len(prompt) for prompt in unique]
     shared, kept = shared_tokens(unique, following, known)
+    shared = max(shared, cache.begin)
     # Rows that lie side by side are computed where they stay. A second cache beside the first would
     # be the largest tensor of the whole step.
     stay = list(slots) == list(range(slots[0], slots[0] + len(slots)))
     if stay:
         filled = cache.rows(slots[0], slots[0] + len(unique))
     else:
-        filled = KVCache(decoder.config, len(unique), max(lengths), decoder.dtype, device)
-    done = take_over(filled, unique[0][:shared], known)
-    if done < shared:
-        rest = torch.tensor([unique[0][done:shared]], device=device)
-        decoder(rest, torch.arange(done, shared, device=device)[None], filled.rows(0, 1), shared)
+        kind = decoder.dtype, device
+        filled = KVCache(decoder.config, len(unique), max(lengths), *kind, cache.shared)
+    done = max(take_over(filled, unique[0][:shared], known), cache.begin)
+    _first_row(decoder, filled, unique[0][:shared], done)
     prefix = known if known and done == shared == len(known.ids) else None
     if kept and shared and prefix is None:
         prefix = Prefix(unique[0][:shared], filled.first(shared))
@@ -169,10 +204,9 @@ def pass_tokens(rows: int, longest: int, shared: int) -> int:
 
 def take_over(cache: KVCache, ids: Sequence[int], known: Prefix | None) -> int:
     """Copy what of these first tokens is known already into the cache; returns how many."""
-    if known is None:
-        return 0
-    same = same_tokens(ids, known.ids)
-    cache.put(slice(0, 1), known.cache, same)
+    same = same_tokens(ids, known.ids) if known else 0
+    if known and same > cache.begin:
+        cache.put(slice(0, 1), known.cache, same)
     return same
 
 

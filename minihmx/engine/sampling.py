@@ -24,12 +24,11 @@ from torch import Tensor
 from minihmx.engine.draw import draw
 from minihmx.engine.graphs import StaticDecoding, decodes_statically
 from minihmx.engine.memory import Limit, packing_pays, release
-from minihmx.engine.prefill import Prefix, prefill, together
+from minihmx.engine.prefill import Prefix, cache_for, prefill, together
 from minihmx.engine.samplers import Sampler
 from minihmx.errors import UserError
 from minihmx.instruments.estimate import PREFILL_TOKENS
 from minihmx.instruments.work import working
-from minihmx.models.context import KVCache
 from minihmx.models.decoder import Decoder
 from minihmx.models.products import packed
 from minihmx.records import Completion
@@ -190,10 +189,11 @@ class _Batch:
         if static:  # a GPU's attention wants its keys in whole eights
             self.capacity = -(-self.capacity // 8) * 8
         self.at_once = AHEAD_ON_GPU if static else 1
-        self.positions = [0] * rows  # at which the next token of each row goes into the cache
-        self.where = torch.zeros(rows, dtype=torch.long, device=decoder.device)  # the same
+        prompts = [request.prompt for request in requests]
+        self.cache = cache_for(decoder, prompts, rows, self.capacity, how.known)
+        self.positions = [self.cache.begin] * rows  # where each row's next token goes
+        self.where = torch.tensor(self.positions, device=decoder.device)  # the same
         self.said = torch.zeros_like(self.where)  # tokens of each row's answer
-        self.cache = KVCache(decoder.config, rows, self.capacity, decoder.dtype, decoder.device)
         size = rows, decoder.config.hidden_size
         self.hidden = torch.zeros(size, dtype=decoder.dtype, device=decoder.device)
         longest = max(r.max_new_tokens for r in requests)

@@ -50,7 +50,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class KVCache:
-    """Keys and values of all layers, [layers, B, K, capacity, D]; token t of a row sits at t."""
+    """Keys and values of all layers, [layers, B, K, capacity, D]; token t of a row sits at t.
+
+    shared: a cache of one row, whose tokens every row of this one begins with. They stand there
+    alone, and token t sits at t - begin here, begin being how many they are.
+    """
 
     def __init__(
         self,
@@ -59,11 +63,14 @@ class KVCache:
         capacity: int,
         dtype: torch.dtype,
         device: torch.device,
+        shared: KVCache | None = None,
     ):
         layers, K, D = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
         # Zeros rather than uninitialised memory: behind a mask the weight of a slot is 0, but
         # 0 times a NaN that happened to lie there is still NaN.
-        self._hold(torch.zeros(2, layers, rows, K, capacity, D, dtype=dtype, device=device))
+        self.shared, self.begin = shared, shared.both.shape[4] if shared else 0
+        size = 2, layers, rows, K, capacity - self.begin, D
+        self._hold(torch.zeros(size, dtype=dtype, device=device))
 
     def _hold(self, both: Tensor) -> KVCache:
         self.both = both  # keys and values in one tensor, so that what concerns both is done once
@@ -74,17 +81,28 @@ class KVCache:
         """Write k, v [B, T, K, D] where the context says; return [B, K, N, D] up to there."""
         # Rows have lengths of their own, so their new tokens go to different slots: token t of a
         # row always sits at slot t, and no row is ever padded on the left.
-        self.k[layer][context.rows, :, context.positions] = k
-        self.v[layer][context.rows, :, context.positions] = v
-        return self.k[layer, :, :, : context.keys], self.v[layer, :, :, : context.keys]
+        slots, end = context.positions - self.begin, context.keys - self.begin
+        self.k[layer][context.rows, :, slots] = k
+        self.v[layer][context.rows, :, slots] = v
+        return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
+
+    def shared_of(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """A layer's keys and values [1, K, S, D] of the tokens that all rows begin with."""
+        return None if self.shared is None else (self.shared.k[layer], self.shared.v[layer])
+
+    def _of(self, both: Tensor) -> KVCache:
+        """A cache with other rows or slots, and the same shared tokens before them."""
+        other = object.__new__(KVCache)
+        other.shared, other.begin = self.shared, self.begin
+        return other._hold(both)
 
     def rows(self, start: int, end: int) -> KVCache:
         """These rows as a cache of their own that shares its memory with this one."""
-        return object.__new__(KVCache)._hold(self.both[:, :, start:end])
+        return self._of(self.both[:, :, start:end])
 
     def first(self, tokens: int) -> KVCache:
         """A copy of the first row's first tokens, in a cache that has room for no more."""
-        return object.__new__(KVCache)._hold(self.both[:, :, :1, :, :tokens].clone())
+        return self._of(self.both[:, :, :1, :, : tokens - self.begin].clone())
 
     def keep(self, rows: Sequence[int]) -> None:
         """Be a cache of these rows alone, given in rising order, without memory for a copy."""
@@ -95,7 +113,8 @@ class KVCache:
 
     def put(self, rows: slice, other: KVCache, tokens: int) -> None:
         """Write the first tokens of another cache's rows, one for each row or one for all, here."""
-        self.both[:, :, rows, :, :tokens] = other.both[:, :, :, :, :tokens]
+        first, end = self.begin - other.begin, tokens - other.begin
+        self.both[:, :, rows, :, : end - first] = other.both[:, :, :, :, first:end]
 
 
 class Packed:
@@ -168,7 +187,7 @@ class Context:
         if cache is not None:
             self.rows = torch.arange(B, device=device)[:, None]
             self.keys = keys
-            where = torch.arange(self.keys, device=device)[None]
+            where = torch.arange(cache.begin, keys, device=device)[None]
         group = config.num_attention_heads // config.num_key_value_heads
         # Gemma 2 alternates between layers that see everything and layers that see a window, so a
         # pass needs at most two masks, whatever the number of layers.

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from minihmx.models import attention
 from minihmx.models.configs import ModelConfig
 from minihmx.models.context import Context, KVCache, Packed, inverse_frequencies, rotate, wide
 from minihmx.models.products import Head, Linear
@@ -41,38 +42,6 @@ class RMSNorm(nn.Module):
         if self.offset:
             weight = weight + self.offset
         return F.rms_norm(wide(x), x.shape[-1:], weight, self.eps).to(self.weight.dtype)
-
-
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float | None
-) -> Tensor:
-    """Attention with K key heads shared by H query heads, [B, T, H * D].
-
-    q [B, H, T, D]; k, v [B, K, N, D]; mask bool [B or 1, 1, H / K * T, N], None meaning causal
-    with N = T.
-    """
-    B, H, T, D = q.shape
-    K = k.shape[1]
-    # Passes without a cache, which are those of training, come through here: the fused kernel knows
-    # the causal mask itself and never builds the [T, N] scores.
-    if mask is None:
-        out = F.scaled_dot_product_attention(
-            q, k, v, is_causal=True, scale=scale, enable_gqa=H != K
-        )
-        return out.transpose(1, 2).reshape(B, T, H * D)
-    # The H / K query heads that share a key head become further queries of it. Repeating the keys
-    # instead would copy the whole cache in every layer of every decoded token.
-    q = q.reshape(B, K, H // K * T, D)
-    if softcap is None:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-    else:
-        # No fused kernel knows a softcap. It bends the scores after the scale and before the mask:
-        # the other way round, tanh would turn the mask's minus infinity into a finite score.
-        scores = wide((q * scale) @ k.transpose(-1, -2))
-        scores = softcap * torch.tanh(scores / softcap)
-        scores = scores.masked_fill(~mask, -math.inf)
-        out = torch.softmax(scores, dim=-1).to(v.dtype) @ v
-    return out.reshape(B, H, T, D).transpose(1, 2).reshape(B, T, H * D)
 
 
 class Attention(nn.Module):
@@ -102,12 +71,13 @@ class Attention(nn.Module):
         q = rotate(q, context.cos, context.sin).to(x.dtype)
         k = rotate(k, context.cos, context.sin).to(x.dtype)
         q, k, v = context.rows_of(q).transpose(1, 2), context.rows_of(k), context.rows_of(v)
+        mask = context.masks[config.windows[layer] if config.windows else None]
+        how = mask, config.attention_scale, config.attention_softcap
         if context.cache is None:
-            k, v = k.transpose(1, 2), v.transpose(1, 2)
+            out = attention.attend(q, k.transpose(1, 2), v.transpose(1, 2), *how)
         else:
             k, v = context.cache.update(layer, k, v, context)
-        mask = context.masks[config.windows[layer] if config.windows else None]
-        out = attend(q, k, v, mask, config.attention_scale, config.attention_softcap)
+            out = attention.attend(q, k, v, *how, context.cache.shared_of(layer))
         return cast(Tensor, self.o_proj(context.tokens_of(out)))
 
 

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from minihmx import lora
 from minihmx.engine.memory import merging
-from minihmx.models import decoder as decoder_room
+from minihmx.models import attention
 from minihmx.models.context import wide
 from minihmx.models.decoder import Decoder
 from minihmx.models.products import has_onednn, onednn_is_faster
@@ -71,8 +71,8 @@ def switched_off(off: frozenset[str]) -> Iterator[None]:
         if off & {"two libraries", "product shapes"}:
             stack.enter_context(OneProduct("product shapes" in off))
         if "attention kernels" in off:
-            stack.callback(setattr, decoder_room, "attend", decoder_room.attend)
-            decoder_room.attend = attend_by_query
+            stack.callback(setattr, attention, "attend", attention.attend)
+            attention.attend = attend_by_query
         yield
 
 
@@ -105,10 +105,20 @@ class OneProduct(TorchFunctionMode):
 
 
 def attend_by_query(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    shared: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """As decoder.attend, in products whose shapes depend on a query's position alone."""
+    """As models.attention.attend, in products whose shapes depend on a query's position alone."""
     B, H, T, D = q.shape
+    if shared and mask is not None:
+        k = torch.cat((shared[0].expand(B, -1, -1, -1), k), dim=2)
+        v = torch.cat((shared[1].expand(B, -1, -1, -1), v), dim=2)
+        mask = F.pad(mask, (shared[0].shape[2], 0), value=True)
     grouped = q.reshape(B, k.shape[1], -1, T, D)
     found = list[Tensor]()
     for b in range(B):

@@ -21,7 +21,7 @@ from minihmx import learn
 from minihmx.config import Config
 from minihmx.engine.draw import probabilities
 from minihmx.engine.memory import merging
-from minihmx.engine.prefill import prefill, rest_of
+from minihmx.engine.prefill import cache_for, prefill, rest_of
 from minihmx.models.context import KVCache
 from minihmx.models.decoder import Decoder
 from minihmx.models.products import wide_linear
@@ -63,7 +63,8 @@ def prefilled(
     decoder = setup.decoder
     for piece in pieces:
         rows = [setup.row(index) for index in piece]
-        cache = _cache(decoder, len(rows), max(map(len, rows)))
+        kind = decoder.dtype, decoder.device
+        cache = KVCache(decoder.config, len(rows), max(map(len, rows)), *kind)
         if shared:
             trace.stand(_equal(piece, rows))
             prefill(decoder, rows, cache)
@@ -81,10 +82,6 @@ def _equal(names: Sequence[int], rows: Sequence[Sequence[int]]) -> list[list[int
     for name, row in zip(names, rows, strict=True):
         groups.setdefault(tuple(row), []).append(name)
     return list(groups.values())
-
-
-def _cache(decoder: Decoder, rows: int, capacity: int) -> KVCache:
-    return KVCache(decoder.config, rows, capacity, decoder.dtype, decoder.device)
 
 
 def _logprobs(setup: Setup, logits: Tensor, tokens: Sequence[int]) -> Tensor:
@@ -110,7 +107,8 @@ def _decode(setup: Setup, trace: Trace) -> None:
     prompts, said = [a.prompt_ids for a in answers], [a.completion.ids for a in answers]
     static = has_static_step(decoder) and "static step" not in setup.off
     capacity = max(map(len, prompts)) + setup.config.max_completion_length
-    cache = _cache(decoder, len(prompts), -(-capacity // 8) * 8 if static else capacity)
+    capacity = -(-capacity // 8) * 8 if static else capacity
+    cache = cache_for(decoder, prompts, len(prompts), capacity)
     trace.stand(_equal(setup.all, prompts))
     hidden = prefill(decoder, prompts, cache).hidden
     step = HeardStep(decoder, cache, trace) if static else None

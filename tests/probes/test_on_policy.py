@@ -19,8 +19,7 @@ from sampled import adapted, answers
 from minihmx import lora
 from minihmx.config import Config
 from minihmx.engine import sampling
-from minihmx.models import context
-from minihmx.models import decoder as decoder_room
+from minihmx.models import attention, context
 from minihmx.models.configs import ModelConfig
 from minihmx.models.decoder import Decoder
 from minihmx.probes import suspects, ways
@@ -247,11 +246,11 @@ def test_switching_suspects_off_computes_the_same_up_to_rounding(family: str) ->
     decoder = adapted(family, torch.float64)
     ids = torch.tensor([[3, 14, 15, 92, 65, 35, 8, 9, 7, 9, 3, 2]])
     expected = decoder.logits(decoder(ids))
-    kernels = decoder_room.attend
+    kernels = attention.attend
     with switched_off(frozenset(suspects.SUSPECTS)):
-        assert decoder_room.attend is attend_by_query
+        assert attention.attend is attend_by_query
         found = decoder.logits(decoder(ids))
-    assert decoder_room.attend is kernels
+    assert attention.attend is kernels
     torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
 
 

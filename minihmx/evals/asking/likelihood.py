@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from minihmx.engine.memory import Limit, in_pieces
-from minihmx.engine.prefill import prefill
-from minihmx.models.context import KVCache
+from minihmx.engine.prefill import cache_for, prefill
 from minihmx.models.decoder import Decoder
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Segment
@@ -94,8 +93,9 @@ def _sums(decoder: Decoder, pairs: Sequence[Pair]) -> list[float]:
     """One sum per pair, in float64 over the tokens' fp32 log-probs."""
     width = max(len(pair.continuation) for pair in pairs) - 1  # the last token predicts nothing
     longest = max(len(pair.context) for pair in pairs) + width
-    cache = KVCache(decoder.config, len(pairs), longest, decoder.dtype, decoder.device)
-    hidden, _ = prefill(decoder, [pair.context for pair in pairs], cache)
+    contexts = [pair.context for pair in pairs]
+    cache = cache_for(decoder, contexts, len(pairs), longest)
+    hidden, _ = prefill(decoder, contexts, cache)
     states = hidden[:, None]
     if width:
         device = decoder.device

@@ -1,0 +1,103 @@
+"""Attention of queries over keys: one formula for training, prefill and decoding.
+
+Shapes: B rows, T queries, N keys of their own, S shared keys, H query heads, K key heads, D head
+size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minihmx.models.context import wide
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    shared: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Attention with K key heads shared by H query heads, [B, T, H * D].
+
+    q [B, H, T, D]; k, v [B, K, N, D]; mask bool [B or 1, 1, H / K * T, N], None meaning causal
+    with N = T. shared: keys and values [1, K, S, D] that every query sees, whatever its row, before
+    those of its row; only with a mask, on a CPU and without a gradient.
+    """
+    B, H, T, D = q.shape
+    K = k.shape[1]
+    # Passes without a cache, which are those of training, come through here: the fused kernel knows
+    # the causal mask itself and never builds the [T, N] scores.
+    if mask is None:
+        out = F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=scale, enable_gqa=H != K
+        )
+        return out.transpose(1, 2).reshape(B, T, H * D)
+    # The H / K query heads that share a key head become further queries of it. Repeating the keys
+    # instead would copy the whole cache in every layer of every decoded token.
+    q = q.reshape(B, K, H // K * T, D)
+    if shared is not None:
+        out = _attend_shared(q, k, v, mask, scale, softcap, shared)
+    elif softcap is None:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    else:
+        out = _capped_scores(q, k, mask, scale, softcap).softmax(-1).to(v.dtype) @ v
+    return out.reshape(B, H, T, D).transpose(1, 2).reshape(B, T, H * D)
+
+
+def _capped_scores(
+    q: Tensor, k: Tensor, mask: Tensor | None, scale: float, softcap: float
+) -> Tensor:
+    """fp32 scores [B, K, Q, N] of a family that has a softcap, which no fused kernel knows."""
+    # The cap bends the scores after the scale and before the mask: the other way round, tanh would
+    # turn the mask's minus infinity into a finite score.
+    scores = wide((q * scale) @ k.transpose(-1, -2))
+    scores = softcap * torch.tanh(scores / softcap)
+    return scores if mask is None else scores.masked_fill(~mask, -math.inf)
+
+
+def _attend_shared(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    scale: float,
+    softcap: float | None,
+    shared: tuple[Tensor, Tensor],
+) -> Tensor:
+    """Attention over the shared keys and then each row's own, [B, K, Q, D], q [B, K, Q, D]."""
+    B, K, Q, D = q.shape
+    # To the shared keys the queries of all rows are queries of one row, so that those keys are read
+    # once for all of them.
+    together = q.transpose(0, 1).reshape(1, K, B * Q, D)
+    common, common_sum = _partial(together, *shared, None, scale, softcap)
+    own, own_sum = _partial(q, k, v, mask, scale, softcap)
+    common = common.view(K, B, Q, D).transpose(0, 1)
+    common_sum = common_sum.view(K, B, Q).transpose(0, 1)
+    # Softmax over both parts gives each the share that its sum of exponentials has in the whole sum
+    # of both, c and o: o / (c + o) = sigmoid(log o - log c).
+    share = torch.sigmoid(own_sum - common_sum)[..., None]
+    return torch.lerp(wide(common), wide(own), share).to(v.dtype)
+
+
+def _partial(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Attention over some of the keys, [B, K, Q, D], and the logarithm of the sum of their
+    exponentials, fp32 [B, K, Q]; mask None: every query sees all of these keys."""
+    if softcap is not None:
+        scores = _capped_scores(q, k, mask, scale, softcap)
+        return scores.softmax(-1).to(v.dtype) @ v, scores.logsumexp(-1)
+    # This is the kernel that scaled_dot_product_attention takes on a CPU; only under its own name
+    # does it return the sums as well, and it wants the mask as numbers to add.
+    if mask is not None:
+        mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -math.inf)
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    out, sums = kernel(q, k, v, 0.0, False, attn_mask=mask, scale=scale)
+    return out, sums
