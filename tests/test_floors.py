@@ -30,9 +30,9 @@ FLOORS = {
     " terminal.text instruments.work",  # words and plain arithmetic
     1: "storage.run_folder storage.config_file storage.identity grpo lora optimizer"
     " models.products",  # disk and mathematics
-    2: "models models.configs models.context models.attention models.decoder models.weights"
-    " models.tokenizer"
-    " instruments.estimate instruments.gpus engine.ranks"
+    2: "models models.configs models.context models.attention models.gated models.decoder"
+    " models.weights models.tokenizer"
+    " instruments.estimate instruments.time_floors instruments.gpus engine.ranks"
     " models.chat models.hub models.folder models.hub_errors models.targets models.adapters"
     " models.template models.licences models.card"
     " models.export models.export_texts models.step"
@@ -112,7 +112,7 @@ TORCH_FREE = (
     " models.tokenizer models.chat models.hub models.folder models.hub_errors models.targets"
     " models.template models.export_texts models.licences models.card"
     " models.adapters engine engine.ranks engine.prompts"
-    " instruments instruments.estimate instruments.metrics"
+    " instruments instruments.estimate instruments.time_floors instruments.metrics"
     " instruments.gpus"
     " instruments.degenerate instruments.wreck instruments.work"
     " instruments.machine probes"

@@ -21,7 +21,7 @@ from minihmx.commands import train
 from minihmx.config import FIELDS, Config, check_config, resolve_config
 from minihmx.engine.samplers import settled_samplers
 from minihmx.errors import DataError, Failure, IOFailure, UserError
-from minihmx.instruments import estimate, machine
+from minihmx.instruments import estimate, machine, time_floors
 from minihmx.instruments.estimate import MARGIN, size
 from minihmx.instruments.gpus import gpu_speed, planned_gpu
 from minihmx.models import hub
@@ -144,7 +144,7 @@ def examine(
         "workload": work._asdict(),
         "memory": {name: part._asdict() for name, part in parts.items()},
         "peak": estimate.peaks(parts),
-        "floors": estimate.floors(shape, config, work, speed),
+        "floors": time_floors.floors(shape, config, work, speed),
         "speed": speed._asdict(),
         "disk": {
             "hub cache": machine.disk(

@@ -90,7 +90,7 @@ def slow_here(flags: Mapping[str, Any]) -> list[str]:
     Nothing is known yet of a hub id without a short name. Raises Failure for what cannot work.
     """
     from minihmx.engine.open import pick_device
-    from minihmx.instruments import estimate, machine
+    from minihmx.instruments import estimate, machine, time_floors
     from minihmx.run import path_or_none
 
     name = flags.get("model", "tiny")
@@ -109,7 +109,7 @@ def slow_here(flags: Mapping[str, Any]) -> list[str]:
     questions = load_questions(path_or_none(config.questions), config.leave_out)
     work = estimate.Workload.of(questions, load_rubric(path_or_none(config.rubric)))
     speed = machine.cpu_speed()
-    return slow_cpu(name, "cpu", estimate.floors(shape, config, work, speed), speed)
+    return slow_cpu(name, "cpu", time_floors.floors(shape, config, work, speed), speed)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""How much memory a run takes and how long a step takes at least, from config.json alone.
+"""How much memory a run takes, from config.json alone; time_floors.py says how long at least.
 
 Pure arithmetic on shapes, with no torch and no weights. Each figure carries the product it came
 from. Bytes unless a name says otherwise; lengths are tokens.
@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from minihmx.config import Config
-from minihmx.instruments.gpus import Speed, gpu_speed
 from minihmx.models.configs import ModelConfig
 from minihmx.records import Question
 
@@ -139,20 +138,24 @@ def generating(model: ModelConfig, config: Config, work: Workload) -> dict[str, 
     token, cap = kv_bytes(model, config.dtype), config.max_completion_length
     groups = config.prompts_per_step * config.generations, work.held_out * config.eval_samples
     rows, V = min(max(groups), config.decode_rows), model.vocab_size
-    length, judged = work.prompt + cap, work.judge + cap + config.judge_max_tokens
-    own = f"({work.prompt} + {cap}) tokens x {token:,} bytes"
-    judge = f"({work.judge} + {cap} + {config.judge_max_tokens}) tokens x {token:,} bytes"
+    fresh = cap + work.prompt // 2  # behind the rubric, which the judge's prompts share
+    # Where all rows are on a CPU, the rubric is there once (engine/prefill.py, cache_for).
+    own = fresh if config.device == "cpu" and rows > 1 else work.judge + cap
     prompts = math.ceil(rows / min(config.generations, config.eval_samples))
     each = 32 if {config.sampler, config.eval_sampler} <= {"plain", "train"} else 64  # sorted
-    fresh = cap + work.prompt // 2  # behind the rubric, which the judge's prompts share
     return {
-        "kv cache of answers": Part(rows * length * token, f"{rows} rows x {own}"),
+        "kv cache of answers": _cached(rows, (work.prompt, cap), token),
         "prompts": prefilling(model, config, prompts * work.prompt, work.prompt),
         "sampler": Part(rows * V * each, f"{rows} rows x {V:,} words x {each} bytes"),
-        "kv cache of rubric": Part(work.judge * token, f"{work.judge} tokens x {token:,} bytes"),
-        "kv cache of judge": Part(rows * judged * token, f"{rows} rows x {judge}"),
+        "kv cache of rubric": _cached(1, (work.judge,), token),
+        "kv cache of judge": _cached(rows, (own, config.judge_max_tokens), token),
         "judge prompts": prefilling(model, config, rows * fresh, work.judge + cap),
     }
+
+
+def _cached(rows: int, tokens: tuple[int, ...], token: int) -> Part:
+    how = f"{rows} rows x ({' + '.join(map(str, tokens))}) tokens x {token:,} bytes"
+    return Part(rows * sum(tokens) * token, how)
 
 
 def prefilling(model: ModelConfig, config: Config, tokens: int, keys: int) -> Part:
@@ -182,24 +185,26 @@ def learning(model: ModelConfig, config: Config, work: Workload) -> dict[str, Pa
     heads, keys = (
         n * model.head_dim for n in (model.num_attention_heads, model.num_key_value_heads)
     )
-    kept = (4 + 2 * w) * D + w * heads + (12 + w) * inner
+    # Inputs of norms, linears and the gated product; q, k and v before they are apart in rows.
+    kept = (8 + 2 * w) * D + w * (2 * heads + 2 * keys) + (8 + w) * inner
     kept += 4 * (heads + keys) * model.qk_norm + 8 * D * model.sandwich
     softcapped = model.attention_softcap is not None
+    # Attention's own are made again in the backward, one layer at a time.
     scores = 10 * rows * model.num_attention_heads * length**2 if softcapped else 0
     scores += rows * length * w * (2 * heads + 2 * keys)  # q, k, v and their sum
     chunk, layers = min(config.logit_chunk, model.vocab_size), model.num_hidden_layers
     copies = 5 if model.final_softcap is None else 8
-    attention = f" + {scores:,} of attention" if scores else ""
     if config.checkpointing == "on":
         saved, text = tokens * D * 4, f"{tokens:,} tokens x {D:,} x 4 bytes"
         borrowed = kept + 14 * inner
     else:
-        saved, text = tokens * kept + scores, f"{tokens:,} tokens x {kept:,} bytes{attention}"
+        saved, text = tokens * kept, f"{tokens:,} tokens x {kept:,} bytes"
         borrowed = 14 * inner
     return {
         "activations": Part(saved * layers, f"({text}) x {layers} layers"),
         "one layer": Part(
-            tokens * borrowed + scores, f"{tokens:,} tokens x {borrowed:,} bytes{attention}"
+            tokens * borrowed + scores,
+            f"{tokens:,} tokens x {borrowed:,} bytes + {scores:,} of attention",
         ),
         "logit chunk": Part(
             answers * chunk * copies * 4,
@@ -240,59 +245,6 @@ def shrink(
             return None
         fewer: dict[str, Any] = {knob: (rows + 1) // 2}
         config = replace(config, **fewer)
-
-
-def floors(
-    model: ModelConfig, config: Config, work: Workload, on: Speed | None = None
-) -> dict[str, float]:
-    """Seconds that nothing can go below, by stage, and hours of the run. on: an RTX 4090 if None.
-
-    A decoded token reads every weight and the cache once, however many rows there are (bandwidth);
-    learning multiplies (FLOPs: 2 a parameter forward, as many in the recomputation and in the
-    backward, which frozen weights need for the inputs alone, and 2 for the reference).
-    """
-    _, bandwidth, speed = on or gpu_speed("RTX 4090")
-    body, embedding, _ = parameter_counts(model)
-    n, cap = trainable(model, config), config.max_completion_length
-    passes = (6 if config.checkpointing == "on" else 4) * config.iterations
-
-    def generate(rows: int) -> tuple[float, float]:
-        sample = cap * decode_bytes(model, rows, work.prompt + cap // 2, n, config.dtype)
-        judged = work.judge + cap + config.judge_max_tokens // 2
-        judge = config.judge_max_tokens * decode_bytes(model, rows, judged, 0, config.dtype)
-        prefill = 2 * body * rows * (cap + work.prompt // 2)
-        return sample / bandwidth, judge / bandwidth + prefill / speed
-
-    def multiply(rows: int, of_body: int, of_head: int, of_adapter: int) -> float:
-        tokens = rows * (work.prompt + cap)
-        flops = tokens * (of_body * body + of_adapter * n) + rows * cap * of_head * embedding
-        return flops / speed
-
-    rows, held_out = config.prompts_per_step * config.generations, work.held_out
-    sample, judge = generate(rows)
-    learn = multiply(rows, 2 + passes, 2 + 6 * config.iterations, passes + 2 * config.iterations)
-    evaluation = sum(generate(held_out * config.eval_samples))
-    evaluation += multiply(held_out * config.eval_samples, 4, 4, 2)
-    step, steps = sample + judge + learn, config.epochs * (work.train // config.prompts_per_step)
-    hours = (steps * step + (config.epochs + 1) * evaluation) / 3600
-    return {
-        "sample": sample,
-        "judge": judge,
-        "learn": learn,
-        "step": step,
-        "evaluation": evaluation,
-        "steps": steps,
-        "run hours": hours,
-    }
-
-
-def decode_bytes(
-    model: ModelConfig, rows: int, length: int, adapter: int = 0, dtype: str = "float16"
-) -> int:
-    """Read from memory for one token of every row: weights, adapter, cache of length."""
-    # The head is read whole, of the embedding a few rows.
-    body, embedding, _ = parameter_counts(model)
-    return width(dtype) * (body + embedding + adapter) + rows * length * kv_bytes(model, dtype)
 
 
 def size(count: float) -> str:

@@ -177,6 +177,7 @@ class Context:
         if positions is None:
             positions = torch.arange(T, device=device)[None]
         self.positions, self.cache, self.keys, self.packed = positions, cache, T, packed
+        self.recomputed = False  # whether the backward computes each layer again
         rotated = positions if packed is None else packed.positions
         angles = rotated[:, :, None, None] * frequencies
         self.cos = torch.cat((angles.cos(), angles.cos()), dim=-1)

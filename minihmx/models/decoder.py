@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from minihmx.models import attention
 from minihmx.models.configs import ModelConfig
 from minihmx.models.context import Context, KVCache, Packed, inverse_frequencies, rotate, wide
+from minihmx.models.gated import Gated
 from minihmx.models.products import Head, Linear
 
 FP16_HALF = 32768.0  # half of what fp16 can hold
@@ -70,15 +71,26 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q = rotate(q, context.cos, context.sin).to(x.dtype)
         k = rotate(k, context.cos, context.sin).to(x.dtype)
+        # For attention, packed answers become rows that each have the prompt of their own. Kept for
+        # the backward, they would be the largest thing of a layer; they are cheap to make again.
+        if context.packed and q.requires_grad and not context.recomputed:
+            out = checkpoint(self.attend, q, k, v, context, layer, use_reentrant=False)
+        else:
+            out = self.attend(q, k, v, context, layer)
+        return cast(Tensor, self.o_proj(out))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, context: Context, layer: int) -> Tensor:
+        """q [B, T, H, D], k and v [B, T, K, D] -> [B, T, H * D], with what the cache holds."""
+        config, cache = self.config, context.cache
         q, k, v = context.rows_of(q).transpose(1, 2), context.rows_of(k), context.rows_of(v)
         mask = context.masks[config.windows[layer] if config.windows else None]
         how = mask, config.attention_scale, config.attention_softcap
-        if context.cache is None:
+        if cache is None:
             out = attention.attend(q, k.transpose(1, 2), v.transpose(1, 2), *how)
         else:
-            k, v = context.cache.update(layer, k, v, context)
-            out = attention.attend(q, k, v, *how, context.cache.shared_of(layer))
-        return cast(Tensor, self.o_proj(context.tokens_of(out)))
+            k, v = cache.update(layer, k, v, context)
+            out = attention.attend(q, k, v, *how, cache.shared_of(layer))
+        return context.tokens_of(out)
 
 
 class MLP(nn.Module):
@@ -106,9 +118,7 @@ class MLP(nn.Module):
 
     def product(self, gate: Tensor, up: Tensor) -> Tensor:
         """act(gate) * up in fp32."""
-        gate = wide(gate)
-        gate = F.gelu(gate, approximate="tanh") if self.tanh_gelu else F.silu(gate)
-        return gate * wide(up)
+        return cast(Tensor, Gated.apply(gate, up, self.tanh_gelu))  # type: ignore[no-untyped-call]
 
 
 class Layer(nn.Module):
@@ -199,13 +209,14 @@ class Decoder(nn.Module):
         if self.frequencies.device != ids.device:
             self.frequencies = inverse_frequencies(self.config).to(ids.device)
         context = Context(self.config, self.frequencies, ids, positions, cache, keys, packed)
+        context.recomputed = self.checkpointing and torch.is_grad_enabled()
         # Gemma 2 scales its embeddings by the root of the hidden size. Its own code rounds that
         # factor to the weights' dtype; fp32 keeps it exact.
         x = wide(self.model.embed_tokens(ids)) * self.config.embed_scale
         for layer in self.model.layers:
             # Without checkpointing, the backward of a 3B model needs the inputs of some 200 linears
             # at once. With it, only each layer's input is kept, for about a third more time.
-            if self.checkpointing and torch.is_grad_enabled():
+            if context.recomputed:
                 x = checkpoint(layer, x, context, use_reentrant=False)
             else:
                 x = layer(x, context)

@@ -62,7 +62,7 @@ def preflight_lines(report: Mapping[str, Any]) -> Iterator[str]:
 def slow_cpu(model: str, device: str, floors: Mapping[str, float], speed: Speed) -> list[str]:
     """A warning where a model is so large that training it on this CPU takes long; else nothing.
 
-    device: "cpu" or "cuda". floors: as estimate.floors gives them for this speed.
+    device: "cpu" or "cuda". floors: as time_floors.floors gives them for this speed.
     """
     if device != "cpu" or floors["run hours"] < LONG_RUN:
         return []

@@ -33,8 +33,6 @@ from minihmx.instruments.estimate import (
     ALWAYS,
     GIB,
     Workload,
-    decode_bytes,
-    floors,
     kv_bytes,
     parameter_counts,
     peaks,
@@ -43,6 +41,7 @@ from minihmx.instruments.estimate import (
 )
 from minihmx.instruments.estimate import parts as parts_of
 from minihmx.instruments.gpus import Speed
+from minihmx.instruments.time_floors import decode_bytes, floors
 from minihmx.judge import RUBRIC, judge_prompt
 from minihmx.models.configs import ModelConfig
 from minihmx.models.decoder import Decoder

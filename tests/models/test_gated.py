@@ -1,0 +1,75 @@
+"""The gated product and attention in learning: torch's own gradients, from less that is kept."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sampled import adapted, answers
+
+from minihmx import lora
+from minihmx.config import Config
+from minihmx.learn import logprobs
+from minihmx.models.gated import Gated
+
+
+def plainly(gate: torch.Tensor, up: torch.Tensor, tanh_gelu: bool) -> torch.Tensor:
+    """As torch differentiates it."""
+    wide = gate.double() if gate.dtype == torch.float64 else gate.float()
+    acted = F.gelu(wide, approximate="tanh") if tanh_gelu else F.silu(wide)
+    return acted * (up.double() if up.dtype == torch.float64 else up.float())
+
+
+@pytest.mark.parametrize("tanh_gelu", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_value_and_gradients_are_torchs_to_the_bit(dtype: torch.dtype, tanh_gelu: bool) -> None:
+    torch.manual_seed(0)
+    gate, up = (torch.randn(2, 5, 48) * 4).to(dtype), torch.randn(2, 5, 48).to(dtype)
+    found: list[list[torch.Tensor]] = []
+    for product in (Gated.apply, plainly):
+        one, other = (x.clone().requires_grad_() for x in (gate, up))
+        value = product(one, other, tanh_gelu)
+        value.backward(torch.ones_like(value) * 0.3)
+        found.append([value.detach(), one.grad, other.grad])  # type: ignore[list-item]
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+
+
+def kept_by_a_pass(family: str, checkpointing: bool = False) -> list[torch.Size]:
+    """Shapes of what a forward pass with a gradient keeps of four answers to two questions."""
+    decoder, seen = adapted(family, torch.float32), dict[int, torch.Size]()
+    decoder.checkpointing = checkpointing
+    rollouts = answers(decoder)
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        seen[tensor.untyped_storage().data_ptr()] = tensor.shape
+        alive.append(tensor)
+        return tensor
+
+    alive = list[torch.Tensor]()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logprobs(decoder, rollouts, Config(model="x"))
+    return list(seen.values())
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2"])
+def test_no_layer_keeps_rows_for_attention(family: str) -> None:
+    """Packed, all tokens stand in one row; four rows of their own are made anew when needed."""
+    for shape in kept_by_a_pass(family):
+        assert len(shape) < 4 or shape[0] == 1, shape
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2"])
+def test_the_gradient_is_that_of_layers_computed_again(family: str) -> None:
+    """Attention alone again, whole layers again: the same bits, since the same is computed."""
+    decoder = adapted(family, torch.float32)
+    rollouts, found = answers(decoder), []
+    for checkpointing in (False, True):
+        decoder.checkpointing = checkpointing
+        policy, _ = logprobs(decoder, rollouts, Config(model="x"))
+        policy.sum().backward()
+        parameters = lora.parameters(decoder).values()
+        found.append([parameter.grad.clone() for parameter in parameters])  # type: ignore[union-attr]
+        for parameter in parameters:
+            parameter.grad = None
+    assert all(map(torch.equal, *found)) and any(grad.abs().sum() > 0 for grad in found[0])
