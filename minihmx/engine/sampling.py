@@ -58,8 +58,7 @@ class GenerationRequest(NamedTuple):
 class Decoding(NamedTuple):
     """How every request is decoded. decode: token ids to text. temperature 0 is greedy.
 
-    prefill_tokens: of prompts that go through the model at once, where those are chosen so that
-    they share much and differ little in length; None: those of all free rows go together on a CPU.
+    prefill_tokens: of prompts that go through the model at once, at most; None: PREFILL_TOKENS.
     known: what prompts are likely to begin with, computed before. sampler: as in draw.
     """
 
@@ -278,19 +277,16 @@ def _decode(
     how: Decoding, requests: Sequence[GenerationRequest], order: Sequence[int], limit: Limit
 ) -> Iterator[tuple[int, Completion]]:
     """Decode the requests of these indexes in as many rows as the limit allows."""
-    waiting, rows, most = deque(order), min(limit.rows, len(order)), how.prefill_tokens
-    if how.decoder.device.type != "cpu":  # there a longer pass is no faster, and memory is short
-        most = min(PREFILL_TOKENS, most or PREFILL_TOKENS)
+    waiting, rows = deque(order), min(limit.rows, len(order))
     batch = _Batch(how, rows, [requests[index] for index in order], limit)
+    most = batch.cache.begin + min(PREFILL_TOKENS, how.prefill_tokens or PREFILL_TOKENS)
     while waiting or any(batch.rows):
         free = [slot for slot, row in enumerate(batch.rows) if row is None]
         # A prompt lets all other rows wait, so several go together, where there are several; an
         # eighth of the rows is little to leave empty meanwhile.
         while free and waiting and len(free) >= min(rows // 8, len(waiting)):
-            group = list(islice(waiting, len(free)))
-            if most is not None:
-                group = group[: together([requests[index].prompt for index in group], most)]
-            group = [waiting.popleft() for _ in group]
+            next_ones = [requests[index].prompt for index in islice(waiting, len(free))]
+            group = [waiting.popleft() for _ in range(together(next_ones, most))]
             following = requests[waiting[0]].prompt if waiting else ()
             batch.fill(free[: len(group)], [_Row(i, requests[i]) for i in group], following)
             free = free[len(group) :]

@@ -20,7 +20,7 @@ CUDA_CONTEXT = GIB // 2  # what a process holds before its first tensor
 MARGIN = 0.95  # of the memory may be planned for; the allocator leaves gaps
 COPIES_PAY = 64  # tokens of decoding that repay copies of the weights; for a 0.5B model it was 25
 CHARACTERS = 4  # to a token, about what English has with every tokenizer here
-PREFILL_TOKENS = 2048  # of prompts that go through the model at once on a GPU; more is no faster
+PREFILL_TOKENS = 2048  # of prompts that go through the model at once; more is no faster
 TEMPLATE = 40  # tokens of the chat format around a turn; Llama's, with its dates, is the longest
 
 ALWAYS = ("weights", "adapter", "optimizer", "gradients", "kv cache of rubric", "cuda context")
@@ -165,8 +165,7 @@ def prefilling(model: ModelConfig, config: Config, tokens: int, keys: int) -> Pa
     if model.attention_softcap is not None:  # no fused kernel knows it: the scores are tensors
         forward = max(forward, 14 * model.num_attention_heads * keys)
     forward += (8 + w) * model.hidden_size
-    if config.device == "cuda":
-        tokens = min(tokens, PREFILL_TOKENS)
+    tokens = min(tokens, PREFILL_TOKENS)
     return Part(tokens * forward, f"{tokens:,} tokens x {forward:,} bytes in one layer")
 
 

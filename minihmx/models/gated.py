@@ -23,7 +23,7 @@ class Gated(torch.autograd.Function):
         """gate, up: of one shape. tanh_gelu: the activation, which is silu otherwise."""
         ctx.save_for_backward(gate, up)
         ctx.tanh_gelu = tanh_gelu
-        return _activated(gate, tanh_gelu) * wide(up)
+        return _activated(gate, tanh_gelu).mul_(wide(up))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
