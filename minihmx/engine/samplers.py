@@ -63,6 +63,11 @@ def sampler_of(text: str, temperature: float) -> Sampler | None:
     return found
 
 
+def bytes_a_word(text: str) -> int:
+    """What a draw borrows for each word of a row. A GPU sorts all words for a top_p alone only."""
+    return 64 if "top_k" not in text and ("top_p" in text or text == OWN) else 32
+
+
 def sampler_record(text: str, temperature: float) -> dict[str, Any]:
     """What a run's config.json says of how its answers were drawn."""
     found = sampler_of(text, temperature)

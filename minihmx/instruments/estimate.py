@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from minihmx.config import Config
+from minihmx.engine.samplers import bytes_a_word
 from minihmx.instruments.gpus import Speed, gpu_speed
 from minihmx.models.configs import ModelConfig
 from minihmx.records import Question
@@ -28,7 +29,7 @@ ALWAYS = ("weights", "adapter", "optimizer", "gradients", "kv cache of rubric", 
 # What a stage adds; of the parts in one bracket, which take turns, the largest counts.
 MEMORY_STAGES: dict[str, tuple[tuple[str, ...], ...]] = {
     "sampling": (("merged weights",), ("kv cache of answers",), ("prompts", "sampler")),
-    "judging": (("kv cache of judge",), ("judge prompts",)),
+    "judging": (("kv cache of judge",), ("judge prompts", "judge sampler")),
     "learning": (("adapter in 16 bit",), ("activations",), ("one layer", "logit chunk")),
 }
 
@@ -52,8 +53,7 @@ class Workload(NamedTuple):
     def of(cls, questions: Sequence[Question], rubric: str) -> Workload:
         """Lengths from those of the texts, since a tokenizer would have to be downloaded."""
         held_out = sum(question.split == "eval" for question in questions)
-        longest = max(len(question.text) for question in questions)
-        prompt = TEMPLATE + longest // CHARACTERS
+        prompt = TEMPLATE + max(len(question.text) for question in questions) // CHARACTERS
         judge = prompt + len(rubric) // CHARACTERS
         return cls(len(questions) - held_out, held_out, prompt, judge)
 
@@ -93,8 +93,7 @@ def trainable(model: ModelConfig, config: Config) -> int:
 
 def kv_bytes(model: ModelConfig, dtype: str) -> int:
     """Keys and values of one token in all layers."""
-    heads = 2 * model.num_key_value_heads * model.head_dim
-    return model.num_hidden_layers * heads * width(dtype)
+    return 2 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim * width(dtype)
 
 
 def width(dtype: str) -> int:
@@ -143,15 +142,17 @@ def generating(model: ModelConfig, config: Config, work: Workload) -> dict[str, 
     own = f"({work.prompt} + {cap}) tokens x {token:,} bytes"
     judge = f"({work.judge} + {cap} + {config.judge_max_tokens}) tokens x {token:,} bytes"
     prompts = math.ceil(rows / min(config.generations, config.eval_samples))
-    each = 32 if {config.sampler, config.eval_sampler} <= {"plain", "train"} else 64  # sorted
+    drawn = max(bytes_a_word(config.sampler), bytes_a_word(config.eval_sampler))
+    judging = bytes_a_word(config.judge_sampler)
     fresh = cap + work.prompt // 2  # behind the rubric, which the judge's prompts share
     return {
         "kv cache of answers": Part(rows * length * token, f"{rows} rows x {own}"),
         "prompts": prefilling(model, config, prompts * work.prompt, work.prompt),
-        "sampler": Part(rows * V * each, f"{rows} rows x {V:,} words x {each} bytes"),
+        "sampler": Part(rows * V * drawn, f"{rows} rows x {V:,} words x {drawn} bytes"),
         "kv cache of rubric": Part(work.judge * token, f"{work.judge} tokens x {token:,} bytes"),
         "kv cache of judge": Part(rows * judged * token, f"{rows} rows x {judge}"),
         "judge prompts": prefilling(model, config, rows * fresh, work.judge + cap),
+        "judge sampler": Part(rows * V * judging, f"{rows} rows x {V:,} words x {judging} bytes"),
     }
 
 
@@ -184,8 +185,9 @@ def learning(model: ModelConfig, config: Config, work: Workload) -> dict[str, Pa
     )
     kept = (4 + 2 * w) * D + w * heads + (12 + w) * inner
     kept += 4 * (heads + keys) * model.qk_norm + 8 * D * model.sandwich
-    softcapped = model.attention_softcap is not None
-    scores = 10 * rows * model.num_attention_heads * length**2 if softcapped else 0
+    scores = (
+        (model.attention_softcap is not None) * 10 * rows * model.num_attention_heads * length**2
+    )
     scores += rows * length * w * (2 * heads + 2 * keys)  # q, k, v and their sum
     chunk, layers = min(config.logit_chunk, model.vocab_size), model.num_hidden_layers
     copies = 5 if model.final_softcap is None else 8
