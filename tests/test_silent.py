@@ -116,6 +116,24 @@ def test_a_masked_answer_weighs_nothing_and_counts_in_no_normaliser(
     assert rollouts[1].advantage > 0 > rollouts[0].advantage  # and it stays in its group
 
 
+@pytest.mark.parametrize("old", [None, torch.tensor([-1.0, -100.0])])
+def test_a_token_that_weighs_nothing_spoils_no_step(old: torch.Tensor | None) -> None:
+    """Its k3 and, from the second iteration on, its ratio overflow; what is NaN still shows."""
+    policy = torch.tensor([-1.0, -200.0 if old is None else -1.0], requires_grad=True)
+    reference = torch.tensor([-1.5, -1.0 if old is None else 200.0])
+    advantage, weights = torch.tensor([2.0, -3.0]), torch.tensor([0.5, 0.0])
+    found = grpo.loss(policy, reference, advantage, weights, beta=0.1, clip=0.2, old_N=old)
+    found.loss.backward()
+    assert found.loss.item() == pytest.approx(0.5 * (0.1 * (math.exp(-0.5) - 0.5) - 2.0))
+    # the derivative of k3 by the policy is 1 - exp(reference - policy)
+    expected = 0.5 * (0.1 * (1 - math.exp(-0.5)) - 2.0)
+    assert policy.grad is not None and policy.grad.tolist() == [pytest.approx(expected), 0.0]
+    assert math.isinf(found.kl[1].item())  # and it is told as it is
+    for spoilt in (reference * math.nan, reference.new_tensor([-1.5, -math.inf])):
+        bad = grpo.loss(policy, spoilt, advantage, weights, beta=0.1, clip=0.2, old_N=old)
+        assert math.isnan(bad.loss.item())
+
+
 def test_shuffled_rows_are_divided_by_the_tokens_of_their_part() -> None:
     lengths = [3, 8, 2, 1, 4, 5, 6, 7]
     rollouts = answers([1.0] * 8, lengths)
