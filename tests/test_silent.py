@@ -441,7 +441,8 @@ def test_the_model_s_own_sampler_is_written_out(
     path.write_text(json.dumps({"eos_token_id": 4, **generation}))
     own = {"sampler": "model", "judge_sampler": "model", "eval_sampler": "model"}
     run = open_run(flags | own | {"temperature": 0.7})
-    assert [run.config.sampler, run.config.judge_sampler, run.config.eval_sampler] == [text] * 3
+    found = [run.config.sampler, run.config.judge_sampler, run.config.eval_sampler]
+    assert found == [text, text, "train"]  # which is the same as of the answers that train
     for event in train.train(run, lambda: True):
         assert event
     config = json.loads((run.store.folder / "config.json").read_text())
@@ -455,6 +456,52 @@ def test_the_model_s_own_sampler_is_written_out(
     }
     run.store._lock.close()
     open_run(flags | dict.fromkeys(own, text) | {"temperature": 0.7}).store._lock.close()
+
+
+SPELLED = {
+    "top_p=0.90,top_k=020": "top_k=20,top_p=0.9",
+    "top_p=9e-1,temperature=0.60": "temperature=0.6,top_p=0.9",
+    "temperature=0.6,top_p=1.0": "temperature=0.6",
+    "temperature=2,top_k=5": "temperature=2,top_k=5",
+    "top_k=1": "greedy",
+    "temperature=0.7": "plain",
+    "top_p=1": "plain",
+}
+
+
+@pytest.mark.parametrize("text", SPELLED)
+def test_two_spellings_are_one_experiment(text: str, tmp_path: Path) -> None:
+    flags = toy.flags(tmp_path) | {"temperature": 0.7, "eval_samples": 1}
+    for field in ("judge_sampler", "eval_sampler"):
+        run = open_run(flags | {field: text, "stop_ids": "9,07,9"})
+        wanted = "train" if (field, SPELLED[text]) == ("eval_sampler", "plain") else SPELLED[text]
+        assert (getattr(run.config, field), run.config.stop_ids) == (wanted, "7,9")
+        same = sampler_of(text, 0.7), sampler_of(SPELLED[text], 0.7)
+        assert same[0] == (same[1] or Sampler(0.7))
+        next(train.train(run, lambda: True))
+        run.store._lock.close()
+        open_run(flags | {field: SPELLED[text], "stop_ids": "7,9"}).store._lock.close()
+        (run.store.folder / "config.json").unlink()
+
+
+def test_a_model_that_asks_for_no_sampling_is_greedy(tmp_path: Path) -> None:
+    flags = toy.flags(tmp_path)
+    path = tmp_path / "toy" / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": 4, "do_sample": False, "temperature": 0.7}))
+    with pytest.raises(UserError, match="the model's own is greedy, so all answers of a group"):
+        open_run(flags | {"sampler": "model"})
+    run = open_run(flags | {"judge_sampler": "model"})
+    assert run.config.judge_sampler == "greedy" and "judge_sampler" not in science(run.config)
+    run.store._lock.close()
+
+
+def test_a_run_whose_only_update_would_move_nothing_is_refused(tmp_path: Path) -> None:
+    flags = toy.flags(tmp_path, first_rate="zero", epochs=1)
+    one = flags | {"prompts_per_step": 6}
+    with pytest.raises(UserError, match="--first-rate zero cannot work: this run has a single"):
+        open_run(one)
+    for more in ({"iterations": 2}, {"epochs": 2}, {"warmup_ratio": 0.0}, {"first_rate": "moves"}):
+        open_run(one | more).store._lock.close()
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def generating(model: ModelConfig, config: Config, work: Workload) -> dict[str, 
     judge = f"({work.judge} + {cap} + {config.judge_max_tokens}) tokens x {token:,} bytes"
     prompts = math.ceil(rows / min(config.generations, config.eval_samples))
     drawn = max(bytes_a_word(config.sampler), bytes_a_word(config.eval_sampler))
-    judging = bytes_a_word(config.judge_sampler)
+    asked = bytes_a_word(config.judge_sampler)
     fresh = cap + work.prompt // 2  # behind the rubric, which the judge's prompts share
     return {
         "kv cache of answers": Part(rows * length * token, f"{rows} rows x {own}"),
@@ -152,7 +152,7 @@ def generating(model: ModelConfig, config: Config, work: Workload) -> dict[str, 
         "kv cache of rubric": Part(work.judge * token, f"{work.judge} tokens x {token:,} bytes"),
         "kv cache of judge": Part(rows * judged * token, f"{rows} rows x {judge}"),
         "judge prompts": prefilling(model, config, rows * fresh, work.judge + cap),
-        "judge sampler": Part(rows * V * judging, f"{rows} rows x {V:,} words x {judging} bytes"),
+        "judge sampler": Part(rows * V * asked, f"{rows} rows x {V:,} words x {asked} bytes"),
     }
 
 
@@ -185,9 +185,8 @@ def learning(model: ModelConfig, config: Config, work: Workload) -> dict[str, Pa
     )
     kept = (4 + 2 * w) * D + w * heads + (12 + w) * inner
     kept += 4 * (heads + keys) * model.qk_norm + 8 * D * model.sandwich
-    scores = (
-        (model.attention_softcap is not None) * 10 * rows * model.num_attention_heads * length**2
-    )
+    softcapped = model.attention_softcap is not None
+    scores = 10 * rows * model.num_attention_heads * length**2 if softcapped else 0
     scores += rows * length * w * (2 * heads + 2 * keys)  # q, k, v and their sum
     chunk, layers = min(config.logit_chunk, model.vocab_size), model.num_hidden_layers
     copies = 5 if model.final_softcap is None else 8
@@ -270,11 +269,10 @@ def floors(
         flops = tokens * (of_body * body + of_adapter * n) + rows * cap * of_head * embedding
         return flops / speed
 
-    rows, held_out = config.prompts_per_step * config.generations, work.held_out
+    rows, asked = config.prompts_per_step * config.generations, work.held_out * config.eval_samples
     sample, judge = generate(rows)
     learn = multiply(rows, 2 + passes, 2 + 6 * config.iterations, passes + 2 * config.iterations)
-    evaluation = sum(generate(held_out * config.eval_samples))
-    evaluation += multiply(held_out * config.eval_samples, 4, 4, 2)
+    evaluation = sum(generate(asked)) + multiply(asked, 4, 4, 2)
     step, steps = sample + judge + learn, config.epochs * (work.train // config.prompts_per_step)
     hours = (steps * step + (config.epochs + 1) * evaluation) / 3600
     return {
