@@ -127,7 +127,6 @@ def examine(
         flags, short, shape.model_type, shape.max_positions, came_from, device["kind"]
     )
     work = estimate.Workload.of(questions, rubric)
-    check_updates(config, work.train)
     config = settle(config, device, shape, work)
     config, chat_notice, chat_problem = settle_chat(config, found.folder, shape.vocab_size)
     out = home_path(config.out)
@@ -209,7 +208,9 @@ def remedy(found: Found, config: Config, report: Mapping[str, Any], limit: float
 def settle(
     config: Config, device: Mapping[str, Any], shape: ModelConfig, work: estimate.Workload
 ) -> Config:
-    """What "auto" means on this device, and the rows that fit a GPU, as in training."""
+    """What "auto" means on this device, and the rows that fit a GPU, as in training; raises
+    UserError for a run without an update that moves."""
+    check_updates(config, work.train)
     keep = estimate.checkpointing(config, device["kind"])
     config = replace(config, device=device["kind"], dtype=device["dtype"], checkpointing=keep)
     if device["kind"] == "cpu":
