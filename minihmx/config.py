@@ -215,6 +215,8 @@ def check_config(config: Config, context: int) -> None:
         value = getattr(config, name) or repr(getattr(config, name))
         raise UserError(f"--{name.replace('_', '-')} {value} cannot work: {why}.")
 
+    if config.gpu_memory < 0:
+        refuse("gpu_memory", "give the GiB that may be used, or 0 for all that is free")
     for name, f in FIELDS.items():
         value, choices = getattr(config, name), f.metadata["choices"]
         if choices and value not in choices:
@@ -284,3 +286,13 @@ def learning_rate(update: int, total: int, config: Config) -> float:
     if update < warmup:
         return config.learning_rate * (update + (config.first_rate == "moves")) / warmup
     return config.learning_rate * (total - update) / max(total - warmup, 1)
+
+
+def check_updates(config: Config, trained: int) -> None:
+    """Raise UserError where a run on so many questions has one update, and its rate is 0."""
+    updates = trained // config.prompts_per_step * config.epochs * config.iterations
+    if updates == 1 and learning_rate(0, updates, config) == 0:
+        raise UserError(
+            "--first-rate zero cannot work: this run has a single update, whose rate would be 0, "
+            "so nothing would train; leave it out, or give more --epochs."
+        )

@@ -72,15 +72,23 @@ def loss(
     policy_N carries the gradient. old_N is None where the policy itself drew the tokens. clip_high:
     another upper bound on the ratio than `clip`, unless it is 0.
     """
+    kl_N = k3(policy_N.detach(), reference_N)
     # On-policy the ratio is exp(policy - policy): 1 in value, yet its gradient is that of the
     # log-prob, because the subtracted copy is detached. That is plain REINFORCE with A as weight.
-    ratio_N = torch.exp(policy_N - (policy_N.detach() if old_N is None else old_N))
+    old_N = policy_N.detach() if old_N is None else old_N
+    # A token that weighs nothing, of an answer that was cut, may be so far from the reference that
+    # its k3 is infinite, and 0 times that is NaN. So its log-probs count as 0, unless they are NaN.
+    policy_N, reference_N, old_N = (
+        torch.where(weights_N == 0, 0 * logprobs_N.detach(), logprobs_N)
+        for logprobs_N in (policy_N, reference_N, old_N)
+    )
+    ratio_N = torch.exp(policy_N - old_N)
     clipped_N = ratio_N.clamp(1 - clip, 1 + (clip_high or clip))
     # The minimum is the pessimistic choice for both signs of A: a step that already went too far
     # gains nothing by going further, but one that went the wrong way is always pulled back.
     surrogate_N = torch.minimum(ratio_N * advantages_N, clipped_N * advantages_N)
-    kl_N = k3(policy_N, reference_N)
-    return TokenLoss((weights_N * (beta * kl_N - surrogate_N)).sum(), kl_N.detach())
+    loss_N = weights_N * (beta * k3(policy_N, reference_N) - surrogate_N)
+    return TokenLoss(loss_N.sum(), kl_N)
 
 
 def token_logprobs(

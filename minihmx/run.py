@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import torch as safetensors
 
 from minihmx import lora
-from minihmx.config import FIELDS, Config, is_told, science
+from minihmx.config import FIELDS, Config, check_updates, is_told, science
 from minihmx.engine import ranks
 from minihmx.engine.memory import Limit, take_notices
 from minihmx.engine.open import check_lengths, find_model, load_decoder, rows_that_fit
@@ -112,6 +112,7 @@ def open_run(flags: Mapping[str, Any], file: ConfigFile | None = None) -> Run:
     rubric = load_rubric(path_or_none(config.rubric))
     prompts = Prompts(model.tokenizer, config.date, rubric)
     check_lengths(model, prompts, questions)
+    check_updates(config, sum(question.split == "train" for question in questions))
     folder = home_path(config.out) / source.run_name / config.direction / f"seed-{config.seed}"
     store = ranks.Onlooker(folder) if ranks.rank() else Store(folder)
     own = identity.fingerprint(science(config), source.digest, questions, rubric)

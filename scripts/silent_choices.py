@@ -12,9 +12,9 @@ trained again, and what was stopped goes on, so the same command can be given as
     last         the same at the last epoch
     KL           from the untouched model in nats an answer, at the chosen epoch; odd, unscored:
                  shares of the answers that look degenerate, and that have no score, there
-    own +, true +  less the same run with the defaults, seed by seed: mean and half of its 95 %
-                 interval over seeds (Student's t). A star: 0 is outside, so seeds alone do not do
-                 that; ?: with one seed nobody can say
+    own +, true +  less the same run with the defaults (or with what the row names), seed by seed:
+                 mean and half of its 95 % interval over seeds (Student's t). A star: 0 is outside,
+                 so seeds alone do not do that; ?: with one seed nobody can say
 """
 
 from __future__ import annotations
@@ -31,9 +31,13 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).parent / "tiny"))
 from world import true_score
 
+from minihmx.commands import train
 from minihmx.commands.experiment import seeds
+from minihmx.config import FIELDS, science
+from minihmx.engine.open import find_model
 from minihmx.errors import Failure
 from minihmx.instruments.alarms import kl_of_answers
+from minihmx.questions import load_questions, load_rubric
 from minihmx.results.cells import over_seeds
 from minihmx.results.layout import FORMATS, Table
 from minihmx.results.statistics import has_scipy, seeds_interval
@@ -41,6 +45,8 @@ from minihmx.selection import DIRECTIONS, Rule, candidates, select
 from minihmx.stats import mean
 from minihmx.storage.disk import read_lines
 from minihmx.storage.history import history
+from minihmx.storage.identity import check_same_experiment, fingerprint
+from minihmx.storage.run_folder import Store
 from minihmx.terminal.text import number
 
 WRECKED = 6  # the exit code of a run that came to its end with nothing to show for it: it counts
@@ -78,6 +84,7 @@ ALTERNATIVES = {
     "cap 48": "--max-completion-length 48",
     "one greedy answer": "--eval-sampler greedy --eval-samples 1",
 }
+COMPARED = {"two, clip higher": "two iterations"}  # all others with the default
 COLUMNS = ("own", "true", "last own", "last true", "KL", "odd", "unscored", "own +", "true +")
 
 
@@ -109,6 +116,8 @@ def train_all(
         for direction in DIRECTIONS
     }
     folders = {key: place / "tiny" / key[1] / f"seed-{key[2]}" for key, place in wanted.items()}
+    for key, folder in folders.items():
+        refuse_another(key, wanted[key], folder)
     with ThreadPoolExecutor(jobs) as pool:
         codes = list(pool.map(lambda key: train_one(key, wanted[key], folders[key]), wanted))
     failed = [
@@ -121,6 +130,19 @@ def train_all(
 
 def finished(folder: Path) -> bool:
     return (folder / "manifest.json").is_file()
+
+
+def refuse_another(key: Key, place: Path, folder: Path) -> None:
+    """Raises UserError where the run in this folder is not that of the alternative."""
+    name, direction, seed = key
+    parser = argparse.ArgumentParser(argument_default=argparse.SUPPRESS)
+    train.arguments(parser)
+    typed = ["tiny", "--out", str(place), "--direction", direction, "--seed", str(seed)]
+    options = vars(parser.parse_args([*typed, *ALTERNATIVES.get(name, "").split()]))
+    model = find_model({field: options[field] for field in options.keys() & FIELDS.keys()})
+    questions, rubric = load_questions(None), load_rubric(None)
+    own = fingerprint(science(model.config), model.source.digest, questions, rubric)
+    check_same_experiment(Store(folder), own)
 
 
 def train_one(key: Key, place: Path, folder: Path) -> str:
@@ -184,7 +206,7 @@ def all_measured(runs: Runs) -> dict[tuple[str, str], dict[int, Measured]]:
 
 
 def difference(ours: Mapping[int, Measured], default: Mapping[int, Measured], field: str) -> str:
-    """An alternative less the default, over the seeds that both have: "+0.31 ± 0.20 *"."""
+    """An alternative less another, over the seeds that both have: "+0.31 ± 0.20 *"."""
     pairs = [
         (getattr(ours[seed], field), getattr(default[seed], field))
         for seed in sorted(ours.keys() & default.keys())
@@ -204,12 +226,14 @@ def tables(found: Mapping[tuple[str, str], Mapping[int, Measured]]) -> Iterator[
     """One for each direction."""
     for direction in DIRECTIONS:
         rows, counts = [], set[int]()
-        default = found.get((DEFAULT, direction), {})
         for (name, where), by_seed in found.items():
             if where == direction:
                 cells = [cell(by_seed, field) for field in Measured._fields]
-                other = [difference(by_seed, default, field) for field in ("own", "true")]
-                rows.append((name, *cells, *(other if name != DEFAULT else ("", ""))))
+                with_what = COMPARED.get(name, DEFAULT)
+                base = found.get((with_what, direction), {})
+                other = [difference(by_seed, base, field) for field in ("own", "true")]
+                title = name if with_what == DEFAULT else f"{name} (less {with_what})"
+                rows.append((title, *cells, *(other if name != DEFAULT else ("", ""))))
                 counts.add(len(by_seed))
         seen = " to ".join(map(str, sorted({min(counts, default=0), max(counts, default=0)})))
         notes = [
@@ -246,8 +270,9 @@ def main() -> None:
     only = options.only or list(ALTERNATIVES)
     if unknown := [name for name in only if name not in ALTERNATIVES]:
         raise SystemExit(f"There is no alternative {unknown[0]!r}; --list names those there are.")
+    names = dict.fromkeys([DEFAULT, *(COMPARED[name] for name in only if name in COMPARED), *only])
     try:
-        runs, failed = train_all(options.out, [DEFAULT, *only], seeds(options.seeds), options.jobs)
+        runs, failed = train_all(options.out, [*names], seeds(options.seeds), options.jobs)
         found = all_measured(runs)
     except Failure as failure:
         raise SystemExit(str(failure)) from None

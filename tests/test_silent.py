@@ -116,6 +116,24 @@ def test_a_masked_answer_weighs_nothing_and_counts_in_no_normaliser(
     assert rollouts[1].advantage > 0 > rollouts[0].advantage  # and it stays in its group
 
 
+@pytest.mark.parametrize("old", [None, torch.tensor([-1.0, -100.0])])
+def test_a_token_that_weighs_nothing_spoils_no_step(old: torch.Tensor | None) -> None:
+    """Its k3 and, from the second iteration on, its ratio overflow; what is NaN still shows."""
+    policy = torch.tensor([-1.0, -200.0 if old is None else -1.0], requires_grad=True)
+    reference = torch.tensor([-1.5, -1.0 if old is None else 200.0])
+    advantage, weights = torch.tensor([2.0, -3.0]), torch.tensor([0.5, 0.0])
+    found = grpo.loss(policy, reference, advantage, weights, beta=0.1, clip=0.2, old_N=old)
+    found.loss.backward()
+    assert found.loss.item() == pytest.approx(0.5 * (0.1 * (math.exp(-0.5) - 0.5) - 2.0))
+    # the derivative of k3 by the policy is 1 - exp(reference - policy)
+    expected = 0.5 * (0.1 * (1 - math.exp(-0.5)) - 2.0)
+    assert policy.grad is not None and policy.grad.tolist() == [pytest.approx(expected), 0.0]
+    assert math.isinf(found.kl[1].item())  # and it is told as it is
+    for spoilt in (reference * math.nan, reference.new_tensor([-1.5, -math.inf])):
+        bad = grpo.loss(policy, spoilt, advantage, weights, beta=0.1, clip=0.2, old_N=old)
+        assert math.isnan(bad.loss.item())
+
+
 def test_shuffled_rows_are_divided_by_the_tokens_of_their_part() -> None:
     lengths = [3, 8, 2, 1, 4, 5, 6, 7]
     rollouts = answers([1.0] * 8, lengths)
@@ -224,6 +242,20 @@ def test_a_token_that_plain_softmax_rounds_to_nothing_has_a_logprob() -> None:
     assert not torch.isfinite(draw(logits * torch.nan, 1.0, torch.tensor([0.5]).double())[1]).any()
     bad = draw(logits * torch.nan, 1.0, torch.tensor([0.5]).double(), Sampler(1.0, 5, 0.5))
     assert not torch.isfinite(bad[1]).any() and 0 <= bad[0].item() < 2
+
+
+@pytest.mark.parametrize("sampler", [Sampler(1.0, 5, 0.5), Sampler(0.7, 4), Sampler(1.0, 0, 0.6)])
+def test_equal_logits_are_cut_by_their_ids_and_nothing_is_sorted(
+    sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = (torch.randn(20, 300, generator=generator) * 2).round()
+    third = torch.arange(300) % 3
+    logits[0] = torch.where(third == 0, -20.0, torch.where(third == 1, 0.0, -0.0))  # 200 are equal
+    monkeypatch.setattr(torch.Tensor, "argsort", None)  # what took 0.6 s for 40 x 150,000
+    found = cut_softmax(logits, sampler)
+    for row, cut in zip(logits, found / found.sum(-1, keepdim=True), strict=True):
+        torch.testing.assert_close(cut, torch.tensor(brute(row, sampler)), atol=1e-6, rtol=1e-5)
 
 
 def test_nothing_is_cut_without_a_reason() -> None:
@@ -409,7 +441,8 @@ def test_the_model_s_own_sampler_is_written_out(
     path.write_text(json.dumps({"eos_token_id": 4, **generation}))
     own = {"sampler": "model", "judge_sampler": "model", "eval_sampler": "model"}
     run = open_run(flags | own | {"temperature": 0.7})
-    assert [run.config.sampler, run.config.judge_sampler, run.config.eval_sampler] == [text] * 3
+    found = [run.config.sampler, run.config.judge_sampler, run.config.eval_sampler]
+    assert found == [text, text, "train"]  # which is the same as of the answers that train
     for event in train.train(run, lambda: True):
         assert event
     config = json.loads((run.store.folder / "config.json").read_text())
@@ -423,6 +456,52 @@ def test_the_model_s_own_sampler_is_written_out(
     }
     run.store._lock.close()
     open_run(flags | dict.fromkeys(own, text) | {"temperature": 0.7}).store._lock.close()
+
+
+SPELLED = {
+    "top_p=0.90,top_k=020": "top_k=20,top_p=0.9",
+    "top_p=9e-1,temperature=0.60": "temperature=0.6,top_p=0.9",
+    "temperature=0.6,top_p=1.0": "temperature=0.6",
+    "temperature=2,top_k=5": "temperature=2,top_k=5",
+    "top_k=1": "greedy",
+    "temperature=0.7": "plain",
+    "top_p=1": "plain",
+}
+
+
+@pytest.mark.parametrize("text", SPELLED)
+def test_two_spellings_are_one_experiment(text: str, tmp_path: Path) -> None:
+    flags = toy.flags(tmp_path) | {"temperature": 0.7, "eval_samples": 1}
+    for field in ("judge_sampler", "eval_sampler"):
+        run = open_run(flags | {field: text, "stop_ids": "9,07,9"})
+        wanted = "train" if (field, SPELLED[text]) == ("eval_sampler", "plain") else SPELLED[text]
+        assert (getattr(run.config, field), run.config.stop_ids) == (wanted, "7,9")
+        same = sampler_of(text, 0.7), sampler_of(SPELLED[text], 0.7)
+        assert same[0] == (same[1] or Sampler(0.7))
+        next(train.train(run, lambda: True))
+        run.store._lock.close()
+        open_run(flags | {field: SPELLED[text], "stop_ids": "7,9"}).store._lock.close()
+        (run.store.folder / "config.json").unlink()
+
+
+def test_a_model_that_asks_for_no_sampling_is_greedy(tmp_path: Path) -> None:
+    flags = toy.flags(tmp_path)
+    path = tmp_path / "toy" / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": 4, "do_sample": False, "temperature": 0.7}))
+    with pytest.raises(UserError, match="the model's own is greedy, so all answers of a group"):
+        open_run(flags | {"sampler": "model"})
+    run = open_run(flags | {"judge_sampler": "model"})
+    assert run.config.judge_sampler == "greedy" and "judge_sampler" not in science(run.config)
+    run.store._lock.close()
+
+
+def test_a_run_whose_only_update_would_move_nothing_is_refused(tmp_path: Path) -> None:
+    flags = toy.flags(tmp_path, first_rate="zero", epochs=1)
+    one = flags | {"prompts_per_step": 6}
+    with pytest.raises(UserError, match="--first-rate zero cannot work: this run has a single"):
+        open_run(one)
+    for more in ({"iterations": 2}, {"epochs": 2}, {"warmup_ratio": 0.0}, {"first_rate": "moves"}):
+        open_run(one | more).store._lock.close()
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minihmx.commands import train
-from minihmx.config import FIELDS, Config, check_config, resolve_config
+from minihmx.config import FIELDS, Config, check_config, check_updates, resolve_config
 from minihmx.engine.samplers import settled_samplers
 from minihmx.errors import DataError, Failure, IOFailure, UserError
 from minihmx.instruments import estimate, machine, time_floors
-from minihmx.instruments.estimate import MARGIN, size
+from minihmx.instruments.estimate import GIB, MARGIN, size
 from minihmx.instruments.gpus import gpu_speed, planned_gpu
 from minihmx.models import hub
 from minihmx.models.configs import ModelConfig
@@ -128,7 +128,7 @@ def examine(
     )
     work = estimate.Workload.of(questions, rubric)
     config = settle(config, device, shape, work)
-    config, chat_notice, chat_problem = settle_chat(config, found.folder)
+    config, chat_notice, chat_problem = settle_chat(config, found.folder, shape.vocab_size)
     out = home_path(config.out)
     parts = estimate.parts(shape, config, work, device["memory"])
     # masters and both moments, in every checkpoint and in the replaceable one
@@ -176,9 +176,12 @@ def problems(
     device, work = report["device"], report["peak"]
     limit, stage = MARGIN * device["free"], max(work, key=work.__getitem__)
     if work[stage] > limit:
+        # a cap may be above what is free
+        capped = round(config.gpu_memory * GIB) == device["free"]
+        place = f"--gpu-memory {config.gpu_memory:g}" if capped else device["name"]
         yield UserError(
             f"{found.id} does not fit: {stage} takes {size(work[stage])}, more than "
-            f"{MARGIN:.0%} of {size(device['free'])} ({device['name']}); "
+            f"{MARGIN:.0%} of {size(device['free'])} ({place}); "
             f"{remedy(found, config, report, limit)}."
         )
     for name, place in report["disk"].items():
@@ -205,7 +208,9 @@ def remedy(found: Found, config: Config, report: Mapping[str, Any], limit: float
 def settle(
     config: Config, device: Mapping[str, Any], shape: ModelConfig, work: estimate.Workload
 ) -> Config:
-    """What "auto" means on this device, and the rows that fit a GPU, as in training."""
+    """What "auto" means on this device, and the rows that fit a GPU, as in training; raises
+    UserError for a run without an update that moves."""
+    check_updates(config, work.train)
     keep = estimate.checkpointing(config, device["kind"])
     config = replace(config, device=device["kind"], dtype=device["dtype"], checkpointing=keep)
     if device["kind"] == "cpu":
@@ -214,23 +219,26 @@ def settle(
     return estimate.shrink(shape, config, work, limit, device["memory"]) or config
 
 
-def settle_chat(config: Config, folder: Path | None) -> tuple[Config, list[str], list[str]]:
-    """The config with the chat format that training would take, a notice on it, and a problem; and
-    with the model's own samplers, where they are asked for.
+def settle_chat(
+    config: Config, folder: Path | None, vocabulary: int
+) -> tuple[Config, list[str], list[str]]:
+    """The config with the samplers and the chat format that training would take, a notice on the
+    format, and a problem.
 
-    Nothing changes where the folder, or the tokenizer in it, is not on this disk yet.
+    What the folder would say stays open where it, or the tokenizer in it, is not on this disk yet.
     """
     from minihmx.models.tokenizer import Tokenizer
 
-    if folder is None or not (folder / "tokenizer.json").is_file():
-        return config, [], []
+    whole = folder if folder and (folder / "tokenizer.json").is_file() else None
     try:
-        tokenizer = Tokenizer.load(folder, config.chat_format)
-        own = settled_samplers(config, folder, tokenizer.vocab_size)
-        settled = replace(config, chat_format=tokenizer.family, **own)
+        config = replace(config, **settled_samplers(config, whole, vocabulary))
+        if whole is None:
+            return config, [], []
+        tokenizer = Tokenizer.load(whole, config.chat_format)
     except UserError as refusal:
         return config, [], [str(refusal)]
-    return settled, list(filter(None, [tokenizer.chat_format.notice])), []
+    notices = list(filter(None, [tokenizer.chat_format.notice]))
+    return replace(config, chat_format=tokenizer.family), notices, []
 
 
 # --- the model, without its weights ---------------------------------------------------------------

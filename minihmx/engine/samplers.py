@@ -63,6 +63,25 @@ def sampler_of(text: str, temperature: float) -> Sampler | None:
     return found
 
 
+def one_spelling(text: str, temperature: float) -> str:
+    """The sampler's one name in a run of this temperature, whatever was typed.
+
+    >>> one_spelling("top_p=0.90,top_k=020,temperature=1", temperature=1.0)
+    'top_k=20,top_p=0.9'
+    """
+    plain = Sampler(temperature)
+    found = sampler_of(text, temperature) or plain
+    if found == plain or found.top_k == 1:
+        return "plain" if found == plain else "greedy"
+    said = {n: value for n, value in found._asdict().items() if value != getattr(plain, n)}
+    return ",".join(f"{name}={value!r}".removesuffix(".0") for name, value in said.items())
+
+
+def bytes_a_word(text: str) -> int:
+    """What a draw borrows for each word of a row. A GPU sorts all words for a top_p alone only."""
+    return 64 if "top_k" not in text and ("top_p" in text or text == OWN) else 32
+
+
 def sampler_record(text: str, temperature: float) -> dict[str, Any]:
     """What a run's config.json says of how its answers were drawn."""
     found = sampler_of(text, temperature)
@@ -89,26 +108,31 @@ def fault_of(field: str, text: str, temperature: float, eval_samples: int) -> st
     return more if eval_samples > 1 else ""
 
 
-def settled_samplers(config: Any, folder: Path, vocabulary: int) -> dict[str, Any]:
-    """The fields of a config whose sampler is the model's own, with that sampler written out.
+def settled_samplers(config: Any, folder: Path | None, vocabulary: int) -> dict[str, Any]:
+    """The samplers and stop ids of a config as its files name them: each in one spelling, and the
+    model's own written out. folder: the model's; None where it is not here, and "model" stays.
 
-    Raises UserError where the model's folder names none, or one that would give a group only one
-    answer, and for stop ids beyond its vocabulary.
+    Raises UserError where the model's folder names no sampler, or one that would give a group only
+    one answer, and for stop ids beyond its vocabulary.
     """
-    if max(token_ids(config.stop_ids), default=0) >= vocabulary:
+    ids = sorted({*token_ids(config.stop_ids)})
+    if max(ids, default=0) >= vocabulary:
         raise UserError(
             f"--stop-ids {config.stop_ids} cannot work: the model has {vocabulary} tokens, and "
             f"the last is {vocabulary - 1}, so no answer would end there; give ids up to that."
         )
-    found = {}
-    for name in [name for name in SAMPLERS if getattr(config, name) == OWN]:
+    found = {name: getattr(config, name) for name in SAMPLERS}
+    for name, text in found.items():
         flag = f"--{name.replace('_', '-')}"
-        found[name] = _own_sampler(folder, flag)
-        if why := fault_of(name, found[name], config.temperature, config.eval_samples):
-            raise UserError(
-                f"{flag} model cannot work: the model's own is {found[name]}, so {why}."
-            )
-    return found
+        if text == OWN and folder:
+            found[name] = text = _own_sampler(folder, flag)
+            if why := fault_of(name, text, config.temperature, config.eval_samples):
+                raise UserError(f"{flag} model cannot work: the model's own is {text}, so {why}.")
+        if text not in (OWN, AS_TRAINED):
+            found[name] = one_spelling(text, config.temperature)
+    if found["eval_sampler"] == found["sampler"]:
+        found["eval_sampler"] = AS_TRAINED
+    return found | {"stop_ids": ",".join(map(str, ids))}
 
 
 def _own_sampler(folder: Path, flag: str) -> str:
@@ -118,6 +142,7 @@ def _own_sampler(folder: Path, flag: str) -> str:
     found = found if isinstance(found, dict) else {}
     given = {name: found.get(name) for name in Sampler._fields}
     text = ",".join(f"{name}={value}" for name, value in given.items() if value not in (None, 0))
+    text = "greedy" if found.get("do_sample") is False else text
     try:
         sampler_of(text, temperature=1.0)
     except ValueError:

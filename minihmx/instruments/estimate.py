@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from minihmx.config import Config
+from minihmx.engine.samplers import bytes_a_word
 from minihmx.models.configs import ModelConfig
 from minihmx.records import Question
 
@@ -27,7 +28,7 @@ ALWAYS = ("weights", "adapter", "optimizer", "gradients", "kv cache of rubric", 
 # What a stage adds; of the parts in one bracket, which take turns, the largest counts.
 MEMORY_STAGES: dict[str, tuple[tuple[str, ...], ...]] = {
     "sampling": (("merged weights",), ("kv cache of answers",), ("prompts", "sampler")),
-    "judging": (("kv cache of judge",), ("judge prompts",)),
+    "judging": (("kv cache of judge",), ("judge prompts", "judge sampler")),
     "learning": (("adapter in 16 bit",), ("activations",), ("one layer", "logit chunk")),
 }
 
@@ -51,8 +52,7 @@ class Workload(NamedTuple):
     def of(cls, questions: Sequence[Question], rubric: str) -> Workload:
         """Lengths from those of the texts, since a tokenizer would have to be downloaded."""
         held_out = sum(question.split == "eval" for question in questions)
-        longest = max(len(question.text) for question in questions)
-        prompt = TEMPLATE + longest // CHARACTERS
+        prompt = TEMPLATE + max(len(question.text) for question in questions) // CHARACTERS
         judge = prompt + len(rubric) // CHARACTERS
         return cls(len(questions) - held_out, held_out, prompt, judge)
 
@@ -92,8 +92,7 @@ def trainable(model: ModelConfig, config: Config) -> int:
 
 def kv_bytes(model: ModelConfig, dtype: str) -> int:
     """Keys and values of one token in all layers."""
-    heads = 2 * model.num_key_value_heads * model.head_dim
-    return model.num_hidden_layers * heads * width(dtype)
+    return 2 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim * width(dtype)
 
 
 def width(dtype: str) -> int:
@@ -142,14 +141,16 @@ def generating(model: ModelConfig, config: Config, work: Workload) -> dict[str, 
     # Where all rows are on a CPU, the rubric is there once (engine/prefill.py, cache_for).
     own = fresh if config.device == "cpu" and rows > 1 else work.judge + cap
     prompts = math.ceil(rows / min(config.generations, config.eval_samples))
-    each = 32 if {config.sampler, config.eval_sampler} <= {"plain", "train"} else 64  # sorted
+    drawn = max(bytes_a_word(config.sampler), bytes_a_word(config.eval_sampler))
+    asked = bytes_a_word(config.judge_sampler)
     return {
         "kv cache of answers": _cached(rows, (work.prompt, cap), token),
         "prompts": prefilling(model, config, prompts * work.prompt, work.prompt),
-        "sampler": Part(rows * V * each, f"{rows} rows x {V:,} words x {each} bytes"),
+        "sampler": Part(rows * V * drawn, f"{rows} rows x {V:,} words x {drawn} bytes"),
         "kv cache of rubric": _cached(1, (work.judge,), token),
         "kv cache of judge": _cached(rows, (own, config.judge_max_tokens), token),
         "judge prompts": prefilling(model, config, rows * fresh, work.judge + cap),
+        "judge sampler": Part(rows * V * asked, f"{rows} rows x {V:,} words x {asked} bytes"),
     }
 
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from minihmx.config import check_number
+from minihmx.engine.samplers import sampler_of, token_ids
 from minihmx.errors import Diverged, UserError
-from minihmx.probes.best_of_curve import best_of_report, by_questions
+from minihmx.probes.best_of_curve import best_of_report, by_questions, drawn_as, drawn_notices
 from minihmx.probes.checkpoints import (
     NOT_FINITE,
     ProbePieces,
@@ -47,6 +49,8 @@ def best_of(names: Sequence[str], flags: Mapping[str, Any], samples: int) -> dic
     check_number("samples", samples, 2, MOST_ANSWERS)
     checkpoints = open_checkpoints(names)
     model = open_base(checkpoints, flags, slow_dtypes=True)
+    ways = drawn_as(vars(model.config))
+    model = replace(model, config=replace(model.config, **ways))  # type: ignore[arg-type]
     config, source = model.config, model.source
     if config.temperature == 0:
         raise UserError("At temperature 0 all answers are one; give --temperature 1.")
@@ -60,6 +64,7 @@ def best_of(names: Sequence[str], flags: Mapping[str, Any], samples: int) -> dic
         "questions": questions_digest(questions),
         "rubric": text_digest(prompts.rubric),
         **{name: getattr(config, name) for name in (*kept, "date", "chat_format")},
+        **ways,
     }
     pieces = ProbePieces(home_path(config.out) / source.run_name / "base", "best-of", identity)
     table = _answers(model, prompts, questions, pieces, samples)
@@ -68,6 +73,7 @@ def best_of(names: Sequence[str], flags: Mapping[str, Any], samples: int) -> dic
         "model": {"id": source.id, "digest": source.digest},
         "settings": identity,
         "folder": str(pieces.folder),
+        "notices": drawn_notices(ways, [checkpoint.values for checkpoint in checkpoints]),
         **best_of_report(table, ids, checkpoints, answered),
     }
 
@@ -108,14 +114,16 @@ def _ask(
     from minihmx.probes.examples import judge_answers
 
     config, ids = model.config, prompts.policy(question.text)
+    noise = [("best-of", config.seed, question.text, number) for number in numbers]
     completions = generate(
         decoder,
         prompts.tokenizer.decode,
         [ids] * len(numbers),
         max_new_tokens=config.max_completion_length,
-        stop_ids=decoder.config.eos_ids,
+        stop_ids=token_ids(config.stop_ids) or decoder.config.eos_ids,
         temperature=config.temperature,
-        noise=[("best-of", config.seed, question.text, number) for number in numbers],
+        sampler=sampler_of(config.sampler, config.temperature),
+        noise=noise,
         limit=Limit("--decode-rows", config.decode_rows),
     )
     if not all(completion.finite for completion in completions):
@@ -124,5 +132,7 @@ def _ask(
         Rollout(question, number, question.text, ids, completion)
         for number, completion in zip(numbers, completions, strict=True)
     ]
-    judge_answers(decoder, prompts, config, rollouts)
+    sampled = config.judge_sampler != "greedy"
+    judge_noise = [("judge", *names) for names in noise] if sampled else None
+    judge_answers(decoder, prompts, config, rollouts, judge_noise)
     return rollouts

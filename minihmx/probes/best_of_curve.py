@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from minihmx.config import FIELDS
+from minihmx.engine.samplers import AS_TRAINED
 from minihmx.errors import UserError
 from minihmx.probes.checkpoints import Checkpoint
 from minihmx.stats import clustered_standard_error, mean
@@ -103,6 +105,36 @@ def at_kl(points: Sequence[Point], question: int, kl: float) -> float | None:
     width = high.bound - low.bound
     share = min(max((kl - low.bound) / width, 0.0), 1.0) if width else 1.0
     return ends[0] + share * (ends[1] - ends[0])
+
+
+def drawn_as(values: Mapping[str, Any]) -> dict[str, str]:
+    """How the base answers as a run did: sampler, stop ids and the judge's sampler, where they are
+    not the default. values: of Config; what is the default may be missing.
+
+    Of N greedy answers none is the best, so in their place it draws as for training.
+    """
+    own: dict[str, Any] = {name: f.default for name, f in FIELDS.items()} | dict(values)
+    if own["eval_sampler"] not in (AS_TRAINED, "greedy"):
+        own["sampler"] = own["eval_sampler"]
+    names = "sampler", "stop_ids", "judge_sampler"
+    return {name: own[name] for name in names if own[name] != FIELDS[name].default}
+
+
+def drawn_notices(settings: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a sampler does to the comparison. settings: of the probe. runs: the values of each."""
+    found = []
+    if "sampler" in settings:
+        found.append(
+            f"The base's answers were drawn with {settings['sampler']}, as the runs' were. What N "
+            "costs is counted from the base so drawn, and a run's KL is one of plain softmax, so "
+            "the two are roughly on one scale."
+        )
+    if any(values.get("eval_sampler") == "greedy" for values in runs):
+        found.append(
+            "A run's held-out answers are greedy, and N greedy answers of the base would be one, "
+            "so its were drawn as for training: beyond the curve is what greedy answers gain, too."
+        )
+    return found
 
 
 Rows = Sequence[Mapping[str, Any]]  # of an evaluation

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minihmx.config import FIELDS, MOST, Config, check_number
-from minihmx.engine.samplers import LEAST_TEMPERATURE
+from minihmx.config import FIELDS, MOST, Config, check_number, is_told
+from minihmx.engine.samplers import LEAST_TEMPERATURE, SAMPLERS, sampler_of
 from minihmx.errors import Diverged, UserError, quoted
 from minihmx.models import adapters
 from minihmx.questions import extra_questions, load_questions, load_rubric
@@ -157,7 +157,7 @@ def examples(
     kept_values = ("model", "revision", "threads", "date", "chat_format")
     own = {name: getattr(config, name) for name in kept_values}
     model = find_model(own | dict(flags or {}), slow_dtypes=True)
-    doubts = filter(None, [model.tokenizer.chat_format.notice])
+    doubts = [*filter(None, [model.tokenizer.chat_format.notice]), *plain_notices(pair.config)]
     opened = {side: open_adapter(str(pair.folders[side]), model.source) for side in SIDES[1:]}
     prompts, decoder = Prompts(model.tokenizer, config.date, rubric), load_decoder(model)
     wanted = [(question, s) for question in questions for s in range(samples)]
@@ -183,6 +183,19 @@ def examples(
         "answers": [{"side": s, **answer_record(r)} for s in SIDES for r in rollouts[s]],
         "scores": {side: score_record(rollouts[side]) for side in SIDES},
     }
+
+
+def plain_notices(config: Config) -> list[str]:
+    """That a run of this config spoke, stopped or judged otherwise than it does here, if it did."""
+    own = [
+        f"--{name.replace('_', '-')} {getattr(config, name)}"
+        for name in (*SAMPLERS, "stop_ids")
+        if is_told(config, name)
+    ]
+    return [
+        f"The runs have {', '.join(own)}, which is not applied: these answers are from plain "
+        "softmax, end at every id that the model names, and are judged greedily."
+    ] * bool(own)
 
 
 def answers_of(
@@ -213,9 +226,14 @@ def answers_of(
 
 
 def judge_answers(
-    decoder: Decoder, prompts: Prompts, config: Config, rollouts: Sequence[Rollout]
+    decoder: Decoder,
+    prompts: Prompts,
+    config: Config,
+    rollouts: Sequence[Rollout],
+    noise: Sequence[tuple[object, ...]] | None = None,
 ) -> None:
-    """Fill in the verdicts of the decoder as it is, which here is the base."""
+    """Fill in the verdicts of the decoder as it is, which here is the base. They are greedy, or
+    with `noise` drawn as the config says."""
     from minihmx.engine.memory import Limit
     from minihmx.rollout import ask_judge
 
@@ -225,6 +243,9 @@ def judge_answers(
         [prompts.judge(rollout.question.text, rollout.completion.text) for rollout in rollouts],
         max_new_tokens=config.judge_max_tokens,
         limit=Limit("--decode-rows", config.decode_rows),
+        noise=noise,
+        temperature=config.temperature,
+        sampler=sampler_of(config.judge_sampler, config.temperature) if noise else None,
     )
     for rollout, judgement in zip(rollouts, judgements, strict=True):
         rollout.judge_text, rollout.judge_finish, rollout.verdict = judgement

@@ -148,7 +148,9 @@ def check_not_finite(
     """
     record, bad = line.record, line.record.get("not_finite", ABSENT)
     holds = isinstance(bad, str) and bad is not ABSENT
-    null = any(record.get(name, ABSENT) is None for name in ("loss", "grad_norm", "kl_tokens"))
+    null = any(record.get(name, ABSENT) is None for name in ("loss", "grad_norm"))
+    # The KL of an answer that weighs nothing in its step may overflow, and the step is taken.
+    null |= any(r.kl is None and (r.weight or record.get("kind") != "step") for r in rollouts)
     null |= any(r.reward is not None and math.isnan(r.reward) for r in rollouts)
     if bad and not null:
         holds &= facts.config.iterations > 1 or (last and not facts.complete)
@@ -163,7 +165,8 @@ def kl_of(rollout: Rollout) -> float:
 def loss_terms(rollouts: Sequence[Rollout], beta: float) -> list[float]:
     """What each answer adds to the loss: tokens * weight * (beta * KL - advantage), as the ratio is
     1 where the policy drew the answers itself."""
-    return [len(r.completion.ids) * r.weight * (beta * kl_of(r) - r.advantage) for r in rollouts]
+    weights = [(r, len(r.completion.ids) * r.weight) for r in rollouts]
+    return [w * (beta * kl_of(r) - r.advantage) if w else 0.0 for r, w in weights]
 
 
 def check_close(

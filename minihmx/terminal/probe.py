@@ -66,6 +66,7 @@ def best_of_tables(report: Mapping[str, Any]) -> list[Table]:
             "have the same score, and is an estimate from these answers.",
             f"Coverage: on {report['coverage']:.0%} of the questions one of the base's "
             f"{report['samples']} answers reaches 7.5.",
+            *report.get("notices", ()),
             f"kept in {report['folder']}",
             _CURVE_LIMITS,
         ),

@@ -299,6 +299,11 @@ def test_a_known_model_from_its_cached_config(
     assert code == 0 and "--decode-rows 5 --micro-batch 2" in out, out
     code, out, err = asked(capsys, "qwen3-8b", "--gpu", "24", "--gpu-memory", "18")
     assert code == 0 and "--decode-rows 5 --micro-batch 4" in out, out
+    code, _, err = asked(capsys, "qwen3-8b", "--gpu", "24", "--gpu-memory", "16")
+    assert code == 2 and "of 16.00 GiB (--gpu-memory 16); " in err
+    code, out, err = asked(capsys, "qwen3-8b", "--gpu", "24", "--stop-ids", "7,151936")
+    assert code == 2 and "problem    --stop-ids 7,151936 cannot work: the model has 151936" in out
+    assert asked(capsys, "qwen3-8b", "--gpu", "24", "--stop-ids", "7,151935")[0] == 0
     code, _, err = asked(capsys, "qwen3-8b", "--gpu", "16")
     assert err.startswith("minihmx: Qwen/Qwen3-8B does not fit: judging takes ")
     assert code == 2 and "not even one row at a time" in err and err.count("\n") == 1
@@ -410,6 +415,8 @@ def test_this_processor_s_speed_is_a_plausible_one() -> None:
         (["tiny", "--judge", "tiny"], "Two models"),
         (["--judge", "tiny", "--gpu", "8"], "--gpu plans a run"),
         (["--samples", "3"], "give --judge"),
+        (["--gpu-memory", "-3"], "--gpu-memory -3.0 cannot work: give the GiB that may be used"),
+        (["--first-rate", "zero", "--epochs", "1", "--prompts-per-step", "90"], "single update"),
     ],
 )
 def test_bad_input_gets_one_sentence(

@@ -142,18 +142,37 @@ def test_learning_without_checkpointing_takes_what_is_estimated(name: str) -> No
     assert expected == pytest.approx(found, rel=0.05)
 
 
-@pytest.mark.parametrize(
-    "text", ["plain", "greedy", "temperature=0.7", "temperature=0.6,top_k=20,top_p=0.95"]
-)
-def test_drawing_takes_no_more_than_is_estimated(text: str) -> None:
+# Bytes a word: of these only a top-p alone has a GPU sort all words.
+DRAWN = {
+    "plain": 32,
+    "greedy": 32,
+    "temperature=0.7": 32,
+    "temperature=0.6,top_k=20,top_p=0.95": 32,
+    "top_p=0.95": 64,
+}
+
+
+@pytest.mark.parametrize("text", DRAWN)
+@pytest.mark.parametrize("field", ["eval_sampler", "judge_sampler"])
+def test_drawing_takes_no_more_than_is_estimated(field: str, text: str) -> None:
     shape, config = on_cuda("qwen3-0.6b")
-    config, rows = replace(config, eval_sampler=text), config.decode_rows
+    config, rows = replace(config, **{field: text}), config.decode_rows
     live = Live(read=float(STOP))
     with live, torch.inference_mode():
         logits = torch.zeros(rows, shape.vocab_size, device=META)
         u = torch.zeros(rows, dtype=torch.float64, device=META)
         draw(logits, config.temperature, u, sampler_of(text, config.temperature))
-    expected = estimate.parts(shape, config, WORK)["sampler"].bytes
-    assert live.peak <= expected, live.where
-    if text == "greedy":  # one token of each row, for which nothing is sorted
-        assert live.peak < expected / 3, live.where
+    parts = estimate.parts(shape, config, WORK)
+    expected = parts["sampler" if field == "eval_sampler" else "judge sampler"].bytes
+    assert expected == rows * shape.vocab_size * DRAWN[text]
+    assert expected / 5 < live.peak <= expected, live.where
+
+
+def test_a_judge_that_draws_from_all_words_counts() -> None:
+    """With a short prompt and a long vocabulary drawing is what a judge takes most for."""
+    shape, config = on_cuda("gemma2-2b")
+    work, peak = Workload(90, 10, 8, 16), []
+    for text in ("greedy", "top_p=0.9"):
+        asked = replace(config, judge_sampler=text, max_completion_length=4)
+        peak.append(estimate.peaks(estimate.parts(shape, asked, work))["judging"])
+    assert peak[1] - peak[0] > 0.4 * config.decode_rows * shape.vocab_size * 32

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from command_line import in_process, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minihmx import rollout
+from minihmx.engine import sampling
+from minihmx.engine.samplers import Sampler
 from minihmx.errors import UserError
 from minihmx.probes import best_of
 from minihmx.probes.best_of_curve import (
@@ -20,6 +24,8 @@ from minihmx.probes.best_of_curve import (
     bound,
     by_questions,
     curve,
+    drawn_as,
+    drawn_notices,
     expected_best,
     kl_of_best,
     standing,
@@ -183,3 +189,45 @@ def test_what_cannot_stand_on_one_curve_is_refused(tmp_path: Path, pair: Path) -
     config["science"]["max_sequence_length"] = 4096
     (folder / "config.json").write_text(json.dumps(config))
     refused(in_process(*probe, folder), "was trained on another model than tiny")
+
+
+# --- runs that drew otherwise ---------------------------------------------------------------------
+
+
+def test_the_base_is_drawn_stopped_and_judged_as_the_runs_were(
+    tmp_path: Path, pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = typed(tmp_path / "plain", pair)
+    assert plain["notices"] == [] and not {"sampler", "stop_ids"} & plain["settings"].keys()
+    own = tmp_path / "own"
+    shutil.copytree(pair, own)
+    changes = {"sampler": "top_k=2", "judge_sampler": "plain", "stop_ids": "4,9"}
+    for path in own.glob("tiny/*/seed-1/config.json"):
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps({**config, "science": config["science"] | changes}))
+    asked, real = [], sampling.generate
+
+    def generate(*args: Any, **more: Any) -> Any:
+        asked.append({k: more.get(k) for k in ("sampler", "stop_ids", "noise")})
+        return real(*args, **more)
+
+    monkeypatch.setattr(sampling, "generate", generate)
+    monkeypatch.setattr(rollout, "generate", generate)
+    found = typed(tmp_path / "drawn", own)
+    assert changes.items() <= found["settings"].items() and found["folder"] != plain["folder"]
+    answers, judged = asked
+    assert answers["sampler"] == Sampler(1.0, top_k=2) and answers["stop_ids"] == [4, 9]
+    assert judged["sampler"] is None
+    assert judged["noise"] == [("judge", *name) for name in answers["noise"]]
+    (notice,) = found["notices"]
+    assert "were drawn with top_k=2, as the runs' were" in notice
+
+
+def test_greedy_evaluations_have_no_best_of_n() -> None:
+    values = {"eval_sampler": "greedy", "sampler": "top_p=0.9", "stop_ids": ""}
+    assert drawn_as(values) == {"sampler": "top_p=0.9"}
+    assert drawn_as({**values, "eval_sampler": "top_k=5"}) == {"sampler": "top_k=5"}
+    assert drawn_as({}) == {}
+    first, second = drawn_notices(drawn_as(values), [values])
+    assert "drawn with top_p=0.9" in first and "held-out answers are greedy" in second
+    assert drawn_notices({}, [{}]) == []

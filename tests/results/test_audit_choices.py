@@ -14,6 +14,7 @@ from minihmx import train
 from minihmx.cli import main
 from minihmx.results.audit import audit_path
 from minihmx.run import open_run
+from minihmx.stats import mean
 from minihmx.storage.identity import science_digest
 
 STEP = "rollouts/step-000002.jsonl"
@@ -80,6 +81,38 @@ def test_a_run_of_each_is_clean_and_a_forged_one_is_found(
     # Nothing but the judge's model tells how its words were drawn, and nothing but the policy where
     # an answer ended for a reason of its own.
     assert bool(found) == (name not in ("judge", "stop ids")), name
+
+
+def test_a_kl_that_overflows_is_no_finding_where_it_weighs_nothing(
+    judged: None, tmp_path: Path
+) -> None:
+    ends: dict[str, object] = {"stop_ids": ",".join(map(str, range(40, 90))), "seed": 12}
+    run = open_run(toy.flags(tmp_path, max_completion_length=16, truncated="masked", **ends))
+    for event in train.train(run):
+        assert event
+    run.store._lock.close()
+    folder, found = run.store.folder, {}
+    file, rows = next(
+        (path, rows)
+        for path in sorted(folder.glob("rollouts/*"))
+        for rows in [[json.loads(line) for line in path.read_text().splitlines()]]
+        if 0 < sum(row["weight"] == 0 for row in rows) < len(rows)  # of both kinds
+    )
+    whole = {path: path.read_bytes() for path in (file, folder / "metrics.jsonl")}
+    lines = [json.loads(line) for line in whole[folder / "metrics.jsonl"].splitlines()]
+    asked = ("step", int(file.stem[-6:]))
+    step = next(n for n, line in enumerate(lines, 1) if (line["kind"], line["step"]) == asked)
+    for masked in (True, False):
+        number = next(n for n, row in enumerate(rows, 1) if (row["weight"] == 0) == masked)
+        kls = [row["kl"] for n, row in enumerate(rows, 1) if n != number]
+        rewrite(file, number, lambda row: {**row, "kl": None})
+        told = {"kl": mean(kls), "kl_tokens": None}
+        rewrite(folder / "metrics.jsonl", step, lambda line, told=told: {**line, **told})
+        sign(folder)
+        found[masked] = {f.field for f in audit_path(folder).findings}
+        for path, data in whole.items():
+            path.write_bytes(data)
+    assert found[True] == set() and {"loss", "not_finite"} <= found[False]
 
 
 def differs_by_default(row: dict[str, Any], field: str) -> bool:

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import env
+from command_line import env, in_process
 from conftest import ROOT
 
 from minihmx.config import FIELDS, Config, check_config
+from minihmx.errors import UserError
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import silent_choices
@@ -40,6 +41,29 @@ def test_the_table_by_hand() -> None:
     assert (cells["own +"], cells["true +"]) == ("+1.00 ± 0.25 *", "+0.00 ± 2.48")
     assert (cells["odd"], cells["unscored"], cells["KL"]) == ("25%", "0%", "3.00")
     assert "cannot be said" in forward.notes[0]
+
+
+def test_a_clip_that_acts_with_two_iterations_is_compared_with_those() -> None:
+    found = {
+        (DEFAULT, "forward"): {1: of(1.0, 1.0)},
+        ("two iterations", "forward"): {1: of(5.0, 4.0)},
+        ("two, clip higher", "forward"): {1: of(6.0, 4.5)},
+    }
+    forward, _ = silent_choices.tables(found)
+    assert forward.rows[2][0] == "two, clip higher (less two iterations)"
+    assert forward.rows[2][-2:] == ("+1.00 ?", "+0.50 ?")
+
+
+def test_a_finished_run_of_another_config_is_refused(tmp_path: Path) -> None:
+    place = tmp_path / "no-divisor"
+    folder = place / "tiny" / "forward" / "seed-1"
+    key = ("no divisor", "forward", 1)
+    silent_choices.refuse_another(key, place, folder)  # nothing is there yet
+    options = ["train", "tiny", "--out", str(place), "--epochs", "1", "--prompts-per-step", "90"]
+    done = in_process(*options, "--max-completion-length", "4", "--judge-max-tokens", "1")
+    assert (folder / "manifest.json").is_file(), done.stderr
+    with pytest.raises(UserError, match="advantage_divisor is its default there and 'none' here"):
+        silent_choices.train_all(tmp_path, ["no divisor"], [1], jobs=1)
 
 
 def test_one_seed_says_nothing_of_seeds() -> None:

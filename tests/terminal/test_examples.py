@@ -20,6 +20,7 @@ from minihmx.engine.sampling import generate
 from minihmx.judge import judge_prompt
 from minihmx.models import weights
 from minihmx.models.tokenizer import Tokenizer
+from minihmx.probes.examples import SIDES
 from minihmx.questions import extra_questions, load_questions, load_rubric
 from minihmx.storage import strict
 from minihmx.terminal.examples import markdown_page, show_examples
@@ -276,3 +277,20 @@ def test_as_typed_on_tiny(tmp_path: Path) -> None:
     scored = [a for a in found["answers"] if a["score"] is not None]
     assert len(found["answers"]) == 24 and len(scored) > 12
     assert all(a["judge"][slice(*a["span"])] == str(a["score"]) for a in scored)
+
+
+def test_runs_of_another_sampler_are_told_that_it_is_not_applied(made: Path, typed: Typed) -> None:
+    assert not any("not applied" in notice for notice in report(made, typed)["notices"])
+    whole = {made / d / "config.json": (made / d / "config.json").read_text() for d in SIDES[1:]}
+    changes = {"sampler": "top_k=2", "stop_ids": "4,9"}
+    for path, text in whole.items():
+        config = json.loads(text)
+        path.write_text(json.dumps({**config, "science": config["science"] | changes}))
+    try:
+        (notice,) = report(made, typed)["notices"]
+    finally:
+        for path, text in whole.items():
+            path.write_text(text)
+    assert notice.startswith(
+        "The runs have --sampler top_k=2, --stop-ids 4,9, which is not applied"
+    )

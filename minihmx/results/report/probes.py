@@ -11,7 +11,13 @@ from typing import Any
 
 from minihmx.errors import Failure, UserError
 from minihmx.probes.best_of import MOST_ANSWERS, WRITTEN_OF_AN_ANSWER
-from minihmx.probes.best_of_curve import Rows, best_of_report, by_questions
+from minihmx.probes.best_of_curve import (
+    Rows,
+    best_of_report,
+    by_questions,
+    drawn_as,
+    drawn_notices,
+)
 from minihmx.probes.checkpoints import REPORT_FILE, Checkpoint, checked_records
 from minihmx.probes.equal_kl import StrengthCurve, stored_curves
 from minihmx.probes.equal_kl_tasks import OneAsked, measures
@@ -70,6 +76,9 @@ def best_of_shown(material: Material, probe: StoredProbe) -> Shown:
             left.append(str(error))
     report = best_of_report(table, names, checkpoints, answered)
     report |= {"model": {"id": probe.model}, "folder": str(probe.folder)}
+    shown = {checkpoint.run for checkpoint in checkpoints}
+    science = [run.science for run in probe.runs if run.folder in shown]
+    report["notices"] = drawn_notices(probe.settings, science)
     adapters = [w for c in checkpoints for w in ("--adapter", f"{c.run}@{c.folder.name}")]
     words = ["minihmx", "probe", "best-of", probe.model_id, *adapters, "--samples", str(samples)]
     tables = best_of_tables(report)
@@ -81,7 +90,8 @@ def _otherwise(run: ReportRun, settings: Mapping[str, Any]) -> str:
     """What of a run's settings are not those that the base was asked with, in words, or ""."""
     own = {name: run.science.get(name) for name in _ALIKE}
     own["rubric"] = run.science.get("rubric digest")
-    differ = [name for name, value in own.items() if value != settings[name]]
+    own |= dict.fromkeys(("sampler", "stop_ids", "judge_sampler")) | drawn_as(run.science)
+    differ = [name for name, value in own.items() if value != settings.get(name)]
     return f"{', '.join(differ)} differ from those of the base's answers." if differ else ""
 
 
