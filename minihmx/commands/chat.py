@@ -30,8 +30,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steer",
         metavar="FILE:ALPHA",
-        help="also the base with a vector of `probe emotion` added so many times its RMS, as "
-        "vectors/joy.safetensors:4",
+        help="also the base with a vector of `probe emotion` added, ALPHA times the RMS of one "
+        "element of its residuals, as vectors/joy.safetensors:4",
     )
     # The defaults are those of training, except that no model's row is asked for its own.
     for name, text in {
