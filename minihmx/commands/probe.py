@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from minihmx.config import FIELDS
-from minihmx.storage.disk import home_path
+from minihmx.results.layout import Table, as_plain
 from minihmx.terminal.text import show
 
 Arguments = Callable[[argparse.ArgumentParser], None]
@@ -62,6 +62,36 @@ def _only_fields(parser: argparse.ArgumentParser, *names: str) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
 
 
+def _pair(parser: argparse.ArgumentParser) -> None:
+    """The two checkpoints of an action that compares the directions."""
+    parser.add_argument("forward", metavar="FORWARD", help="a forward run, or RUN@epoch-03")
+    parser.add_argument("reverse", metavar="REVERSE", help="the reverse run of the same seed")
+
+
+def _items(parser: argparse.ArgumentParser) -> None:
+    """Where a benchmark's items come from, and how many are asked."""
+    parser.add_argument(
+        "--data", default="hub", metavar="hub|sample|DIR", help="where the items are (hub)"
+    )
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="a random part (all)")
+
+
+def _counts(parser: argparse.ArgumentParser, *counts: tuple[str, int, str]) -> None:
+    """A flag for each name, its default, and what it counts."""
+    for name, default, text in counts:
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (%(default)s)")
+
+
+def _show_report(
+    options: argparse.Namespace,
+    report: Mapping[str, Any],
+    tables: Callable[[Mapping[str, Any]], Sequence[Table]],
+) -> None:
+    """One JSON object, or its tables."""
+    text = json.dumps(report, sort_keys=True) if options.json else as_plain(tables(report))
+    show(text.rstrip("\n"))
+
+
 def _flags(options: argparse.Namespace) -> dict[str, Any]:
     """The fields of Config that were given; where results go is never the run's own --out."""
     own = vars(options)
@@ -79,54 +109,48 @@ def _best_of_arguments(parser: argparse.ArgumentParser) -> None:
 def _best_of(options: argparse.Namespace) -> int:
     """Base answers, judged; the best and the worst of N against KL; a table, a plot."""
     from minihmx.probes.best_of import best_of
-    from minihmx.results.plots import draw_best_of, need_matplotlib
-    from minihmx.terminal.probe import best_of_lines
+    from minihmx.results.plots import draw_best_of, new_plot
+    from minihmx.terminal.probe import best_of_tables
 
-    if options.plot is not None:
-        need_matplotlib()
+    plot = new_plot(options.plot) if options.plot is not None else None
     report = best_of(options.adapters, _flags(options), options.samples)
-    show(json.dumps(report, sort_keys=True) if options.json else best_of_lines(report))
-    if options.plot is not None:
-        for path in draw_best_of(report, home_path(options.plot)):
-            show(f"drawn in {path}") if not options.json else None
+    _show_report(options, report, best_of_tables)
+    for path in draw_best_of(report, plot) if plot else ():
+        show(f"drawn in {path}") if not options.json else None
     return 0
 
 
 def _emotion_arguments(parser: argparse.ArgumentParser) -> None:
     _shared(parser, "what training moved in it")
-    for name, default, text in (
+    _counts(
+        parser,
         ("stories", 64, "topics, of which every emotion gets a story each"),
         ("neutral", 100, "neutral texts"),
         ("draws", 1000, "random spaces, and shuffles of labels, that stand for chance"),
         ("steering", 0, "answers to each question for each vector, sign and strength; 0: none"),
         ("directions", 20, "random directions to steer with beside the emotions"),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (%(default)s)")
+    )
 
 
 def _emotion(options: argparse.Namespace) -> int:
     """Stories, vectors, the gate, measures. A gate not passed is an answer too: it exits 0."""
     from minihmx.probes.emotion import Counts, emotion
-    from minihmx.terminal.probe import emotion_lines
+    from minihmx.terminal.probe import emotion_tables
 
     counts = Counts(**{name: getattr(options, name) for name in Counts._fields})
     report = emotion(options.adapters, _flags(options), counts)
-    show(json.dumps(report, sort_keys=True) if options.json else emotion_lines(report))
+    _show_report(options, report, emotion_tables)
     return 0
 
 
 def _equal_kl_arguments(parser: argparse.ArgumentParser) -> None:
     from minihmx.probes.equal_kl_tasks import EQUAL_KL_TASKS
 
-    parser.add_argument("forward", metavar="FORWARD", help="a forward run, or RUN@epoch-03")
-    parser.add_argument("reverse", metavar="REVERSE", help="the reverse run of the same seed")
+    _pair(parser)
     parser.add_argument(
         "--tasks", default=EQUAL_KL_TASKS, help=f"benchmarks, or none ({EQUAL_KL_TASKS})"
     )
-    parser.add_argument(
-        "--data", default="hub", metavar="hub|sample|DIR", help="where the items are (hub)"
-    )
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="a random part (all)")
+    _items(parser)
     _fields(parser)
 
 
@@ -147,12 +171,12 @@ def _on_policy_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adapter", metavar="RUN", help="a run's folder, or RUN@epoch-03 (a fresh adapter)"
     )
-    for name, default, text in (
+    _counts(
+        parser,
         ("prompts", 2, "held-out questions"),
         ("samples", 2, "answers to each"),
         ("tokens", 24, "of an answer at most"),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (%(default)s)")
+    )
     memory = ("micro_batch", "logit_chunk", "checkpointing")
     _only_fields(parser, "seed", "temperature", *memory, *_PLACE)
 
@@ -160,19 +184,18 @@ def _on_policy_arguments(parser: argparse.ArgumentParser) -> None:
 def _on_policy(options: argparse.Namespace) -> int:
     """Sample a few answers, compute them in every way, and compare. A difference exits 0 too."""
     from minihmx.probes.on_policy import on_policy
-    from minihmx.terminal.on_policy import on_policy_lines
+    from minihmx.terminal.on_policy import on_policy_tables
 
     counts = options.prompts, options.samples, options.tokens
     report = on_policy(options.adapter, _flags(options), *counts)
-    show(json.dumps(report, sort_keys=True) if options.json else on_policy_lines(report))
+    _show_report(options, report, on_policy_tables)
     return 0
 
 
 def _measures_arguments(parser: argparse.ArgumentParser) -> None:
     from minihmx.probes.measures import MEASURED_TASKS
 
-    parser.add_argument("forward", metavar="FORWARD", help="a forward run, or RUN@epoch-03")
-    parser.add_argument("reverse", metavar="REVERSE", help="the reverse run of the same seed")
+    _pair(parser)
     parser.add_argument(
         "--strength",
         dest="strengths",
@@ -190,10 +213,7 @@ def _measures_arguments(parser: argparse.ArgumentParser) -> None:
         help="a text before every item and question; may be given several times (unsure, neutral)",
     )
     parser.add_argument("--tasks", default=MEASURED_TASKS, help="benchmarks (%(default)s)")
-    parser.add_argument(
-        "--data", default="hub", metavar="hub|sample|DIR", help="where the items are (hub)"
-    )
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="a random part (all)")
+    _items(parser)
     parser.add_argument("--plot", metavar="FILE", help="draw it as FILE.png and FILE.svg")
     _fields(parser)
 
@@ -202,11 +222,10 @@ def _measures(options: argparse.Namespace) -> int:
     """What comes back of a loss, and the price, under strengths, system texts and a passage."""
     from minihmx.evals.asking.settings import SYSTEM_TEXTS
     from minihmx.probes.equal_kl import GRID
-    from minihmx.results.plots import draw_measures, need_matplotlib
+    from minihmx.results.plots import draw_measures, new_plot
     from minihmx.terminal.measures import ask_measures, measures_text
 
-    if options.plot is not None:
-        need_matplotlib()
+    plot = new_plot(options.plot) if options.plot is not None else None
     asked = {"tasks": options.tasks, "data": options.data, "limit": options.limit}
     told = sys.stderr if options.json else sys.stdout
     ways = options.strengths or GRID, options.systems or SYSTEM_TEXTS
@@ -214,14 +233,13 @@ def _measures(options: argparse.Namespace) -> int:
     measured = ask_measures(pair, _flags(options), asked, *ways, told)
     report = measured.report()
     show(json.dumps(report, sort_keys=True) if options.json else measures_text(measured))
-    for path in draw_measures(report, home_path(options.plot)) if options.plot is not None else ():
+    for path in draw_measures(report, plot) if plot else ():
         print(f"drawn in {path}", file=told)
     return 0
 
 
 def _panel_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("forward", metavar="FORWARD", help="a forward run, or RUN@epoch-03")
-    parser.add_argument("reverse", metavar="REVERSE", help="the reverse run of the same seed")
+    _pair(parser)
     parser.add_argument(
         "--samples", type=int, default=4, metavar="N", help="answers to each question (4)"
     )
