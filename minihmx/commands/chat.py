@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from minihmx.commands.train import field_flag
 from minihmx.config import FIELDS
 from minihmx.terminal.text import decodable
 
@@ -42,9 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "dtype": "what to compute in",
         "chat_format": "what is written around each turn",
     }.items():
-        default, choices = FIELDS[name].default, FIELDS[name].metadata["choices"]
-        flag, text = f"--{name.replace('_', '-')}", f"{text} (%(default)s)"
-        parser.add_argument(flag, type=type(default), default=default, choices=choices, help=text)
+        field_flag(parser, name, f"{text} (%(default)s)", FIELDS[name].default)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from minihmx.commands.train import field_flag
 from minihmx.config import FIELDS
 from minihmx.results.layout import Table, as_plain
 from minihmx.terminal.text import show
@@ -55,10 +56,7 @@ def _fields(parser: argparse.ArgumentParser, *more: str) -> None:
 def _only_fields(parser: argparse.ArgumentParser, *names: str) -> None:
     """These flags of `train`, and --json."""
     for name in names:
-        field, flag = FIELDS[name], f"--{name.replace('_', '-')}"
-        kind, text = type(field.default), f"{field.metadata['help']} (the run's, else train's)"
-        none, choices = argparse.SUPPRESS, field.metadata["choices"]
-        parser.add_argument(flag, type=kind, default=none, choices=choices, help=text)
+        field_flag(parser, name, f"{FIELDS[name].metadata['help']} (the run's, else train's)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
 
 
@@ -76,19 +74,9 @@ def _items(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="a random part (all)")
 
 
-def _counts(parser: argparse.ArgumentParser, *counts: tuple[str, int, str]) -> None:
-    """A flag for each name, its default, and what it counts."""
-    for name, default, text in counts:
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (%(default)s)")
-
-
-def _show_report(
-    options: argparse.Namespace,
-    report: Mapping[str, Any],
-    tables: Callable[[Mapping[str, Any]], Sequence[Table]],
-) -> None:
-    """One JSON object, or its tables."""
-    text = json.dumps(report, sort_keys=True) if options.json else as_plain(tables(report))
+def _show(options: argparse.Namespace, report: Mapping[str, Any], tables: list[Table]) -> None:
+    """A report as one JSON object, or as its tables."""
+    text = json.dumps(report, sort_keys=True) if options.json else as_plain(tables)
     show(text.rstrip("\n"))
 
 
@@ -114,7 +102,7 @@ def _best_of(options: argparse.Namespace) -> int:
 
     plot = new_plot(options.plot) if options.plot is not None else None
     report = best_of(options.adapters, _flags(options), options.samples)
-    _show_report(options, report, best_of_tables)
+    _show(options, report, best_of_tables(report))
     for path in draw_best_of(report, plot) if plot else ():
         show(f"drawn in {path}") if not options.json else None
     return 0
@@ -122,14 +110,14 @@ def _best_of(options: argparse.Namespace) -> int:
 
 def _emotion_arguments(parser: argparse.ArgumentParser) -> None:
     _shared(parser, "what training moved in it")
-    _counts(
-        parser,
+    for name, default, text in (
         ("stories", 64, "topics, of which every emotion gets a story each"),
         ("neutral", 100, "neutral texts"),
         ("draws", 1000, "random spaces, and shuffles of labels, that stand for chance"),
         ("steering", 0, "answers to each question for each vector, sign and strength; 0: none"),
         ("directions", 20, "random directions to steer with beside the emotions"),
-    )
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (%(default)s)")
 
 
 def _emotion(options: argparse.Namespace) -> int:
@@ -139,7 +127,7 @@ def _emotion(options: argparse.Namespace) -> int:
 
     counts = Counts(**{name: getattr(options, name) for name in Counts._fields})
     report = emotion(options.adapters, _flags(options), counts)
-    _show_report(options, report, emotion_tables)
+    _show(options, report, emotion_tables(report))
     return 0
 
 
@@ -171,12 +159,12 @@ def _on_policy_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adapter", metavar="RUN", help="a run's folder, or RUN@epoch-03 (a fresh adapter)"
     )
-    _counts(
-        parser,
+    for name, default, text in (
         ("prompts", 2, "held-out questions"),
         ("samples", 2, "answers to each"),
         ("tokens", 24, "of an answer at most"),
-    )
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (%(default)s)")
     memory = ("micro_batch", "logit_chunk", "checkpointing")
     _only_fields(parser, "seed", "temperature", *memory, *_PLACE)
 
@@ -188,7 +176,7 @@ def _on_policy(options: argparse.Namespace) -> int:
 
     counts = options.prompts, options.samples, options.tokens
     report = on_policy(options.adapter, _flags(options), *counts)
-    _show_report(options, report, on_policy_tables)
+    _show(options, report, on_policy_tables(report))
     return 0
 
 
@@ -246,9 +234,8 @@ def _panel_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, help="0 is greedy (that of the runs)")
     parser.add_argument("--model", help="the base, where it is not found as the runs name it")
     for name in ("out", "device", "dtype"):
-        own, default = FIELDS[name].metadata, FIELDS[name].default
-        text = f"{own['help']} (%(default)s)"
-        parser.add_argument(f"--{name}", default=default, choices=own["choices"], help=text)
+        field = FIELDS[name]
+        field_flag(parser, name, f"{field.metadata['help']} (%(default)s)", field.default)
     parser.add_argument("--json", action="store_true", help="one JSON object instead")
 
 

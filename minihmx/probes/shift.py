@@ -119,7 +119,7 @@ def measure_runs(
     return {"runs": [found for found, _ in measured], "pairs": _pairs(measured, place)}
 
 
-Measured = tuple[dict[str, Any], dict[str, Tensor]]  # of a run, and its shifts [L, D] by prompts
+RunMeasures = tuple[dict[str, Any], dict[str, Tensor]]  # of a run, and its shifts [L, D] by prompts
 
 
 def _run(
@@ -127,7 +127,7 @@ def _run(
     checkpoint: Checkpoint,
     prompts: Mapping[str, Sequence[ReadRow]],
     base: Mapping[str, Tensor],
-) -> Measured:
+) -> RunMeasures:
     """The decomposition, and the shift at the last token of each kind of prompt."""
     own = [row for row in checkpoint.answers() if row["ids"]]
     untouched = [row for row in checkpoint.answers(UNTOUCHED) if row["ids"]]
@@ -203,7 +203,7 @@ def _shares(inside: Inside, deltas: Sequence[Tensor]) -> Iterator[dict[str, Any]
         yield found
 
 
-def _pairs(measured: Sequence[Measured], place: int) -> list[dict[str, Any]]:
+def _pairs(measured: Sequence[RunMeasures], place: int) -> list[dict[str, Any]]:
     """For each seed with both directions: the cosine between their shifts at the chosen layer."""
     return [
         {"seed": one["seed"]}
