@@ -79,19 +79,32 @@ def typed() -> str:
     """The command line that started this process, for a shell; torchrun's where it did."""
     words = sys.orig_argv
     if "LOCAL_RANK" in os.environ and "-m" in words:
-        each = ["--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"]]
-        words = ["torchrun", *each, *words[words.index("-m") :]]
+        words = [*_torchrun(), *words[words.index("-m") :]]
     return shlex.join(words)
 
 
-def program() -> str:
-    """What stands in front of the verb in that line; an installed command goes by its name."""
+def _torchrun() -> list[str]:
+    return ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"]]
+
+
+def program(verb: str = "") -> str:
+    """What stands in front of a verb in that line; an installed command goes by its name. Of the
+    verbs torchrun starts `train` alone: what it started goes on with one process else."""
     words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
     if words[-2:] == ["-m", "minihmx"]:
+        if "LOCAL_RANK" in os.environ:  # whose -u in front of -m no user typed
+            words = [*(_torchrun() if verb == "train" else words[:1]), *words[-2:]]
         return shlex.join(words)
+    if Path(sys.argv[0]).name != "minihmx":  # another program, as one that tests this
+        return "minihmx"
     installed = shutil.which("minihmx")
-    here = installed is None or Path(installed).resolve() == Path(sys.argv[0]).resolve()
+    here = installed is not None and Path(installed).resolve() == Path(sys.argv[0]).resolve()
     return "minihmx" if here else shlex.quote(sys.argv[0])
+
+
+def with_program(message: str) -> str:
+    """A message with the commands that it names, as `minihmx audit`, spelled for this user."""
+    return re.sub(r"`minihmx (-?[\w-]+)", lambda m: f"`{program(m[1])} {m[1]}", message)
 
 
 class Copied(str):
