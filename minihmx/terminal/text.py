@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
+from minihmx.engine.ranks import SPLIT_BY_RANK
 from minihmx.errors import IOFailure
 
 # What the sign says wherever train, eval and select show it: how far a mean may be off. How far
@@ -88,12 +89,12 @@ def _torchrun() -> list[str]:
 
 
 def program(verb: str = "") -> str:
-    """What stands in front of a verb in that line; an installed command goes by its name. Of the
-    verbs torchrun starts `train` alone: what it started goes on with one process else."""
+    """What stands in front of a verb in that line; an installed command goes by its name. torchrun
+    stands there again before the verbs that it may start, and other ones are one process."""
     words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
     if words[-2:] == ["-m", "minihmx"]:
         if "LOCAL_RANK" in os.environ:  # whose -u in front of -m no user typed
-            words = [*(_torchrun() if verb == "train" else words[:1]), *words[-2:]]
+            words = [*(_torchrun() if verb in SPLIT_BY_RANK else words[:1]), *words[-2:]]
         return shlex.join(words)
     if Path(sys.argv[0]).name != "minihmx":  # another program, as one that tests this
         return "minihmx"
