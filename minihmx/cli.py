@@ -21,7 +21,7 @@ from minihmx.commands import COMMANDS
 from minihmx.engine import ranks
 from minihmx.errors import EXIT_CODES, INTERRUPTED, Failure, UserError, as_failure, nearest, quoted
 from minihmx.terminal.board import coloured
-from minihmx.terminal.text import decodable, need_stdout, open_streams, typed
+from minihmx.terminal.text import decodable, need_stdout, open_streams, typed, with_program
 
 LONGEST_MESSAGE = 2000  # characters of a message
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def refuse(failure: Failure) -> int:
     """Print the sentence; what it quotes from a file neither floods nor commands the terminal."""
-    text = "".join(c if c.isprintable() else " " for c in decodable(str(failure)))
+    text = "".join(c if c.isprintable() else " " for c in with_program(decodable(str(failure))))
     if len(text) > LONGEST_MESSAGE:  # the end says what to do
         text = f"{text[: LONGEST_MESSAGE // 2]} [...] {text[-LONGEST_MESSAGE // 2 :]}"
     if ranks.first_to_fail(text):

@@ -15,7 +15,7 @@ exit codes:
   3    diverged
   4    disk or network
   5    data or a judge that fails its check
-  6    a run that ended wrecked (every answer cut, nothing scored, or degenerate)
+  6    a run that ended wrecked (all answers cut, none scored, or degenerate)
   130  interrupted"""
 LONGEST_QUOTE = 100  # characters
 INTERRUPTED = 130  # the exit code after a Ctrl-C, which is nobody's failure
@@ -93,7 +93,7 @@ def as_failure(error: BaseException) -> Failure | None:
             "Not even one row at a time fits in the GPU's memory; lower --max-completion-length "
             "(train, chat), or choose a smaller model."
         )
-    if out_of_memory(error) or isinstance(error, MemoryError):
+    if out_of_memory(error):
         return UserError(
             "This does not fit in memory; lower --decode-rows and --micro-batch (train) or "
             "--batch-tokens (eval), or choose a smaller model."
@@ -107,10 +107,10 @@ OUT_OF_MEMORY += ["DefaultCPUAllocator"]
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether this is a device's memory running out, which comes as several exceptions.
+    """Whether this is memory running out, a device's or the machine's; it has several exceptions.
 
     >>> out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling ..."))
     True
     """
     told = isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
-    return told or type(error).__name__ == "OutOfMemoryError"
+    return told or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

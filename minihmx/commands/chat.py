@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from minihmx.commands.train import field_flag
 from minihmx.config import FIELDS
 from minihmx.terminal.text import decodable
 
@@ -30,8 +31,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steer",
         metavar="FILE:ALPHA",
-        help="also the base with a vector of `probe emotion` added so many times its RMS, as "
-        "vectors/joy.safetensors:4",
+        help="also the base with a vector of `probe emotion` added, ALPHA times the RMS of one "
+        "element of its residuals, as vectors/joy.safetensors:4",
     )
     # The defaults are those of training, except that no model's row is asked for its own.
     for name, text in {
@@ -42,9 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "dtype": "what to compute in",
         "chat_format": "what is written around each turn",
     }.items():
-        default, choices = FIELDS[name].default, FIELDS[name].metadata["choices"]
-        flag, text = f"--{name.replace('_', '-')}", f"{text} (%(default)s)"
-        parser.add_argument(flag, type=type(default), default=default, choices=choices, help=text)
+        field_flag(parser, name, f"{text} (%(default)s)", FIELDS[name].default)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -83,9 +83,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         show(text.rstrip("\n"))
     if comparison and options.plot is not None:
-        target = home_path(options.plot)
-        target = target.with_suffix("") if target.suffix in (".png", ".svg") else target
-        for path in draw_curves(comparison.pairs, target):
+        for path in draw_curves(comparison.pairs, home_path(options.plot)):
             print(f"drawn in {path}", file=sys.stderr)
     return 0
 

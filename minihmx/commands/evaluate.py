@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minihmx.commands.train import field_flag
 from minihmx.config import FIELDS
 from minihmx.errors import UserError
 from minihmx.storage.disk import Disk, dumps, new_file
@@ -113,10 +114,8 @@ def _fields(parser: argparse.ArgumentParser) -> None:
     """The flags that `train` has as well."""
     names = ("seed", "out", "revision", "device", "dtype", "threads", "decode_rows", "date")
     for name in (*names, "chat_format"):
-        field, flag = FIELDS[name], f"--{name.replace('_', '-')}"
-        kind, text = type(field.default), f"{field.metadata['help']} ({field.default!r})"
-        no_default, choices = argparse.SUPPRESS, field.metadata["choices"]
-        parser.add_argument(flag, type=kind, default=no_default, choices=choices, help=text)
+        field = FIELDS[name]
+        field_flag(parser, name, f"{field.metadata['help']} ({field.default!r})")
 
 
 def run(options: argparse.Namespace) -> int:

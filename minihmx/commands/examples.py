@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 
+from minihmx.commands.train import field_flag
 from minihmx.config import FIELDS
 from minihmx.probes.examples import LISTS, choose_questions, examples, open_pair
 from minihmx.storage.disk import Disk, new_file
@@ -36,8 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FILE", help="write the page there as Markdown, too")
     parser.add_argument("--model", help="the base, where it is not found as the runs name it")
     for name in ("device", "dtype"):
-        default, choices = FIELDS[name].default, FIELDS[name].metadata["choices"]
-        parser.add_argument(f"--{name}", default=default, choices=choices, help="as for chat")
+        field_flag(parser, name, "as for chat", FIELDS[name].default)
     parser.add_argument("--json", action="store_true", help="everything as one JSON object instead")
 
 

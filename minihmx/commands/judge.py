@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 
+from minihmx.commands.train import field_flag
 from minihmx.config import FIELDS
 from minihmx.errors import UserError
 from minihmx.terminal.text import show
@@ -40,10 +41,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--report", action="store_true", help="judge nothing; show what was judged before"
     )
     for name in ("revision", "device", "dtype", "threads", "decode_rows", "chat_format"):
-        field, flag = FIELDS[name], f"--{name.replace('_', '-')}"
-        kind, text = type(field.default), f"{field.metadata['help']} ({field.default!r})"
-        no_default, choices = argparse.SUPPRESS, field.metadata["choices"]
-        parser.add_argument(flag, type=kind, default=no_default, choices=choices, help=text)
+        field = FIELDS[name]
+        field_flag(parser, name, f"{field.metadata['help']} ({field.default!r})")
     parser.add_argument("--json", action="store_true", help="the report as JSON instead")
 
 

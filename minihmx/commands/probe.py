@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from minihmx.commands.train import field_flag
 from minihmx.config import FIELDS
-from minihmx.storage.disk import home_path
+from minihmx.results.layout import Table, as_plain
 from minihmx.terminal.text import show
 
 Arguments = Callable[[argparse.ArgumentParser], None]
@@ -55,11 +56,28 @@ def _fields(parser: argparse.ArgumentParser, *more: str) -> None:
 def _only_fields(parser: argparse.ArgumentParser, *names: str) -> None:
     """These flags of `train`, and --json."""
     for name in names:
-        field, flag = FIELDS[name], f"--{name.replace('_', '-')}"
-        kind, text = type(field.default), f"{field.metadata['help']} (the run's, else train's)"
-        none, choices = argparse.SUPPRESS, field.metadata["choices"]
-        parser.add_argument(flag, type=kind, default=none, choices=choices, help=text)
+        field_flag(parser, name, f"{FIELDS[name].metadata['help']} (the run's, else train's)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+
+
+def _pair(parser: argparse.ArgumentParser) -> None:
+    """The two checkpoints of an action that compares the directions."""
+    parser.add_argument("forward", metavar="FORWARD", help="a forward run, or RUN@epoch-03")
+    parser.add_argument("reverse", metavar="REVERSE", help="the reverse run of the same seed")
+
+
+def _items(parser: argparse.ArgumentParser) -> None:
+    """Where a benchmark's items come from, and how many are asked."""
+    parser.add_argument(
+        "--data", default="hub", metavar="hub|sample|DIR", help="where the items are (hub)"
+    )
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="a random part (all)")
+
+
+def _show(options: argparse.Namespace, report: Mapping[str, Any], tables: list[Table]) -> None:
+    """A report as one JSON object, or as its tables."""
+    text = json.dumps(report, sort_keys=True) if options.json else as_plain(tables)
+    show(text.rstrip("\n"))
 
 
 def _flags(options: argparse.Namespace) -> dict[str, Any]:
@@ -79,16 +97,14 @@ def _best_of_arguments(parser: argparse.ArgumentParser) -> None:
 def _best_of(options: argparse.Namespace) -> int:
     """Base answers, judged; the best and the worst of N against KL; a table, a plot."""
     from minihmx.probes.best_of import best_of
-    from minihmx.results.plots import draw_best_of, need_matplotlib
-    from minihmx.terminal.probe import best_of_lines
+    from minihmx.results.plots import draw_best_of, new_plot
+    from minihmx.terminal.probe import best_of_tables
 
-    if options.plot is not None:
-        need_matplotlib()
+    plot = new_plot(options.plot) if options.plot is not None else None
     report = best_of(options.adapters, _flags(options), options.samples)
-    show(json.dumps(report, sort_keys=True) if options.json else best_of_lines(report))
-    if options.plot is not None:
-        for path in draw_best_of(report, home_path(options.plot)):
-            show(f"drawn in {path}") if not options.json else None
+    _show(options, report, best_of_tables(report))
+    for path in draw_best_of(report, plot) if plot else ():
+        show(f"drawn in {path}") if not options.json else None
     return 0
 
 
@@ -107,26 +123,22 @@ def _emotion_arguments(parser: argparse.ArgumentParser) -> None:
 def _emotion(options: argparse.Namespace) -> int:
     """Stories, vectors, the gate, measures. A gate not passed is an answer too: it exits 0."""
     from minihmx.probes.emotion import Counts, emotion
-    from minihmx.terminal.probe import emotion_lines
+    from minihmx.terminal.probe import emotion_tables
 
     counts = Counts(**{name: getattr(options, name) for name in Counts._fields})
     report = emotion(options.adapters, _flags(options), counts)
-    show(json.dumps(report, sort_keys=True) if options.json else emotion_lines(report))
+    _show(options, report, emotion_tables(report))
     return 0
 
 
 def _equal_kl_arguments(parser: argparse.ArgumentParser) -> None:
     from minihmx.probes.equal_kl_tasks import EQUAL_KL_TASKS
 
-    parser.add_argument("forward", metavar="FORWARD", help="a forward run, or RUN@epoch-03")
-    parser.add_argument("reverse", metavar="REVERSE", help="the reverse run of the same seed")
+    _pair(parser)
     parser.add_argument(
         "--tasks", default=EQUAL_KL_TASKS, help=f"benchmarks, or none ({EQUAL_KL_TASKS})"
     )
-    parser.add_argument(
-        "--data", default="hub", metavar="hub|sample|DIR", help="where the items are (hub)"
-    )
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="a random part (all)")
+    _items(parser)
     _fields(parser)
 
 
@@ -160,19 +172,18 @@ def _on_policy_arguments(parser: argparse.ArgumentParser) -> None:
 def _on_policy(options: argparse.Namespace) -> int:
     """Sample a few answers, compute them in every way, and compare. A difference exits 0 too."""
     from minihmx.probes.on_policy import on_policy
-    from minihmx.terminal.on_policy import on_policy_lines
+    from minihmx.terminal.on_policy import on_policy_tables
 
     counts = options.prompts, options.samples, options.tokens
     report = on_policy(options.adapter, _flags(options), *counts)
-    show(json.dumps(report, sort_keys=True) if options.json else on_policy_lines(report))
+    _show(options, report, on_policy_tables(report))
     return 0
 
 
 def _measures_arguments(parser: argparse.ArgumentParser) -> None:
     from minihmx.probes.measures import MEASURED_TASKS
 
-    parser.add_argument("forward", metavar="FORWARD", help="a forward run, or RUN@epoch-03")
-    parser.add_argument("reverse", metavar="REVERSE", help="the reverse run of the same seed")
+    _pair(parser)
     parser.add_argument(
         "--strength",
         dest="strengths",
@@ -190,10 +201,7 @@ def _measures_arguments(parser: argparse.ArgumentParser) -> None:
         help="a text before every item and question; may be given several times (unsure, neutral)",
     )
     parser.add_argument("--tasks", default=MEASURED_TASKS, help="benchmarks (%(default)s)")
-    parser.add_argument(
-        "--data", default="hub", metavar="hub|sample|DIR", help="where the items are (hub)"
-    )
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="a random part (all)")
+    _items(parser)
     parser.add_argument("--plot", metavar="FILE", help="draw it as FILE.png and FILE.svg")
     _fields(parser)
 
@@ -202,11 +210,10 @@ def _measures(options: argparse.Namespace) -> int:
     """What comes back of a loss, and the price, under strengths, system texts and a passage."""
     from minihmx.evals.asking.settings import SYSTEM_TEXTS
     from minihmx.probes.equal_kl import GRID
-    from minihmx.results.plots import draw_measures, need_matplotlib
+    from minihmx.results.plots import draw_measures, new_plot
     from minihmx.terminal.measures import ask_measures, measures_text
 
-    if options.plot is not None:
-        need_matplotlib()
+    plot = new_plot(options.plot) if options.plot is not None else None
     asked = {"tasks": options.tasks, "data": options.data, "limit": options.limit}
     told = sys.stderr if options.json else sys.stdout
     ways = options.strengths or GRID, options.systems or SYSTEM_TEXTS
@@ -214,23 +221,21 @@ def _measures(options: argparse.Namespace) -> int:
     measured = ask_measures(pair, _flags(options), asked, *ways, told)
     report = measured.report()
     show(json.dumps(report, sort_keys=True) if options.json else measures_text(measured))
-    for path in draw_measures(report, home_path(options.plot)) if options.plot is not None else ():
+    for path in draw_measures(report, plot) if plot else ():
         print(f"drawn in {path}", file=told)
     return 0
 
 
 def _panel_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("forward", metavar="FORWARD", help="a forward run, or RUN@epoch-03")
-    parser.add_argument("reverse", metavar="REVERSE", help="the reverse run of the same seed")
+    _pair(parser)
     parser.add_argument(
         "--samples", type=int, default=4, metavar="N", help="answers to each question (4)"
     )
     parser.add_argument("--temperature", type=float, help="0 is greedy (that of the runs)")
     parser.add_argument("--model", help="the base, where it is not found as the runs name it")
     for name in ("out", "device", "dtype"):
-        own, default = FIELDS[name].metadata, FIELDS[name].default
-        text = f"{own['help']} (%(default)s)"
-        parser.add_argument(f"--{name}", default=default, choices=own["choices"], help=text)
+        field = FIELDS[name]
+        field_flag(parser, name, f"{field.metadata['help']} (%(default)s)", field.default)
     parser.add_argument("--json", action="store_true", help="one JSON object instead")
 
 

@@ -25,6 +25,7 @@ from minihmx.terminal.child import PLANNED
 from minihmx.terminal.preflight import slow_cpu
 from minihmx.terminal.text import show, typed
 
+LONGEST_METAVAR = 40  # characters; longer choices stand in the help, which can be folded
 SMALL_MODEL = 50e6  # parameters; below it a CPU is no mistake
 # Who ends a job signals each of its processes, and one of them may pass the signal on: within so
 # many seconds a further SIGTERM is the same wish. Ctrl-C comes from a person, so it counts.
@@ -38,17 +39,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         lines.append(f"models, {heading}:")
         for name in names:
             info = MODELS[name]
-            gated = " (gated: needs HF_TOKEN)" if info.gated else ""
+            gated = " (needs HF_TOKEN)" if info.gated else ""
             where = info.repo + gated or "no download"
-            lines.append(f"  {name:<12} {info.parameters:>5} {info.gigabytes:>6g} GB  {where}")
-    lines.append(f"  or a local path, or a hub id of one of these families: {', '.join(FAMILIES)}")
-    lines.append("")
-    lines.append(
-        "A run whose last held-out answers are all cut, have no score, or are for the most"
-    )
-    lines.append(
-        "part degenerate has ended wrecked: it is whole on the disk, and the exit code is 6."
-    )
+            lines.append(f"  {name:<12} {info.parameters:>4} {info.gigabytes:>5g} GB  {where}")
+    lines += [
+        "  or a local path, or a hub id of one of these families:",
+        f"  {', '.join(FAMILIES)}",
+        "",
+        "A run whose last held-out answers are all cut, have no score, or are for the",
+        "most part degenerate has ended wrecked: it is whole on the disk, and the exit",
+        "code is 6.",
+    ]
     parser.epilog = "\n".join(lines)
     config_flags(parser)
 
@@ -66,17 +67,35 @@ def config_flags(parser: argparse.ArgumentParser, left_out: Sequence[str] = ()) 
         kind, choices = type(field.default), field.metadata["choices"]
         source = field.metadata["source"]
         text = f"{field.metadata['help']} (default {field.default!r}, {source})"
+        metavar = "|".join(choices or (kind.__name__,))
+        if len(metavar) > LONGEST_METAVAR:
+            metavar, text = "NAME", f"{text}: {', '.join(choices)}"
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             type=kind,
             default=no_default,
-            metavar="|".join(choices or (kind.__name__,)),
+            metavar=metavar,
             help=text.replace("%", "%%"),
         )
     parser.add_argument(
         "--config",
         metavar="FILE",
         help="values from a TOML file, or from a run's config.json; flags go before them",
+    )
+
+
+def field_flag(
+    parser: argparse.ArgumentParser, name: str, text: str, default: Any = argparse.SUPPRESS
+) -> None:
+    """The flag of one field of the config, for a verb that has a few of them and says each itself.
+
+    default: what its options hold where the flag is not given; nothing at all unless said."""
+    field, flag, metavar = FIELDS[name], f"--{name.replace('_', '-')}", None
+    kind, choices = type(field.default), field.metadata["choices"]
+    if len("|".join(choices or ())) > LONGEST_METAVAR:
+        metavar, text = "NAME", f"{text}: {', '.join(choices)}"
+    parser.add_argument(
+        flag, type=kind, default=default, choices=choices, metavar=metavar, help=text
     )
 
 

@@ -22,6 +22,7 @@ from minihmx.instruments.estimate import COPIES_PAY, worth_merging
 from minihmx.models.decoder import Decoder
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")  # Linux tells there what memory there is
+OUT_OF_ROOM = (RuntimeError, MemoryError)  # a device's memory, and numpy's or Python's own
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -37,7 +38,7 @@ class Limit:
     rows: int
     notice: str = ""
 
-    def halve(self, tried: int, error: RuntimeError) -> None:
+    def halve(self, tried: int, error: Exception) -> None:
         """Allow half of the `tried` rows that did not fit. Raises the error if it was a single row,
         which cannot be made smaller, or if it is another error than memory running out."""
         if tried == 1 or not out_of_memory(error):
@@ -73,7 +74,7 @@ def in_pieces(
         piece, fits = items[start:end], True
         try:
             result = work(piece)
-        except RuntimeError as error:
+        except OUT_OF_ROOM as error:
             limit.halve(cost(piece) if len(piece) > 1 else 1, error)
             fits = False
         if fits:
@@ -101,7 +102,7 @@ def attempts(limit: Limit, most: int) -> Iterator[AbstractContextManager[None]]:
         try:
             yield
             succeeded = True
-        except RuntimeError as error:
+        except OUT_OF_ROOM as error:
             limit.halve(min(limit.rows, most), error)
 
     while not succeeded:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from minihmx.config import Config
 from minihmx.engine.open import OpenAdapter, open_adapter, with_adapter
@@ -24,7 +25,8 @@ from minihmx.models.decoder import Decoder
 from minihmx.probes import vectors
 from minihmx.probes.checkpoints import Checkpoint, ProbePieces
 from minihmx.probes.examples import answers_of, judge_answers, score_record
-from minihmx.probes.shift import TAPPED_ROWS, Inside
+from minihmx.probes.shift import Inside
+from minihmx.probes.states import TAPPED_ROWS
 from minihmx.probes.steering import SteeringVector, projected_out, steered
 from minihmx.records import Completion, Question, Rollout
 from minihmx.stats import mean
@@ -51,18 +53,14 @@ def summed_logprobs(decoder: Decoder, rollouts: Sequence[Rollout], config: Confi
 
 def perplexity(inside: Inside, texts: Sequence[Sequence[int]]) -> float:
     """Of texts (token ids) under the decoder as it is: exp of the mean loss per token."""
+    no_question = Question("", "", "", "eval", "ours")
     rows = [
-        Rollout(Question("", "", "", "eval", "ours"), 0, "", [*ids[:1]], _said(ids[1:]))
+        Rollout(no_question, 0, "", [*ids[:1]], Completion([*ids[1:]], [], "", "length"))
         for ids in texts
     ]
-    total = sum(
-        summed_logprobs(inside.decoder, rows, replace(inside.model.config, temperature=1.0))
-    )
+    config = replace(inside.model.config, temperature=1.0)
+    total = sum(summed_logprobs(inside.decoder, rows, config))
     return float(torch.tensor(-total / sum(len(ids) - 1 for ids in texts)).exp())
-
-
-def _said(ids: Sequence[int]) -> Completion:
-    return Completion(list(ids), [], "", "length")
 
 
 def tried(
@@ -106,7 +104,7 @@ def steering(
     generator = torch.Generator().manual_seed(inside.model.config.seed)
     for number in range(1, directions + 1):
         drawn = torch.randn(inside.clean.shape[-1], generator=generator)
-        units[f"random-{number:02d}"] = torch.nn.functional.normalize(drawn, dim=0)
+        units[f"random-{number:02d}"] = functional.normalize(drawn, dim=0)
     base = tried(inside, texts, samples, nullcontext)
     curves = dict[tuple[str, int], list[dict[str, Any]]]()
     for name, unit in units.items():
@@ -172,8 +170,8 @@ def _steered(
     layer, config = inside.layers[inside.place], inside.model.config
     asked = [question.text for question in inside.questions]
     settings = [config.temperature, config.max_completion_length, config.judge_max_tokens]
-    judged_by = inside.prompts.rubric
-    decides = [unit.tolist(), layer, inside.rms, samples, asked, settings, judged_by]
+    rubric = inside.prompts.rubric
+    decides = [unit.tolist(), layer, inside.rms, samples, asked, settings, rubric, texts]
     key = text_digest(str(decides))[:12]
     rows = pieces.read(f"steered-{key}", FIELDS_OF_A_TRY)
     if not rows:
@@ -198,19 +196,15 @@ def removal(
     own = vectors.orthonormal(inside.fitted.unit[:, place])
     spaces = vectors.random_spaces(inside.clean, emotions, SPACES, seed)
     bases = [own, *(vectors.orthonormal(space[:, place]) for space in spaces)]
-    found = list[dict[str, Any]]()
+    layer, found = inside.layers[place], list[dict[str, Any]]()
     for checkpoint in checkpoints:
         print(f"taking spaces out of {checkpoint.title} ...", file=sys.stderr, flush=True)
         source, chat_format = inside.model.source, inside.model.config.chat_format
         opened = open_adapter(str(checkpoint.folder), source, chat_format)
         whole = tried(inside, texts, samples, nullcontext, opened)
-        without = [tried(inside, texts, samples, _out(inside, basis), opened) for basis in bases]
+        outs = [functools.partial(projected_out, inside.decoder, layer, basis) for basis in bases]
+        without = [tried(inside, texts, samples, out, opened) for out in outs]
         found.append(
             {"run": checkpoint.title, "whole": whole, "without": without[0], "random": without[1:]}
         )
     return found
-
-
-def _out(inside: Inside, basis: Tensor) -> Change:
-    layer = inside.layers[inside.place]
-    return functools.partial(projected_out, inside.decoder, layer, basis)

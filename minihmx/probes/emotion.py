@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from minihmx.config import MOST, check_number
-from minihmx.engine.memory import Limit
 from minihmx.engine.open import Model, load_decoder
 from minihmx.engine.prompts import Prompts
 from minihmx.models.decoder import Decoder
@@ -29,7 +29,7 @@ from minihmx.probes.checkpoints import (
     open_checkpoints,
     rubric_of,
 )
-from minihmx.probes.shift import TAPPED_ROWS, UNTOUCHED, Inside, measure_runs, score_axis
+from minihmx.probes.shift import UNTOUCHED, Inside, measure_runs, score_axis, scored_by_base
 from minihmx.probes.states import looked_at, mean_states, message_row, prompt_row, text_row
 from minihmx.probes.steering import SteeringVector, save_vector
 from minihmx.records import Question
@@ -39,6 +39,7 @@ from minihmx.storage.identity import text_digest
 PERPLEXITY_TEXTS = 20  # neutral texts whose perplexity shows what a change of the stream breaks
 LEAST_NEUTRAL = 10
 TOO_FEW_STORIES = "too few stories"
+DECIDES = ("question", "ids", "score")  # of an answer: what the axis of scores is made of
 
 
 class Counts(NamedTuple):
@@ -92,8 +93,8 @@ def emotion(names: Sequence[str], flags: Mapping[str, Any], counts: Counts) -> d
     if few := _too_few(kept, found.names, train, test):
         return _kept(pieces, report | {"why": few})
     questions = held_out(checkpoints, config.questions)
-    parts = (model, decoder, prompts, questions, list(found.names), counts.draws)
-    inside, chosen = _choose(parts, kept, train)
+    base = model, decoder, prompts, questions, list(found.names)
+    inside, chosen = _choose(*base, kept, train, counts.draws)
     report |= chosen | _gate(inside, found.messages)
     if not report["usable"]:
         return _kept(pieces, report)
@@ -141,16 +142,19 @@ def _too_few(
 
 
 def _choose(
-    parts: tuple[Model, Decoder, Prompts, list[Question], list[str], int],
+    model: Model,
+    decoder: Decoder,
+    prompts: Prompts,
+    questions: list[Question],
+    emotions: list[str],
     kept: Sequence[Mapping[str, Any]],
     train: Sequence[str],
+    draws: int,
 ) -> tuple[Inside, dict[str, Any]]:
     """Read the texts with the base, make vectors on the training topics, and take the layer that
     reads the held-out ones best. The chance of that: the same with shuffled labels."""
-    model, decoder, prompts, questions, emotions, draws = parts
     layers = looked_at(model.shape.num_hidden_layers)
-    rows = [text_row(prompts, row["text"]) for row in kept]
-    read = mean_states(decoder, rows, layers, Limit("--decode-rows", TAPPED_ROWS))
+    read = mean_states(decoder, [text_row(prompts, row["text"]) for row in kept], layers)
     plain = torch.tensor([row["emotion"] == stories.NEUTRAL_NAME for row in kept])
     told = [row for row in kept if row["emotion"] != stories.NEUTRAL_NAME]
     bases = vectors.neutral_bases(read[plain])
@@ -219,9 +223,10 @@ def _measured(
         for text in found.system
     )
     axes = {"system": vectors.without((asked - forbidden).mean(0)[None], inside.bases)[0]}
-    scores, why = score_axis(inside, checkpoints)
+    scored = scored_by_base(checkpoints)
+    scores, why = score_axis(inside, scored)
     axes |= {} if scores is None else {"scores": scores}
-    axes = {name: torch.nn.functional.normalize(axis, dim=-1) for name, axis in axes.items()}
+    axes = {name: functional.normalize(axis, dim=-1) for name, axis in axes.items()}
     place, digest = inside.place, inside.model.source.digest
     made = {
         "system": "a system prompt that asks for feeling less one that forbids it",
@@ -230,8 +235,11 @@ def _measured(
     unit = inside.fitted.unit[:, place]
     named = dict(zip(inside.emotions, unit, strict=True))
     named |= {name: axis[place] for name, axis in axes.items()}
+    # this one is of answers that runs kept, so other runs get a file of their own
+    files = {"scores": f"scores-{text_digest(str([[r[n] for n in DECIDES] for r in scored]))[:8]}"}
     for name, vector in named.items():
-        own = SteeringVector(name, vector.clone(), inside.layers[place], inside.rms, digest)
+        file = files.get(name, name)
+        own = SteeringVector(file, vector.clone(), inside.layers[place], inside.rms, digest)
         how = made.get(name, "its stories less the mean over emotions")
         recipe = {"made": f"{how}; neutral components out", "stories": len(inside.clean)}
         save_vector(pieces.store, own, recipe | {"seed": inside.model.config.seed})

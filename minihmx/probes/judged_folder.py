@@ -97,7 +97,7 @@ class JudgedFolder:
 
     def begin(self) -> None:
         """Own the folder. Raises UserError where another process judges here."""
-        self.store.lock()
+        self.store.lock(", and the same command judges what is left")
 
     def probed(self) -> dict[str, Any] | None:
         """What the judge's probe found when this folder was begun; None where it was not asked."""

@@ -139,7 +139,7 @@ def readings_of(answers: Sequence[Mapping[str, Any]], items: Sequence[PanelItem]
         for a in answers
         for item in (by_id[a["question"]],)
     ]
-    return {"answers": read, "rates": list(rates(read, items))}
+    return {"answers": read, "rates": rates(read, items)}
 
 
 def rates(answers: Sequence[Mapping[str, Any]], items: Sequence[PanelItem]) -> list[dict[str, Any]]:

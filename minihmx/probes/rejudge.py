@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -178,11 +179,7 @@ def _by_one(judge: _Judge, runs: Sequence[StoredRun], rubrics: Sequence[str]) ->
             config, judge_max_tokens=run.science["judge_max_tokens"], date=run.science["date"]
         )
         for name in rubrics:
-
-            def ask(request: str, config: Config = own_config) -> str:
-                return judge.words(config, request)
-
-            rubric = find_rubric(name, run.rubric, ask)
+            rubric = find_rubric(name, run.rubric, partial(judge.words, own_config))
             yield from _one_folder(judge, run, rubric, own_config, own)
 
 

@@ -8,29 +8,25 @@ Shapes: E emotions, L layers, D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
-from minihmx.engine.memory import Limit
 from minihmx.engine.open import Model, open_adapter, with_adapter
 from minihmx.engine.prompts import Prompts
+from minihmx.models.adapters import adapter_digest
 from minihmx.models.decoder import Decoder
 from minihmx.probes import vectors
 from minihmx.probes.checkpoints import Checkpoint
 from minihmx.probes.states import ReadRow, answer_row, mean_states, prompt_row
 from minihmx.records import Question
 
-HIGH_SCORE, LOW_SCORE, LEAST = (
-    7,
-    2,
-    5,
-)  # scores of the second axis, and how many answers each end needs
-TAPPED_ROWS = 8  # of a pass whose layers are all kept
+HIGH_SCORE, LOW_SCORE = 7, 2  # of the two ends of the second axis
+LEAST = 5  # answers that each end needs
 UNTOUCHED = "epoch-00"  # an evaluation of the base, on the run's own noise
 
 
@@ -60,7 +56,7 @@ class Inside:
 
     def read(self, rows: Sequence[ReadRow]) -> Tensor:
         """Mean residuals of the decoder as it is now, [n, L, D]."""
-        return mean_states(self.decoder, rows, self.layers, Limit("--decode-rows", TAPPED_ROWS))
+        return mean_states(self.decoder, rows, self.layers)
 
 
 def answers_read(inside: Inside, rows: Sequence[Mapping[str, Any]]) -> Tensor:
@@ -71,16 +67,20 @@ def answers_read(inside: Inside, rows: Sequence[Mapping[str, Any]]) -> Tensor:
     )
 
 
-def score_axis(inside: Inside, checkpoints: Sequence[Checkpoint]) -> tuple[Tensor | None, str]:
-    """The base's answers that scored 7 or more less those of 2 or less, [L, D], each centred within
-    its question, since questions differ more than answers do; or None, and why."""
+def scored_by_base(checkpoints: Sequence[Checkpoint]) -> list[Mapping[str, Any]]:
+    """The base's answers that have a score, each once, from the runs' first evaluations."""
     rows = {
         (row["question"], *row["ids"]): row
         for checkpoint in checkpoints
         for row in checkpoint.answers(UNTOUCHED)
         if row["score"] is not None and row["ids"]
     }
-    scored = list(rows.values())
+    return list(rows.values())
+
+
+def score_axis(inside: Inside, scored: Sequence[Mapping[str, Any]]) -> tuple[Tensor | None, str]:
+    """The base's answers that scored 7 or more less those of 2 or less, [L, D], each centred within
+    its question, since questions differ more than answers do; or None, and why."""
     scores = torch.tensor([float(row["score"]) for row in scored])
     high, low = scores >= HIGH_SCORE, scores <= LOW_SCORE
     many, few = int(high.sum()), int(low.sum())
@@ -101,29 +101,25 @@ def measure_runs(
     facts: Sequence[str],
 ) -> dict[str, Any]:
     """Every checkpoint's measures, and what chance gives for the shares among them."""
+    if not checkpoints:
+        return {"runs": [], "pairs": []}
     prompts = {
         "questions": [prompt_row(inside.prompts, q.text) for q in inside.questions],
         "facts": [prompt_row(inside.prompts, text) for text in facts],
     }
-    base = {name: inside.read(rows) for name, rows in prompts.items()} if checkpoints else {}
-    deltas: dict[tuple[str, str], Tensor] = {}
-    runs = list[dict[str, Any]]()
-    for checkpoint in checkpoints:
-        found, moved = _run(inside, checkpoint, prompts, base)
-        deltas |= {(checkpoint.title, name): delta for name, delta in moved.items()}
-        runs.append(found)
-    shares = _shares(inside, deltas)
+    base = {name: inside.read(rows) for name, rows in prompts.items()}
+    measured = [_run(inside, checkpoint, prompts, base) for checkpoint in checkpoints]
+    shares = _shares(inside, [delta for _, moved in measured for delta in moved.values()])
     place = inside.place
-    for checkpoint, found in zip(checkpoints, runs, strict=True):
-        for name in prompts:
-            delta = deltas[checkpoint.title, name]
-            cosines = {
-                axis: float(F.cosine_similarity(delta[place], own[place], dim=0))
-                for axis, own in axes.items()
-            }
+    for found, moved in measured:
+        for name, delta in moved.items():
             length = float(delta[place].norm() / (inside.rms * delta.shape[-1] ** 0.5))
-            found[name] = {"length": length, "cosines": cosines} | shares[checkpoint.title, name]
-    return {"runs": runs, "pairs": _pairs(checkpoints, deltas, place)}
+            cosines = {axis: _cosine(delta[place], own[place]) for axis, own in axes.items()}
+            found[name] = {"length": length, "cosines": cosines} | next(shares)
+    return {"runs": [found for found, _ in measured], "pairs": _pairs(measured, place)}
+
+
+RunMeasures = tuple[dict[str, Any], dict[str, Tensor]]  # of a run, and its shifts [L, D] by prompts
 
 
 def _run(
@@ -131,8 +127,8 @@ def _run(
     checkpoint: Checkpoint,
     prompts: Mapping[str, Sequence[ReadRow]],
     base: Mapping[str, Tensor],
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The decomposition, and the shift at the last token of each kind of prompt, [L, D] each."""
+) -> RunMeasures:
+    """The decomposition, and the shift at the last token of each kind of prompt."""
     own = [row for row in checkpoint.answers() if row["ids"]]
     untouched = [row for row in checkpoint.answers(UNTOUCHED) if row["ids"]]
     base_on_base, base_on_own = (answers_read(inside, rows).mean(0) for rows in (untouched, own))
@@ -141,13 +137,13 @@ def _run(
     with with_adapter(inside.decoder, opened):
         trained_on_own = answers_read(inside, own).mean(0)
         moved = {name: (inside.read(rows) - base[name]).mean(0) for name, rows in prompts.items()}
-    parts = decomposed(inside, base_on_base, base_on_own, trained_on_own)
     found = {
         "run": checkpoint.title,
         "direction": checkpoint.direction,
         "seed": checkpoint.seed,
+        "adapter": adapter_digest(checkpoint.folder),
         "notices": opened.notices,
-        "decomposition": parts,
+        "decomposition": decomposed(inside, base_on_base, base_on_own, trained_on_own),
     }
     return found, moved
 
@@ -174,67 +170,50 @@ def decomposed(
     }
 
 
-def _shares(
-    inside: Inside, deltas: Mapping[tuple[str, str], Tensor]
-) -> dict[tuple[str, str], dict[str, Any]]:
+def _shares(inside: Inside, deltas: Sequence[Tensor]) -> Iterator[dict[str, Any]]:
     """The share of each shift in the emotion space, by layer, and its chance among random spaces,
     among shuffled labels, and beside the neutral components."""
-    if not deltas:
-        return {}
     emotions, draws, seed = len(inside.emotions), inside.draws, inside.model.config.seed
+    place = inside.place
     spaces = vectors.random_spaces(inside.clean, emotions, draws, seed)
     shuffles = vectors.shuffled_labels(inside.labels, inside.topics, draws, seed)
     refitted = (vectors.fit(inside.clean, drawn, emotions).unit for drawn in shuffles)
     chance = {
         name: torch.stack(
-            [
-                torch.stack([vectors.share_inside(d, space) for d in deltas.values()])
-                for space in source
-            ]
+            [torch.stack([vectors.share_inside(d, space) for d in deltas]) for space in drawn]
         )
-        for name, source in (("random", spaces), ("shuffled", refitted))
+        for name, drawn in (("random", spaces), ("shuffled", refitted))
     }
-    found, place = dict[tuple[str, str], dict[str, Any]](), inside.place
-    for number, (key, delta) in enumerate(deltas.items()):
+    basis = inside.bases[place][: emotions - 1]  # as many dimensions as the emotions span
+    for number, delta in enumerate(deltas):
         observed = vectors.share_inside(delta, inside.fitted.unit)
-        basis = inside.bases[place][: emotions - 1]  # as many dimensions as the emotions span
-        neutral = float(vectors.share_inside(delta[place][None], basis[:, None])[0])
-        found[key] = {
+        found = {
             "share": float(observed[place]),
             "share_by_layer": observed.tolist(),
-            "neutral_share": neutral,
+            "neutral_share": float(vectors.share_inside(delta[place][None], basis[:, None])[0]),
             "neutral_dimensions": len(basis),
         }
         for name, drawn in chance.items():
             own = drawn[:, number]
-            found[key] |= {
+            found |= {
                 f"{name}_mean": float(own[:, place].mean()),
                 f"p_{name}": vectors.p_of_draws(float(observed[place]), own[:, place]),
                 f"p_{name}_layers": vectors.p_over_layers(observed, own, place),
             }
-    return found
+        yield found
 
 
-def _pairs(
-    checkpoints: Sequence[Checkpoint], deltas: Mapping[tuple[str, str], Tensor], place: int
-) -> list[dict[str, Any]]:
+def _pairs(measured: Sequence[RunMeasures], place: int) -> list[dict[str, Any]]:
     """For each seed with both directions: the cosine between their shifts at the chosen layer."""
-    pairs = list[dict[str, Any]]()
-    for forward in checkpoints:
-        for reverse in checkpoints:
-            if (forward.direction, reverse.direction, forward.seed) == (
-                *("forward", "reverse"),
-                reverse.seed,
-            ):
-                cosines = {
-                    name: float(
-                        F.cosine_similarity(
-                            deltas[forward.title, name][place],
-                            deltas[reverse.title, name][place],
-                            dim=0,
-                        )
-                    )
-                    for name in ("questions", "facts")
-                }
-                pairs.append({"seed": forward.seed, **cosines})
-    return pairs
+    return [
+        {"seed": one["seed"]}
+        | {name: _cosine(delta[place], of_other[name][place]) for name, delta in of_one.items()}
+        for one, of_one in measured
+        for other, of_other in measured
+        if (one["direction"], other["direction"]) == ("forward", "reverse")
+        and one["seed"] == other["seed"]
+    ]
+
+
+def _cosine(one: Tensor, other: Tensor) -> float:
+    return float(functional.cosine_similarity(one, other, dim=0))

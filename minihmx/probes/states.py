@@ -23,6 +23,7 @@ from minihmx.engine.prompts import Prompts
 from minihmx.models.decoder import Decoder
 
 FROM_TOKEN = 50  # of a text: before that, it could be any text
+TAPPED_ROWS = 8  # of a pass whose layers are all kept
 
 
 class ReadRow(NamedTuple):
@@ -70,11 +71,10 @@ def answer_row(prompts: Prompts, question: str, answer: Sequence[int]) -> ReadRo
 
 
 @torch.inference_mode()
-def mean_states(
-    decoder: Decoder, rows: Sequence[ReadRow], layers: Sequence[int], limit: Limit
-) -> Tensor:
+def mean_states(decoder: Decoder, rows: Sequence[ReadRow], layers: Sequence[int]) -> Tensor:
     """The mean residual of each row behind each of these layers, fp32 [n, L, D] on the CPU."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    limit = Limit("--decode-rows", TAPPED_ROWS)
     found = list(in_pieces([rows[i] for i in order], limit, lambda p: _piece(decoder, p, layers)))
     return torch.cat(found)[torch.tensor(order).argsort()]
 

@@ -26,7 +26,11 @@ RECIPE, TENSOR = "recipe", "vector"
 
 class SteeringVector(NamedTuple):
     """A direction of length 1, [D]. layer: behind which it is added, counted from 1. rms: root
-    mean square of the base's residuals there, which is what a strength of 1 adds. model: digest."""
+    mean square over the elements of the base's residuals there. model: digest.
+
+    A strength of 1 adds a vector of length rms, and a residual is sqrt(D) times as long: it is the
+    length of one element, not of the stream.
+    """
 
     name: str
     vector: Tensor

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 NEUTRAL_SHARE = 0.5  # of the neutral texts' variance is projected out
 DRAWN = 1000  # spaces and shuffles that stand for chance
@@ -47,10 +48,10 @@ def fit(clean: Tensor, labels: Tensor, emotions: int) -> Fitted:
     An emotion's vector is its mean less the mean over emotions, so that what all stories share is
     gone, however many stories each has.
     """
-    counts = torch.nn.functional.one_hot(labels, emotions).to(clean)
+    counts = functional.one_hot(labels, emotions).to(clean)
     means = torch.einsum("ne,nld->eld", counts / counts.sum(0), clean)
     centre = means.mean(0)
-    return Fitted(torch.nn.functional.normalize(means - centre, dim=-1), centre)
+    return Fitted(functional.normalize(means - centre, dim=-1), centre)
 
 
 def vector_readings(fitted: Fitted, clean: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ that a standard error holds together what is about one item, in both directions 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from minihmx.results.agreement import ERRORS, LEAST_ANSWERS, LEAST_QUESTIONS
@@ -137,9 +137,9 @@ def faults(replies: Sequence[ReadReply], reader: str, reference: str) -> Faults:
     right = [(i, bool(count)) for i, count, held in read if held is True and count is not None]
     wrong = [(i, not count) for i, count, held in read if held is False and count is not None]
     observed = share_of(own) if own else None
-    why = few(right, "count") or few(wrong, "do not count")
-    sensitivity = None if few(right, "") else share_of(right)
-    specificity = None if few(wrong, "") else share_of(wrong)
+    whys = few(right, "count"), few(wrong, "do not count")
+    sensitivity = None if whys[0] else share_of(right)
+    specificity = None if whys[1] else share_of(wrong)
     corrected: Share | str | None = None
     if observed and sensitivity and specificity:
         corrected = corrected_rate(observed, sensitivity, specificity)
@@ -153,7 +153,7 @@ def faults(replies: Sequence[ReadReply], reader: str, reference: str) -> Faults:
         sum(passed for _, passed in wrong),
         len(wrong),
         corrected if isinstance(corrected, Share) else None,
-        corrected if isinstance(corrected, str) else why,
+        corrected if isinstance(corrected, str) else whys[0] or whys[1],
     )
 
 
@@ -181,9 +181,8 @@ class DirectionGap(NamedTuple):
 
 def direction_gap(forward: Faults, reverse: Faults) -> DirectionGap:
     """What the faults do to the difference between the directions."""
-    pairs: list[Callable[[Faults], Share | None]] = [
-        lambda f: f.observed,
-        lambda f: f.missed,
-        lambda f: f.corrected,
-    ]
-    return DirectionGap(*(less(part(forward), part(reverse)) for part in pairs))
+    return DirectionGap(
+        less(forward.observed, reverse.observed),
+        less(forward.missed, reverse.missed),
+        less(forward.corrected, reverse.corrected),
+    )

@@ -56,11 +56,6 @@ class ReadRate:
     def of_side(self, side: str) -> list[ReadReply]:
         return [reply for reply in self.replies if reply.side == side]
 
-    @property
-    def held(self) -> list[str]:
-        """The readers that are held against the reference."""
-        return [reader for reader in self.readers if reader != self.reference]
-
     def faults(self, reader: str, side: str) -> Faults:
         """One reader on one side's replies."""
         return faults(self.of_side(side), reader, self.reference)
@@ -73,11 +68,9 @@ class ReadRate:
 
     def truth(self, side: str) -> Share | None:
         """The reference's own rate on what it read of a side."""
-        read = [(r.item, count) for r in self.of_side(side) if (count := self._held(r)) is not None]
+        own = ((reply.item, reply.counts.get(self.reference)) for reply in self.of_side(side))
+        read = [(item, count) for item, count in own if count is not None]
         return share_of(read) if read else None
-
-    def _held(self, reply: ReadReply) -> bool | None:
-        return reply.counts.get(self.reference)
 
 
 def reference_of(
@@ -123,14 +116,15 @@ def _by_reader(rate: ReadRate) -> Table:
                 rows.append((_named(rate, reader), side, str(read), told(truth), "", "", ""))
                 continue
             f = rate.faults(reader, side)
+            held = ("-", "-", "-")
+            if rate.reference:
+                caught = _of(f.sensitivity, f.caught, f.positive)
+                passed = _of(f.specificity, f.passed, f.negative)
+                held = caught, passed, told(f.corrected)
             if f.why and rate.reference:  # how many count is the same for all rules
                 who = side if f.why.startswith(_FEW) else f"{reader}, {side}"
                 why[f"{who}: {f.why}"] = None
-            caught = _of(f.sensitivity, f.caught, f.positive) if rate.reference else "-"
-            passed = _of(f.specificity, f.passed, f.negative) if rate.reference else "-"
-            corrected = told(f.corrected) if rate.reference else "-"
-            own = str(f.replies), told(f.observed)
-            rows.append((_named(rate, reader), side, *own, caught, passed, corrected))
+            rows.append((_named(rate, reader), side, str(f.replies), told(f.observed), *held))
     head = ("reader", "side", "replies", "rate", "sensitivity", "specificity", "corrected")
     notes = [
         "Rate: the share of all replies that the reader counts; what it cannot read it does not "
@@ -193,7 +187,7 @@ def extraction_record(rates: Iterable[ReadRate]) -> list[dict[str, Any]]:
             "why": rate.why,
             "decides": rate.decides,
             "truth": {side: _plain(rate.truth(side)) for side in rate.sides},
-            "readers": {reader: _reader_record(rate, reader) for reader in rate.held},
+            "readers": {r: _reader_record(rate, r) for r in rate.readers if r != rate.reference},
         }
         for rate in rates
     ]

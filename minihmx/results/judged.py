@@ -223,14 +223,8 @@ def judge_panels(runs: Sequence[TrainedRun], notes: list[str]) -> list[JudgePane
     for run in runs:
         for verdicts in read_verdicts(run, notes):
             found.setdefault((run.model, verdicts.judge), []).append(verdicts)
-    return [
-        JudgePanel(model, judge, each) for (model, judge), each in sorted(found.items(), key=_key)
-    ]
-
-
-def _key(item: tuple[tuple[str, OtherJudge], object]) -> tuple[str, ...]:
-    (model, judge), _ = item
-    return model, judge.model, judge.name
+    in_order = sorted(found, key=lambda key: (key[0], key[1].model, key[1].name))
+    return [JudgePanel(model, judge, found[model, judge]) for model, judge in in_order]
 
 
 def leads_of(panel: JudgePanel) -> Iterator[tuple[Verdicts, Onset]]:

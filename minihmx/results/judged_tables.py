@@ -22,7 +22,6 @@ from minihmx.results.agreement import (
 from minihmx.results.judged import (
     JudgePanel,
     Scored,
-    Verdicts,
     ahead_sentence,
     judge_panels,
     leads_of,
@@ -146,7 +145,9 @@ def _agreement(found: Sequence[JudgePanel]) -> Table:
         for side in ("all", *SIDES):
             a = _side(panel, side)
             if a["answers"]:
-                rows.append((panel.model, panel.judge.title, side, *_agreement_cells(a)))
+                counts = str(a["answers"]), str(a["scored_by_both"])
+                figures = _figures(a, "within_one", "alpha", "kappa", "spearman")
+                rows.append((panel.model, panel.judge.title, side, *counts, *figures))
     head = (
         *("model", "judge", "answers of", "answers", "both scored", "own mean", "its mean"),
         *("within 1", "alpha", "kappa", "rank"),
@@ -163,11 +164,11 @@ def _agreement(found: Sequence[JudgePanel]) -> Table:
     return Table("How far another judge agrees", head, rows, notes, 3)
 
 
-def _agreement_cells(a: dict[str, Any]) -> tuple[str, ...]:
-    figures = (("within_one", ".0%"), ("alpha", ".2f"), ("kappa", ".2f"), ("spearman", ".2f"))
-    told = (number(a[name], form) if not a["why"] else _FEW for name, form in figures)
-    means = (number(a[name], ".2f") for name in ("own_mean", "other_mean"))
-    return (str(a["answers"]), str(a["scored_by_both"]), *means, *told)
+def _figures(a: dict[str, Any], *names: str) -> Iterator[str]:
+    """Both judges' means, and these figures of their agreement."""
+    yield from (number(a[name], ".2f") for name in ("own_mean", "other_mean"))
+    for name in names:
+        yield _FEW if a["why"] else number(a[name], ".0%" if name == "within_one" else ".2f")
 
 
 def _effects(found: Sequence[JudgePanel]) -> Table:
@@ -226,9 +227,11 @@ def _onsets(found: Sequence[JudgePanel]) -> Table:
             leads = ", ".join(f"{epoch}: {lead:+.2f}" for epoch, lead in onset.leads.items())
             first = "none" if onset.first is None else f"epoch {onset.first}"
             if onset.why:
-                first = _FEW if onset.why.find(_FEW) >= 0 else "-"
+                first = _FEW if _FEW in onset.why else "-"
                 why[f"{verdicts.run.title}, {panel.judge.title}: {onset.why}."] = None
-            rows.append((*_names(panel, verdicts), leads or "-", first))
+            run = verdicts.run
+            names = panel.model, panel.judge.title, run.direction, str(run.seed)
+            rows.append((*names, leads or "-", first))
     head = ("model", "judge", "direction", "seed", "lead by epoch", "onset")
     notes = [
         "Lead: own minus its score, in a reverse run its minus own, since the reward is negated "
@@ -240,22 +243,15 @@ def _onsets(found: Sequence[JudgePanel]) -> Table:
     return Table("When the reward runs ahead of another judge", head, rows, notes, 5)
 
 
-def _names(panel: JudgePanel, verdicts: Verdicts) -> tuple[str, str, str, str]:
-    run = verdicts.run
-    return panel.model, panel.judge.title, run.direction, str(run.seed)
-
-
 def _rubrics(found: Sequence[JudgePanel]) -> Table:
     rows, inverted = list[tuple[str, ...]](), False
     for panel in found:
         a, judge = _side(panel, "all"), panel.judge
         inverted |= judge.inverted
         rubric = f"{judge.rubric} (inverted)" if judge.inverted else judge.rubric
-        figures = ("within_one", ".0%"), ("spearman", ".2f"), ("alpha", ".2f")
-        told = (number(a[name], form) if not a["why"] else _FEW for name, form in figures)
-        means = (number(a[name], ".2f") for name in ("own_mean", "other_mean"))
         counts = str(a["answers"]), str(a["answers"] - a["unscored"])
-        rows.append((panel.model, judge.model, rubric, *counts, *means, *told))
+        figures = _figures(a, "within_one", "spearman", "alpha")
+        rows.append((panel.model, judge.model, rubric, *counts, *figures))
     head = (
         *("model", "judge", "rubric", "answers", "scored", "first mean", "mean"),
         *("within 1", "rank", "alpha"),

@@ -14,7 +14,7 @@ from typing import Any
 from minihmx.errors import DataError, UserError
 from minihmx.results.collect import metric_of
 from minihmx.results.runs import SeedPair, TrainedRun
-from minihmx.storage.disk import read_lines
+from minihmx.storage.disk import home_path, new_file, read_lines
 
 SHOWN_CURVES = {
     "score": "score of 0 to 10",
@@ -32,6 +32,18 @@ def need_matplotlib() -> None:
             "matplotlib, which draws the plots, is not installed (it is in the extra `report`): "
             f"type `{sys.executable} -m pip install matplotlib` and the same command again."
         )
+
+
+def new_plot(text: str) -> Path:
+    """The first of the two files that --plot TEXT means; both are new.
+
+    Raises UserError where a picture, or no folder, is there, and where nothing can draw.
+    """
+    need_matplotlib()
+    files = _pictures(home_path(text))
+    for path in files:
+        new_file("--plot", str(path))
+    return files[0]
 
 
 def curves(run: TrainedRun) -> dict[str, list[tuple[int, float]]]:
@@ -184,12 +196,17 @@ def _add_measures(
         panel.plot(*zip(*line, strict=True), color=colour, marker=".", label=label)
 
 
+def _pictures(target: Path) -> list[Path]:
+    """The two files of a target, which may have the ending of one of them."""
+    target = target.with_suffix("") if target.suffix in (".png", ".svg") else target
+    return [target.with_name(f"{target.name}.{kind}") for kind in ("png", "svg")]
+
+
 def _saved(figure: Any, target: Path) -> list[Path]:
     import matplotlib
 
-    target = target.with_suffix("") if target.suffix in (".png", ".svg") else target
     target.parent.mkdir(parents=True, exist_ok=True)
-    written = [target.with_name(f"{target.name}.{kind}") for kind in ("png", "svg")]
+    written = _pictures(target)
     # the same curves give the same bytes: no clock in the file, and no random names in the SVG
     with matplotlib.rc_context({"svg.hashsalt": "minihmx"}):
         figure.savefig(written[0], dpi=150)

@@ -85,8 +85,8 @@ class Store:
 
     # --- one owner -----------------------------------------------------------------------------
 
-    def lock(self) -> None:
-        """Own the folder until the process ends (storage/lock.py).
+    def lock(self, instead: str = ", or choose another --seed or --out") -> None:
+        """Own the folder until the process ends (storage/lock.py). instead: of waiting.
 
         Raises UserError where another process owns it, DataError where something in it is a link.
         """
@@ -101,7 +101,7 @@ class Store:
         if own is None:
             raise UserError(
                 f"Another process is at work in {self.folder}; two writers would spoil it: "
-                "wait for it, or choose another --seed or --out."
+                f"wait for it{instead}."
             )
         self._lock = own
         self.disk.lock = self.folder, own

@@ -6,6 +6,7 @@ the tasks of its own pair alone.
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
@@ -64,7 +65,7 @@ submit() {{  # STAGE TASKS OPTION...: prints the array's number
 
 """
 
-
+LIBRARIES = 2**30  # bytes of a process beside what a job's estimate counts: Python, torch, files
 OWN_LINE = HEAD.splitlines()[1].encode()  # by which a script of ours is known
 
 
@@ -116,9 +117,17 @@ def _arrays(sweep: Sweep, asked: Submission, undone: set[str]) -> Iterator[str]:
         words += ["--gres=gpu:1"] if sweep.device == "cuda" and not is_light(jobs[0]) else []
         if waits := _dependency(sweep, jobs, set(stages)):
             words.append(waits)
+        if sweep.device == "cpu" and not any(o.startswith("--mem") for o in asked.options):
+            words.append(f"--mem={memory_of(jobs)}M")
         yield f"{_variable(stage)}=$(submit {' '.join(words)})"
         yield f'queued+=("${_variable(stage)}")'
         yield f'echo "{stage}: job ${_variable(stage)}, tasks {words[1]}"'
+
+
+def memory_of(jobs: Sequence[Job]) -> int:
+    """MiB that an array asks for. Slurm ends a job that takes more, and what a job takes is an
+    estimate, so half as much again, and the libraries. On a GPU the estimate is of its memory."""
+    return math.ceil((1.5 * max(job.estimate.memory for job in jobs) + LIBRARIES) / 2**20)
 
 
 def _dependency(sweep: Sweep, jobs: Sequence[Job], stages: set[str]) -> str:

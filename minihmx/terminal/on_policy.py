@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from minihmx.results.layout import Table, as_plain
+from minihmx.results.layout import Table
 
 _LIMITS = (
     "This is of one machine, these few answers and this number of threads; other shapes may take "
@@ -13,15 +13,15 @@ _LIMITS = (
 )
 
 
-def on_policy_lines(report: Mapping[str, Any]) -> str:
-    """Three tables as text: the gaps, how they grow with the layers, and the suspects."""
+def on_policy_tables(report: Mapping[str, Any]) -> list[Table]:
+    """Three tables: the gaps, how they grow with the layers, and the suspects."""
     tables = [_gaps(report)]
     unequal = [pair for pair in report["pairs"] if pair["steps"][0]["first"]]
     if unequal:
         tables += [_layers(unequal), _suspects(report, unequal)]
     verdicts = [f"{_ways(pair)} ({pair['claim']}): {verdict_on(pair)}." for pair in report["pairs"]]
     tables.append(Table("What that says", notes=(*verdicts, *report["notices"], _LIMITS)))
-    return as_plain(tables).rstrip("\n")
+    return tables
 
 
 def _ways(pair: Mapping[str, Any]) -> str:

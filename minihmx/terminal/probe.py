@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from minihmx.results.layout import Table, as_plain
+from minihmx.results.layout import Table
 from minihmx.stats import mean, std_unbiased
 from minihmx.terminal.text import ERROR, number
 
-# What a checkpoint's place beside the curve means.
+# What a checkpoint's place beside the curve means; probes/best_of_curve.py decides it.
 STANDINGS = {
     "under": "on or under the curve: other weights on the base's answers are enough",
     "on": "on the curve within two standard errors: other weights on the base's answers are enough",
@@ -18,8 +18,6 @@ STANDINGS = {
     "past the end": "not decided: above the last N at a KL that the curve does not reach",
     "too few": "not decided: too few questions or scores for a standard error",
 }
-
-
 _CURVE_LIMITS = (
     "This cannot tell whether training only gave the base's answers other weights: that this would "
     "be enough for a score does not show that it was done. One judge scores both sides, so what "
@@ -34,11 +32,6 @@ _INSIDE_LIMITS = (
 def with_error(value: float | None, error: float | None, form: str = ".2f") -> str:
     """ "7.10 ± 0.24", "-" where there is no number."""
     return number(value, form) if value is None else f"{value:{form}} ± {number(error, form)}"
-
-
-def best_of_lines(report: Mapping[str, Any]) -> str:
-    """The tables as text."""
-    return as_plain(best_of_tables(report)).rstrip("\n")
 
 
 def best_of_tables(report: Mapping[str, Any]) -> list[Table]:
@@ -92,11 +85,6 @@ def best_of_tables(report: Mapping[str, Any]) -> list[Table]:
         ),
     )
     return [curve, runs]
-
-
-def emotion_lines(report: Mapping[str, Any]) -> str:
-    """The tables as text."""
-    return as_plain(emotion_tables(report)).rstrip("\n")
 
 
 def emotion_tables(report: Mapping[str, Any]) -> list[Table]:

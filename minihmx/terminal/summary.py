@@ -130,7 +130,7 @@ def next_commands(run: Run) -> Iterator[str]:
         ]
     for what, words in commands.items():
         yield f"  {what}"
-        yield Copied(f"    {program()} {shlex.join(words)}")
+        yield Copied(f"    {program(words[0])} {shlex.join(words)}")
 
 
 def flags_again(config: Config, sources: Mapping[str, str], direction: str) -> list[str]:

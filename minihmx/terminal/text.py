@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
+from minihmx.engine.ranks import SPLIT_BY_RANK
 from minihmx.errors import IOFailure
 
 # What the sign says wherever train, eval and select show it: how far a mean may be off. How far
@@ -79,19 +80,32 @@ def typed() -> str:
     """The command line that started this process, for a shell; torchrun's where it did."""
     words = sys.orig_argv
     if "LOCAL_RANK" in os.environ and "-m" in words:
-        each = ["--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"]]
-        words = ["torchrun", *each, *words[words.index("-m") :]]
+        words = [*_torchrun(), *words[words.index("-m") :]]
     return shlex.join(words)
 
 
-def program() -> str:
-    """What stands in front of the verb in that line; an installed command goes by its name."""
+def _torchrun() -> list[str]:
+    return ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"]]
+
+
+def program(verb: str = "") -> str:
+    """What stands in front of a verb in that line; an installed command goes by its name. torchrun
+    stands there again before the verbs that it may start, and other ones are one process."""
     words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
     if words[-2:] == ["-m", "minihmx"]:
+        if "LOCAL_RANK" in os.environ:  # whose -u in front of -m no user typed
+            words = [*(_torchrun() if verb in SPLIT_BY_RANK else words[:1]), *words[-2:]]
         return shlex.join(words)
+    if Path(sys.argv[0]).name != "minihmx":  # another program, as one that tests this
+        return "minihmx"
     installed = shutil.which("minihmx")
-    here = installed is None or Path(installed).resolve() == Path(sys.argv[0]).resolve()
+    here = installed is not None and Path(installed).resolve() == Path(sys.argv[0]).resolve()
     return "minihmx" if here else shlex.quote(sys.argv[0])
+
+
+def with_program(message: str) -> str:
+    """A message with the commands that it names, as `minihmx audit`, spelled for this user."""
+    return re.sub(r"`minihmx (-?[\w-]+)", lambda m: f"`{program(m[1])} {m[1]}", message)
 
 
 class Copied(str):

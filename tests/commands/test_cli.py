@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from test_train import contents
 
 from minihmx.cli import COMMANDS, main
+from minihmx.commands.probe import ACTIONS as PROBES
 from minihmx.config import FIELDS
 from minihmx.models.known import MODELS
 from minihmx.storage.disk import read_lines
@@ -101,6 +102,27 @@ def test_every_verb_explains_itself_where_torch_is_not_installed() -> None:
     for verb, (text, _) in COMMANDS.items():
         assert f"usage: minihmx {verb} [-h]" in done.stdout and f"ended {verb} 0" in done.stdout
         assert text in " ".join(done.stdout.split())
+
+
+def test_no_help_is_wider_than_a_terminal_of_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    words = [[], *([name] for name in COMMANDS)]
+    words += [["probe", name] for name in PROBES]
+    words += [["sweep", name] for name in ("plan", "submit", "run", "status", "fetch", "job")]
+    for each in words:
+        with pytest.raises(SystemExit) as end:
+            main([*each, "--help"])
+        text = capsys.readouterr().out
+        assert end.value.code == 0 and text.startswith(" ".join(["usage: minihmx", *each]))
+        assert not [line for line in text.splitlines() if len(line) > 80], each
+
+
+def test_a_command_that_a_refusal_names_is_spelled_as_the_user_s_own(tmp_path: Path) -> None:
+    told = minihmx("select", tmp_path, tmp_path)
+    refused(told, f"the folder that `{sys.executable} -m minihmx train` made")
+    refused(minihmx("train", "--nothing"), f"`{sys.executable} -m minihmx train --help` lists them")
 
 
 def killed(arguments: list[object], lines: int, seconds: float) -> bool:

@@ -104,11 +104,12 @@ DISGUISES = [
     RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
     RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    MemoryError(),
 ]
 
 
 @pytest.mark.parametrize("error", DISGUISES, ids=lambda error: str(error)[:40])
-def test_memory_that_runs_out_halves_in_every_disguise(error: RuntimeError) -> None:
+def test_memory_that_runs_out_halves_in_every_disguise(error: Exception) -> None:
     def work(piece: Any) -> int:
         if len(piece) > 2:
             raise error

@@ -501,6 +501,9 @@ def test_the_command_that_goes_on_is_torchrun_s(
     assert text.typed() == "/bin/python -u -m minihmx train 'a b'"
     of_three(0, lambda own: [own] * 3)
     assert text.typed() == "torchrun --nproc-per-node 3 -m minihmx train 'a b'"
+    monkeypatch.setattr(sys, "argv", ["minihmx", "train", "a b"])
+    assert text.program("train") == "torchrun --nproc-per-node 3 -m minihmx"
+    assert text.program("report") == "/bin/python -m minihmx"
 
 
 def test_an_onlooker_changes_nothing(tmp_path: Path) -> None:

@@ -167,6 +167,12 @@ def test_a_table_says_what_it_counts(tmp_path: Path, pair: Path) -> None:
     for part in ("KL at most", "0.19", "Coverage: on", "not decided: too few", "drawn in"):
         assert part in done.stdout
     assert (tmp_path / "drawn.png").is_file() and (tmp_path / "drawn.svg").is_file()
+    (tmp_path / "drawn.png").unlink()  # the other one alone is not replaced either
+    before = (tmp_path / "drawn.svg").read_bytes()
+    refused(in_process("probe", "best-of", *words), "drawn.svg exists already")
+    gone = (*words[:-1], tmp_path / "gone" / "drawn")
+    refused(in_process("probe", "best-of", *gone), "would stand in a folder that is not there")
+    assert (tmp_path / "drawn.svg").read_bytes() == before and not (tmp_path / "gone").exists()
 
 
 def test_what_cannot_stand_on_one_curve_is_refused(tmp_path: Path, pair: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,12 +17,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from test_train import finished
 
-from minihmx.engine.memory import Limit
 from minihmx.engine.prompts import Prompts
 from minihmx.models import weights
 from minihmx.models.context import KVCache
 from minihmx.models.tokenizer import Tokenizer
-from minihmx.probes import causes, emotion, stories
+from minihmx.probes import causes, emotion, shift, stories
 from minihmx.probes.causes import equal_kl_effects, score_at
 from minihmx.probes.states import (
     ReadRow,
@@ -79,8 +79,8 @@ def test_a_row_reads_the_same_beside_longer_ones(made: Path) -> None:
     """Left padding would shift its positions, and turned real effects into nothing elsewhere."""
     decoder = weights.load(made / "toy", torch.float32, "cpu")
     rows = [ReadRow([1, 5, 9], 1, 3), ReadRow([1, *range(20, 90)], 30, 71), ReadRow([1, 8], 1, 2)]
-    together = mean_states(decoder, rows, [1, 2], Limit("--decode-rows", 8))
-    alone = [mean_states(decoder, [row], [1, 2], Limit("--decode-rows", 8))[0] for row in rows]
+    together = mean_states(decoder, rows, [1, 2])
+    alone = [mean_states(decoder, [row], [1, 2])[0] for row in rows]
     assert torch.allclose(together, torch.stack(alone), atol=1e-5)
     assert together.shape == (3, 2, 32)
 
@@ -181,6 +181,46 @@ def test_what_is_measured_behind_the_gate(
 
 
 @pytest.mark.usefixtures("short_stories")
+def test_runs_of_one_name_are_not_mixed_up(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two experiments may hold a run of the same direction and seed, with other weights."""
+    monkeypatch.setattr(stories, "HITS_NEEDED", 0)
+    again = shutil.copytree(made / "forward", tmp_path / "again" / "forward")
+    toy.stir(again, "epoch-02", 7)
+    names = [f"{made}/forward@epoch-02", f"{again}@epoch-02"]
+    flags = [("--adapter", name) for name in names]
+    alone = [typed(made, tmp_path, *flag)["runs"][0] for flag in flags]
+    both = typed(made, tmp_path, *flags[0], *flags[1])["runs"]
+    assert both == alone and both[0]["run"] == both[1]["run"]
+    assert both[0]["adapter"] != both[1]["adapter"]
+
+
+@pytest.mark.usefixtures("short_stories")
+def test_an_axis_of_other_answers_is_another_file(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stories, "HITS_NEEDED", 0)
+    evaluation = made / "forward" / "evaluations" / "epoch-00.jsonl"
+    rows = [json.loads(line) for line in evaluation.read_text("utf-8").splitlines()]
+
+    def vectors_with(scores: tuple[int, int]) -> dict[str, bytes]:
+        """All vectors on disk behind a probe of a run whose answers of the base have these."""
+        scored = [row | {"score": scores[i % 2]} for i, row in enumerate(rows)]
+        monkeypatch.setattr(emotion, "scored_by_base", lambda _: scored)
+        found = typed(made, tmp_path, "--adapter", f"{made}/forward@epoch-02")
+        assert "too few" not in found["scores_axis"] and "scores" in found["axes"]
+        vectors = Path(found["folder"]) / "vectors"
+        return {path.name: path.read_bytes() for path in vectors.glob("scores*")}
+
+    monkeypatch.setattr(shift, "LEAST", 1)
+    one = vectors_with((9, 1))
+    two = vectors_with((1, 9))
+    assert len(one) == 1 and len(two) == 2 and one.items() <= two.items()
+    assert vectors_with((9, 1)) == two
+
+
+@pytest.mark.usefixtures("short_stories")
 def test_what_is_steered_and_what_is_taken_out(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +249,10 @@ def test_what_is_steered_and_what_is_taken_out(
         another.setattr(emotion, "rubric_of", lambda *_: "How long is the answer?")
         typed(made, tmp_path, *flags)
     assert len(list(Path(found["folder"]).glob("steered-*.jsonl"))) == 2 * kept
+    with monkeypatch.context() as fewer:  # texts, whose perplexity is another
+        fewer.setattr(emotion, "PERPLEXITY_TEXTS", 3)
+        typed(made, tmp_path, *flags)
+    assert len(list(Path(found["folder"]).glob("steered-*.jsonl"))) == 3 * kept
     monkeypatch.setattr(causes, "steered", None)  # what was steered before is on the disk
     assert typed(made, tmp_path, *flags)["steering"]["tried"][0]["name"] == "joy"
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minihmx.cli import main
-from minihmx.errors import DataError
+from minihmx.errors import DataError, UserError
 from minihmx.probes.judged_folder import JudgedFolder, stored_answers, verdict_line
 from minihmx.probes.rubrics import Rubric
 from minihmx.records import Unscored, Verdict
@@ -166,6 +166,15 @@ def judged(
 
 
 PAPER = Rubric("same", "Rate it.\nScore: integer")
+
+
+def test_two_processes_do_not_judge_into_one_folder(tmp_path: Path) -> None:
+    parts = a_run(tmp_path, "forward", [4]), "other", {"digest": "0" * 64}, PAPER, {}
+    one, other = JudgedFolder(*parts), JudgedFolder(*parts)
+    one.begin()
+    with pytest.raises(UserError) as told:  # a judge has no --seed and no --out to choose
+        other.begin()
+    assert str(told.value).endswith("wait for it, and the same command judges what is left.")
 
 
 @pytest.fixture

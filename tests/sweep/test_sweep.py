@@ -227,10 +227,29 @@ def test_the_script_is_bash_and_says_what_was_asked(here: Path) -> None:
     assert subprocess.run(["bash", "-n", "jobs.jsonl.slurm.sh"]).returncode == 0
     assert "--partition=gpu --time=4:00:00 '--account=me and you'" in text
     assert "--signal=B:USR1@120" in text and "--requeue" in text
-    assert "train_forward=$(submit train-forward 1-2%3)" in text
+    assert "train_forward=$(submit train-forward 1-2%3 --mem=" in text
     assert "--dependency=aftercorr:$train_forward,aftercorr:$train_reverse" in text
     assert "submit eval-forward-bbq 1-2%3 --dependency=aftercorr:$select" in text
     assert "afterok:$eval_base_bbq" in text and "gres" not in text
+
+
+def test_memory_is_asked_for_on_a_cpu_as_it_is_estimated_unless_the_user_does(here: Path) -> None:
+    plan()
+    submit = ("sweep", "submit", "jobs.jsonl", "--slurm", "--dry-run")
+
+    def lines() -> list[str]:
+        text = Path("jobs.jsonl.slurm.sh").read_text().splitlines()
+        return [line for line in text if "$(submit " in line]
+
+    in_process(*submit)
+    jobs = [json.loads(line) for line in Path("jobs.jsonl").read_text().splitlines()[1:]]
+    most = max(job["memory"] for job in jobs if job["stage"] == "train-forward") / 2**20
+    (asked,) = (line for line in lines() if line.startswith("train_forward="))
+    told = int(asked.partition("--mem=")[2].partition("M")[0])
+    assert 1.5 * most + 1024 <= told <= 1.5 * most + 1025
+    assert all("--mem=" in line for line in lines())
+    in_process(*submit, "--sbatch=--mem-per-cpu=4G")
+    assert not any("--mem=" in line for line in lines())
 
 
 def test_a_gpu_is_asked_for_where_a_model_runs(here: Path) -> None:
@@ -239,6 +258,7 @@ def test_a_gpu_is_asked_for_where_a_model_runs(here: Path) -> None:
     found = [
         line for line in Path("jobs.jsonl.slurm.sh").read_text().splitlines() if "$(submit " in line
     ]
+    assert not any("--mem" in line for line in found)  # what is estimated is the GPU's
     assert [line for line in found if "gres" not in line] == [
         line for line in found if line.startswith(("select", "compare"))
     ]
