@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from minihmx.errors import IOFailure, UserError
 from minihmx.storage.identity import differences
 from minihmx.storage.run_folder import Store
+from minihmx.terminal.text import SPLIT_BY_RANK
 
 if TYPE_CHECKING:  # the command line asks for its rank before it needs torch
     import torch
@@ -37,7 +38,6 @@ if TYPE_CHECKING:  # the command line asks for its rank before it needs torch
     from minihmx.optimizer import Optimizer
 
 _T = TypeVar("_T")
-SPLIT_BY_RANK = ("train", "eval")  # the commands that several processes can share
 # A rank that died is noticed at once. Only for one that hangs do the others wait so long, which is
 # more than the longest answers of one rank may take beyond those of another.
 LONGEST_WAIT = timedelta(minutes=30)

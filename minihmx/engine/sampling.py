@@ -23,7 +23,7 @@ from torch import Tensor
 
 from minihmx.engine.draw import draw
 from minihmx.engine.graphs import StaticDecoding, decodes_statically
-from minihmx.engine.memory import Limit, packing_pays, release
+from minihmx.engine.memory import OUT_OF_ROOM, Limit, packing_pays, release
 from minihmx.engine.prefill import Prefix, cache_for, prefill, together
 from minihmx.engine.samplers import Sampler
 from minihmx.errors import UserError
@@ -130,7 +130,7 @@ def complete(
                 for index, completion in _decode(how, requests, list(missing), limit):
                     del missing[index]
                     yield index, completion
-        except RuntimeError as error:
+        except OUT_OF_ROOM as error:
             limit.halve(rows, error)
             fits = False
         if not fits:

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from minihmx.engine.ranks import SPLIT_BY_RANK
 from minihmx.errors import IOFailure
+
+SPLIT_BY_RANK = ("train", "eval")  # the commands that several processes can share
 
 # What the sign says wherever train, eval and select show it: how far a mean may be off. How far
 # single answers lie apart is called std, and never has this sign.
