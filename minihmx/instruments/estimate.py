@@ -138,8 +138,11 @@ def generating(model: ModelConfig, config: Config, work: Workload) -> dict[str, 
     groups = config.prompts_per_step * config.generations, work.held_out * config.eval_samples
     rows, V = min(max(groups), config.decode_rows), model.vocab_size
     fresh = cap + work.prompt // 2  # behind the rubric, which the judge's prompts share
-    # Where all rows are on a CPU, the rubric is there once (engine/prefill.py, cache_for).
-    own = fresh if config.device == "cpu" and rows > 1 else work.judge + cap
+    # A CPU's rows share the rubric (engine/prefill.py, cache_for), and have room for the longest.
+    whole = work.judge + cap + config.judge_max_tokens
+    inside = all(window is None or window >= whole for window in model.windows)
+    once = config.device == "cpu" and rows > 1 and inside
+    own = (work.prompt if once else work.judge) + cap
     prompts = math.ceil(rows / min(config.generations, config.eval_samples))
     drawn = max(bytes_a_word(config.sampler), bytes_a_word(config.eval_sampler))
     asked = bytes_a_word(config.judge_sampler)

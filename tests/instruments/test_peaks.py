@@ -176,3 +176,17 @@ def test_a_judge_that_draws_from_all_words_counts() -> None:
         asked = replace(config, judge_sampler=text, max_completion_length=4)
         peak.append(estimate.peaks(estimate.parts(shape, asked, work))["judging"])
     assert peak[1] - peak[0] > 0.4 * config.decode_rows * shape.vocab_size * 32
+
+
+def test_a_cpu_has_room_for_the_longest_prompt_and_shares_nothing_beyond_a_window() -> None:
+    """The shared rubric saves its own tokens, not half of each question's."""
+
+    def slots(name: str, judge: int) -> float:
+        shape, config = on_cuda(name)
+        work = Workload(56, 28, 1000, judge)
+        cached = estimate.parts(shape, replace(config, device="cpu"), work)["kv cache of judge"]
+        row = cached.bytes / config.decode_rows / estimate.kv_bytes(shape, config.dtype)
+        return row - config.max_completion_length - config.judge_max_tokens
+
+    assert slots("qwen3-0.6b", 4500) == slots("gemma2-2b", 1500) == 1000
+    assert slots("gemma2-2b", 4500) == 4500  # its windows of 4,096 tokens would not see them
