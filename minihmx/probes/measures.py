@@ -100,10 +100,10 @@ def expression(probe: EqualKL, side: str, way: Condition) -> Values:
     """The mean score of each held-out question that has one; no passage could hold its answer."""
     strength = way.strength if side != BASE else 0.0
     rows, _, path = probe.answers(side, strength, system_text(way.system))
-    return mean_scores(rows, strength, path)
+    return question_scores(rows, strength, path)
 
 
-def mean_scores(rows: Sequence[Mapping[str, Any]], strength: float, path: str) -> Values:
+def question_scores(rows: Sequence[Mapping[str, Any]], strength: float, path: str) -> Values:
     """The same of the rows of a file. Raises DataError for rows that are none."""
     point_of(rows, strength, path)
     scores: dict[str, list[float]] = {}

@@ -30,7 +30,6 @@ from minihmx.results.collect import metric_of
 from minihmx.results.layout import Table, as_plain
 from minihmx.results.sensitivity import metric_title
 from minihmx.stats import mean
-from minihmx.terminal.scoreboard import Board
 from minihmx.terminal.text import ERROR, number
 
 _LIMITS = (
@@ -81,6 +80,7 @@ def ask_measures(
     settings.system_text has them.
     """
     from minihmx.engine.open import check_strength
+    from minihmx.terminal.scoreboard import Board
 
     for strength in strengths:
         check_strength(strength, True)

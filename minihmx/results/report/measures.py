@@ -22,8 +22,8 @@ from minihmx.probes.measures import (
     SCORE,
     Condition,
     UnderCondition,
-    mean_scores,
     of_benchmarks,
+    question_scores,
     under_conditions,
 )
 from minihmx.results.collect import metric_of
@@ -32,6 +32,7 @@ from minihmx.results.report.charts import Figure, Panel
 from minihmx.results.report.material import Material
 from minihmx.results.report.panels import Series, panel_of
 from minihmx.results.report.shown import Shown, StoredProbe, of_probes, run_with_adapter
+from minihmx.results.runs import TrainedRun
 from minihmx.selection import DIRECTIONS
 from minihmx.storage.identity import text_digest
 from minihmx.storage.strict import read_file
@@ -91,7 +92,7 @@ def _stored(probe: StoredProbe) -> _Stored:
         side, strength = named[1], float(named[2])
         way = _condition(strength if side != BASE else 1.0, named[3] or "", False)
         rows = checked_records(path, read_file(path), ANSWER_FIELDS)
-        ways[way.name], scores[side, way.name] = way, mean_scores(rows, strength, str(path))
+        ways[way.name], scores[side, way.name] = way, question_scores(rows, strength, str(path))
     finished: dict[tuple[str, str, str], Path] = {}
     tasks, told = list[str](), dict[str, str]()
     for task, benchmark in BENCHMARKS.items():
@@ -128,7 +129,7 @@ def _evaluations(
     groups: dict[tuple[str, int], _Asked] = {}
     measured, texts = set[tuple[str, int]](), dict[str, str]()
     digest = str(probe.settings["model"])
-    homes = {BASE: (probe.folder.parents[1], None)}
+    homes: dict[str, tuple[Path, TrainedRun | None]] = {BASE: (probe.folder.parents[1], None)}
     for which in DIRECTIONS:
         if run := run_with_adapter(probe.runs, probe.settings[which]):
             homes[which] = run.folder, run
