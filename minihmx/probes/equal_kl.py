@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minihmx.config import Config
 from minihmx.errors import DataError, Diverged, UserError
-from minihmx.evals.asking.settings import refuse_long_system
-from minihmx.models.adapters import adapter_digest
+from minihmx.evals.asking.settings import refuse_long_system, strength_name
+from minihmx.models.adapters import BASE, adapter_digest
 from minihmx.probes.checkpoints import (
     ProbePieces,
     checked_records,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from minihmx.run import Run
 
 GRID = (0.25, 0.5, 0.75, 1.0)  # strengths; at 0 the KL is 0
-_NEEDED = ("question", "sample", "score", "kl", "policy_logprob", "reference_logprob")
+ANSWER_FIELDS = ("question", "sample", "score", "kl", "policy_logprob", "reference_logprob")
 
 
 class StrengthPoint(NamedTuple):
@@ -105,19 +105,31 @@ def equal_curves(
     return found
 
 
+def answers_name(side: str, strength: float, system: str = "") -> str:
+    """What the file of these answers is called, without its ending."""
+    text = f"-{text_digest(system)[:8]}" if system else ""
+    return f"{side}-x{strength_name(strength)}{text}"
+
+
 def stored_curves(folder: Path) -> dict[str, StrengthCurve]:
     """What a probe's folder holds, made of its answers again. Raises DataError for answers that are
     none, and UserError where some are not there (yet)."""
 
     def measured(which: str, strength: float) -> StrengthPoint:
-        path = folder / f"{which}-x{strength:g}.jsonl"
+        path = folder / f"{answers_name(which, strength)}.jsonl"
+        if not path.is_file() and any(folder.glob(f"{answers_name(BASE, 0.0)}*.jsonl")):
+            raise UserError(
+                f"In {folder} only the strengths of `minihmx probe measures` were run, which need "
+                "not be those of equal KL; `minihmx probe equal-kl` with the same runs measures "
+                "the others."
+            )
         if not path.is_file():
             raise UserError(
                 f"{folder} holds no answers of {which} at strength {strength:g} yet, so it is not "
                 "known where the KLs are equal; `minihmx probe equal-kl` with the same runs goes "
                 "on."
             )
-        return point_of(checked_records(path, read_file(path), _NEEDED), strength, str(path))
+        return point_of(checked_records(path, read_file(path), ANSWER_FIELDS), strength, str(path))
 
     points = {which: [measured(which, strength) for strength in GRID] for which in DIRECTIONS}
     return equal_curves(points, measured)
@@ -172,9 +184,8 @@ class EqualKL:
 
         direction: "base" for the untouched model. system: a text before every question.
         """
-        name, run = f"{direction}-x{strength:g}", self.run
-        name += f"-{text_digest(system)[:8]}" if system else ""
-        rows = self.pieces.read(name, _NEEDED)
+        name, run = answers_name(direction, strength, system), self.run
+        rows = self.pieces.read(name, ANSWER_FIELDS)
         if len(rows) != len(run.eval_questions) * run.config.eval_samples:
             rows = self._ask(direction, strength, system)
             self.pieces.write(name, rows)

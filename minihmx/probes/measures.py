@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minihmx.errors import UserError
 from minihmx.evals import BENCHMARKS
-from minihmx.evals.asking.settings import system_text
+from minihmx.evals.asking.settings import strength_name, system_text
 from minihmx.models.adapters import BASE, adapter_digest
 from minihmx.probes.equal_kl import EqualKL, point_of
 from minihmx.probes.equal_kl_tasks import DEFAULTS, Contrast, Values, error_of, values_of
@@ -85,7 +85,7 @@ def conditions(strengths: Sequence[float], systems: Sequence[str]) -> list[Condi
     Raises UserError for a text whose name is that of another condition.
     """
     others = sorted({*strengths} - {1.0}, reverse=True)
-    weaker = [Condition(f"x {strength:g}", strength) for strength in others]
+    weaker = [Condition(f"x {strength_name(strength)}", strength) for strength in others]
     texts = [Condition(name, system=name) for name in dict.fromkeys(systems)]
     own = [Condition(NO_MEASURE), *weaker, Condition(PASSAGE, passage=True)]
     for name in {way.name for way in own} & {*systems}:
@@ -100,7 +100,12 @@ def expression(probe: EqualKL, side: str, way: Condition) -> Values:
     """The mean score of each held-out question that has one; no passage could hold its answer."""
     strength = way.strength if side != BASE else 0.0
     rows, _, path = probe.answers(side, strength, system_text(way.system))
-    point_of(rows, strength, path)  # raises DataError for rows that are none
+    return question_scores(rows, strength, path)
+
+
+def question_scores(rows: Sequence[Mapping[str, Any]], strength: float, path: str) -> Values:
+    """The same of the rows of a file. Raises DataError for rows that are none."""
+    point_of(rows, strength, path)
     scores: dict[str, list[float]] = {}
     for row in rows:
         if row["score"] is not None:
@@ -158,11 +163,14 @@ def of_benchmarks(
 def under_conditions(
     of: str, values: Mapping[tuple[str, str], Values], ways: Sequence[Condition], fewest: int
 ) -> Iterator[UnderCondition]:
-    """One number under every condition that it has values in. values: by side and condition."""
+    """One number under every condition that both sides have values in. values: by side and
+    condition; a direction without values as trained is left out."""
     for direction in DIRECTIONS:
+        if not {(direction, NO_MEASURE), (BASE, NO_MEASURE)} <= values.keys():
+            continue
         as_trained = _difference(values[direction, NO_MEASURE], values[BASE, NO_MEASURE])
         for way in ways:
-            if (direction, way.name) not in values:
+            if not {(direction, way.name), (BASE, way.of_base)} <= values.keys():
                 continue
             trained, base = values[direction, way.name], values[BASE, way.of_base]
             now = {k: d for k, d in _difference(trained, base).items() if k in as_trained}

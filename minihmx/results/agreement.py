@@ -37,6 +37,19 @@ class Mean(NamedTuple):
         return abs(self.value) > ERRORS * self.error
 
 
+def effect_or_why(
+    base: Sequence[Both], trained: Sequence[Both], names: Sequence[str]
+) -> Effect | str:
+    """The effect, or why nothing can be said. names: of the two, for that sentence."""
+    for name, pairs in zip(names, (base, trained), strict=True):
+        if why := too_few(pairs):
+            return f"{name}: {why}"
+    try:
+        return effect(base, trained)
+    except ValueError as error:
+        return f"too few: {error}"
+
+
 def too_few(pairs: Sequence[Both]) -> str:
     """Why nothing can be said from these answers, or ""."""
     questions = len({pair.question for pair in pairs})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,8 +52,10 @@ def noise_seed(result: Result) -> int:
     return int(result["settings"]["seed"])
 
 
-def settings_key(result: Result) -> str:
-    return json.dumps(settings_of(result), sort_keys=True)
+def settings_key(result: Result, but: Collection[str] = ()) -> str:
+    """All of settings_of as one text. but: what may differ."""
+    settings = {name: value for name, value in settings_of(result).items() if name not in but}
+    return json.dumps(settings, sort_keys=True)
 
 
 def find_evaluations(

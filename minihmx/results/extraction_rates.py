@@ -3,7 +3,8 @@ of what stands on the disk. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from minihmx.results.blind import row_id
 from minihmx.results.evaluations import settings_key
 from minihmx.results.extraction import ReadReply
 from minihmx.results.extraction_tables import JUDGE, PEOPLE, ReadRate, reference_of
-from minihmx.storage.disk import read_lines, sha256, verify
+from minihmx.storage.disk import dumps, read_lines, sha256, verify
 from minihmx.storage.strict import read_json
 
 ALIASES = "aliases"
@@ -71,15 +72,22 @@ def read_rates(replies: Iterable[JudgedReplies], people: Mapping[str, str]) -> l
     return rates
 
 
-def stored_readings(home: Path, place: str, side: str) -> dict[tuple[str, str], JudgedReplies]:
-    """What judges read in the evaluations of a run's epoch, or of the base: by benchmark and by how
-    it was asked, which base, forward and reverse have in common.
+class ReadBy(NamedTuple):
+    """What base, forward and reverse have in common where their rates stand side by side: the
+    benchmark, how it was asked but for the noise, and the judge with its settings, as text."""
+
+    benchmark: str
+    asked: str
+    judge: str
+
+
+def stored_readings(home: Path, place: str, side: str) -> Iterator[tuple[ReadBy, JudgedReplies]]:
+    """What judges read in the evaluations of a run's epoch, or of the base.
 
     home: the folder that evals/ and readings/ stand in. What is not read to its end is left out, as
     are replies at another strength, to a system text or with a passage: `compare` has none of them.
     Raises DataError for what was changed since.
     """
-    found = {}
     for folder in sorted((home / READINGS_FOLDER).glob(f"*/{place}-*")):
         benchmark = folder.parent.name
         if benchmark not in READABLE or not (folder / "manifest.json").exists():
@@ -106,15 +114,20 @@ def stored_readings(home: Path, place: str, side: str) -> dict[tuple[str, str], 
         labels = [line["label"] for line in lines]
         unable = reader_gate(benchmark, reader.get(GATE)).why_not
         switches = settings["switches"]
-        own = JudgedReplies(benchmark, switches, side, samples, labels, unable)
-        found[benchmark, settings_key(result)] = own
-    return found
+        judge = {name: reader.get(name) for name in ("model", "prompt", "settings")}
+        by = ReadBy(benchmark, settings_key(result), dumps(judge))
+        yield by, JudgedReplies(benchmark, switches, side, samples, labels, unable)
 
 
-def rates_on_disk(places: Iterable[tuple[Path, str, str]]) -> list[list[ReadRate]]:
-    """The rates of all (home, place, side) together, for each benchmark and way of asking apart."""
-    groups: dict[tuple[str, str], list[JudgedReplies]] = {}
+def rates_on_disk(places: Iterable[tuple[Path, str, str]]) -> Iterator[tuple[str, list[ReadRate]]]:
+    """The rates of all (home, place, side) together, seeds of the noise as well, for each
+    benchmark, way of asking and judge apart; and who judged, where there are several."""
+    groups: dict[ReadBy, list[JudgedReplies]] = {}
     for home, place, side in places:
-        for key, replies in stored_readings(home, place, side).items():
+        for key, replies in stored_readings(home, place, side):
             groups.setdefault(key, []).append(replies)
-    return [read_rates(group, {}) for group in groups.values()]
+    judges = {key.judge: json.loads(key.judge) for key in groups}
+    for key, group in groups.items():
+        judge = judges[key.judge]
+        told = f"{judge['model']['id']}, {judge['settings'].get('dtype')}"
+        yield (told if len(judges) > 1 else ""), read_rates(group, {})

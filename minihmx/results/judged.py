@@ -17,7 +17,7 @@ from minihmx.probes.judged_folder import (
     verdicts_on,
 )
 from minihmx.probes.rubrics import SAME_RUBRIC
-from minihmx.results.agreement import Both, Effect, Onset, effect, onset, too_few
+from minihmx.results.agreement import Both, Effect, Onset, effect_or_why, onset
 from minihmx.results.epochs import EPOCH_NAME
 from minihmx.results.runs import TrainedRun, path_and_epoch, read_run, runs_in
 from minihmx.storage.strict import read_json
@@ -73,14 +73,9 @@ class Verdicts(NamedTuple):
     @property
     def effect(self) -> Effect | str:
         """Of the compared epoch on both judges' scores, or why nothing can be said."""
-        base, trained = self.pairs(0), self.pairs(self.compared)
-        for epoch, pairs in ((0, base), (self.compared, trained)):
-            if why := too_few(pairs):
-                return f"epoch {epoch}: {why}"
-        try:
-            return effect(base, trained)
-        except ValueError as error:
-            return f"too few: {error}"
+        epochs = 0, self.compared
+        base, trained = map(self.pairs, epochs)
+        return effect_or_why(base, trained, [f"epoch {epoch}" for epoch in epochs])
 
     @property
     def onset(self) -> Onset:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from minihmx.errors import UserError
 from minihmx.probes.examples import SIDES
 from minihmx.probes.judged_folder import epoch_file, stored_answers
-from minihmx.results.agreement import Both, Effect, Mean, effect, too_few
+from minihmx.results.agreement import Both, Effect, Mean, effect_or_why, too_few
 from minihmx.results.blind import Sheet, row_id, sheet_bytes
 from minihmx.results.epochs import EPOCH_NAME
 from minihmx.results.judged_tables import agreement_of
@@ -180,14 +180,10 @@ class RatingReport:
 
     def difference(self, base: str, trained: str) -> Effect | str:
         """One side less another by both, or why nothing can be said."""
-        before, after = self.both(base), self.both(trained)
-        for side, pairs in ((base, before), (trained, after)):
-            if why := too_few(pairs):
-                return f"{side}: {why.replace('both judges scored', 'people and judge rated')}"
-        try:
-            return effect(before, after)
-        except ValueError as error:
-            return f"too few: {error}"
+        found = effect_or_why(self.both(base), self.both(trained), (base, trained))
+        if isinstance(found, str):
+            return found.replace("both judges scored", "people and judge rated")
+        return found
 
     def pairs_of_readers(self) -> Iterator[tuple[str, list[Both]]]:
         """People and judge, then each two raters: their marks on the same answers, each once."""

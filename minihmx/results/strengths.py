@@ -6,14 +6,19 @@ they were asked alike. No torch.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from minihmx.evals.asking.settings import measures_in
 from minihmx.results.collect import metric_of
-from minihmx.results.evaluations import Evaluation, Result, all_evaluations, settings_of
+from minihmx.results.evaluations import (
+    Evaluation,
+    Result,
+    all_evaluations,
+    noise_seed,
+    settings_key,
+)
 from minihmx.results.layout import Table
 from minihmx.results.runs import TrainedRun
 from minihmx.results.sensitivity import metric_title
@@ -58,7 +63,7 @@ def strengths_of(run: TrainedRun, notes: list[str]) -> Iterator[Strengths]:
     """
     digest, base = run.science.get("model digest"), run.folder.parent.parent / "base"
     for folder in sorted((run.folder / "evals").glob("*")):
-        asked: dict[str, dict[float, Evaluation]] = {}
+        asked: dict[tuple[str, int], dict[float, Evaluation]] = {}
         for evaluation in all_evaluations(run.folder, digest, folder.name, notes, run):
             if measures_in(evaluation.result["settings"]):  # which `probe measures` is about
                 continue
@@ -76,10 +81,9 @@ def _strength(result: Result) -> float:
     return float(result["settings"].get("strength", 1.0))
 
 
-def _key(result: Result) -> str:
+def _key(result: Result) -> tuple[str, int]:
     """All that decides a number beside model, adapter and strength."""
-    settings = {name: v for name, v in settings_of(result).items() if name != "strength"}
-    return json.dumps([settings, result["settings"]["seed"]], sort_keys=True)
+    return settings_key(result, ("strength",)), noise_seed(result)
 
 
 def _items(at: dict[float, Evaluation]) -> int:

@@ -143,7 +143,7 @@ def _at_all(found: Sequence[Measure]) -> Table:
 
 
 def _numbers(point: StrengthPoint) -> tuple[str, str, str]:
-    kl = f"{point.kl:.3f} ± {number(point.kl_error, '.3f')}"
+    kl = f"{round(point.kl, 3) + 0.0:.3f} ± {number(point.kl_error, '.3f')}"
     return kl, f"{point.kl_tokens:.4f}", number(point.score, ".2f")
 
 
@@ -168,4 +168,4 @@ def _scaled(m: Measure, value: float | None) -> str:
 
 def _difference(m: Measure, of: Contrast) -> str:
     error = None if of.error is None else _scale(m) * of.error
-    return f"{_scale(m) * of.value:+.2f} ± {number(error, '.2f')}"
+    return f"{round(_scale(m) * of.value, 2) + 0.0:+.2f} ± {number(error, '.2f')}"

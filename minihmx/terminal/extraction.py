@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minihmx.errors import UserError
 from minihmx.evals.asking.results import Results, read_samples
+from minihmx.evals.asking.settings import strength_name
 from minihmx.evals.reading.readers import NO_LABEL, READABLE, Readable, StoredSample
 from minihmx.results.blind import Sheet, filled_in, read_sheet, row_id, sheet_bytes
 from minihmx.results.extraction_rates import JudgedReplies, read_rates
@@ -158,7 +159,7 @@ def side_of(results: Results) -> str:
     direction = science.get("direction") if isinstance(science, dict) else None
     side = str(direction) if direction in DIRECTIONS else subject.title
     strength = results.settings.strength
-    return side if strength == 1 else f"{side} x {strength:g}"
+    return side if strength == 1 else f"{side} x {strength_name(strength)}"
 
 
 # --- people ---------------------------------------------------------------------------------------

@@ -30,13 +30,19 @@ from minihmx.results.collect import metric_of
 from minihmx.results.layout import Table, as_plain
 from minihmx.results.sensitivity import metric_title
 from minihmx.stats import mean
-from minihmx.terminal.scoreboard import Board
 from minihmx.terminal.text import ERROR, number
 
 _LIMITS = (
     "This cannot tell what other words would do. The passage gives the answer away, so it bounds "
     "from above what a search could; and that it costs no expression is because no held-out "
     "question has an answer to be found."
+)
+
+
+_DOUBTED = (
+    "The paper counts a higher flip_rate as better, which can be doubted (`minihmx compare` counts "
+    "both ways). So no change of it is called a gain here: its share back is of the change that "
+    "training made, up or down."
 )
 
 
@@ -74,6 +80,7 @@ def ask_measures(
     settings.system_text has them.
     """
     from minihmx.engine.open import check_strength
+    from minihmx.terminal.scoreboard import Board
 
     for strength in strengths:
         check_strength(strength, True)
@@ -105,8 +112,14 @@ def ask_measures(
 
 
 def measures_text(measured: UnderMeasures) -> str:
+    """The tables, and where the answers are kept."""
+    kept = Table("Kept", notes=[measured.kept])
+    return as_plain([*measures_tables(measured.found), kept]).rstrip("\n")
+
+
+def measures_tables(found: Sequence[UnderCondition]) -> list[Table]:
     """The benchmarks under each condition, and the held-out score."""
-    lost = [each for each in measured.found if each.of != SCORE]
+    lost = [each for each in found if each.of != SCORE]
     as_trained = {(e.of, e.direction): e.effect.value for e in lost if e.asked.name == NO_MEASURE}
     rows = [
         (
@@ -124,11 +137,12 @@ def measures_text(measured: UnderMeasures) -> str:
         f"{ERROR}, over items. In brackets: the shares for which what is left is within two "
         f"standard errors (Fieller). Fewer than {FEWEST_ITEMS} items make no statement, and a loss "
         "within two standard errors of 0 has no share.",
+        *([_DOUBTED] if any(not metric_of(each.of).higher for each in lost) else []),
         _LIMITS,
     ]
     kept = [
         (each.direction, each.asked.name, *_numbers(each, 1.0), *_kept(each))
-        for each in measured.found
+        for each in found
         if each.of == SCORE
     ]
     told = (
@@ -137,8 +151,10 @@ def measures_text(measured: UnderMeasures) -> str:
         f"{FEWEST_QUESTIONS} make no statement."
     )
     under = ("", "asked", "base", "trained", "trained - base", "price", "share kept")
-    both = [Table("Benchmarks", head, rows, notes, 3), Table("Expression", under, kept, [told], 2)]
-    return as_plain([*both, Table("Kept", notes=[measured.kept])]).rstrip("\n")
+    return [
+        Table("Benchmarks", head, rows, notes, 3),
+        Table("Expression", under, kept, [told], 2),
+    ]
 
 
 def _numbers(each: UnderCondition, scale: float) -> tuple[str, str, str]:
@@ -156,7 +172,7 @@ def _back(each: UnderCondition, scale: float, as_trained: float) -> tuple[str, s
     back = _difference(each.change, scale)
     if each.left is None:
         share = "too small a loss" if each.why == TOO_SMALL else f"{each.why} items"
-    elif as_trained > 0:
+    elif as_trained > 0 and metric_of(each.of).higher:
         share = "a gain"
     else:
         share = _percent(EffectShare(1 - each.left.value, 1 - each.left.high, 1 - each.left.low))

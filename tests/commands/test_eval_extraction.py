@@ -285,10 +285,30 @@ def test_with_json_every_line_is_a_record(runs: Path, tmp_path: Path) -> None:
 def test_what_was_told_more_is_no_reading_of_the_paper_s_question(runs: Path) -> None:
     """As in `compare`, and since no title could say which of the two a table is about."""
     places = [(runs / "tiny" / "base", "base", "base")]
-    before = rates_on_disk(places)
+    before = [*rates_on_disk(places)]
     done = in_process(*words(runs, "--system", "unsure"))
     assert done.returncode == 0, done.stderr
-    assert len(folders(runs)) == 6 and len(before) == len(rates_on_disk(places)) == 1
+    assert len(folders(runs)) == 6 and len(before) == len([*rates_on_disk(places)]) == 1
+
+
+def test_two_judges_and_two_seeds_are_all_shown(runs: Path) -> None:
+    """Another judge's readings stand apart; another seed's replies are counted too."""
+    places = [(runs / "tiny" / "base", "base", "base")]
+    ((_, (alone, *_)),) = rates_on_disk(places)
+    (folder,) = (runs / "tiny/base/readings").glob("*/*")
+    other = Path(shutil.copytree(folder, folder.with_name(folder.name[:-8] + "0" * 8)))
+    reader = json.loads((other / "reader.json").read_text())
+    reader["model"] = {"id": "another", "revision": "", "digest": "0" * 64}
+    (other / "reader.json").write_text(json.dumps(reader))
+    digests = {name: sha256(other / name) for name in ("reader.json", "words.jsonl")}
+    (other / "manifest.json").write_text(json.dumps({"sha256": digests}))
+    told = [judge for judge, _ in rates_on_disk(places)]
+    assert len(told) == 2 and {name.partition(",")[0] for name in told} == {"tiny", "another"}
+    shutil.rmtree(other)
+    done = in_process(*words(runs, "--seed", 5))
+    assert done.returncode == 0, done.stderr
+    ((_, (both, *_)),) = rates_on_disk(places)
+    assert len(both.replies) == 2 * len(alone.replies)
 
 
 def test_without_a_judge_nothing_is_asked(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

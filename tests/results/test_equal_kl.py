@@ -19,8 +19,10 @@ from minihmx.probes.equal_kl import (
     point_of,
     strength_at,
 )
-from minihmx.probes.equal_kl_tasks import measures
+from minihmx.probes.equal_kl_tasks import Contrast, Measure, measures
+from minihmx.results.layout import as_plain
 from minihmx.storage.disk import read_lines
+from minihmx.terminal.equal_kl import tables
 
 FLAGS = {"out": "runs", "threads": 1}
 
@@ -40,6 +42,17 @@ def both(runs: Path) -> tuple[Path, Path]:
 
 
 # --- where the KLs are equal ----------------------------------------------------------------------
+
+
+def test_what_rounds_to_nought_has_no_sign() -> None:
+    level = {which: {1.0: 0.5} for which in ("forward", "reverse")}
+    near = Contrast(-1e-6, 0.01)
+    weak, whole = (StrengthPoint(s, kl, None, 0.1, None) for s, kl in ((0.5, -1e-6), (1.0, 1.0)))
+    shown = tables(
+        {which: StrengthCurve((weak, whole), whole) for which in level},
+        [Measure("bbq", "accuracy_amb", 0.5, level, near, near)],
+    )
+    assert "-0.00" not in as_plain(shown) and "+0.00 ± 1.00" in as_plain(shown)
 
 
 def test_a_strength_lies_on_straight_lines_from_the_base() -> None:

@@ -13,6 +13,7 @@ from command_line import in_process, refused, small
 
 from minihmx.errors import UserError
 from minihmx.evals.asking import runner
+from minihmx.probes.equal_kl import answers_name
 from minihmx.probes.equal_kl_tasks import Values
 from minihmx.probes.measures import (
     NO_MEASURE,
@@ -117,6 +118,23 @@ def test_what_has_no_score_in_one_condition_counts_in_none() -> None:
 def test_strengths_then_texts_each_once_then_the_passage() -> None:
     names = [way.name for way in conditions([0.5, 1.0, 0.75, 0.5], ["unsure", "a.txt", "unsure"])]
     assert names == [NO_MEASURE, "x 0.75", "x 0.5", "unsure", "a.txt", "passage"]
+
+
+def test_strengths_that_differ_have_names_that_differ() -> None:
+    names = [way.name for way in conditions([0.1234567, 0.1234568], [])]
+    assert names == [NO_MEASURE, "x 0.1234568", "x 0.1234567", "passage"]
+    assert answers_name("forward", 0.1234567) != answers_name("forward", 0.1234568)
+    assert answers_name("forward", 1.0) == "forward-x1"
+
+
+def test_more_flips_are_not_called_a_gain() -> None:
+    found = [e._replace(of="are_you_sure/flip_rate") for e in made_up(0.3) if e.of != SCORE]
+    text = measures_text(UnderMeasures(found, "here"))
+    assert text.count("a gain") == 1 and "is called a gain here" in " ".join(text.split())
+    assert "counts a higher flip_rate as better" in " ".join(text.split())
+    row = next(line for line in text.splitlines() if "forward" in line and "unsure" in line)
+    assert row.split()[-3:] == ["75%", "[75%,", "75%]"]
+    assert "flip_rate" not in measures_text(UnderMeasures(made_up(0.3), "here"))
 
 
 @pytest.mark.parametrize("name", ["passage", "x 0.5", NO_MEASURE])

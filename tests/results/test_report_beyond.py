@@ -24,6 +24,8 @@ from minihmx.results.report.charts import PANEL_HEIGHT, TOP
 from minihmx.results.report.panels import Series, panel_of
 from minihmx.terminal.text import printable
 
+MEASURED = ("--tasks", "truthfulqa_mc2", "--limit", 4, "--strength", 0.5, "--system", "unsure")
+
 
 @pytest.fixture(scope="module")
 def runs(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -37,6 +39,7 @@ def runs(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for words in (
         ["eval", "tiny", *asked, "--adapter", "base", *adapters, *strengths, "--extraction"],
         ["judge", both[0], "--rubric", "score-only"],
+        ["probe", "measures", *both, *MEASURED, "--data", "sample", "--out", folder],
     ):
         done = in_process(*words)
         assert done.returncode == 0, done.stderr
@@ -95,6 +98,7 @@ EXPECTED = {  # words of a section that only its data can have put there
     "panel": "What each claims of itself",
     "judged": "The same answers by other rubrics",
     "extraction": "what each reader reads",
+    "measures": "truthfulqa_mc2 --strength",
     "emotion": "no usable vectors: the implied emotion is among the first 3 for 3 of 12 messages",
 }
 
@@ -107,6 +111,9 @@ def remove(runs: Path, name: str) -> None:
     if name in probed.PROBED:
         for folder in (runs / "tiny/base/probes").glob(f"{name}-*"):
             shutil.rmtree(folder)
+    elif name == "measures":
+        for path in runs.glob("tiny/base/probes/equal-kl-*/base-x0*.jsonl"):
+            path.unlink()
     elif name == "judged":
         shutil.rmtree(runs / "tiny/forward/seed-1/judged")
     elif name == "strengths":
@@ -211,7 +218,7 @@ def half_asked(folder: Path) -> None:
         pytest.param("best-of", of_another_model, "is of another model", marks=pytest.mark.slow),
         pytest.param("best-of", no_settings, "does not write", marks=pytest.mark.slow),
         pytest.param("best-of", a_pipe_s_place, "an ordinary file", marks=pytest.mark.slow),
-        ("equal-kl", half_asked, "holds no answers of reverse at strength 1 yet"),
+        ("equal-kl", half_asked, "only the strengths of minihmx probe measures were run"),
         pytest.param("equal-kl", no_json, "is not valid JSON", marks=pytest.mark.slow),
         pytest.param("equal-kl", of_another_model, "is of another model", marks=pytest.mark.slow),
         pytest.param("panel", no_json, "is not valid JSON", marks=pytest.mark.slow),
@@ -227,10 +234,12 @@ def test_what_cannot_be_read_is_a_sentence_and_the_rest_is_shown(
     (folder,) = (own / "tiny/base/probes").glob(f"{name}-*")
     damage(folder)
     read, _ = reported(tmp_path, own)
-    (missing,) = read.all("p", "missing")
-    assert said in missing and folder.name in missing
+    missing = list(read.all("p", "missing"))  # a pair's answers are those of two analyses
+    own_too = {"measures"} if name == "equal-kl" else set()
+    assert 1 <= len(missing) <= 1 + len(own_too)
+    assert all(said in one and folder.name in one for one in missing)
     found = sections(read)
-    for other in ANALYSES.keys() - {name, "leave-out"}:
+    for other in ANALYSES.keys() - {name, "leave-out", *own_too}:
         assert EXPECTED[other] in found[other]
 
 
@@ -328,6 +337,35 @@ def test_a_panel_has_room_for_what_lies_below_nought() -> None:
     ten = panel_of("t", "", "layer", [Series("base", "b", [(10.0, 1.0, None)])])
     assert ten is not None and [label for _, label in ten.x_ticks] == ["layer 0", "3", "6", "9"]
     assert panel_of("t", "", "epoch", [Series("base", "b", [])]) is None
+
+
+def test_measures_have_their_numbers_and_their_plot(runs: Path, tmp_path: Path) -> None:
+    """The tables are those of the command, which asks nothing again, but for the answers that the
+    equal KL's test has made up."""
+    read, text = reported(tmp_path, runs)
+    both = [runs / "tiny" / direction / "seed-1" for direction in ("forward", "reverse")]
+    again = in_process("probe", "measures", *both, *MEASURED, "--data", "sample", "--out", runs)
+    assert again.returncode == 0, again.stderr
+    found = cells(read, "measures")
+    for name in ("as trained", "x 0.5", "unsure", "passage"):
+        assert found.count(name) == 4, name  # two directions, on the benchmark and held out
+    shown = " ".join(again.stdout.split())
+    rows = [found[place : place + 6] for place, cell in enumerate(found) if cell == "unsure"]
+    assert len(rows) == 4
+    for row in rows:
+        assert " ".join(row[:4]) in shown, row
+    assert 'aria-label="TruthfulQA MC2 acc by score kept: ' in text
+    assert "forward, unsure, score kept" in text
+
+
+def test_a_text_of_ones_own_is_named_by_its_digest_and_quoted(own: Path, tmp_path: Path) -> None:
+    both = [own / "tiny" / direction / "seed-1" for direction in ("forward", "reverse")]
+    (tmp_path / "mine.txt").write_text("Answer <b>briefly</b>.")
+    asked = [*MEASURED[:-1], tmp_path / "mine.txt", "--data", "sample", "--out", own]
+    done = in_process("probe", "measures", *both, *asked)
+    assert done.returncode == 0, done.stderr
+    found = page(tmp_path, own)["measures"]
+    assert 'is the text "Answer <b>briefly</b>.".' in found and "--system FILE" in found
 
 
 @pytest.mark.slow

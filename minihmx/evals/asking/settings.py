@@ -107,6 +107,15 @@ def refuse_long_system(tokens: int, context: int) -> None:
         )
 
 
+def strength_name(strength: float) -> str:
+    """A strength in the name of a condition or a file. Two that differ never share one.
+
+    >>> [strength_name(strength) for strength in (1.0, 0.25, 0.1234567)]
+    ['1', '0.25', '0.1234567']
+    """
+    return repr(float(strength)).removesuffix(".0")
+
+
 def measures_in(settings: Mapping[str, Any]) -> list[str]:
     """What these settings, or those of a result.json, put before the question, in words."""
     told = [f"system text {quoted(settings['system'])}"] if settings.get("system") else []

@@ -28,6 +28,7 @@ from minihmx.results.report.compared import (
 )
 from minihmx.results.report.extraction import extraction_shown
 from minihmx.results.report.material import Material
+from minihmx.results.report.measures import measures_shown
 from minihmx.results.report.probes import (
     best_of_shown,
     emotion_shown,
@@ -114,6 +115,14 @@ ANALYSES: dict[str, Analysis] = {
         "The paper reads replies by regular expressions and takes it that these lose as much in "
         "both directions. Here other readers read the same replies.",
         extraction_shown,
+    ),
+    "measures": Analysis(
+        "What do appropriate measures give back?",
+        "measures",
+        "minihmx probe measures FORWARD REVERSE",
+        "How much of a benchmark's loss comes back at a weaker adapter, under a system text and "
+        "with a passage that holds the answer, and what that costs in expression.",
+        measures_shown,
     ),
     "emotion": Analysis(
         "And inside?",

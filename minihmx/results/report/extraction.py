@@ -30,7 +30,11 @@ def extraction_shown(material: Material) -> Iterator[Shown]:
 
 
 def _extraction(sides: _Sides, title: str) -> Shown:
-    tables = [table for rates in rates_on_disk(sides) for table in extraction_tables(rates)]
+    tables = [
+        table._replace(title=f"{table.title}, read by {judge}" if judge else table.title)
+        for judge, rates in rates_on_disk(sides)
+        for table in extraction_tables(rates)
+    ]
     if not tables:
         return Shown()
     front = f"{title}, " if title else ""

@@ -77,12 +77,16 @@ def safely(place: object, draw: Callable[..., Shown], *given: Any) -> Shown:
         )
 
 
-def of_probes(name: str, draw: Callable[[Material, StoredProbe], Shown]) -> Draw:
-    """How a probe is drawn that keeps its answers in base/probes/NAME-DIGEST."""
+def of_probes(name: str, draw: Callable[[Material, StoredProbe], Shown], holding: str = "") -> Draw:
+    """How a probe is drawn that keeps its answers in base/probes/NAME-DIGEST.
+
+    holding: a pattern for files; folders without such a file are another probe's, and passed over.
+    """
 
     def found(material: Material) -> Iterator[Shown]:
         for home, runs in homes(material).items():
             folders = sorted((home / "base" / "probes").glob(f"{name}-*"))
+            folders = [f for f in folders if not holding or any(f.glob(holding))]
             for folder in folders[-MOST_FOLDERS:]:
                 if folder.is_dir():
                     yield safely(folder, _of_probe, material, folder, runs, draw)
