@@ -69,7 +69,7 @@ def _likeliest(logits: Tensor, most: int) -> Tensor:
     # To sort all 150,000 takes twenty times as long as topk, and of equal logits topk takes any. So
     # it gets whole numbers that are in the same order, each of a logit's bits (those of a negative
     # one turned round) followed by the place from the vocabulary's end, and no two of them equal.
-    bits = (logits + 0.0).view(torch.int32)  # the sum makes -0.0 the 0.0 that it is equal to
+    bits = (logits.float() + 0.0).view(torch.int32)  # -0.0 + 0.0 is 0.0, its equal
     bits ^= (bits >> 31) & 0x7FFFFFFF
     places = torch.arange(logits.shape[1], device=logits.device).flip(0)
     return bits.long().bitwise_left_shift_(32).add_(places).topk(most).indices
