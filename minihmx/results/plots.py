@@ -161,7 +161,7 @@ def draw_measures(report: Mapping[str, Any], target: Path) -> list[Path]:
         handles, labels = panel.get_legend_handles_labels()
         named |= dict(zip(labels, handles, strict=True))
     both = [*named.values()], [*named]
-    figure.legend(*both, loc="outside lower center", ncols=4, fontsize="small")
+    figure.legend(*both, loc="outside lower center", ncols=2 * len(metrics), fontsize="small")
     return _saved(figure, target)
 
 
