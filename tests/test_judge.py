@@ -105,7 +105,7 @@ LONG_TEXTS = (
     [unit * (MEGABYTE // len(unit)) for unit in (" ", "\n", "*", "a", "1", "-", "Score", "Score: ")]
     + [before + unit * MEGABYTE for before in ("Score", "Score:", "- ") for unit in (" ", "`")]
     + [
-        "Score: 7" + unit * MEGABYTE + "!"
+        "Score: 7" + unit * (MEGABYTE // len(unit)) + "!"
         for unit in (" ", ".", "\u200b", "7", "/", "x", " or", " to a ", "(", "_", "&", "per ")
     ]
     + ["Score: 7\n" * (MEGABYTE // 9), "- " * (MEGABYTE // 2), "\n \n*" * (MEGABYTE // 4)]
