@@ -107,7 +107,8 @@ def _chosen(forward: Sequence[Candidate], reverse: Sequence[Candidate], rule: Ru
 
 
 class Stretch(NamedTuple):
-    """Neighbouring thresholds at which every pair of a model has the same two epochs.
+    """Neighbouring thresholds at which every pair of a model has the same two epochs, by the rule
+    at all of them or at none.
 
     cells: the differences at these epochs, by metric; those that were evaluated there. missing: the
     runs at these epochs, as `eval --adapter` takes them, where no benchmark was.
@@ -123,12 +124,12 @@ class Stretch(NamedTuple):
 def stretches(model: Sequence[Histories]) -> list[Stretch]:
     """All pairs of one model, from the lowest threshold to the highest."""
 
-    def epochs(threshold: float) -> tuple[tuple[int, int], ...]:
+    def outcome(threshold: float) -> tuple[tuple[int, int, bool], ...]:
         made = (histories.chosen(threshold) for histories in model)
-        return tuple((c.forward.epoch, c.reverse.epoch) for c in made)
+        return tuple((c.forward.epoch, c.reverse.epoch, c.choices[0].qualified) for c in made)
 
     found = []
-    for _, group in groupby(TRIED_THRESHOLDS, key=epochs):
+    for _, group in groupby(TRIED_THRESHOLDS, key=outcome):
         alike = list(group)
         chosen = {h.pair.seed: h.chosen(alike[0]) for h in model}
         cells, missing = _differences([(h, chosen[h.pair.seed]) for h in model])

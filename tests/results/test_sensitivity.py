@@ -49,10 +49,9 @@ def test_neighbouring_thresholds_with_the_same_choice_are_one_row(tmp_path: Path
     found = stretches([histories_of(the_pair(tmp_path))])
     epochs = [(s.low, s.high, s.chosen[1].forward.epoch, s.chosen[1].reverse.epoch) for s in found]
     # 7.2 exceeds 7.1 and not 7.2; 7.7 exceeds 7.6; above 7.8 the highest epoch is taken, and said.
-    assert epochs == [(7.0, 7.1, 1, 1), (7.2, 7.6, 2, 1), (7.7, 8.0, 3, 2)]
-    assert [s.chosen[1].gap for s in found] == pytest.approx([0.0, 0.1, 0.05])
-    qualified = histories_of(the_pair(tmp_path / "again")).chosen(7.9).choices[0]
-    assert not qualified.qualified and qualified.epoch == 3
+    assert epochs == [(7.0, 7.1, 1, 1), (7.2, 7.6, 2, 1), (7.7, 7.8, 3, 2), (7.9, 8.0, 3, 2)]
+    assert [s.chosen[1].gap for s in found] == pytest.approx([0.0, 0.1, 0.05, 0.05])
+    assert [s.chosen[1].choices[0].qualified for s in found] == [True, True, True, False]
 
 
 def test_differences_stand_where_these_epochs_were_evaluated(tmp_path: Path) -> None:
@@ -60,7 +59,7 @@ def test_differences_stand_where_these_epochs_were_evaluated(tmp_path: Path) -> 
     for run, epoch, value in ((pair.forward, 2, 0.75), (pair.reverse, 1, 0.25)):
         values = [{"flip_rate": value}, {"flip_rate": value}]
         made_up.evaluated(run.folder, "are_you_sure", values, epoch=f"epoch-{epoch:02d}")
-    low, middle, high = stretches([histories_of(pair)])
+    low, middle, high, _ = stretches([histories_of(pair)])
     assert middle.cells["are_you_sure/flip_rate"].difference.mean == pytest.approx(50.0)
     assert not middle.missing
     assert low.cells.keys() == high.cells.keys() == {HELD_OUT_SCORE}
@@ -122,15 +121,17 @@ def test_the_tables_and_the_json(tmp_path: Path, capsys: Captured) -> None:
     out = " ".join(capsys.readouterr().out.split())
     for part in (
         "tiny 1 7.2 to 7.6 2: 7.70 1: 1.00 0.2000 0.1000 +0.1000",
-        "tiny 1 7.7 to 8.0 3: 7.90 2: 1.00 0.3000 0.2500 +0.0500",
-        "held-out score, 0 to 10 +6.20 ± - +6.70 ± - +6.90 ± -",
+        "tiny 1 7.7 to 7.8 3: 7.90 2: 1.00 0.3000 0.2500 +0.0500",
+        "tiny 1 7.9 to 8.0 3: 7.90 2: 1.00 0.3000 0.2500 +0.0500 below the rule",
+        "held-out score, 0 to 10 +6.20 ± - +6.70 ± - +6.90 ± - +6.90 ± -",
         "At 7.2 to 7.6 no benchmark was evaluated at the epochs that are chosen there",
         "This cannot tell what other seeds",
     ):
         assert part in out, part
     assert main(["compare", str(tmp_path), "--sensitivity", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["sensitivity"]
-    assert [row["forward"]["epoch"] for row in told["thresholds"]] == [1, 2, 3]
+    assert [row["forward"]["epoch"] for row in told["thresholds"]] == [1, 2, 3, 3]
+    assert [row["qualified"] for row in told["thresholds"]] == [True, True, True, False]
     (redrawn,) = told["bootstrap"]
     assert sum(redrawn["forward"].values()) == pytest.approx(1)
     assert main(["compare", str(tmp_path)]) == 0
