@@ -20,6 +20,7 @@ SELF_WRITTEN = "self-written"
 SHIPPED = (*(f"paraphrase-{n}" for n in range(1, 6)), "score-only")
 INVERTED = {"paraphrase-5"}  # its 10 is the paper's 0
 EVERY_RUBRIC = "all"
+_LONGEST = 60  # characters of a file's name; it becomes a folder's, which may have 255 bytes
 # The model states the criterion and nothing of the form, which is the same for every model, so
 # that its verdicts are read by the same grammar.
 REQUEST = (
@@ -81,8 +82,11 @@ def find_rubric(name: str, own: str, ask: Callable[[str], str]) -> Rubric:
         return Rubric(name, place.read_text("utf-8").rstrip("\n"), name in INVERTED)
     if name != SELF_WRITTEN:
         path = home_path(name)
-        safe = "".join(c if c.isalnum() else "-" for c in path.stem).strip("-")
-        return Rubric(safe or "file", load_rubric(path))
+        safe = "".join(c if c.isalnum() else "-" for c in path.stem).strip("-")[:_LONGEST] or "file"
+        # A file's name says nothing of what it asks for. Under one of ours it would be read turned
+        # round, or as the rubric that gave the rewards.
+        taken = safe in (SAME_RUBRIC, SELF_WRITTEN, EVERY_RUBRIC, *SHIPPED)
+        return Rubric(f"file-{safe}" if taken else safe, load_rubric(path))
     criterion = ask(REQUEST).strip()
     if not criterion:
         raise DataError(

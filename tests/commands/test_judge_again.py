@@ -115,6 +115,17 @@ def test_the_model_writes_a_criterion_that_is_kept(run: Path) -> None:
     assert record["own_model"] and record["probe"] is None
 
 
+def test_a_file_named_as_one_of_ours_is_a_file(run: Path, tmp_path: Path) -> None:
+    """Its scores are not turned round, and it is not taken for the rubric that gave the rewards."""
+    files = [tmp_path / f"{name}.txt" for name in ("paraphrase-5", "same", "ä" * 120)]
+    for path in files:
+        path.write_text(RUBRIC, "utf-8")
+    done = in_process("judge", f"{run}@epoch-01", "--rubric", *files)
+    assert done.returncode == 0, done.stderr
+    assert {*folders(run)} == {"file-paraphrase-5", "file-same", "ä" * 60}
+    assert in_process("audit", run).returncode == 0
+
+
 def test_a_judge_that_cannot_score_is_refused_with_its_probe(run: Path, tmp_path: Path) -> None:
     mute = toy.model(tmp_path / "mute", max_position_embeddings=8192)
     done = in_process("judge", run, "--by", mute)
