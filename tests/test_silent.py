@@ -274,6 +274,7 @@ REFUSED = {
         "top_p=1.5": "give plain",
         "temperature=nan": "give plain",
         "temperature=0": "give plain",
+        "temperature=1e-9": "a temperature from 0.0001 on",
         "top_k=2.5": "give plain",
         "top_k=5,top_k=6": "give plain",
         "min_p=0.1": "give plain",

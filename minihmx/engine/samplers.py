@@ -20,7 +20,8 @@ OWN, AS_TRAINED = "model", "train"
 SAMPLERS = ("sampler", "judge_sampler", "eval_sampler")  # fields of a config
 GRAMMAR = (
     "give plain, greedy (a judge or an evaluation), model, or some of "
-    "temperature=0.6,top_k=20,top_p=0.95, with a temperature above 0 and a top_p of 1 at most"
+    "temperature=0.6,top_k=20,top_p=0.95, with "
+    f"a temperature from {LEAST_TEMPERATURE:g} on, a top_k from 1 on, a top_p above 0 and at most 1"
 )
 # What else a model's file may ask for, and the value that asks for nothing. A token's chance would
 # depend on more than its logit there, so it is refused rather than left out.
