@@ -34,6 +34,12 @@ def with_error(value: float | None, error: float | None, form: str = ".2f") -> s
     return number(value, form) if value is None else f"{value:{form}} ± {number(error, form)}"
 
 
+_LEFT_OUT = (
+    "To leave out answers without a score is a choice too, which the bound does not count: where "
+    "they are many and N is small, its KL may be the larger one."
+)
+
+
 def best_of_tables(report: Mapping[str, Any]) -> list[Table]:
     """The curve, and where each checkpoint stands beside it."""
     rows = [
@@ -57,6 +63,7 @@ def best_of_tables(report: Mapping[str, Any]) -> list[Table]:
             f"{report['unscored']:.1%} of them without a score; {ERROR}, over questions.",
             "KL in nats per answer: at most log N − (N − 1)/N. Its KL is less, since many answers "
             "have the same score, and is an estimate from these answers.",
+            *([_LEFT_OUT] if report["unscored"] else []),
             f"Coverage: on {report['coverage']:.0%} of the questions one of the base's "
             f"{report['samples']} answers reaches 7.5.",
             *report.get("notices", ()),

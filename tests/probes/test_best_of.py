@@ -21,6 +21,7 @@ from minihmx.errors import UserError
 from minihmx.probes import best_of
 from minihmx.probes.best_of_curve import (
     at_kl,
+    best_of_report,
     bound,
     by_questions,
     curve,
@@ -33,6 +34,7 @@ from minihmx.probes.best_of_curve import (
 )
 from minihmx.probes.checkpoints import Checkpoint
 from minihmx.stats import mean
+from minihmx.terminal.probe import best_of_tables
 
 answers = st.lists(st.one_of(st.none(), st.integers(0, 10)), min_size=1, max_size=7)
 
@@ -54,6 +56,19 @@ def test_its_kl_is_at_most_the_bound(scores: list[int | None], n: int) -> None:
     assert kl is None if not scored else kl <= bound(n) + 1e-9
     # among equal answers the best of N is any of them: it is the base
     assert kl_of_best([5.0] * 4, n) == pytest.approx(0.0)
+
+
+def test_its_kl_may_be_above_the_bound_where_answers_have_no_score() -> None:
+    """Of one answer in four without a score the others are 1 / (3/4) times as likely as in the
+    base, which is 0.29 nats; the table says that the bound is not for these."""
+    told = []
+    for scores in ([3.0, 5.0, 7.0, None], [3.0, 5.0, 7.0, 7.0]):
+        report = best_of_report([scores], ["q"], [], []) | {"model": {"id": "m"}, "folder": "f"}
+        (table,) = best_of_tables(report)
+        told.append(
+            (table.rows[0][3], any("which the bound does not count" in n for n in table.notes))
+        )
+    assert told == [("0.29", True), ("0.00", False)]
 
 
 def test_the_kl_of_the_best_of_two_by_hand() -> None:
