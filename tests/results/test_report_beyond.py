@@ -18,6 +18,7 @@ from hostile_texts import HOSTILE, MARKUP
 from test_report import ODD, Read, inner, reported, write
 from test_report_page import CONTRAST
 
+from minihmx.models.hub import run_name
 from minihmx.results.report import shown
 from minihmx.results.report.analyses import ANALYSES, LIMIT
 from minihmx.results.report.charts import PANEL_HEIGHT, TOP
@@ -143,6 +144,17 @@ def test_a_section_is_there_with_its_data_alone(
     left = page(tmp_path, own, *without)
     assert name not in left
     assert ANALYSES[name].command in left["beyond"] and "Not run: " in left["beyond"]
+
+
+def test_a_command_names_a_model_as_it_can_be_opened(own: Path, tmp_path: Path) -> None:
+    """The folder's name of a model on the disk has a digest in it, and opens nothing."""
+    for path in own.glob("tiny/*/seed-1/config.json"):
+        config = json.loads(path.read_text())
+        config["model"]["id"] = "models/tiny"
+        path.write_text(json.dumps(config))
+    (own / "tiny").rename(own / run_name("models/tiny", config["science"]["model digest"]))
+    made = page(tmp_path, own)["strengths"].partition("Made by")[2]
+    assert "minihmx eval models/tiny --tasks" in made
 
 
 def test_nothing_at_all_is_one_short_line(pair: Path, tmp_path: Path) -> None:

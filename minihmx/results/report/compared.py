@@ -16,7 +16,7 @@ from minihmx.results.report.charts import Figure, Panel
 from minihmx.results.report.material import Material, ReportRun
 from minihmx.results.report.panels import Series, panel_of
 from minihmx.results.report.questions import typed_words
-from minihmx.results.report.shown import Shown, safely
+from minihmx.results.report.shown import Shown, opened_as, safely
 from minihmx.results.runs import SeedPair, TrainedRun, find_pairs, read_run
 from minihmx.results.sensitivity import metric_title, shares
 from minihmx.results.sensitivity_tables import Sensitivity
@@ -126,7 +126,7 @@ def _strengths(material: Material, model: str, runs: Sequence[ReportRun]) -> Sho
     adapters = [f"{one.run.folder}@{one.run.epoch}" for one in found]
     words += [word for name in dict.fromkeys(adapters) for word in ("--adapter", name)]
     tasks = ",".join(dict.fromkeys(one.benchmark for one in found))
-    command = shlex.join(["minihmx", "eval", model, "--tasks", tasks, *words])
+    command = shlex.join(["minihmx", "eval", opened_as(runs[0]), "--tasks", tasks, *words])
     return Shown([table], [Figure(model, drawn, legend=SIDES_AND_BASE[1:])], commands=[command])
 
 

@@ -17,7 +17,7 @@ from minihmx.probes.checkpoints import SETTINGS, Checkpoint
 from minihmx.results.epochs import epochs_of
 from minihmx.results.layout import Table
 from minihmx.results.report.charts import Figure
-from minihmx.results.report.material import Material, ReportRun
+from minihmx.results.report.material import Material, ReportRun, part_of
 from minihmx.results.report.views import CardView
 from minihmx.results.runs import TrainedRun, read_run
 from minihmx.storage.strict import read_json
@@ -56,8 +56,7 @@ class StoredProbe:
     @property
     def model_id(self) -> str:
         """As a command names it."""
-        model = self.runs[0].config.get("model")
-        return str(model.get("id")) if isinstance(model, dict) else self.model
+        return opened_as(self.runs[0])
 
 
 Draw = Callable[[Material], Iterator[Shown]]
@@ -128,6 +127,12 @@ def _of_probe(
             "not read here; the command that wrote it shows it."
         )
     return draw(material, StoredProbe(folder, settings, own))
+
+
+def opened_as(run: ReportRun) -> str:
+    """How a command names a run's model. The name of its folder will not do: that of a model which
+    lies on the disk has a digest in it, and stands nowhere else."""
+    return str(part_of(run.config, "model").get("id") or run.model)
 
 
 def checkpoint_of(run: ReportRun) -> Checkpoint:
