@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from minihmx.errors import Failure
@@ -37,17 +38,29 @@ def alarms_below(path: Path) -> Iterator[str]:
 
 
 def _kl(folder: Path) -> Iterator[str]:
-    """Every step and evaluation whose answers are too far from the untouched model."""
-    for kind, where in (("evaluation", "at epoch"), ("step", "at step")):
-        for path in sorted(folder.glob(ANSWERS_OF[kind][0])):
-            rows = read_lines(path)
-            # A report of a damaged run comes here too, and says elsewhere what is damaged.
-            told = [(r.get("policy_logprob"), r.get("reference_logprob")) for r in rows]
-            numbers = [pair for pair in told if all(type(value) in NUMBER for value in pair)]
-            kl = kl_of_answers(numbers)
-            number = int(path.stem.partition("-")[2])
-            if sentence := kl_alarm(kl, f"{where} {number}"):
-                yield sentence
+    """Every step and evaluation, as the run came to them, with answers too far from the base."""
+    steps = history(folder)["step"]
+    ends = {line["epoch"]: line["step"] for line in steps} | {0: 0}  # an epoch's last step
+    for kind, number, path in sorted(_files_of_answers(folder), key=lambda f: _when(f, ends)):
+        rows = read_lines(path)
+        # A report of a damaged run comes here too, and says elsewhere what is damaged.
+        told = [(r.get("policy_logprob"), r.get("reference_logprob")) for r in rows]
+        numbers = [pair for pair in told if all(type(value) in NUMBER for value in pair)]
+        if sentence := kl_alarm(kl_of_answers(numbers), f"at {kind} {number}"):
+            yield sentence
+
+
+def _files_of_answers(folder: Path) -> Iterator[tuple[str, int, Path]]:
+    """What a file's number counts, step or epoch; the number; the file."""
+    for pattern, counted in ANSWERS_OF.values():
+        for path in folder.glob(pattern):
+            yield counted, int(path.stem.partition("-")[2]), path
+
+
+def _when(file: tuple[str, int, Path], ends: Mapping[int, int]) -> tuple[float, bool]:
+    """Where in a run a file belongs: an epoch's answers come behind those of its last step."""
+    counted, number, _ = file
+    return (number, False) if counted == "step" else (ends.get(number, math.inf), True)
 
 
 def _degenerate(folder: Path) -> Iterator[str]:
