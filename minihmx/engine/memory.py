@@ -6,6 +6,7 @@ the same however rows are cut, up to rounding.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -22,6 +23,7 @@ from minihmx.instruments.estimate import COPIES_PAY, worth_merging
 from minihmx.models.decoder import Decoder
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")  # Linux tells there what memory there is
+_C_LIBRARY = ctypes.CDLL(None)
 OUT_OF_ROOM = (RuntimeError, MemoryError)  # a device's memory, and numpy's or Python's own
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -116,6 +118,15 @@ def release() -> None:
     """Give cached memory back. It helps only outside an `except`, whose traceback holds tensors."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    trim()
+
+
+def trim() -> None:
+    """Give what was freed on a CPU back to the system. The C library of most Linux systems (glibc)
+    keeps it for tensors of the same sizes, and those of the next phase are of others."""
+    give_back = getattr(_C_LIBRARY, "malloc_trim", None)  # macOS has none, and nor has musl
+    if give_back:
+        give_back(ctypes.c_size_t(0))
 
 
 # --- what there is, before anything is loaded -----------------------------------------------------
