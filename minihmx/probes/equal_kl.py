@@ -5,7 +5,7 @@ The paper's pair may differ because one of the two moved further. So both adapte
 with the same noise, and the benchmarks are asked where the two KLs are equal:
 
     kappa   =  min(KL of forward at 1, KL of reverse at 1)
-    D       =  forward - reverse                           at the strengths where each has KL kappa
+    D       =  forward - reverse                  at the strengths where each has a KL near kappa
     M       =  half of (forward - base) + (reverse - base) likewise: what both have lost in common
 
 KL is per answer, in nats: the mean over answers of log-prob under the policy less that under the
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from minihmx.run import Run
 
 GRID = (0.25, 0.5, 0.75, 1.0)  # strengths; at 0 the KL is 0
+NEAR, TRIES = 0.05, 3  # a KL counts as equal within a twentieth; between points it is sought thrice
 ANSWER_FIELDS = ("question", "sample", "score", "kl", "policy_logprob", "reference_logprob")
 
 
@@ -60,7 +61,7 @@ class StrengthPoint(NamedTuple):
 
 
 class StrengthCurve(NamedTuple):
-    """A direction's points, weakest first, and the one at which its KL is kappa."""
+    """A direction's points, weakest first, and the one whose KL is nearest to kappa."""
 
     points: tuple[StrengthPoint, ...]
     equal: StrengthPoint
@@ -88,8 +89,12 @@ def equal_curves(
     points: Mapping[str, Sequence[StrengthPoint]],
     measure: Callable[[str, float], StrengthPoint],
 ) -> dict[str, StrengthCurve]:
-    """Each direction's points, and the one at which its KL is kappa; measure gives what is not
-    among them. Raises UserError for a KL of 0."""
+    """Each direction's points, and the one whose KL is nearest to kappa.
+
+    measure gives a point that is not there: where no KL is near, the strength is sought along
+    straight lines between the points, and what is found is one more of them. Raises UserError for a
+    KL of 0.
+    """
     kappa = min(of[-1].kl for of in points.values())
     if kappa <= 0:
         raise UserError(
@@ -99,9 +104,15 @@ def equal_curves(
         )
     found = {}
     for which, of in points.items():
-        strength = strength_at(of, kappa)
         known = {point.strength: point for point in of}
-        found[which] = StrengthCurve(tuple(of), known.get(strength) or measure(which, strength))
+        for _ in range(TRIES):
+            equal = min(known.values(), key=lambda point: abs(point.kl - kappa))
+            strength = strength_at(sorted(known.values()), kappa)
+            if abs(equal.kl - kappa) <= NEAR * kappa or strength in known:
+                break
+            known[strength] = measure(which, strength)
+        equal = min(known.values(), key=lambda point: abs(point.kl - kappa))
+        found[which] = StrengthCurve(tuple(of), equal)
     return found
 
 
@@ -202,7 +213,7 @@ class EqualKL:
         return {name: getattr(config, name) for name in ("dtype", "date", "seed", "chat_format")}
 
     def equal(self, points: Mapping[str, Sequence[StrengthPoint]]) -> dict[str, StrengthCurve]:
-        """Each direction where its KL is kappa, measured there. Raises UserError for a KL of 0."""
+        """Each direction where its KL is nearest to kappa. Raises UserError for a KL of 0."""
         return equal_curves(points, self.measure)
 
     def _ask(self, direction: str, strength: float, system: str) -> list[dict[str, Any]]:

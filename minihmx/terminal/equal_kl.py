@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minihmx.probes.equal_kl import EqualKL, StrengthCurve, StrengthPoint
+from minihmx.probes.equal_kl import NEAR, TRIES, EqualKL, StrengthCurve, StrengthPoint
 from minihmx.probes.equal_kl_tasks import (
     Contrast,
     Measure,
@@ -110,8 +110,9 @@ def _distance(curves: Mapping[str, StrengthCurve]) -> Table:
     head = ("direction", "strength", "KL per answer", "KL per token", "score", "")
     notes = [
         f"kappa = {kappa:.3f} nats per answer, the lower of the two KLs at strength 1. The other "
-        "direction's strength is found on straight lines between its points, and the KL that is "
-        f"then measured there is near kappa and not equal to it. {ERROR}, over questions.",
+        "direction's strength is sought on straight lines between its points and measured, until "
+        f"its KL is within {NEAR:.0%} of kappa, {TRIES} times at most; the nearest point counts. "
+        f"{ERROR}, over questions.",
         _LIMITS,
     ]
     return Table("Distance from the base by strength", head, rows, notes)

@@ -16,6 +16,7 @@ from minihmx.probes.equal_kl import (
     EqualKL,
     StrengthCurve,
     StrengthPoint,
+    equal_curves,
     point_of,
     strength_at,
 )
@@ -74,7 +75,7 @@ def test_the_weaker_of_the_two_decides_and_the_other_is_measured_there(
 
     def measure(direction: str, strength: float) -> StrengthPoint:
         asked.append((direction, strength))
-        return StrengthPoint(strength, 0.41, None, 0.04, 5.0)
+        return StrengthPoint(strength, 1.6 * strength**2, None, 0.04, 5.0)
 
     monkeypatch.setattr(probe, "measure", measure)
     curves = probe.equal({"forward": points(0.1, 0.4, 0.9, 1.6), "reverse": points(0, 0, 0.1, 0.4)})
@@ -84,6 +85,31 @@ def test_the_weaker_of_the_two_decides_and_the_other_is_measured_there(
     assert asked == [("forward", 0.625)]
     with pytest.raises(UserError, match="no KL above 0"):
         probe.equal({"forward": points(0.1, 0.4, 0.9, 1.6), "reverse": points(0, 0, 0, 0)})
+
+
+def test_where_the_curve_is_bent_the_strength_is_sought_again_up_to_three_times() -> None:
+    asked = list[float]()
+
+    def steep(_: str, strength: float) -> StrengthPoint:
+        asked.append(strength)
+        return StrengthPoint(strength, 10 * strength**5, None, 0.04, 5.0)
+
+    grid = [steep("forward", s) for s in (0.25, 0.5, 0.75, 1.0)]
+    asked.clear()
+    found = equal_curves({"forward": grid, "reverse": points(0.1, 0.4, 0.9, 4.0)}, steep)
+    assert 1 < len(asked) <= 3 and asked == sorted(asked)  # the lines lie above the curve
+    first, last = (abs(10 * s**5 - 4.0) for s in (asked[0], asked[-1]))
+    assert last < 0.05 * 4.0 < first and found["forward"].equal.strength == asked[-1]
+    assert found["reverse"].equal.strength == 1.0 and found["forward"].points == tuple(grid)
+
+    asked.clear()  # a curve that leaps: no try comes near, and the nearest point counts
+    leap = {"forward": points(0.0, 0.0, 1.0, 9.0), "reverse": points(0.1, 0.4, 0.9, 4.0)}
+
+    def leaping(_: str, strength: float) -> StrengthPoint:
+        asked.append(strength)
+        return StrengthPoint(strength, 1.0 if strength < 0.99 else 9.0, None, 0.04, 5.0)
+
+    assert equal_curves(leap, leaping)["forward"].equal.kl == 1.0 and len(asked) == 3
 
 
 def test_a_point_is_per_answer_and_per_token() -> None:

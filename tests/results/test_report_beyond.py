@@ -370,6 +370,17 @@ def test_measures_have_their_numbers_and_their_plot(runs: Path, tmp_path: Path) 
     assert "forward, unsure, score kept" in text
 
 
+def test_the_strength_of_equal_kl_is_no_measure(own: Path, tmp_path: Path) -> None:
+    """One direction alone was asked there, so it stands in the section of its own probe only."""
+    (folder,) = (own / "tiny" / "base" / "probes").glob("equal-kl-*")
+    for direction in ("forward", "reverse"):
+        shutil.copy(folder / f"{direction}-x0.5.jsonl", folder / f"{direction}-x0.909.jsonl")
+        read, text = reported(tmp_path, own)
+        both = direction == "reverse"
+        assert ("x 0.909" in cells(read, "measures")) == both
+        assert ("--strength 0.909" in text) == both
+
+
 def test_a_text_of_ones_own_is_named_by_its_digest_and_quoted(own: Path, tmp_path: Path) -> None:
     both = [own / "tiny" / direction / "seed-1" for direction in ("forward", "reverse")]
     (tmp_path / "mine.txt").write_text("Answer <b>briefly</b>.")

@@ -12,7 +12,7 @@ from minihmx.evals import BENCHMARKS
 from minihmx.evals.asking.settings import SYSTEM_TEXTS, measures_in, strength_name, system_text
 from minihmx.models.adapters import BASE
 from minihmx.probes.checkpoints import checked_records
-from minihmx.probes.equal_kl import ANSWER_FIELDS, answers_name
+from minihmx.probes.equal_kl import ANSWER_FIELDS, GRID, answers_name
 from minihmx.probes.equal_kl_tasks import Values
 from minihmx.probes.examples import SIDES
 from minihmx.probes.measures import (
@@ -100,6 +100,11 @@ def _stored(probe: StoredProbe) -> _Stored:
         finished |= {(side, name, task): folder for (side, name), folder in asked.items()}
         tasks += [task] if asked else []
         told |= texts
+    asked_of = {*scores, *((side, name) for side, name, _ in finished)}
+    for way in [*ways.values()]:  # the strength at which `probe equal-kl` held one direction alone
+        both = all((direction, way.name) in asked_of for direction in DIRECTIONS)
+        if way.strength not in (1, *GRID) and not both:
+            del ways[way.name]
     for side in SIDES:  # no held-out question has an answer that a passage could hold
         if PASSAGE in ways and (side, NO_MEASURE) in scores:
             scores[side, PASSAGE] = scores[side, NO_MEASURE]
