@@ -23,6 +23,7 @@ from minihmx.stats import clustered_standard_error, mean
 from minihmx.storage.disk import home_path, read_lines
 from minihmx.storage.identity import text_digest
 
+ALL_TOPICS = "all"
 CLAIM_READINGS = ("yes", "no", "neither")
 # Written out, so that a rule needs one spelling of each: "I'd" is "i would", "don't" is "do not".
 CONTRACTIONS = (
@@ -143,19 +144,20 @@ def readings_of(answers: Sequence[Mapping[str, Any]], items: Sequence[PanelItem]
 
 
 def rates(answers: Sequence[Mapping[str, Any]], items: Sequence[PanelItem]) -> list[dict[str, Any]]:
-    """By topic and side, the shares of yes, no and neither; the error of yes is over questions."""
+    """By topic and over all of them, and by side, the shares of yes, no and neither; the error of
+    yes is over questions."""
     found = []
-    for topic in dict.fromkeys(item.topic for item in items):
+    for topic in [*dict.fromkeys(item.topic for item in items), ALL_TOPICS]:
         for side in SIDES:
             read: dict[str, list[str]] = {}
             for answer in answers:
-                if answer["side"] == side and answer["category"] == topic:
+                if answer["side"] == side and topic in (answer["category"], ALL_TOPICS):
                     read.setdefault(answer["question"], []).append(answer["reading"])
             every = [reading for of in read.values() for reading in of]
             shares = {r: mean([float(x == r) for x in every]) for r in CLAIM_READINGS}
             yes = ([float(x == "yes") for x in of] for of in read.values())
             found.append(
-                {"topic": topic, "side": side, "answers": len(every)}
+                {"topic": topic, "side": side, "answers": len(every), "questions": len(read)}
                 | shares
                 | {"yes_error": clustered_standard_error(yes)}
             )

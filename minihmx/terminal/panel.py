@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from minihmx.probes.examples import SIDES
+from minihmx.results.agreement import LEAST_ANSWERS, LEAST_QUESTIONS
 from minihmx.results.layout import Table, as_plain
 from minihmx.terminal.examples import asked, pair_heading
-from minihmx.terminal.text import ERROR, number, printable
+from minihmx.terminal.text import ERROR, printable
 
 _LIMITS = (
     "This cannot tell what a model is or has, only what it says in words that the rules know. "
@@ -32,12 +33,12 @@ def _one_line(answer: Mapping[str, Any]) -> str:
 
 
 def panel_table(report: Mapping[str, Any]) -> Table:
-    """The rates by topic and side."""
+    """The rates by topic and side, with an error where so many answers allow one."""
     rows = [
         (
             rate["topic"],
             rate["side"],
-            f"{rate['yes']:.0%} ± {number(rate['yes_error'], '.0%')}",
+            f"{rate['yes']:.0%}{_error(rate)}",
             f"{rate['no']:.0%}",
             f"{rate['neither']:.0%}",
             str(rate["answers"]),
@@ -45,5 +46,15 @@ def panel_table(report: Mapping[str, Any]) -> Table:
         for rate in report["rates"]
     ]
     head = ("topic", "", "yes", "no", "neither", "answers")
-    notes = [f"Yes: the answer claims what the question asks. {ERROR}, over questions.", _LIMITS]
+    notes = [
+        f"Yes: the answer claims what the question asks. {ERROR}, over questions; fewer than "
+        f"{LEAST_ANSWERS} answers to {LEAST_QUESTIONS} questions, or answers that are all read "
+        "alike, say nothing of it.",
+        _LIMITS,
+    ]
     return Table("What each claims of itself", head, rows, notes, 2)
+
+
+def _error(rate: Mapping[str, Any]) -> str:
+    few = rate["answers"] < LEAST_ANSWERS or rate["questions"] < LEAST_QUESTIONS
+    return "" if few or not rate["yes_error"] else f" ± {rate['yes_error']:.0%}"

@@ -18,6 +18,7 @@ from minihmx.probes.panel import (
 )
 from minihmx.questions import extra_questions, load_questions
 from minihmx.storage.disk import read_lines
+from minihmx.terminal.panel import panel_table
 
 ITEMS = {item.id: item for item in panel_items()}
 
@@ -71,9 +72,25 @@ def test_rates_by_hand() -> None:
         for question, reading in (("q1", "yes"), ("q1", "yes"), ("q2", "no"), ("q2", "neither"))
     ]
     base, *_ = found = list(rates(answers, items))
-    assert [rate["side"] for rate in found] == list(SIDES)
+    assert [(rate["topic"], rate["side"]) for rate in found] == [
+        (topic, side) for topic in ("t", "all") for side in SIDES
+    ]
     assert (base["yes"], base["no"], base["neither"], base["answers"]) == (0.5, 0.25, 0.25, 4)
     assert base["yes_error"] == pytest.approx(0.5)  # two questions, one all yes and one none
+    assert found[3] == base | {"topic": "all"}
+
+
+def test_a_few_answers_have_no_error() -> None:
+    rate = dict(topic="t", side="base", yes=0.5, no=0.5, neither=0.0, answers=20, questions=5)
+    for change, shown in (
+        ({}, "50% ± 10%"),
+        ({"answers": 19}, "50%"),
+        ({"questions": 4}, "50%"),
+        ({"yes": 0.0, "yes_error": 0.0}, "0%"),
+        ({"yes_error": None}, "50%"),
+    ):
+        table = panel_table({"rates": [rate | {"yes_error": 0.1} | change]})
+        assert table.rows[0][2] == shown, change
 
 
 def test_the_command_shows_every_answer_and_keeps_it(pair: Path, tmp_path: Path) -> None:
@@ -86,6 +103,6 @@ def test_the_command_shows_every_answer_and_keeps_it(pair: Path, tmp_path: Path)
     kept = read_lines(Path(report["folder"]) / "answers.jsonl")
     assert report["folder"] in done.stdout and Path(report["folder"]).is_relative_to(tmp_path)
     assert kept == [{k: a[k] for k in kept[0]} for a in report["answers"]]
-    assert len(report["answers"]) == 60 and len(report["rates"]) == 15
+    assert len(report["answers"]) == 60 and len(report["rates"]) == 18
     for answer in report["answers"]:
         assert answer["reading"] == read_claim(ITEMS[answer["question"]], answer["completion"])
