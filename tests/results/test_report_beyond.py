@@ -153,8 +153,9 @@ def test_a_command_names_a_model_as_it_can_be_opened(own: Path, tmp_path: Path) 
         config["model"]["id"] = "models/tiny"
         path.write_text(json.dumps(config))
     (own / "tiny").rename(own / run_name("models/tiny", config["science"]["model digest"]))
-    made = page(tmp_path, own)["strengths"].partition("Made by")[2]
-    assert "minihmx eval models/tiny --tasks" in made
+    found = page(tmp_path, own)
+    for name in ("strengths", "extraction"):
+        assert "minihmx eval models/tiny --tasks" in found[name].partition("Made by")[2], name
 
 
 def test_nothing_at_all_is_one_short_line(pair: Path, tmp_path: Path) -> None:
