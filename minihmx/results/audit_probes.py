@@ -43,8 +43,9 @@ def audit_probe(audit: Audit, folder: Path) -> None:
         own = {p.as_posix() for p in files if p.name[0] != "." and p.as_posix() != SEALED}
         audit.manifest(folder, own)
     else:
-        why = "it was stopped, or older code wrote none, so nothing shows a change of its raw texts"
-        audit.note(f"{folder}: there is no {SEALED}: {why}")
+        why = "it is being added to or was stopped, or older code wrote none"
+        changed = "so nothing here shows a change of its raw texts"
+        audit.note(f"{folder}: there is no {SEALED}: {why}, {changed}")
     check = PROBES.get(kind)
     if check is None:
         audit.note(f"{folder}: no probe of this version writes there, so its answers are believed")

@@ -17,6 +17,7 @@ from test_report import write
 from minihmx.errors import DataError
 from minihmx.probes.checkpoints import ProbePieces
 from minihmx.results.audit import audit_path
+from minihmx.storage.run_folder import Store
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +161,8 @@ def test_other_settings_a_file_too_much_and_one_too_few(runs: Path) -> None:
 def test_what_cannot_be_checked_is_said(runs: Path) -> None:
     folder = folder_of(runs, "best-of")
     (folder / "manifest.json").unlink()
-    assert any("there is no manifest.json" in note for note in audit_path(folder).notes)
+    (note,) = (n for n in audit_path(folder).notes if "there is no manifest.json" in n)
+    assert "it is being added to or was stopped" in note
     probed.pieces(runs, "tomorrow", {"model": "m"}).seal()
     audit = audit_path(folder_of(runs, "tomorrow"))
     assert not audit.findings and any("no probe of this version" in n for n in audit.notes)
@@ -191,3 +193,71 @@ def test_a_sealed_folder_that_was_changed_is_refused(runs: Path) -> None:
     assert not (folder / "manifest.json").exists()  # until all that is asked for is there again
     kept.seal()
     assert found(folder) == []
+
+
+def stopped(runs: Path, name: str) -> tuple[Path, dict[str, Any]]:
+    """A sealed folder as it is behind a command that was killed once it had opened it."""
+    folder = folder_of(runs, name)
+    settings = json.loads((folder / "settings.json").read_text())
+    ProbePieces(runs / "tiny/base", name, settings)
+    assert not (folder / "manifest.json").exists()
+    return folder, settings
+
+
+def test_what_is_changed_while_a_probe_is_stopped_is_not_sealed(runs: Path) -> None:
+    folder, settings = stopped(runs, "best-of")
+    before = (folder / "question-01.jsonl").read_bytes()
+    first_row("question-*", {"completion": "another"})(folder)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"question-01\.jsonl differs from \.written"):
+            ProbePieces(runs / "tiny/base", "best-of", settings)
+    (folder / "question-01.jsonl").write_bytes(before)
+    ProbePieces(runs / "tiny/base", "best-of", settings).seal()
+    assert found(folder) == [] and not (folder / ".written.json").exists()
+
+
+def test_a_stopped_probe_goes_on_wherever_it_was_killed(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a piece is replaced, behind it, and with a piece that somebody removed."""
+    folder, settings = stopped(runs, "best-of")
+    rows = probed.lines(folder / "question-01.jsonl")
+
+    def again() -> ProbePieces:
+        return ProbePieces(runs / "tiny/base", "best-of", settings)
+
+    kept = again()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(kept.store), "write_text", killed_at("question-01.jsonl"))
+        with pytest.raises(KeyboardInterrupt):
+            kept.write("question-01", [*rows, rows[0]])
+    assert probed.lines(folder / "question-01.jsonl") == rows
+    del kept  # and with it the lock, as a process that ends
+    kept = again()
+    kept.write("question-01", [*rows, rows[0]])
+    kept.write("question-01", [*rows, *rows])
+    kept.write("question-02", rows)
+    del kept
+    (folder / "question-02.jsonl").unlink()
+    again().seal()
+    assert len(probed.lines(folder / "question-01.jsonl")) == 2 * len(rows)
+    assert audit_path(folder).of("manifests") == []
+
+
+def killed_at(name: str) -> Callable[[Store, str, str], None]:
+    real = Store.write_text
+
+    def write_text(store: Store, file: str, text: str) -> None:
+        if file == name:
+            raise KeyboardInterrupt
+        real(store, file, text)
+
+    return write_text
+
+
+@pytest.mark.parametrize("text", ["[]", '{"sha256": []}', '{"sha256": {"question-01.jsonl": 1}}'])
+def test_a_list_of_what_was_written_that_is_none_is_refused(runs: Path, text: str) -> None:
+    folder, settings = stopped(runs, "best-of")
+    (folder / ".written.json").write_text(text)
+    with pytest.raises(DataError, match="is not what was written there"):
+        ProbePieces(runs / "tiny/base", "best-of", settings)
