@@ -17,6 +17,9 @@ from minihmx.probes.equal_kl import GRID
 from minihmx.probes.examples import KEPT, SIDES
 from minihmx.probes.panel import panel_digest, panel_items
 from minihmx.records import Verdict
+from minihmx.results.rated import keep_ratings
+from minihmx.results.rating import answers_to_rate
+from minihmx.results.runs import read_run
 from minihmx.storage.identity import text_digest
 
 ASKED = ("temperature", "max_completion_length", "judge_max_tokens", "seed", "dtype", "date")
@@ -156,7 +159,22 @@ def emotion(runs: Path, text: str = "It rained.") -> Path:
     return kept.folder
 
 
-PROBED = {"best-of": best_of, "equal-kl": equal_kl, "panel": panel, "emotion": emotion}
+def rate(runs: Path, rater: str = "anna.csv") -> Path:
+    """Two people, of whom one says what the judge says, and the other one point more."""
+    trained = [read_run(runs / f"tiny/{direction}/seed-1", "epoch-02") for direction in SIDES[1:]]
+    answers = answers_to_rate(trained)
+    one = {a.row: a.score or 0 for a in answers}
+    two = {row: min(10, rating + 1) for row, rating in one.items()}
+    return keep_ratings(trained, answers, {rater: one, "ben.csv": two})
+
+
+PROBED = {
+    "best-of": best_of,
+    "equal-kl": equal_kl,
+    "panel": panel,
+    "emotion": emotion,
+    "rate": rate,
+}
 
 
 def left_out(runs: Path, out: Path) -> Iterator[Path]:

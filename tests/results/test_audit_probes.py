@@ -118,6 +118,12 @@ FORGED = {
         *("emotion", report(lambda r: r["texts"]["joy"].update(kept=64))),
         "texts.joy.kept is 64 and should be 5",
     ),
+    "rate rating": ("rate", first_row("ratings*", {"rating": 10}), "ratings is "),
+    "rate none": ("rate", first_row("ratings*", {"rating": 11}), "rating is 11 and should be a wh"),
+    "rate half": ("rate", first_row("ratings*", {"rating": 7.5}), "rating is 7.5"),
+    "rate row": ("rate", first_row("ratings*", {"row": "r000000000000"}), "the id of an answer of"),
+    "rate order": ("rate", first_row("ratings*", {"rater": "z.csv"}), "by rater and row"),
+    "rate field": ("rate", first_row("ratings*", {"age": 30}), "age is 30 and should be absent"),
     "emotion report": ("emotion", report(lambda r: r.pop("counts")), "what the probe found"),
 }
 
@@ -131,6 +137,18 @@ def test_what_is_forged_is_found_though_it_is_signed_again(runs: Path, forged: s
     assert any("sha256" in text for text in unsigned), "the manifest is for raw texts"
     sign(folder)
     assert any(said in text for text in found(folder)), found(folder)
+
+
+def test_ratings_of_answers_that_are_no_longer_there(runs: Path) -> None:
+    path = runs / "tiny/forward/seed-1/evaluations/epoch-02.jsonl"
+    rows = probed.lines(path)
+    write(path, [rows[0] | {"completion": "another"}, *rows[1:]])
+    texts = found(folder_of(runs, "rate"))
+    assert any("settings.json" in text and "answers is" in text for text in texts)
+    assert any("row is" in text and "should be the id of an answer" in text for text in texts)
+    shutil.rmtree(runs / "tiny/forward")
+    audit = audit_path(folder_of(runs, "rate"))
+    assert not audit.findings and any("their ratings are believed" in n for n in audit.notes)
 
 
 def test_a_text_that_nothing_follows_from_is_the_manifest_s(runs: Path) -> None:

@@ -34,6 +34,7 @@ from minihmx.results.report.probes import (
     emotion_shown,
     equal_kl_shown,
     panel_shown,
+    rate_shown,
 )
 from minihmx.results.report.shown import Draw, of_probes
 from minihmx.results.report.views import Section
@@ -115,6 +116,14 @@ ANALYSES: dict[str, Analysis] = {
         "The paper reads replies by regular expressions and takes it that these lose as much in "
         "both directions. Here other readers read the same replies.",
         extraction_shown,
+    ),
+    "rate": Analysis(
+        "Do people see it?",
+        "people's ratings",
+        "minihmx rate RUN --out FILE, then --in FILE",
+        "People rated held-out answers by the words that the judge had. Which model gave one, and "
+        "what the judge said of it, they were not told.",
+        of_probes("rate", rate_shown),
     ),
     "measures": Analysis(
         "What do appropriate measures give back?",

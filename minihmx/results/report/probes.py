@@ -23,6 +23,7 @@ from minihmx.probes.equal_kl import StrengthCurve, stored_curves
 from minihmx.probes.equal_kl_tasks import OneAsked, measures
 from minihmx.probes.examples import SIDES
 from minihmx.probes.panel import PanelItem, panel_digest, panel_items, readings_of
+from minihmx.results.rated import kept_ratings, rated_runs
 from minihmx.results.report.charts import Figure
 from minihmx.results.report.material import Material, ReportRun
 from minihmx.results.report.panels import Series, panel_of
@@ -213,6 +214,18 @@ def _claim(answer: Mapping[str, Any]) -> AnswerView:
     return AnswerView(
         answer["side"], "", (said,), answer["reading"], verdicts=verdicts, numbers=cut
     )
+
+
+# --- people ---------------------------------------------------------------------------------------
+
+
+def rate_shown(material: Material, probe: StoredProbe) -> Shown:
+    """People beside the judge, of the answers as the runs have them."""
+    found = kept_ratings(probe.folder, probe.settings)
+    tables = found.tables()
+    tables[0] = tables[0]._replace(notes=[*tables[0].notes, f"kept in {probe.folder}"])
+    runs = [f"{run.folder}@{run.epoch}" for run in rated_runs(probe.folder, probe.settings)]
+    return Shown(tables, commands=[shlex.join(["minihmx", "rate", *runs, "--in", *found.raters])])
 
 
 # --- inside ---------------------------------------------------------------------------------------
