@@ -18,6 +18,7 @@ from minihmx.probes.checkpoints import REPORT_FILE, SEALED, SETTINGS, probe_fold
 from minihmx.probes.examples import KEPT, SIDES
 from minihmx.probes.panel import panel_digest, panel_items
 from minihmx.records import Question, Verdict
+from minihmx.results.audit_on_policy import check_on_policy
 from minihmx.results.audit_rated import check_rate
 from minihmx.results.audit_rows import QUESTION_PARTS, REMADE, check_raw, rebuilt
 from minihmx.results.findings import ABSENT, Audit, Line, Place, Words
@@ -209,5 +210,6 @@ PROBES: dict[str, Check] = {
     "panel": _check_panel,
     "equal-kl": _check_equal_kl,
     "emotion": _check_emotion,
+    "on-policy": check_on_policy,
     "rate": check_rate,
 }

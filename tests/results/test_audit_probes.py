@@ -87,6 +87,11 @@ def report(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]
     return changed
 
 
+def step(**change: Any) -> Callable[[Path], None]:
+    """The first step of the last pair, which is trainer : decode, with other values."""
+    return report(lambda r: r["pairs"][-1]["steps"][0].update(change))
+
+
 FORGED = {
     "best-of score": ("best-of", first_row("question-*", {"score": 9}), "score is 9 and should"),
     "best-of words": ("best-of", first_row("question-*", {"judge": "Score: 1"}), "score is 3"),
@@ -124,6 +129,29 @@ FORGED = {
     "rate row": ("rate", first_row("ratings*", {"row": "r000000000000"}), "the id of an answer of"),
     "rate order": ("rate", first_row("ratings*", {"rater": "z.csv"}), "by rater and row"),
     "rate field": ("rate", first_row("ratings*", {"age": 30}), "age is 30 and should be absent"),
+    "on-policy torch": ("on-policy", report(lambda r: r.update(torch="9")), 'torch is "9" and sh'),
+    "on-policy replayed": (
+        "on-policy",
+        report(lambda r: r.update(replayed=2.0)),
+        "replayed is 2.0",
+    ),
+    "on-policy answers": ("on-policy", report(lambda r: r.update(answers=3)), "answers is 3"),
+    "on-policy equal": (
+        *("on-policy", report(lambda r: r["pairs"][-1].update(equal=False))),
+        "trainer : decode, equal is false and should be true",
+    ),
+    "on-policy causes": (
+        *("on-policy", report(lambda r: r["pairs"][-1].update(causes=[]))),
+        "trainer : decode, causes is []",
+    ),
+    "on-policy first": ("on-policy", step(first=None), "trainer : decode, differing is 39"),
+    "on-policy off": ("on-policy", step(off="the moon"), "trainer : decode, off is"),
+    "on-policy gap": ("on-policy", step(largest=1e-9), "trainer : decode, largest is 1e-09"),
+    "on-policy mean": ("on-policy", step(mean=0.3), "the gap that equal tokens, mean and"),
+    "on-policy tokens": ("on-policy", step(equal_tokens=41), "the gap that equal tokens"),
+    "on-policy ratio": ("on-policy", step(ratio=2.0), "the gap that equal tokens"),
+    "on-policy weights": ("on-policy", step(weights=[1.0, 1.0]), "the gap that equal tokens"),
+    "on-policy report": ("on-policy", report(lambda r: r.pop("pairs")), "what the probe found"),
     "emotion report": ("emotion", report(lambda r: r.pop("counts")), "what the probe found"),
 }
 
@@ -194,6 +222,8 @@ def test_values_of_no_kind_are_findings_and_no_traceback(runs: Path, name: str) 
         for path in paths[:3]:
             rows = probed.lines(path)
             write(path, [dict.fromkeys(rows[0], odd), *rows[1:]])
+        if (path := folder / "report.json").exists():
+            write(path, [dict.fromkeys(json.loads(path.read_text()), odd)])
         assert found(folder)
 
 

@@ -33,6 +33,7 @@ from minihmx.results.report.probes import (
     best_of_shown,
     emotion_shown,
     equal_kl_shown,
+    on_policy_shown,
     panel_shown,
     rate_shown,
 )
@@ -108,6 +109,14 @@ ANALYSES: dict[str, Analysis] = {
         "training found. Here other models, or the same one with other rubrics, judge the held-out "
         "answers.",
         judged_shown,
+    ),
+    "on-policy": Analysis(
+        "Does the trainer see what the sampler drew?",
+        "on-policy to the bit",
+        "minihmx probe on-policy MODEL --adapter RUN",
+        "With one update per batch the loss takes sampler and trainer for one policy. Here the "
+        "log-probs of a few sampled tokens are computed again in every way that the code has.",
+        of_probes("on-policy", on_policy_shown),
     ),
     "extraction": Analysis(
         "What does the regex lose?",
