@@ -40,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="FILE",
-        help="read filled-in files back, one of each person, and compare",
+        help="read filled-in files back, one of each person, keep the ratings, and compare",
     )
     parser.add_argument("--json", action="store_true", help="the comparison as JSON instead")
 

@@ -1,5 +1,5 @@
-"""The probes on the page, each made again of the answers that it kept, but for `probe emotion`,
-whose measures need the model and stand in its report.json. No torch.
+"""The probes on the page, each made again of the answers that it kept, but for `probe emotion` and
+`probe on-policy`, whose measures need the model and stand in their report.json. No torch.
 """
 
 from __future__ import annotations
