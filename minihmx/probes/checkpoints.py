@@ -194,8 +194,8 @@ class ProbePieces:
         self.folder = self.store.folder
         self.store.lock()
         if finished_probe(base, name, identity):
-            names = (path.name for path in self.folder.glob("*.jsonl"))
-            self._written = {name: [sha256(self.folder / name)] for name in names}
+            sealed = strict.read_json(self.folder / SEALED)["sha256"]
+            self._written = {n: [sealed[n]] for n in sealed if n.endswith(".jsonl")}
         else:
             self._written = self._unsealed()
         self.store.write_json(WRITTEN_SO_FAR, {"sha256": self._written})

@@ -21,7 +21,7 @@ def on_policy_tables(report: Mapping[str, Any]) -> list[Table]:
     if unequal:
         tables += [_layers(unequal), _suspects(report, unequal)]
     verdicts = [f"{_ways(pair)} ({pair['claim']}): {verdict_on(pair)}." for pair in report["pairs"]]
-    kept = f"kept in {report['folder']}, where the same call finds it; without it, it measures anew"
+    kept = f"kept in {report['folder']}; once that is moved away, the same call measures anew"
     notes = *verdicts, *report["notices"], kept, _LIMITS
     tables.append(Table("What that says", notes=notes))
     return tables

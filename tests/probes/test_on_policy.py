@@ -19,6 +19,7 @@ from sampled import adapted, answers
 from minihmx import lora
 from minihmx.config import Config
 from minihmx.engine import sampling
+from minihmx.instruments.machine import device_name
 from minihmx.models import attention, context
 from minihmx.models.adapters import adapter_digest
 from minihmx.models.configs import ModelConfig
@@ -331,6 +332,7 @@ def test_tiny_before_and_after_training(
     digest = adapter_digest(pair / "tiny/forward/seed-1/checkpoints/epoch-01")
     settings = json.loads((Path(trained["folder"]) / "settings.json").read_text())
     assert settings["adapter"] == digest and settings["threads"] == torch.get_num_threads()
+    assert settings["machine"] == device_name(torch.device("cpu")) != ""
     done = in_process("audit", tmp_path / "tiny" / "base")
     assert done.returncode == 0 and "findings of a probe" in done.stdout, done.stdout
     monkeypatch.setattr(on_policy, "load_decoder", None)  # nothing is measured a second time
