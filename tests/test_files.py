@@ -34,6 +34,7 @@ SECTIONS = {
 }
 # Each level below one of these is named by data, and the page says * for it.
 NAMED_BY_DATA = {"sources", "sha256", "item", "values", "detail", "switches", "models", "texts"}
+NAMED_BY_DATA.add("suspects")
 ROWS = [(head, row) for head, rows in SECTIONS.items() for row in rows]
 
 
@@ -63,6 +64,11 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     both = [out / f"tiny/{direction}/seed-1" for direction in ("forward", "reverse")]
     minihmx("probe", "panel", *both, "--out", out, "--samples", 1)
     minihmx("probe", "equal-kl", *both, "--out", out, "--tasks", "none")
+    minihmx("probe", "on-policy", "--out", out, "--tokens", 4)
+    blind = folder / "blind.csv"
+    minihmx("rate", out, "--out", blind)
+    blind.write_bytes(blind.read_bytes().replace(b',""\r\n', b',"5"\r\n'))
+    minihmx("rate", out, "--in", blind)
     lease = folder / "leased/.lock.lease-1"
     Lease(lease, Disk().open(lease, os.O_RDWR | os.O_CREAT)).close()
     failed = Store(folder / "runs" / "failed")

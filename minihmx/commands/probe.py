@@ -166,7 +166,7 @@ def _on_policy_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (%(default)s)")
     memory = ("micro_batch", "logit_chunk", "checkpointing")
-    _only_fields(parser, "seed", "temperature", *memory, *_PLACE)
+    _only_fields(parser, "seed", "temperature", *memory, "out", *_PLACE)
 
 
 def _on_policy(options: argparse.Namespace) -> int:

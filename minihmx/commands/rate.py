@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minihmx.config import LARGEST, check_number
-from minihmx.errors import UserError
+from minihmx.errors import IOFailure, UserError
 from minihmx.storage.disk import Disk, home_path, new_file
 from minihmx.terminal.text import show
 
 if TYPE_CHECKING:
     from minihmx.results.rating import StoredAnswer
+    from minihmx.results.runs import TrainedRun
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="FILE",
-        help="read filled-in files back, one of each person, and compare",
+        help="read filled-in files back, one of each person, keep the ratings, and compare",
     )
     parser.add_argument("--json", action="store_true", help="the comparison as JSON instead")
 
@@ -47,6 +48,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the file for people, or read theirs back. Nothing that is there is replaced."""
     from minihmx.results.judged import named_runs
+    from minihmx.results.rated import runs_in_order
     from minihmx.results.rating import answers_to_rate, rating_file, rubric_words
 
     check_number("answers", options.answers, 1, LARGEST, or_zero=True)
@@ -56,10 +58,10 @@ def run(options: argparse.Namespace) -> int:
             "in, or --in FILE that they filled in."
         )
     out = new_file("--out", options.out) if options.out is not None else None
-    runs = named_runs(options.paths)
+    runs = runs_in_order(named_runs(options.paths))
     answers = answers_to_rate(runs)
     if not out:
-        return _compare(options, answers)
+        return _compare(options, runs, answers)
     data, rows = rating_file(answers, options.answers, options.seed)
     Disk().write(out, data)
     show(f"{out} holds {rows} answers, shuffled (seed {options.seed}). Which model gave one, and")
@@ -75,28 +77,40 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _compare(options: argparse.Namespace, answers: Sequence[StoredAnswer]) -> int:
-    """Read every person's file, and show people beside the judge."""
+def _compare(
+    options: argparse.Namespace, runs: Sequence[TrainedRun], answers: Sequence[StoredAnswer]
+) -> int:
+    """Read every person's file, keep the ratings, and show people beside the judge."""
     from minihmx.results.blind import read_sheet
     from minihmx.results.layout import as_plain
+    from minihmx.results.rated import keep_ratings, rater_names
     from minihmx.results.rating import RATING_SHEET, RatingReport
 
     known = {answer.row: (answer.text, answer.answer) for answer in answers}
-    raters, notes = dict[str, Mapping[str, int]](), list[str]()
-    files = set[Path]()
+    files, notes = set[Path](), list[str]()
     for path in options.rated:
         file = home_path(path).resolve()
         if file in files:
             raise UserError(f"--in {path} is given twice, and is one person's; leave one out.")
         files.add(file)
-        raters[path], unmarked = read_sheet(path, RATING_SHEET, known)
+    raters = dict[str, Mapping[str, int]]()
+    names = rater_names([home_path(path).absolute() for path in options.rated])
+    for name, path in zip(names, options.rated, strict=True):
+        raters[name], unmarked = read_sheet(path, RATING_SHEET, known)
         if unmarked:
             notes.append(f"{path}: {unmarked} rows have no rating, and are left out")
-    report = RatingReport(answers, raters)
+    raters = dict(sorted(raters.items()))
+    report, folder = RatingReport(answers, raters), ""
+    try:
+        folder = str(keep_ratings(runs, answers, raters))
+    except (OSError, IOFailure) as error:  # as where the runs are an archive
+        notes.append(f"the ratings are not kept beside the runs ({error})")
     if options.json:
-        show(json.dumps({**report.records(), "notes": notes}, indent=1))
+        show(json.dumps({**report.records(), "notes": notes, "folder": folder or None}, indent=1))
         return 0
     for note in notes:
         show(f"note: {note}")
     show(as_plain(report.tables()).rstrip("\n"))
+    if folder:
+        show(f"\nkept in {folder}")
     return 0

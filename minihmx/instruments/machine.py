@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,20 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "command": sys.argv,
     }
+
+
+def device_name(device: torch.device) -> str:
+    """What the GPU, or the processor, is called: another one rounds otherwise."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        described = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        described = ""
+    found = re.search(r"(?m)^model name\s*:\s*(\S.*)$", described)
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def describe_device(config: Config, gpu: tuple[str, float] | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from minihmx.questions import load_questions, load_rubric
 from minihmx.records import Question, finite
 from minihmx.storage import strict
 from minihmx.storage.disk import dumps, home_path, parse_lines, read_lines, sha256, verify
-from minihmx.storage.identity import differences
+from minihmx.storage.identity import differences, text_digest
 from minihmx.storage.run_folder import Store
 
 if TYPE_CHECKING:
@@ -151,6 +151,7 @@ def rubric_of(checkpoints: Sequence[Checkpoint], config_rubric: str) -> str:
 
 
 SETTINGS, SEALED, REPORT_FILE = "settings.json", "manifest.json", "report.json"  # of a probe
+WRITTEN_SO_FAR = ".written.json"  # while a probe is not sealed
 
 
 def probe_folder(name: str, identity: Mapping[str, Any]) -> str:
@@ -159,12 +160,31 @@ def probe_folder(name: str, identity: Mapping[str, Any]) -> str:
     return f"{name}-{digest[:8]}"
 
 
+def finished_probe(base: Path, name: str, identity: Mapping[str, Any]) -> Path | None:
+    """The folder of a probe with these settings that has all that was asked for; None where there
+    is none yet. Nothing in it is touched. Raises DataError where a file was changed."""
+    folder = base / "probes" / probe_folder(name, identity)
+    if not (folder / SEALED).exists():
+        return None
+    if problem := verify(folder, (SETTINGS,)):
+        raise _changed(folder, problem)
+    return folder
+
+
+def _changed(folder: Path, problem: str) -> DataError:
+    return DataError(
+        f"{folder} is not what was written there ({problem}), so its numbers mean nothing; move it "
+        "away, to have it anew."
+    )
+
+
 class ProbePieces:
     """What a probe has a model write, in pieces that are whole or absent: so it may be stopped.
 
     The folder is DIR/MODEL/base/probes/NAME-DIGEST, where the digest is of everything that decides
     what the model writes; settings.json holds the same as text. manifest.json is there while the
-    probe has all that was asked for, and has the digest of every file.
+    probe has all that was asked for, and has the digest of every file. While it is not there,
+    .written.json has the digests of the pieces, so that none is changed meanwhile.
 
     Raises UserError where another process is at work there, DataError where a file was changed.
     """
@@ -173,13 +193,29 @@ class ProbePieces:
         self.store = Store(base / "probes" / probe_folder(name, identity), root=base)
         self.folder = self.store.folder
         self.store.lock()
-        if (self.folder / SEALED).exists() and (problem := verify(self.folder, (SETTINGS,))):
-            raise DataError(
-                f"{self.folder} is not what was written there ({problem}), so its numbers mean "
-                "nothing; move it away, to have it anew."
-            )
+        if finished_probe(base, name, identity):
+            sealed = strict.read_json(self.folder / SEALED)["sha256"]
+            self._written = {n: [sealed[n]] for n in sealed if n.endswith(".jsonl")}
+        else:
+            self._written = self._unsealed()
+        self.store.write_json(WRITTEN_SO_FAR, {"sha256": self._written})
         self.store.disk.remove(self.folder / SEALED)
         self.store.write_json(SETTINGS, dict(identity))
+
+    def _unsealed(self) -> dict[str, list[str]]:
+        """The digest of each piece that a stopped probe left; of one that was just being replaced
+        either will do. A piece that is gone is written anew."""
+        path, found = self.folder / WRITTEN_SO_FAR, {}
+        record = strict.read_json(path) if path.exists() else {"sha256": {}}
+        known = record.get("sha256") if isinstance(record, dict) else None
+        if not isinstance(known, dict):
+            raise _changed(self.folder, f"{WRITTEN_SO_FAR} names no files")
+        for name, digests in known.items():
+            if strict.is_own_name(name) and (self.folder / name).is_file():
+                found[name] = [sha256(self.folder / name)]
+                if not isinstance(digests, list) or found[name][0] not in digests:
+                    raise _changed(self.folder, f"{name} differs from {WRITTEN_SO_FAR}")
+        return found
 
     def read(self, name: str, needed: Sequence[str]) -> list[dict[str, Any]]:
         """The records of NAME.jsonl, none where it is absent. Raises as `checked_records` does."""
@@ -188,7 +224,10 @@ class ProbePieces:
 
     def write(self, name: str, records: Sequence[Mapping[str, Any]]) -> None:
         """Put them in NAME.jsonl in one stroke."""
-        self.store.write_text(f"{name}.jsonl", "".join(dumps(record) + "\n" for record in records))
+        file, text = f"{name}.jsonl", "".join(dumps(record) + "\n" for record in records)
+        self._written[file] = [*self._written.get(file, ())[-1:], text_digest(text)]
+        self.store.write_json(WRITTEN_SO_FAR, {"sha256": self._written})
+        self.store.write_text(file, text)
 
     def write_report(self, report: Mapping[str, Any]) -> None:
         """Keep in report.json what only the model could make again; null is what is not finite."""
@@ -200,6 +239,7 @@ class ProbePieces:
         names = (path.relative_to(self.folder).as_posix() for path in files)
         digests = {n: sha256(self.folder / n) for n in names if strict.is_own_path(n)}
         self.store.write_json(SEALED, {"sha256": digests})
+        self.store.disk.remove(self.folder / WRITTEN_SO_FAR)
 
 
 def checked_records(path: Path, data: bytes, needed: Sequence[str]) -> list[dict[str, Any]]:

@@ -11,9 +11,9 @@ differs is found, and suspects are switched off until they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,47 +21,52 @@ from torch import Tensor
 from minihmx import lora
 from minihmx.config import check_number
 from minihmx.engine.memory import merging
-from minihmx.engine.open import load_decoder, open_adapter
+from minihmx.engine.open import Model, load_decoder, open_adapter
 from minihmx.engine.prompts import Prompts
 from minihmx.errors import Diverged, UserError
 from minihmx.instruments.estimate import checkpointing
+from minihmx.instruments.machine import device_name
 from minihmx.models import adapters
-from minihmx.probes.checkpoints import NOT_FINITE, held_out, open_base, open_checkpoints
+from minihmx.models.adapters import adapter_digest
+from minihmx.probes.checkpoints import (
+    NOT_FINITE,
+    REPORT_FILE,
+    ProbePieces,
+    finished_probe,
+    held_out,
+    open_base,
+    open_checkpoints,
+)
 from minihmx.probes.examples import answers_of
 from minihmx.probes.suspects import ONLY_DECODING, SUSPECTS, concerns, suspects, switched_off
 from minihmx.probes.trace import STAGE_ORDER, Trace, changed, first_difference, growth, heard
-from minihmx.probes.ways import EVERY_WAY, Setup
-from minihmx.run import targets
-
-
-class TwoWays(NamedTuple):
-    """Two ways (ways.EVERY_WAY) that should give one log-prob, and what is claimed of them."""
-
-    one: str
-    other: str
-    claim: str
-
-
-PAIRS = (
-    TwoWays("alone", "prefill", "a prefill of one row is that of all"),
-    TwoWays("neighbours", "prefill", "half of the rows, with other padding, are as all of them"),
-    TwoWays("shared", "prefill", "what prompts begin with may go first"),
-    TwoWays("trainer, one row", "trainer", "micro-batches may cut anywhere"),
-    TwoWays("trainer, checkpointing", "trainer", "recomputing a layer changes nothing"),
-    TwoWays("trainer", "prefill", "the trainer's pass is the sampler's prefill"),
-    TwoWays("decode", "prefill", "token by token is as at once"),
-    TwoWays("trainer", "decode", "the policy that learns is the one that drew"),
+from minihmx.probes.two_ways import (
+    ON_POLICY,
+    PAIRS,
+    SHOWN_SETTINGS,
+    TwoWays,
+    verdict_of_steps,
 )
+from minihmx.probes.ways import EVERY_WAY, Setup
+from minihmx.records import Question
+from minihmx.run import targets
+from minihmx.storage.disk import home_path
+from minihmx.storage.identity import questions_digest
+from minihmx.storage.strict import read_json
+
+KEPT_MEMORY = ("micro_batch", "logit_chunk", "checkpointing")  # what shapes products
+_FRESH = ("lora_rank", "lora_alpha", "lora_targets")
 
 
 def on_policy(
     adapter: str | None, flags: Mapping[str, Any], prompts: int, samples: int, tokens: int
 ) -> dict[str, Any]:
-    """Sample answers, compute them in every way, compare, and report.
+    """Sample answers, compute them in every way, compare, keep what was found, and report.
 
     adapter: a run, as `find_adapter` takes it; None: a fresh adapter, with which a run begins.
     prompts, samples, tokens: held-out questions, answers to each, and tokens of an answer at most.
-    Raises Failure (errors.py).
+    What was found before, on this machine and with the same settings, is read from the disk. Raises
+    Failure (errors.py).
     """
     for name, value, most in (
         ("prompts", prompts, 1000),
@@ -71,10 +76,43 @@ def on_policy(
         check_number(name, value, 1, most)
     checkpoints = open_checkpoints([adapter] if adapter else [])
     model = open_base(checkpoints, {**flags, "max_completion_length": tokens})
-    asked = held_out(checkpoints, model.config.questions)[:prompts]
-    wanted = [(question, sample) for question in asked for sample in range(samples)]
-    if len(wanted) < 2:
+    config, source = model.config, model.source
+    asked = held_out(checkpoints, config.questions)[:prompts]
+    if len(asked) * samples < 2:
         raise UserError("One answer has no neighbours to be compared with; give --samples 2.")
+    drawn = ("seed", "temperature", "max_completion_length", "date", "chat_format", "dtype")
+    named = (*drawn, *KEPT_MEMORY, *(() if adapter else _FRESH))
+    identity = {
+        "model": source.digest,
+        "adapter": adapter_digest(checkpoints[0].folder) if checkpoints else None,
+        "questions": questions_digest(asked),
+        "samples": samples,
+        **{name: getattr(config, name) for name in named},
+        "device": str(model.device),
+        "machine": device_name(model.device),
+        "threads": config.threads or torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    base = home_path(config.out) / source.run_name / "base"
+    if folder := finished_probe(base, ON_POLICY, identity):
+        return {**read_json(folder / REPORT_FILE), "folder": str(folder)}
+    report = {
+        "model": {"id": source.id, "digest": source.digest},
+        "adapter": checkpoints[0].title if checkpoints else None,
+        **{name: identity[name] for name in SHOWN_SETTINGS},
+        **_measured(model, asked, samples, str(checkpoints[0].folder) if checkpoints else None),
+    }
+    pieces = ProbePieces(base, ON_POLICY, identity)
+    pieces.write_report(report)
+    pieces.seal()
+    return {**report, "folder": str(pieces.folder)}
+
+
+def _measured(
+    model: Model, asked: Sequence[Question], samples: int, adapter: str | None
+) -> dict[str, Any]:
+    """What `compared` says of answers as a run with this adapter, or a fresh one, samples them."""
+    wanted = [(question, sample) for question in asked for sample in range(samples)]
     chat = Prompts(model.tokenizer, model.config.date, rubric="")
     opened = open_adapter(adapter, model.source, model.config.chat_format) if adapter else None
     decoder = load_decoder(model)
@@ -89,18 +127,8 @@ def on_policy(
         answers = answers_of(decoder, chat, together, wanted)
     if not all(answer.completion.finite for answer in answers):
         raise Diverged(NOT_FINITE.format(model.config.dtype, "answers"))
-    return {
-        "model": {"id": model.source.id, "digest": model.source.digest},
-        "adapter": checkpoints[0].title if checkpoints else None,
-        "device": str(model.device),
-        "dtype": model.config.dtype,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "temperature": model.config.temperature,
-        "seed": model.config.seed,
-        "notices": opened.notices if opened else [],
-        **compared(Setup(decoder, answers, model.config)),
-    }
+    notices = opened.notices if opened else []
+    return {"notices": notices, **compared(Setup(decoder, answers, model.config))}
 
 
 def compared(setup: Setup) -> dict[str, Any]:
@@ -154,9 +182,7 @@ def taken_apart(
         one, other = (trace_of(setup, way, known) for way in pair[:2])
         acts = changed(stage, before[0], one) or changed(stage, before[1], other)
         steps.append({"off": name, "acts": acts, **compare(one, other)})
-    equal = steps[-1]["first"] is None
-    causes = list(causes_of(steps))
-    return {**pair._asdict(), "equal": equal, "causes": causes, "layers": layers, "steps": steps}
+    return {**pair._asdict(), **verdict_of_steps(steps), "layers": layers, "steps": steps}
 
 
 def flat(trace: Trace) -> Tensor:
@@ -181,18 +207,3 @@ def compare(one: Trace, other: Trace) -> dict[str, Any]:
         "place": [stage.layer, STAGE_ORDER.index(stage.name)] if stage else None,
         "differing": tokens,
     }
-
-
-def causes_of(steps: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Stages that differed first, each with the suspects without which it no longer does.
-
-    A suspect that changed no bit of that stage when it was switched off is no part of its cause.
-    """
-    last, blamed = steps[0], list[str]()
-    for step in steps[1:]:
-        blamed += [step["off"]] if step["acts"] else []
-        # A GPU's step lets one hear less, so without it the first stage may be one before.
-        if step["place"] is None or step["place"] > last["place"]:
-            yield {"stage": last["first"], "suspects": blamed}
-            blamed = []
-        last = step

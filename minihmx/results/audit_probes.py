@@ -18,6 +18,8 @@ from minihmx.probes.checkpoints import REPORT_FILE, SEALED, SETTINGS, probe_fold
 from minihmx.probes.examples import KEPT, SIDES
 from minihmx.probes.panel import panel_digest, panel_items
 from minihmx.records import Question, Verdict
+from minihmx.results.audit_on_policy import check_on_policy
+from minihmx.results.audit_rated import check_rate
 from minihmx.results.audit_rows import QUESTION_PARTS, REMADE, check_raw, rebuilt
 from minihmx.results.findings import ABSENT, Audit, Line, Place, Words
 from minihmx.storage.identity import text_digest
@@ -43,8 +45,9 @@ def audit_probe(audit: Audit, folder: Path) -> None:
         own = {p.as_posix() for p in files if p.name[0] != "." and p.as_posix() != SEALED}
         audit.manifest(folder, own)
     else:
-        why = "it was stopped, or older code wrote none, so nothing shows a change of its raw texts"
-        audit.note(f"{folder}: there is no {SEALED}: {why}")
+        why = "it is being added to or was stopped, or older code wrote none"
+        changed = "so nothing here shows a change of its raw texts"
+        audit.note(f"{folder}: there is no {SEALED}: {why}, {changed}")
     check = PROBES.get(kind)
     if check is None:
         audit.note(f"{folder}: no probe of this version writes there, so its answers are believed")
@@ -207,4 +210,6 @@ PROBES: dict[str, Check] = {
     "panel": _check_panel,
     "equal-kl": _check_equal_kl,
     "emotion": _check_emotion,
+    "on-policy": check_on_policy,
+    "rate": check_rate,
 }

@@ -30,6 +30,7 @@ from minihmx.terminal.text import printable
 Marked = TypeVar("Marked")
 Texts = tuple[str, ...]
 ROW, ID = "row", "id"
+_END = "\3"  # put behind the text, so that a cell is seen that has no end
 _NUMBERED = re.compile(r"(\d{1,5}) of (\d{1,5})")
 
 
@@ -184,7 +185,8 @@ def _rows(path: Path, text: str, columns: Sequence[str]) -> Iterator[tuple[str, 
     """Where each row stands, and its cells by column; blank rows are passed over."""
     head = text.partition("\n")[0]
     delimiter = max(",;\t", key=head.count)
-    reader = csv.reader(io.StringIO(text.replace("\0", ""), newline=""), delimiter=delimiter)
+    whole = text.replace("\0", "").replace(_END, "") + f"\n{_END}\n"
+    reader = csv.reader(io.StringIO(whole, newline=""), delimiter=delimiter)
     try:
         names = [cell.strip().casefold() for cell in next(reader, [])]
         for column in columns:
@@ -196,7 +198,12 @@ def _rows(path: Path, text: str, columns: Sequence[str]) -> Iterator[tuple[str, 
                 )
         places = {column: names.index(column) for column in columns}
         for cells in reader:
-            if any(cell.strip() for cell in cells):
+            if cells and _END in cells[-1] and cells != [_END]:
+                raise UserError(
+                    f"{path} ends within a cell, so it was cut, and what is left there may be "
+                    "another mark; give the whole file."
+                )
+            if cells != [_END] and any(cell.strip() for cell in cells):
                 cells += [""] * (len(names) - len(cells))
                 row = {column: cells[place].strip() for column, place in places.items()}
                 yield f"row {row[ROW] or reader.line_num}", row

@@ -209,6 +209,7 @@ class RatingReport:
         notes = [
             "Mean rating and mean score, 0 to 10, of the same answers; ± is a standard error, "
             "answers to one question going together.",
+            "; ".join(f"{name} has {len(own)} ratings" for name, own in self.raters.items()) + ".",
             *why,
         ]
         return Table("What people and the judge see", head, rows, notes)

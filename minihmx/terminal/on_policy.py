@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from minihmx.results.layout import Table
+from minihmx.terminal.text import number
 
 _LIMITS = (
-    "This is of one machine, these few answers and this number of threads; other shapes may take "
-    "other kernels."
+    "This cannot tell what another machine, another number of threads or other answers would give: "
+    "other shapes may take other kernels."
 )
 
 
@@ -20,7 +21,9 @@ def on_policy_tables(report: Mapping[str, Any]) -> list[Table]:
     if unequal:
         tables += [_layers(unequal), _suspects(report, unequal)]
     verdicts = [f"{_ways(pair)} ({pair['claim']}): {verdict_on(pair)}." for pair in report["pairs"]]
-    tables.append(Table("What that says", notes=(*verdicts, *report["notices"], _LIMITS)))
+    kept = f"kept in {report['folder']}; once that is moved away, the same call measures anew"
+    notes = *verdicts, *report["notices"], kept, _LIMITS
+    tables.append(Table("What that says", notes=notes))
     return tables
 
 
@@ -38,11 +41,11 @@ def _gaps(report: Mapping[str, Any]) -> Table:
             (
                 _ways(pair),
                 f"{found['equal_tokens']}/{report['tokens']}",
-                f"{found['largest']:.1e}",
-                f"{found['mean']:.1e}",
-                f"{found['ratio']:.7f}",
-                f"{low:.6f} to {high:.6f}",
-                f"{least:.5f} to {most:.5f}",
+                number(found["largest"], ".1e"),
+                number(found["mean"], ".1e"),
+                number(found["ratio"], ".7f"),
+                f"{number(low, '.6f')} to {number(high, '.6f')}",
+                f"{number(least, '.5f')} to {number(most, '.5f')}",
             )
         )
     trained = report["adapter"] or "a fresh adapter"
@@ -65,7 +68,7 @@ def _layers(pairs: list[Mapping[str, Any]]) -> Table:
     last = len(pairs[0]["layers"]) - 1
     shown = sorted({0, 1, *(round(last * part / 4) for part in (1, 2, 3, 4))})
     rows = [
-        (_ways(pair), *("0" if not (x := pair["layers"][n]) else f"{x:.0e}" for n in shown))
+        (_ways(pair), *("0" if (x := pair["layers"][n]) == 0 else number(x, ".0e") for n in shown))
         for pair in pairs
     ]
     notes = ("The largest difference of a value, over the root mean square of its token's stream.",)
@@ -83,10 +86,10 @@ def _suspects(report: Mapping[str, Any], pairs: list[Mapping[str, Any]]) -> Tabl
                     f"without {step['off']}" if step["off"] else "as they are",
                     step["first"] or "equal to the bit",
                     str(step["differing"]),
-                    f"{step['largest']:.1e}",
+                    number(step["largest"], ".1e"),
                 )
             )
-    notes = [f"Without {name}: {words}." for name, words in report["suspects"].items()]
+    notes = [f"Without {name}: {words}." for name, words in sorted(report["suspects"].items())]
     head = ("ways", "each line without one more", "first differs at", "of tokens", "largest gap")
     return Table("The first stage that differs, and why", head, rows, notes, 3)
 
@@ -103,6 +106,7 @@ def verdict_on(pair: Mapping[str, Any]) -> str:
     last = pair["steps"][-1]
     known = f"after what is known ({causes}) " if causes else ""
     return (
-        f"{known}a difference remains at {last['first']}, {last['largest']:.1e} nats at most, that "
-        "no suspect explains; if that is more than rounding, the two compute different things"
+        f"{known}a difference remains at {last['first']}, {number(last['largest'], '.1e')} nats at "
+        "most, that no suspect explains; if that is more than rounding, the two compute different "
+        "things"
     )

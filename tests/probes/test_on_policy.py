@@ -19,13 +19,16 @@ from sampled import adapted, answers
 from minihmx import lora
 from minihmx.config import Config
 from minihmx.engine import sampling
+from minihmx.instruments.machine import device_name
 from minihmx.models import attention, context
+from minihmx.models.adapters import adapter_digest
 from minihmx.models.configs import ModelConfig
 from minihmx.models.decoder import Decoder
-from minihmx.probes import suspects, ways
-from minihmx.probes.on_policy import PAIRS, causes_of, compared, trace_of
+from minihmx.probes import on_policy, suspects, ways
+from minihmx.probes.on_policy import compared, trace_of
 from minihmx.probes.suspects import attend_by_query, switched_off
 from minihmx.probes.trace import STAGE_ORDER, Stage, Trace, first_difference, sums_of_bits
+from minihmx.probes.two_ways import PAIRS, causes_of
 from minihmx.probes.ways import EVERY_WAY, Setup
 from minihmx.terminal.on_policy import verdict_on
 
@@ -306,37 +309,64 @@ def test_a_suspect_that_changes_nothing_is_not_blamed() -> None:
 # --- as it is typed -------------------------------------------------------------------------------
 
 
-def typed(*words: object) -> dict[str, Any]:
-    done = in_process("probe", "on-policy", *words, "--json")
+def typed(out: Path, *words: object) -> dict[str, Any]:
+    done = in_process("probe", "on-policy", *words, "--out", out, "--json")
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
 
-def test_tiny_before_and_after_training(pair: Path) -> None:
-    fresh = typed("tiny", "--tokens", 8)
+def test_tiny_before_and_after_training(
+    pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = typed(tmp_path, "tiny", "--tokens", 8)
     assert fresh["adapter"] is None and fresh["replayed"] == 1.0
     run = f"{pair}/tiny/forward/seed-1@epoch-01"  # which kept one held-out question
-    trained = typed("tiny", "--tokens", 8, "--adapter", run)
+    trained = typed(tmp_path, "tiny", "--tokens", 8, "--adapter", run)
     assert trained["adapter"] == "forward/seed-1/epoch-01" and trained["replayed"] == 1.0
     for report, count in ((fresh, 4), (trained, 2)):
         assert report["dtype"] == "float32" and report["answers"] == count
         for found in report["pairs"]:
             assert found["steps"][0]["largest"] < 1e-4 and found["equal"], verdict_on(found)
+    folders = {Path(report["folder"]) for report in (fresh, trained)}
+    assert {*(tmp_path / "tiny/base/probes").iterdir()} == folders and len(folders) == 2
+    digest = adapter_digest(pair / "tiny/forward/seed-1/checkpoints/epoch-01")
+    settings = json.loads((Path(trained["folder"]) / "settings.json").read_text())
+    assert settings["adapter"] == digest and settings["threads"] == torch.get_num_threads()
+    assert settings["machine"] == device_name(torch.device("cpu")) != ""
+    done = in_process("audit", tmp_path / "tiny" / "base")
+    assert done.returncode == 0 and "findings of a probe" in done.stdout, done.stdout
+    monkeypatch.setattr(on_policy, "load_decoder", None)  # nothing is measured a second time
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    assert typed(tmp_path, "tiny", "--tokens", 8) == fresh
+    assert typed(tmp_path, "tiny", "--tokens", 8, "--adapter", run) == trained
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+    for other in (("--tokens", 9), ("--tokens", 8, "--seed", 2), ("--tokens", 8, "--samples", 3)):
+        with pytest.raises(TypeError):
+            in_process("probe", "on-policy", "tiny", "--out", tmp_path, *other)
+    monkeypatch.setattr(on_policy, "device_name", lambda device: "another processor")
+    with pytest.raises(TypeError):
+        in_process("probe", "on-policy", "tiny", "--out", tmp_path, "--tokens", 8)
 
 
-def test_the_tables_say_where_and_why() -> None:
-    done = in_process("probe", "on-policy", "tiny", "--tokens", 8, "--seed", 2)
+def test_the_tables_say_where_and_why(tmp_path: Path) -> None:
+    words = "probe", "on-policy", "tiny", "--tokens", 8, "--seed", 2, "--out", tmp_path
+    done = in_process(*words)
     assert done.returncode == 0, done.stderr
     for part in (
         "sampled tokens of", "float32 on cpu", "trainer : decode", "first differs at",
         "How the residual streams part", "without product shapes", "rounding alone",
-        "changes nothing): equal to the bit", "100% of the sampler's own",
+        "changes nothing): equal to the bit", "100% of the sampler's own", "This cannot tell",
     ):  # fmt: skip
         assert part in done.stdout, done.stdout
+    assert in_process(*words).stdout == done.stdout
+    (folder,) = (tmp_path / "tiny/base/probes").iterdir()
+    path = folder / "report.json"
+    path.write_text(path.read_text().replace('"replayed": 1.0', '"replayed": 0.5'))
+    refused(in_process(*words), "is not what was written there", code=5)
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path, pair: Path) -> None:
-    probe = ("probe", "on-policy", "tiny")
+    probe = ("probe", "on-policy", "tiny", "--out", tmp_path / "runs")
     refused(in_process(*probe, "--prompts", 1, "--samples", 1), "no neighbours")
     refused(in_process(*probe, "--prompts", 0), "--prompts 0 cannot work")
     refused(in_process(*probe, "--tokens", 5000), "--tokens 5000 cannot work")
@@ -355,17 +385,18 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, pair: Path) -> None:
     config["science"]["model digest"] = "0" * 64
     (folder / "config.json").write_text(json.dumps(config))
     refused(in_process(*probe, "--adapter", folder), "was trained on another model than tiny")
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_published_model(dtype: torch.dtype) -> None:
+def test_a_published_model(dtype: torch.dtype, tmp_path: Path) -> None:
     """SmolLM2-135M-Instruct, whose activations are a hundred times those of random weights."""
     if dtype == torch.bfloat16 and not torch.cpu._is_avx512_bf16_supported():
         pytest.skip("bfloat16 products are not in hardware here")
     folder = real_models.built("smollm2-135m")
     name = str(dtype).removeprefix("torch.")
-    report = typed(folder, "--dtype", name, "--threads", 1, "--tokens", 12)
+    report = typed(tmp_path, folder, "--dtype", name, "--threads", 1, "--tokens", 12)
     assert report["replayed"] == 1.0
     pairs = by_ways(report)
     assert len(pairs["trainer, checkpointing", "trainer"]["steps"]) == 1

@@ -16,7 +16,11 @@ from minihmx.probes.checkpoints import ProbePieces
 from minihmx.probes.equal_kl import GRID
 from minihmx.probes.examples import KEPT, SIDES
 from minihmx.probes.panel import panel_digest, panel_items
+from minihmx.probes.two_ways import ON_POLICY, PAIRS, SHOWN_SETTINGS, verdict_of_steps
 from minihmx.records import Verdict
+from minihmx.results.rated import keep_ratings
+from minihmx.results.rating import answers_to_rate
+from minihmx.results.runs import read_run
 from minihmx.storage.identity import text_digest
 
 ASKED = ("temperature", "max_completion_length", "judge_max_tokens", "seed", "dtype", "date")
@@ -156,7 +160,52 @@ def emotion(runs: Path, text: str = "It rained.") -> Path:
     return kept.folder
 
 
-PROBED = {"best-of": best_of, "equal-kl": equal_kl, "panel": panel, "emotion": emotion}
+def rate(runs: Path, rater: str = "anna.csv") -> Path:
+    """Two people, of whom one says what the judge says, and the other one point more."""
+    trained = [read_run(runs / f"tiny/{direction}/seed-1", "epoch-02") for direction in SIDES[1:]]
+    answers = answers_to_rate(trained)
+    one = {a.row: a.score or 0 for a in answers}
+    two = {row: min(10, rating + 1) for row, rating in one.items()}
+    return keep_ratings(trained, answers, {rater: one, "ben.csv": two})
+
+
+def on_policy(runs: Path) -> Path:
+    """With forward's adapter; decoding differs by rounding, and all else is equal to the bit."""
+    settings = identity(runs) | {"adapter": adapters(runs)["forward"], "questions": "q"}
+    settings |= {"samples": 2, "device": "cpu", "machine": "a processor", "threads": 1}
+    settings |= {"torch": "2.6.0", "micro_batch": 8, "logit_chunk": 8192, "checkpointing": "auto"}
+    kept = pieces(runs, ON_POLICY, settings)
+    equal: dict[str, Any] = {"first": None, "place": None, "differing": 0, "largest": 0.0}
+    equal |= {"equal_tokens": 40, "mean": 0.0, "ratio": 1.0, "weights": [1.0, 1.0]}
+    equal |= {"answer_weights": [1.0, 1.0]}
+    gap = {"first": "layer 1, q_proj", "place": [1, 2], "differing": 39, "largest": 0.25}
+    gap |= {"equal_tokens": 1, "mean": 0.125, "ratio": 1.01, "answer_weights": [0.5, 2.0]}
+    gap |= {"weights": [math.exp(-0.25), math.exp(0.125)]}
+    pairs = []
+    for pair in PAIRS:
+        steps = [{"off": None, **equal}]
+        if "decode" in pair:
+            steps = [{"off": None, **gap}, {"off": "product shapes", "acts": True, **equal}]
+        layers = [0.0, 0.5 if "decode" in pair else 0.0]
+        own = {"layers": layers, "steps": steps}
+        pairs.append({**pair._asdict(), **verdict_of_steps(steps), **own})
+    report = {name: settings[name] for name in SHOWN_SETTINGS}
+    report |= {"model": {"id": "tiny", "digest": settings["model"]}, "notices": []}
+    report |= {"adapter": "forward/seed-1/epoch-02", "answers": 4, "tokens": 40, "replayed": 1.0}
+    report |= {"suspects": {"product shapes": "one token in each product"}, "pairs": pairs}
+    kept.write_report(report)
+    kept.seal()
+    return kept.folder
+
+
+PROBED = {
+    "best-of": best_of,
+    "equal-kl": equal_kl,
+    "panel": panel,
+    "emotion": emotion,
+    "rate": rate,
+    "on-policy": on_policy,
+}
 
 
 def left_out(runs: Path, out: Path) -> Iterator[Path]:

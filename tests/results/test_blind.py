@@ -116,6 +116,7 @@ def swapped(rows: Rows) -> Rows:
     [
         (lambda rows: rows[:6] + rows[7:], r"row 7 of 15 is missing"),
         (lambda rows: rows[2:], r"row 1 of 15 and 1 more are missing"),
+        (lambda rows: rows[:6], r"row 7 of 15 and 8 more are missing"),
         (lambda rows: [*rows, rows[3]], r"row 4 of 15: it is there twice"),
         (at(3, 3, "“another”"), r'row 4 of 15: its answer "“another”" is not the one that'),
         (at(3, 2, "“What is it?”"), "row 4 of 15: its question"),
@@ -134,6 +135,28 @@ def test_a_row_that_is_not_as_written_is_refused(
         read_sheet(path, SHEET, KNOWN)
     assert said in str(refusal.value) and str(refusal.value).startswith(path)
     assert "\n" not in str(refusal.value)
+
+
+def test_of_a_file_that_was_cut_no_other_mark_is_read(tmp_path: Path) -> None:
+    """Not 1 of 10. Where the last mark alone is gone, its row has none, which is counted."""
+    rows = filled(lambda rows: [[*row[:-1], "10"] for row in rows[:4]])
+    for row in rows[1:]:
+        row[0] = row[0].replace("15", "4")
+    ten = Sheet(("question", "answer"), "rating", int)
+    whole = Path(saved(tmp_path / "whole.csv", rows, quoting=csv.QUOTE_ALL))  # type: ignore[arg-type]
+    data, cut, said = whole.read_bytes(), tmp_path / "cut.csv", ""
+    marks = dict.fromkeys((row[1] for row in rows[1:]), 10)
+    assert read_sheet(str(whole), ten, KNOWN) == (marks, 0)
+    for size in range(len(data)):
+        cut.write_bytes(data[:size])
+        try:
+            found, unmarked = read_sheet(str(cut), ten, KNOWN)
+        except UserError as refusal:
+            said += str(refusal)
+            continue
+        assert found.items() <= marks.items() and unmarked == 4 - len(found) <= 1, size
+    assert "cut.csv ends within a cell, so it was cut" in said
+    assert "row 3 of 4 and 1 more are missing" in said
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:

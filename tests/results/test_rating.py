@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,11 @@ import made_up
 import pytest
 from command_line import in_process, refused
 
+from minihmx.errors import DataError, Failure
 from minihmx.probes.judged_folder import stored_answers
 from minihmx.results.blind import row_id
+from minihmx.results.rated import kept_ratings
+from minihmx.storage.run_folder import Store
 
 QUESTIONS, SAMPLES = 10, 4
 LEVEL = {"base": 4, "forward": 8, "reverse": 1}
@@ -116,7 +120,8 @@ def test_people_judge_and_direction_are_compared(runs: Path, tmp_path: Path) -> 
     assert found["differences"]["reverse - base"]["people"]["value"] < -1.5
     both = found["differences"]["forward - reverse"]
     assert both["judge"]["value"] == pytest.approx(7, abs=0.1)
-    assert [each["pair"] for each in found["agreement"]] == ["judge and people", f"{one} and {two}"]
+    pairs = [each["pair"] for each in found["agreement"]]
+    assert pairs == ["judge and people", "one.csv and two.csv"]
     assert found["agreement"][1]["scored_by_both"] == 120 and found["agreement"][1]["alpha"] < 0.9
 
 
@@ -193,3 +198,100 @@ def test_runs_of_other_models_or_rubrics_are_no_one_file(runs: Path, tmp_path: P
     refused(in_process("rate", runs, "--out", tmp_path / "x.csv"), "of 2 rubrics")
     none = in_process("rate", tmp_path / "none", "--out", tmp_path / "x.csv")
     refused(none, "There is no folder")
+
+
+# --- what is kept ---------------------------------------------------------------------------------
+
+
+def kept(runs: Path) -> list[Path]:
+    return sorted((runs / "base" / "probes").glob("rate-*"))
+
+
+def written(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def filled(runs: Path, tmp_path: Path) -> list[Path]:
+    """The files of two people in folders of their own."""
+    in_process("rate", runs, "--out", tmp_path / "blind.csv")
+    files = [tmp_path / name / "mine.csv" for name in ("anna", "ben")]
+    for number, file in enumerate(files):
+        file.parent.mkdir()
+        rated(runs, tmp_path / "blind.csv", file, lambda score, n=number: score - n)
+    return files
+
+
+def test_ratings_are_kept_once_and_others_are_another_folder(
+    runs: Path, filled: list[Path]
+) -> None:
+    one = json.loads(in_process("rate", runs, "--in", *filled, "--json").stdout)
+    (folder,) = kept(runs)
+    assert one["folder"] == str(folder) and one["raters"].keys() == {
+        "anna/mine.csv",
+        "ben/mine.csv",
+    }
+    before = written(folder)
+    both = [runs / direction / "seed-1" for direction in ("reverse", "forward")]
+    for words in ([runs, "--in", *filled[::-1]], [*both, "--in", *filled]):
+        done = in_process("rate", *words)
+        assert done.returncode == 0 and f"kept in {folder}" in done.stdout, done.stderr
+    assert written(folder) == before
+    in_process("rate", runs, "--in", filled[0])
+    others = in_process("rate", both[0], f"{both[1]}@epoch-01", "--in", *filled)
+    refused(others, "is of no reply of these runs")
+    assert len(kept(runs)) == 2
+    filled[0].write_bytes(filled[0].read_bytes().replace(b";4\r\n", b";3\r\n", 1))
+    in_process("rate", runs, "--in", *filled)
+    assert len(kept(runs)) == 3 and written(folder) == before
+
+
+def test_of_a_file_the_ratings_alone_are_kept(runs: Path, filled: list[Path]) -> None:
+    rows = filled[0].read_text("utf-8").splitlines()
+    rows = [f"{row};{'who' if n == 0 else 'Anna Private'}" for n, row in enumerate(rows)]
+    filled[0].write_text("\n".join(rows), "utf-8")
+    assert in_process("rate", runs, "--in", filled[0]).returncode == 0
+    (folder,) = kept(runs)
+    lines = [json.loads(line) for line in (folder / "ratings.jsonl").read_text().splitlines()]
+    assert len(lines) == 120 and all(line.keys() == {"rater", "row", "rating"} for line in lines)
+    assert {line["rater"] for line in lines} == {"mine.csv"}
+    everything = b"".join(data for _, data in written(folder).values())
+    assert not any(word in everything for word in (b"Private", b"I say", b"What is", b"anna"))
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings["runs"] == ["forward/seed-1@epoch-02", "reverse/seed-1@epoch-02"]
+    found = kept_ratings(folder, settings)
+    assert found.tables() == kept_ratings(folder, settings).tables()
+    assert [*found.raters] == ["mine.csv"] and len(found.rated) == 120
+
+
+def test_what_was_kept_and_changed_is_refused(runs: Path, filled: list[Path]) -> None:
+    in_process("rate", runs, "--in", filled[0])
+    (folder,) = kept(runs)
+    path = folder / "ratings.jsonl"
+    path.write_text(path.read_text().replace('"rating": 4', '"rating": 9', 1))
+    refused(in_process("rate", runs, "--in", filled[0]), "is not what was written there", code=5)
+
+
+def test_ratings_are_shown_where_they_cannot_be_kept(
+    runs: Path, filled: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(store: Store) -> None:
+        raise PermissionError(13, "Permission denied", str(store.folder))
+
+    monkeypatch.setattr(Store, "lock", read_only)
+    done = in_process("rate", runs, "--in", filled[0])
+    assert done.returncode == 0 and "judge and people      118" in done.stdout
+    assert "note: the ratings are not kept beside the runs (" in done.stdout and not kept(runs)
+
+
+def test_answers_that_are_others_by_now_are_said(runs: Path, filled: list[Path]) -> None:
+    in_process("rate", runs, "--in", filled[0])
+    (folder,) = kept(runs)
+    settings = json.loads((folder / "settings.json").read_text())
+    path = runs / "forward/seed-1/evaluations/epoch-02.jsonl"
+    path.write_text(path.read_text().replace("I say f2-7.", "I say nothing."))
+    with pytest.raises(DataError, match="ratings of other answers than those"):
+        kept_ratings(folder, settings)
+    shutil.rmtree(runs / "forward")
+    with pytest.raises(Failure, match="forward"):
+        kept_ratings(folder, settings)

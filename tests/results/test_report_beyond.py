@@ -99,6 +99,8 @@ EXPECTED = {  # words of a section that only its data can have put there
     "panel": "What each claims of itself",
     "judged": "The same answers by other rubrics",
     "extraction": "what each reader reads",
+    "on-policy": "rounding alone: layer 1, q_proj by product shapes",
+    "rate": "anna.csv and ben.csv",
     "measures": "truthfulqa_mc2 --strength",
     "emotion": "no usable vectors: the implied emotion is among the first 3 for 3 of 12 messages",
 }
@@ -195,6 +197,11 @@ def score_of_words(folder: Path) -> None:
     write(path, [row | {"score": "9"} for row in probed.lines(path)])
 
 
+def rating_of_words(folder: Path) -> None:
+    path = folder / "ratings.jsonl"
+    write(path, [row | {"rating": "9"} for row in probed.lines(path)])
+
+
 def no_json(folder: Path) -> None:
     for path in folder.glob("*.json*"):
         path.write_text('{"x": [}\n')
@@ -236,6 +243,11 @@ def half_asked(folder: Path) -> None:
         pytest.param("equal-kl", of_another_model, "is of another model", marks=pytest.mark.slow),
         pytest.param("panel", no_json, "is not valid JSON", marks=pytest.mark.slow),
         ("panel", a_pipe_s_place, "an ordinary file"),
+        pytest.param("on-policy", no_json, "is not valid JSON", marks=pytest.mark.slow),
+        pytest.param("on-policy", half_asked, "report.json cannot be read", marks=pytest.mark.slow),
+        ("rate", no_json, "is not valid JSON"),
+        pytest.param("rate", rating_of_words, "a rating that is none", marks=pytest.mark.slow),
+        pytest.param("rate", a_pipe_s_place, "an ordinary file", marks=pytest.mark.slow),
         ("emotion", half_asked, "70 texts and no report.json"),
         pytest.param("emotion", no_json, "is not valid JSON", marks=pytest.mark.slow),
         pytest.param("emotion", no_settings, "does not write", marks=pytest.mark.slow),

@@ -33,7 +33,9 @@ from minihmx.results.report.probes import (
     best_of_shown,
     emotion_shown,
     equal_kl_shown,
+    on_policy_shown,
     panel_shown,
+    rate_shown,
 )
 from minihmx.results.report.shown import Draw, of_probes
 from minihmx.results.report.views import Section
@@ -108,6 +110,14 @@ ANALYSES: dict[str, Analysis] = {
         "answers.",
         judged_shown,
     ),
+    "on-policy": Analysis(
+        "Does the trainer see what the sampler drew?",
+        "on-policy to the bit",
+        "minihmx probe on-policy MODEL --adapter RUN",
+        "With one update per batch the loss takes sampler and trainer for one policy. Here the "
+        "log-probs of a few sampled tokens are computed again in every way that the code has.",
+        of_probes("on-policy", on_policy_shown),
+    ),
     "extraction": Analysis(
         "What does the regex lose?",
         "readers of replies",
@@ -115,6 +125,14 @@ ANALYSES: dict[str, Analysis] = {
         "The paper reads replies by regular expressions and takes it that these lose as much in "
         "both directions. Here other readers read the same replies.",
         extraction_shown,
+    ),
+    "rate": Analysis(
+        "Do people see it?",
+        "people's ratings",
+        "minihmx rate RUN --out FILE, then --in FILE",
+        "People rated held-out answers by the words that the judge had. Which model gave one, and "
+        "what the judge said of it, they were not told.",
+        of_probes("rate", rate_shown),
     ),
     "measures": Analysis(
         "What do appropriate measures give back?",

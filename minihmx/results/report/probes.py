@@ -1,5 +1,5 @@
-"""The probes on the page, each made again of the answers that it kept, but for `probe emotion`,
-whose measures need the model and stand in its report.json. No torch.
+"""The probes on the page, each made again of the answers that it kept, but for `probe emotion` and
+`probe on-policy`, whose measures need the model and stand in their report.json. No torch.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from minihmx.probes.equal_kl import StrengthCurve, stored_curves
 from minihmx.probes.equal_kl_tasks import OneAsked, measures
 from minihmx.probes.examples import SIDES
 from minihmx.probes.panel import PanelItem, panel_digest, panel_items, readings_of
+from minihmx.probes.two_ways import ON_POLICY
+from minihmx.results.rated import kept_ratings, rated_runs
 from minihmx.results.report.charts import Figure
 from minihmx.results.report.material import Material, ReportRun
 from minihmx.results.report.panels import Series, panel_of
@@ -39,6 +41,7 @@ from minihmx.selection import DIRECTIONS, Rule
 from minihmx.storage.disk import parse_lines
 from minihmx.storage.strict import read_file, read_json
 from minihmx.terminal.equal_kl import tables as equal_kl_tables
+from minihmx.terminal.on_policy import on_policy_tables
 from minihmx.terminal.panel import panel_table
 from minihmx.terminal.probe import best_of_tables, emotion_tables
 
@@ -215,6 +218,18 @@ def _claim(answer: Mapping[str, Any]) -> AnswerView:
     )
 
 
+# --- people ---------------------------------------------------------------------------------------
+
+
+def rate_shown(material: Material, probe: StoredProbe) -> Shown:
+    """People beside the judge, of the answers as the runs have them."""
+    found = kept_ratings(probe.folder, probe.settings)
+    tables = found.tables()
+    tables[0] = tables[0]._replace(notes=[*tables[0].notes, f"kept in {probe.folder}"])
+    runs = [f"{run.folder}@{run.epoch}" for run in rated_runs(probe.folder, probe.settings)]
+    return Shown(tables, commands=[shlex.join(["minihmx", "rate", *runs, "--in", *found.raters])])
+
+
 # --- inside ---------------------------------------------------------------------------------------
 
 
@@ -247,6 +262,25 @@ def emotion_shown(material: Material, probe: StoredProbe) -> Shown:
     words = ["minihmx", "probe", "emotion", probe.model_id]
     words += [word for name in counts for word in (f"--{name}", f"{counts[name]:d}")]
     return Shown(tables, figures, commands=[shlex.join(words)])
+
+
+def on_policy_shown(material: Material, probe: StoredProbe) -> Shown:
+    """How far the ways were apart on the machine where it was measured."""
+    path = probe.folder / REPORT_FILE
+    report, settings = read_json(path), probe.settings
+    tables = on_policy_tables(report | {"folder": str(probe.folder)})
+    machine = f"Measured on {settings['machine']} with torch {settings['torch']}."
+    tables[0] = tables[0]._replace(notes=[*tables[0].notes, machine])
+    words = ["minihmx", "probe", ON_POLICY, probe.model_id]
+    if settings["adapter"]:
+        run = run_with_adapter(probe.runs, settings["adapter"])
+        words += ["--adapter", _named(run, report["adapter"])]
+    counts = report["answers"] // settings["samples"], settings["samples"]
+    flags = dict(zip(("prompts", "samples"), counts, strict=True))
+    flags |= {"tokens": settings["max_completion_length"]}
+    flags |= {name: settings[name] for name in ("dtype", "threads", "seed", "temperature")}
+    words += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    return Shown(tables, commands=[shlex.join(words)])
 
 
 def _texts(path: Path) -> int:
