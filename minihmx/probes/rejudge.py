@@ -124,6 +124,17 @@ class _Judge:
             self.said[(cap, *row)] = judgement
         return [self.said[(cap, *row)] for row in ids]
 
+    def refuse_long(self, config: Config, rubric: Rubric) -> None:
+        """Raises UserError for a rubric that leaves no room for an answer."""
+        tokens = self.model.tokenizer.count(rubric.text)
+        context = self.model.shape.max_positions
+        if tokens + config.judge_max_tokens >= context:
+            raise UserError(
+                f"The rubric {rubric.name} has {tokens} tokens, and the context of "
+                f"{self.model.source.run_name} is {context} with the verdict in it, so no answer "
+                "could be judged by it; shorten it."
+            )
+
     def words(self, config: Config, request: str) -> str:
         """The model's own greedy reply to a request."""
         longer = replace(config, judge_max_tokens=CRITERION_TOKENS)
@@ -180,6 +191,7 @@ def _by_one(judge: _Judge, runs: Sequence[StoredRun], rubrics: Sequence[str]) ->
         )
         for name in rubrics:
             rubric = find_rubric(name, run.rubric, partial(judge.words, own_config))
+            judge.refuse_long(own_config, rubric)
             yield from _one_folder(judge, run, rubric, own_config, own)
 
 

@@ -188,7 +188,8 @@ def _rows(path: Path, text: str, columns: Sequence[str]) -> Iterator[tuple[str, 
     whole = text.replace("\0", "").replace(_END, "") + f"\n{_END}\n"
     reader = csv.reader(io.StringIO(whole, newline=""), delimiter=delimiter)
     try:
-        names = [cell.strip().casefold() for cell in next(reader, [])]
+        # A program that does not know the mark at a file's beginning quotes it with the first name.
+        names = [cell.strip('\ufeff" ').casefold() for cell in next(reader, [])]
         for column in columns:
             if names.count(column) != 1:
                 has = "no" if column not in names else "more than one"

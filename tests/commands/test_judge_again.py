@@ -126,6 +126,14 @@ def test_a_file_named_as_one_of_ours_is_a_file(run: Path, tmp_path: Path) -> Non
     assert in_process("audit", run).returncode == 0
 
 
+def test_a_rubric_that_leaves_no_room_for_an_answer_is_refused(run: Path, tmp_path: Path) -> None:
+    long = tmp_path / "long.txt"
+    long.write_text("How much of it is felt? " * 4000 + RUBRIC, "utf-8")
+    done = in_process("judge", f"{run}@epoch-01", "--rubric", long)
+    refused(done, "The rubric long has ", "the context of tiny is ", "shorten it")
+    assert not (run / "judged").exists()
+
+
 def test_a_judge_that_cannot_score_is_refused_with_its_probe(run: Path, tmp_path: Path) -> None:
     mute = toy.model(tmp_path / "mute", max_position_embeddings=8192)
     done = in_process("judge", run, "--by", mute)

@@ -86,6 +86,19 @@ def test_it_survives_what_spreadsheets_do(
     assert read_sheet(path, SHEET, KNOWN) == (RATED, 0)
 
 
+def test_a_script_that_keeps_the_mark_at_the_beginning_is_understood(tmp_path: Path) -> None:
+    head, *rows = filled()
+    head = ["\ufeff" + head[0], *head[1:]]  # as plain UTF-8 reads the file
+    for quoted in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
+        path = tmp_path / "rated.csv"
+        file = io.StringIO()
+        csv.writer(file, quoting=quoted).writerows([head, *rows])
+        path.write_text(file.getvalue(), "utf-8")
+        assert read_sheet(str(path), SHEET, KNOWN) == (RATED, 0)
+        path.write_text("\ufeff" + file.getvalue(), "utf-8")
+        assert read_sheet(str(path), SHEET, KNOWN) == (RATED, 0)
+
+
 def test_an_empty_mark_is_counted_and_no_mark_at_all_is_refused(tmp_path: Path) -> None:
     def empty(rows: Rows) -> Rows:
         return [[*row[:-1], ""] if n < 3 else row for n, row in enumerate(rows)]
