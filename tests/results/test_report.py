@@ -435,6 +435,19 @@ def test_nothing_leads_the_page_of_whole_runs(runs: Path, tmp_path: Path) -> Non
     assert "The audit finds" not in done.stdout + (tmp_path / "page.html").read_text("utf-8")
 
 
+def test_what_the_audit_made_again_is_counted_over_all_paths(runs: Path, tmp_path: Path) -> None:
+    """Two paths have one row for each kind of number, and not one each that looks like a repeat."""
+    both = [runs / "tiny" / direction / "seed-1" for direction in ("forward", "reverse")]
+
+    def scores(*paths: Path) -> int:
+        text = in_process("report", *paths, "--markdown").stdout
+        (number,) = re.findall(r"scores read again from the judge.s words \| ([\d,]+) \|", text)
+        return int(number.replace(",", ""))
+
+    one, other, together = scores(both[0]), scores(both[1]), scores(*both)
+    assert one > 0 and together == one + other
+
+
 def test_commands_are_quoted_for_a_shell(runs: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(runs, tmp_path / "my runs; rm x"))
     _, text = reported(tmp_path, folder)

@@ -143,12 +143,12 @@ def tables_section(material: Material) -> Section:
 def audit_section(material: Material) -> Section:
     """What `audit` says."""
     rows, findings, notes = list[tuple[str, ...]](), list[str](), list[str]()
+    for check, what in CHECKS.items():
+        places = sum(len(audit.looked_at[check]) for audit in material.audits)
+        differ = sum(len(audit.of(check)) for audit in material.audits)
+        if places or differ:
+            rows.append((what, f"{places:,}", f"{differ:,} differ" if differ else "all equal"))
     for audit in material.audits:
-        for check, places in audit.looked_at.items():
-            differ = len(audit.of(check))
-            if places or differ:
-                outcome = f"{differ:,} differ" if differ else "all equal"
-                rows.append((CHECKS[check], f"{len(places):,}", outcome))
         findings += [finding.text for finding in audit.findings]
         notes += [f"not checked: {note}" for note in audit.notes]
     tables = [Table("Made again from the raw answers", ("what", "how many", "outcome"), rows)]
