@@ -193,3 +193,12 @@ def test_runs_of_other_models_or_rubrics_are_no_one_file(runs: Path, tmp_path: P
     refused(in_process("rate", runs, "--out", tmp_path / "x.csv"), "of 2 rubrics")
     none = in_process("rate", tmp_path / "none", "--out", tmp_path / "x.csv")
     refused(none, "There is no folder")
+
+
+def test_two_epochs_of_one_direction_are_no_side(runs: Path, tmp_path: Path) -> None:
+    run, blind = runs / "forward" / "seed-1", tmp_path / "blind.csv"
+    done = in_process("rate", f"{run}@epoch-01", f"{run}@epoch-02", "--out", blind)
+    refused(done, "is named at epoch-01 and at epoch-02", "name one of the two")
+    assert not blind.exists()
+    with_base = f"{run}@epoch-00", f"{run}@epoch-02", f"{run}/.@epoch-02"
+    assert "holds 80 answers" in in_process("rate", *with_base, "--out", blind).stdout
