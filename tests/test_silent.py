@@ -18,10 +18,11 @@ from minihmx import grpo, train
 from minihmx.advantages import assign_advantages, assign_weights, group_advantages
 from minihmx.config import FIELDS, Config, check_config, is_told, learning_rate, science
 from minihmx.engine.draw import cut_softmax, draw
-from minihmx.engine.samplers import Sampler, sampler_of
+from minihmx.engine.samplers import USUAL, Sampler, respelled, sampler_of
 from minihmx.errors import UserError
 from minihmx.judge import reward
 from minihmx.records import Completion, Question, Rollout, Unscored, Verdict
+from minihmx.results.audit import audit_path
 from minihmx.run import open_run
 from minihmx.storage.disk import read_lines
 from minihmx.storage.identity import science_digest
@@ -482,6 +483,39 @@ def test_two_spellings_are_one_experiment(text: str, tmp_path: Path) -> None:
         run.store._lock.close()
         open_run(flags | {field: SPELLED[text], "stop_ids": "7,9"}).store._lock.close()
         (run.store.folder / "config.json").unlink()
+
+
+RECORDED: dict[str, object] = {"sampler": "plain", "judge_sampler": "top_k=1", "stop_ids": "9,07,9"}
+
+
+@pytest.mark.parametrize("text", ["plain", "top_p=0.90,top_k=020"])
+def test_a_run_that_recorded_another_spelling_goes_on_as_it_was(text: str, tmp_path: Path) -> None:
+    """As code did that kept what was typed; the run's digest stays that of what it recorded."""
+    recorded = RECORDED | {"eval_sampler": text}
+    flags = toy.flags(tmp_path, stop_ids="7,9", eval_sampler=text)
+    folder = trained(tmp_path, stop_after=1, stop_ids="7,9", eval_sampler=text)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["science"] |= recorded
+    config["sources"] |= dict.fromkeys(recorded, "flag")
+    config["fingerprint"] = science_digest(config["science"])
+    path.write_text(json.dumps(config))
+    trained(tmp_path, **flags)
+    again = json.loads(path.read_text())
+    assert (again["science"], again["fingerprint"]) == (config["science"], config["fingerprint"])
+    assert audit_path(folder).findings == []
+    others = {"eval_sampler": "top_p=0.91", "stop_ids": "7", "sampler": "top_k=5"}
+    for name, value in others.items():
+        with pytest.raises(UserError, match=f"{name} is "):
+            open_run(flags | {name: value})
+
+
+def test_a_recorded_config_is_spelled_as_today_s_files_are() -> None:
+    assert {name: FIELDS[name].default for name in USUAL} == USUAL
+    assert respelled({"temperature": 0.7} | RECORDED) == {"temperature": 0.7, "stop_ids": "7,9"}
+    for strange in ({"sampler": 7}, {"stop_ids": "x"}, {"stop_ids": "9" * 99}, {"temperature": ""}):
+        science = {"temperature": 0.7, "seed": 1} | strange
+        assert respelled(science) == science
 
 
 def test_a_model_that_asks_for_no_sampling_is_greedy(tmp_path: Path) -> None:
