@@ -130,9 +130,27 @@ def test_a_token_that_weighs_nothing_spoils_no_step(old: torch.Tensor | None) ->
     expected = 0.5 * (0.1 * (1 - math.exp(-0.5)) - 2.0)
     assert policy.grad is not None and policy.grad.tolist() == [pytest.approx(expected), 0.0]
     assert math.isinf(found.kl[1].item())  # and it is told as it is
-    for spoilt in (reference * math.nan, reference.new_tensor([-1.5, -math.inf])):
-        bad = grpo.loss(policy, spoilt, advantage, weights, beta=0.1, clip=0.2, old_N=old)
-        assert math.isnan(bad.loss.item())
+    spoilt = reference * torch.tensor([1.0, math.nan])
+    bad = grpo.loss(policy, spoilt, advantage, weights, beta=0.1, clip=0.2, old_N=old)
+    assert math.isnan(bad.loss.item())
+
+
+@pytest.mark.parametrize("which", ["policy", "reference", "both", "old"])
+def test_a_weightless_token_that_no_model_would_say_spoils_no_step(which: str) -> None:
+    """A log-prob of minus infinity; loss and gradient are those of the other token, to the bit."""
+    finite = torch.tensor([-1.0, -2.0])
+    never = torch.tensor([-1.0, -math.inf])
+    found = []
+    for bad in (finite, never):
+        policy = (bad if which in ("policy", "both") else finite).clone().requires_grad_()
+        reference = (bad if which in ("reference", "both") else finite) - 0.5
+        old = bad if which == "old" else None
+        advantage, weights = torch.tensor([2.0, -3.0]), torch.tensor([0.5, 0.0])
+        loss = grpo.loss(policy, reference, advantage, weights, beta=0.1, clip=0.2, old_N=old).loss
+        loss.backward()
+        assert policy.grad is not None
+        found.append((loss.item(), *policy.grad.tolist()))
+    assert found[0] == found[1] and found[1][2] == 0.0
 
 
 def test_shuffled_rows_are_divided_by_the_tokens_of_their_part() -> None:
