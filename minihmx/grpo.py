@@ -79,7 +79,7 @@ def loss(
     # A token that weighs nothing, of an answer that was cut, may be so far from the reference that
     # its k3 is infinite, and 0 times that is NaN. So its log-probs count as 0, unless they are NaN.
     policy_N, reference_N, old_N = (
-        torch.where(weights_N == 0, 0 * logprobs_N.detach(), logprobs_N)
+        torch.where((weights_N == 0) & ~logprobs_N.isnan(), 0.0, logprobs_N)
         for logprobs_N in (policy_N, reference_N, old_N)
     )
     ratio_N = torch.exp(policy_N - old_N)

@@ -118,7 +118,7 @@ def open_run(flags: Mapping[str, Any], file: ConfigFile | None = None) -> Run:
     own = identity.fingerprint(science(config), source.digest, questions, rubric)
     if file:
         file.check_same_files(own, flags)
-    identity.check_same_experiment(store, own)
+    own = identity.check_same_experiment(store, own)
     weights.check_weights(source.folder)
     ranks.agree({**own, **versions(), "device": model.device.type})
     store.lock()

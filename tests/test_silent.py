@@ -18,10 +18,11 @@ from minihmx import grpo, train
 from minihmx.advantages import assign_advantages, assign_weights, group_advantages
 from minihmx.config import FIELDS, Config, check_config, is_told, learning_rate, science
 from minihmx.engine.draw import cut_softmax, draw
-from minihmx.engine.samplers import Sampler, sampler_of
+from minihmx.engine.samplers import USUAL, Sampler, respelled, sampler_of
 from minihmx.errors import UserError
 from minihmx.judge import reward
 from minihmx.records import Completion, Question, Rollout, Unscored, Verdict
+from minihmx.results.audit import audit_path
 from minihmx.run import open_run
 from minihmx.storage.disk import read_lines
 from minihmx.storage.identity import science_digest
@@ -129,9 +130,27 @@ def test_a_token_that_weighs_nothing_spoils_no_step(old: torch.Tensor | None) ->
     expected = 0.5 * (0.1 * (1 - math.exp(-0.5)) - 2.0)
     assert policy.grad is not None and policy.grad.tolist() == [pytest.approx(expected), 0.0]
     assert math.isinf(found.kl[1].item())  # and it is told as it is
-    for spoilt in (reference * math.nan, reference.new_tensor([-1.5, -math.inf])):
-        bad = grpo.loss(policy, spoilt, advantage, weights, beta=0.1, clip=0.2, old_N=old)
-        assert math.isnan(bad.loss.item())
+    spoilt = reference * torch.tensor([1.0, math.nan])
+    bad = grpo.loss(policy, spoilt, advantage, weights, beta=0.1, clip=0.2, old_N=old)
+    assert math.isnan(bad.loss.item())
+
+
+@pytest.mark.parametrize("which", ["policy", "reference", "both", "old"])
+def test_a_weightless_token_that_no_model_would_say_spoils_no_step(which: str) -> None:
+    """A log-prob of minus infinity; loss and gradient are those of the other token, to the bit."""
+    finite = torch.tensor([-1.0, -2.0])
+    never = torch.tensor([-1.0, -math.inf])
+    found = []
+    for bad in (finite, never):
+        policy = (bad if which in ("policy", "both") else finite).clone().requires_grad_()
+        reference = (bad if which in ("reference", "both") else finite) - 0.5
+        old = bad if which == "old" else None
+        advantage, weights = torch.tensor([2.0, -3.0]), torch.tensor([0.5, 0.0])
+        loss = grpo.loss(policy, reference, advantage, weights, beta=0.1, clip=0.2, old_N=old).loss
+        loss.backward()
+        assert policy.grad is not None
+        found.append((loss.item(), *policy.grad.tolist()))
+    assert found[0] == found[1] and found[1][2] == 0.0
 
 
 def test_shuffled_rows_are_divided_by_the_tokens_of_their_part() -> None:
@@ -483,6 +502,39 @@ def test_two_spellings_are_one_experiment(text: str, tmp_path: Path) -> None:
         run.store._lock.close()
         open_run(flags | {field: SPELLED[text], "stop_ids": "7,9"}).store._lock.close()
         (run.store.folder / "config.json").unlink()
+
+
+RECORDED: dict[str, object] = {"sampler": "plain", "judge_sampler": "top_k=1", "stop_ids": "9,07,9"}
+
+
+@pytest.mark.parametrize("text", ["plain", "top_p=0.90,top_k=020"])
+def test_a_run_that_recorded_another_spelling_goes_on_as_it_was(text: str, tmp_path: Path) -> None:
+    """As code did that kept what was typed; the run's digest stays that of what it recorded."""
+    recorded = RECORDED | {"eval_sampler": text}
+    flags = toy.flags(tmp_path, stop_ids="7,9", eval_sampler=text)
+    folder = trained(tmp_path, stop_after=1, stop_ids="7,9", eval_sampler=text)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["science"] |= recorded
+    config["sources"] |= dict.fromkeys(recorded, "flag")
+    config["fingerprint"] = science_digest(config["science"])
+    path.write_text(json.dumps(config))
+    trained(tmp_path, **flags)
+    again = json.loads(path.read_text())
+    assert (again["science"], again["fingerprint"]) == (config["science"], config["fingerprint"])
+    assert audit_path(folder).findings == []
+    others = {"eval_sampler": "top_p=0.91", "stop_ids": "7", "sampler": "top_k=5"}
+    for name, value in others.items():
+        with pytest.raises(UserError, match=f"{name} is "):
+            open_run(flags | {name: value})
+
+
+def test_a_recorded_config_is_spelled_as_today_s_files_are() -> None:
+    assert {name: FIELDS[name].default for name in USUAL} == USUAL
+    assert respelled({"temperature": 0.7} | RECORDED) == {"temperature": 0.7, "stop_ids": "7,9"}
+    for strange in ({"sampler": 7}, {"stop_ids": "x"}, {"stop_ids": "9" * 99}, {"temperature": ""}):
+        science = {"temperature": 0.7, "seed": 1} | strange
+        assert respelled(science) == science
 
 
 def test_a_model_that_asks_for_no_sampling_is_greedy(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from minihmx.commands.evaluate import strength_flag
 from minihmx.commands.train import field_flag
 from minihmx.config import FIELDS
 from minihmx.terminal.text import decodable
@@ -15,13 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adapter", metavar="RUN", help="a run's folder, RUN@epoch-03, or an adapter's folder"
     )
-    parser.add_argument(
-        "--strength",
-        type=float,
-        default=1.0,
-        metavar="S",
-        help="multiply the adapter by S (1, as trained; 0: the base)",
-    )
+    strength_flag(parser, "the adapter", several=False)
     parser.add_argument(
         "--prompt", type=decodable, metavar="TEXT", help="answer this and leave; else converse"
     )

@@ -29,22 +29,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="a run's folder, RUN@epoch-03, an adapter's folder, or base; may be given several "
         "times, for one loaded base (default base)",
     )
-    parser.add_argument(
-        "--strength",
-        dest="strengths",
-        type=float,
-        action="append",
-        metavar="S",
-        help="multiply every adapter by S; may be given several times (1, as trained; 0: the base)",
-    )
+    strength_flag(parser, "every adapter")
     _measures(parser)
     parser.add_argument(
         "--tasks", default="", help="benchmarks, separated by commas; paper or all: every one"
     )
-    parser.add_argument(
-        "--data", default="hub", metavar="hub|sample|DIR", help="where the items are (hub)"
-    )
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="a random part (all)")
+    item_flags(parser)
     parser.add_argument("--chat", choices=("auto", "on", "off"), default="auto")
     parser.add_argument(
         "--samples", type=int, default=0, metavar="N", help="replies an item (1; sample: 4)"
@@ -76,6 +66,30 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="the items on which the models differ; all of them go to FILE, a JSON object a line",
     )
     parser.add_argument("--json", action="store_true", help="each result.json on a line instead")
+
+
+def strength_flag(
+    parser: argparse.ArgumentParser,
+    which: str,
+    usual: str = "1, as trained; 0: the base",
+    *,
+    several: bool = True,
+) -> None:
+    """What adapters are multiplied by. which: of them, in words. usual: what holds without it.
+    several: it may be given more than once."""
+    text, more = f"multiply {which} by S", dict[str, Any](default=1.0)
+    if several:
+        text += "; may be given several times"
+        more = {"dest": "strengths", "action": "append"}
+    parser.add_argument("--strength", type=float, metavar="S", help=f"{text} ({usual})", **more)
+
+
+def item_flags(parser: argparse.ArgumentParser) -> None:
+    """Where a benchmark's items come from, and how many are asked."""
+    parser.add_argument(
+        "--data", default="hub", metavar="hub|sample|DIR", help="where the items are (hub)"
+    )
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="a random part (all)")
 
 
 def _extraction_arguments(parser: argparse.ArgumentParser) -> None:

@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
         from minihmx.terminal.bars import with_bars
 
         rubrics = rubric_names(options.rubrics or [SAME_RUBRIC])
-        stored = [stored_run(each.folder, judged_epochs(each)) for each in runs]
+        stored = [stored_run(*each) for each in judged_epochs(runs).items()]
         flags = {name: value for name, value in vars(options).items() if name in FIELDS}
         with with_bars():
             for line in judge_again(stored, list(dict.fromkeys(options.by)), rubrics, flags):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from minihmx.commands.evaluate import item_flags, strength_flag
 from minihmx.commands.train import field_flag
 from minihmx.config import FIELDS
 from minihmx.results.layout import Table, as_plain
@@ -64,14 +65,6 @@ def _pair(parser: argparse.ArgumentParser) -> None:
     """The two checkpoints of an action that compares the directions."""
     parser.add_argument("forward", metavar="FORWARD", help="a forward run, or RUN@epoch-03")
     parser.add_argument("reverse", metavar="REVERSE", help="the reverse run of the same seed")
-
-
-def _items(parser: argparse.ArgumentParser) -> None:
-    """Where a benchmark's items come from, and how many are asked."""
-    parser.add_argument(
-        "--data", default="hub", metavar="hub|sample|DIR", help="where the items are (hub)"
-    )
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="a random part (all)")
 
 
 def _show(options: argparse.Namespace, report: Mapping[str, Any], tables: list[Table]) -> None:
@@ -138,7 +131,7 @@ def _equal_kl_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tasks", default=EQUAL_KL_TASKS, help=f"benchmarks, or none ({EQUAL_KL_TASKS})"
     )
-    _items(parser)
+    item_flags(parser)
     _fields(parser)
 
 
@@ -184,15 +177,7 @@ def _measures_arguments(parser: argparse.ArgumentParser) -> None:
     from minihmx.probes.measures import MEASURED_TASKS
 
     _pair(parser)
-    parser.add_argument(
-        "--strength",
-        dest="strengths",
-        type=float,
-        action="append",
-        metavar="S",
-        help="what the adapters are multiplied by beside 1; may be given several times "
-        "(0.75, 0.5, 0.25)",
-    )
+    strength_flag(parser, "both adapters", "beside 1: 0.75, 0.5, 0.25")
     parser.add_argument(
         "--system",
         dest="systems",
@@ -201,7 +186,7 @@ def _measures_arguments(parser: argparse.ArgumentParser) -> None:
         help="a text before every item and question; may be given several times (unsure, neutral)",
     )
     parser.add_argument("--tasks", default=MEASURED_TASKS, help="benchmarks (%(default)s)")
-    _items(parser)
+    item_flags(parser)
     parser.add_argument("--plot", metavar="FILE", help="draw it as FILE.png and FILE.svg")
     _fields(parser)
 

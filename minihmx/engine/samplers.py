@@ -6,7 +6,10 @@ words. No torch; engine/draw.py does the drawing.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from minihmx.errors import UserError, quoted
@@ -18,6 +21,7 @@ LEAST_TEMPERATURE = 1e-4
 # Names that stand for another sampler: the model's own, and that of training.
 OWN, AS_TRAINED = "model", "train"
 SAMPLERS = ("sampler", "judge_sampler", "eval_sampler")  # fields of a config
+USUAL = dict(zip(SAMPLERS, ("plain", "greedy", AS_TRAINED), strict=True)) | {"stop_ids": ""}
 GRAMMAR = (
     "give plain, greedy (a judge or an evaluation), model, or some of "
     "temperature=0.6,top_k=20,top_p=0.95, with "
@@ -134,6 +138,19 @@ def settled_samplers(config: Any, folder: Path | None, vocabulary: int) -> dict[
     if found["eval_sampler"] == found["sampler"]:
         found["eval_sampler"] = AS_TRAINED
     return found | {"stop_ids": ",".join(map(str, ids))}
+
+
+def respelled(science: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that a run recorded, with samplers and stop ids as a run's files name them today:
+    spelled as above, and left out where they are the defaults. What cannot be read stays as it is.
+    """
+    try:
+        config = SimpleNamespace(**{**USUAL, **science})
+        found = settled_samplers(config, None, sys.maxsize)
+    except (AttributeError, TypeError, ValueError, UserError):
+        return dict(science)
+    others = {name: value for name, value in science.items() if name not in USUAL}
+    return others | {name: value for name, value in found.items() if value != USUAL[name]}
 
 
 def _own_sampler(folder: Path, flag: str) -> str:

@@ -26,16 +26,20 @@ class Gated(torch.autograd.Function):
         return _activated(gate, tanh_gelu).mul_(wide(up))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        """By torch's own kernels for both activations."""
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """By torch's own kernels for both activations, and of gate and up what is asked for."""
         gate, up = ctx.saved_tensors
-        aten, of_product = torch.ops.aten, grad * wide(up)
-        if ctx.tanh_gelu:
-            of_gate = aten.gelu_backward(of_product, wide(gate), approximate="tanh")
-        else:
-            of_gate = aten.silu_backward(of_product, wide(gate))
-        of_up = grad * _activated(gate, ctx.tanh_gelu)
-        return of_gate.to(gate.dtype), of_up.to(up.dtype), None
+        aten, of_gate, of_up = torch.ops.aten, None, None
+        if ctx.needs_input_grad[0]:
+            of_acted = grad * wide(up)
+            if ctx.tanh_gelu:
+                of_gate = aten.gelu_backward(of_acted, wide(gate), approximate="tanh")
+            else:
+                of_gate = aten.silu_backward(of_acted, wide(gate))
+            of_gate = of_gate.to(gate.dtype)
+        if ctx.needs_input_grad[1]:
+            of_up = (grad * _activated(gate, ctx.tanh_gelu)).to(up.dtype)
+        return of_gate, of_up, None
 
 
 def _activated(gate: Tensor, tanh_gelu: bool) -> Tensor:

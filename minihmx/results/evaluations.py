@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from minihmx.errors import DataError, UserError
 from minihmx.evals.asking.results import RESULT, SAMPLES
-from minihmx.evals.asking.settings import measures_in
+from minihmx.evals.asking.settings import measures_in, strength_name
 from minihmx.results.runs import SeedPair, TrainedRun
 from minihmx.storage.disk import verify
 from minihmx.storage.strict import read_json
@@ -125,7 +125,7 @@ def all_evaluations(
 def _left_out(where: Path, scaled: Sequence[float], measured: bool) -> Iterable[str]:
     """The notes on what is not asked as the paper asks: at other strengths, or told more."""
     if scaled:
-        strengths = ", ".join(f"{strength:g}" for strength in sorted({*scaled}))
+        strengths = ", ".join(map(strength_name, sorted({*scaled})))
         yield (
             f"{where}: evaluations at other strengths than 1 ({strengths}) are left out, as the "
             "adapter was not trained so"

@@ -53,7 +53,10 @@ class OtherJudge:
 
 
 class Verdicts(NamedTuple):
-    """One judge's verdicts on one run: by epoch, in the order of the answers."""
+    """One judge's verdicts on one run: by epoch, in the order of the answers.
+
+    A run that is named at two epochs has two of these, which differ in the epoch that is compared.
+    """
 
     run: TrainedRun
     judge: OtherJudge
@@ -96,9 +99,11 @@ def paired_scores(answers: Sequence[Scored]) -> list[Both]:
 def named_runs(paths: Sequence[str]) -> list[TrainedRun]:
     """The runs that are meant: RUN, RUN@epoch-03, or a folder that holds some.
 
-    Raises UserError where a folder holds none.
+    A run that is named at two epochs is there twice, and once where both are the same epoch. Raises
+    UserError where a folder holds none.
     """
-    found: dict[Path, TrainedRun] = {}
+    spelled: dict[Path, Path] = {}  # a folder as it was written first, so that equal means the same
+    found: dict[tuple[Path, str], TrainedRun] = {}
     for text in paths:
         path, epoch = path_and_epoch(text)
         folders = [path] if (path / "config.json").is_file() else list(runs_in(path))
@@ -108,13 +113,23 @@ def named_runs(paths: Sequence[str]) -> list[TrainedRun]:
                 "(runs/MODEL/DIRECTION/seed-N), or a folder of runs."
             )
         for folder in folders:
-            found.setdefault(folder.resolve(), read_run(folder, epoch))
+            run = read_run(spelled.setdefault(folder.resolve(), folder), epoch)
+            key = run.folder, run.epoch
+            if not epoch or key not in found:  # RUN alone stands for all of its epochs
+                found[key] = run
     return list(found.values())
 
 
-def judged_epochs(run: TrainedRun) -> list[int]:
-    """The epochs whose answers are judged: all that were evaluated, or, where one is named, epoch 0
-    and that one. Raises UserError for a run that was not evaluated."""
+def judged_epochs(runs: Sequence[TrainedRun]) -> dict[Path, list[int]]:
+    """By folder, the epochs whose answers are judged: all that were evaluated, or, where some are
+    named, epoch 0 and these. Raises UserError for a run that was not evaluated."""
+    found: dict[Path, set[int]] = {}
+    for run in runs:
+        found.setdefault(run.folder, set()).update(_epochs_of_one(run))
+    return {folder: sorted(epochs) for folder, epochs in found.items()}
+
+
+def _epochs_of_one(run: TrainedRun) -> list[int]:
     there = sorted(
         int(found[1])
         for path in run.folder.glob("evaluations/epoch-*.jsonl")
@@ -129,28 +144,29 @@ def judged_epochs(run: TrainedRun) -> list[int]:
     return [epoch for epoch in there if epoch == 0 or f"epoch-{epoch:02d}" == run.epoch]
 
 
-def read_verdicts(run: TrainedRun, notes: list[str]) -> Iterator[Verdicts]:
-    """Every judge's verdicts on a run; what is not whole yet is left out, and noted.
+def read_verdicts(
+    path: Path, epochs: Sequence[int], notes: list[str]
+) -> Iterator[tuple[OtherJudge, dict[int, list[Scored]]]]:
+    """Every judge's verdicts on these epochs of a run, whose folder is path. What is not whole yet
+    is left out, and noted.
 
     Raises DataError for folders that were changed since they were written.
     """
-    for folder in sorted((run.folder / JUDGED).glob("*/*")):
+    for folder in sorted((path / JUDGED).glob("*/*")):
         if not folder.is_dir():
             continue
         sealed = sealed_epochs(folder)
         if not sealed:
             notes.append(f"{folder} is left out: it holds no epoch that is judged to its end")
             continue
-        judge, wanted = _judge_of(folder), set(judged_epochs(run))
-        epochs = {
-            epoch: [
-                _scored(folder, judge, *pair) for pair in verdicts_on(run.folder, folder, epoch)
-            ]
+        judge = _judge_of(folder)
+        found = {
+            epoch: [_scored(folder, judge, *pair) for pair in verdicts_on(path, folder, epoch)]
             for epoch in sealed
-            if epoch in wanted
+            if epoch in epochs
         }
-        if epochs:
-            yield Verdicts(run, judge, epochs)
+        if found:
+            yield judge, found
 
 
 def _judge_of(folder: Path) -> OtherJudge:
@@ -198,7 +214,8 @@ class JudgePanel(NamedTuple):
     def side(self, name: str) -> list[Scored]:
         """The answers of base, forward or reverse at the compared epochs; or of all three.
 
-        Both directions of a seed begin with the same answers of the base, which count once.
+        Both directions of a seed, and each epoch, begin with the same answers of the base, which
+        count once.
         """
         if name == "all":
             return [a for side in SIDES for a in self.side(side)]
@@ -208,16 +225,18 @@ class JudgePanel(NamedTuple):
             epoch = 0 if name == "base" else verdicts.compared
             if name == "base" or (name == run.direction and epoch):
                 for a in verdicts.epochs.get(epoch, []):
-                    found.setdefault((run.seed, *a[:3]), a)
+                    found.setdefault((run.seed, epoch, *a[:3]), a)
         return list(found.values())
 
 
 def judge_panels(runs: Sequence[TrainedRun], notes: list[str]) -> list[JudgePanel]:
     """By model and judge, the verdicts on these runs. notes: gets what is left out."""
     found: dict[tuple[str, OtherJudge], list[Verdicts]] = {}
-    for run in runs:
-        for verdicts in read_verdicts(run, notes):
-            found.setdefault((run.model, verdicts.judge), []).append(verdicts)
+    for folder, epochs in judged_epochs(runs).items():
+        own = [run for run in runs if run.folder == folder]
+        for judge, scored in read_verdicts(folder, epochs, notes):
+            verdicts = [Verdicts(run, judge, scored) for run in own]
+            found.setdefault((own[0].model, judge), []).extend(verdicts)
     in_order = sorted(found, key=lambda key: (key[0], key[1].model, key[1].name))
     return [JudgePanel(model, judge, found[model, judge]) for model, judge in in_order]
 
@@ -225,7 +244,7 @@ def judge_panels(runs: Sequence[TrainedRun], notes: list[str]) -> list[JudgePane
 def leads_of(panel: JudgePanel) -> Iterator[tuple[Verdicts, Onset]]:
     """Each run of a foreign judge with the same rubric, whose lead over it means something."""
     if panel.judge.rubric == SAME_RUBRIC and not panel.judge.own_model:
-        for verdicts in panel.verdicts:
+        for verdicts in {each.run.folder: each for each in panel.verdicts}.values():
             yield verdicts, verdicts.onset
 
 

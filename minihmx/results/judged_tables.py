@@ -175,21 +175,23 @@ def _effects(found: Sequence[JudgePanel]) -> Table:
     rows, why = list[tuple[str, ...]](), dict[str, None]()
     for panel in found:
         for direction in SIDES[1:]:
-            made: list[Effect] = []
+            made: dict[int, Effect] = {}
+            named_twice = False
             names = panel.model, panel.judge.title
             for verdicts in panel.verdicts:
                 if verdicts.run.direction != direction or not verdicts.compared:
                     continue
-                effect, seed = verdicts.effect, str(verdicts.run.seed)
-                where = (direction, seed, str(verdicts.compared))
+                effect, seed = verdicts.effect, verdicts.run.seed
+                where = (direction, str(seed), str(verdicts.compared))
                 if isinstance(effect, str):
                     rows.append((*names, *where, *[_FEW] * 4))
                     why[f"{verdicts.run.title}, {panel.judge.title}: {effect}."] = None
                 else:
-                    made.append(effect)
+                    named_twice |= seed in made
+                    made[seed] = effect
                     rows.append((*names, *where, *_effect_cells(effect)))
-            if len(made) > 1:
-                rows.append((*names, direction, "all", "", *_over_seeds(made)))
+            if len(made) > 1 and not named_twice:  # else a seed would count twice
+                rows.append((*names, direction, "all", "", *_over_seeds([*made.values()])))
     head = (
         *("model", "judge", "direction", "seed", "epoch", "own effect", "its effect"),
         *("ratio", "self-preference"),
@@ -199,7 +201,8 @@ def _effects(found: Sequence[JudgePanel]) -> Table:
         "question. Ratio: its effect over the own one, left out where the own one is within two "
         "standard errors of 0. Self-preference: own minus its score on the trained answers, less "
         "the same on the base's. ± is a standard error over questions; in a row of all seeds it is "
-        "the standard deviation over them (n - 1).",
+        "the standard deviation over them (n - 1). There is none where a seed is named at two "
+        "epochs.",
         *why,
     ]
     return Table("What training did, by either judge", head, rows, notes, 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, zip_longest
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from minihmx.errors import UserError
@@ -56,7 +57,8 @@ RATING_SHEET = Sheet(("question", "answer"), "rating", _read_rating)
 def answers_to_rate(runs: Sequence[TrainedRun]) -> list[StoredAnswer]:
     """The answers of the compared epochs, and the base's, which both directions of a seed share.
 
-    Raises UserError for runs of several models or rubrics, whose scores mean different things.
+    Raises UserError for runs of several models or rubrics, whose scores mean different things, and
+    for two epochs of one run, which would be one side.
     """
     for what, values in (
         ("models", {run.model for run in runs}),
@@ -67,10 +69,17 @@ def answers_to_rate(runs: Sequence[TrainedRun]) -> list[StoredAnswer]:
                 f"These runs are of {len(values)} {what}, and one rating cannot be held against "
                 f"all; give the runs of one of the {what}."
             )
+    trained: dict[Path, str] = {}
     found: dict[tuple[object, ...], StoredAnswer] = {}
     for run in runs:
         compared = EPOCH_NAME.fullmatch(run.epoch)
         epochs = {"base": 0, run.direction: int(compared[1]) if compared else 0}
+        other = trained.setdefault(run.folder, run.epoch) if epochs[run.direction] else run.epoch
+        if other != run.epoch:
+            raise UserError(
+                f"{run.folder} is named at {other} and at {run.epoch}, whose ratings would be "
+                "taken together as those of one side; name one of the two."
+            )
         for side, epoch in epochs.items():
             if side != "base" and epoch == 0:  # that is the base
                 continue

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from minihmx.evals.asking.settings import measures_in
+from minihmx.evals.asking.settings import measures_in, strength_name
 from minihmx.results.collect import metric_of
 from minihmx.results.evaluations import (
     Evaluation,
@@ -102,7 +102,7 @@ def strength_table(found: Sequence[Strengths]) -> Table:
             }
             title = metric_title(f"{one.benchmark}/{name}")
             rows.append((title, one.run.title, *(cells.get(s, "-") for s in every)))
-    head = ("metric", "run", *(f"{strength:g}" for strength in every))
+    head = ("metric", "run", *map(strength_name, every))
     notes = [f"0 is the untouched model, 1 the adapter as it was trained. {ERROR}.", _LIMITS]
     return Table("Benchmarks at other strengths of the adapter", head, rows, notes, 2)
 

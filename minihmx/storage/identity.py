@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from minihmx.engine.samplers import respelled
 from minihmx.errors import Failure, UserError, quoted
 from minihmx.records import Question
 from minihmx.storage.run_folder import Store
@@ -32,8 +33,10 @@ def questions_digest(questions: Sequence[Question]) -> str:
     return text_digest(json.dumps([asdict(q) for q in questions], sort_keys=True))
 
 
-def check_same_experiment(store: Store, own: Mapping[str, Any]) -> None:
-    """Raises UserError naming each field in which the run in this folder differs.
+def check_same_experiment(store: Store, own: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the run in this folder, as they were recorded: `own` where none is there yet.
+
+    Raises UserError naming each field in which it differs.
 
     So it does for checkpoints without a config.json, which is written before any of them.
     Raises DataError where config.json is a link or the like, because it will be written.
@@ -47,7 +50,7 @@ def check_same_experiment(store: Store, own: Mapping[str, Any]) -> None:
                 f"{path} is gone, so nothing says whether the checkpoints beside it are of this "
                 "experiment; restore it, or choose another --out or --seed."
             )
-        return
+        return own
     there = read_json(path)
     there = there.get("science") if isinstance(there, dict) else None
     if not isinstance(there, dict):
@@ -57,6 +60,7 @@ def check_same_experiment(store: Store, own: Mapping[str, Any]) -> None:
             f"{store.folder} holds a run of another config ({differ}); "
             "choose another --out or --seed, or give the options that it was started with."
         )
+    return there
 
 
 def differences(
@@ -66,6 +70,7 @@ def differences(
     where: tuple[str, str] = ("there", "here"),
 ) -> str:
     """The fields in which two runs differ, "seed is 2 there and 1 here; ..."; empty for none."""
+    there, here = respelled(there), respelled(here)
 
     def said(of: Mapping[str, Any], name: str) -> str:
         return quoted(of[name]) if name in of else "its default"  # see config.late

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import random
+import re
 import shlex
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from conftest import ROOT
 from safetensors.torch import load_file, save_file
 from test_train import contents
 
-from minihmx.cli import COMMANDS, main
+from minihmx.cli import COMMANDS, main, parse_arguments
 from minihmx.commands.probe import ACTIONS as PROBES
 from minihmx.config import FIELDS
 from minihmx.models.known import MODELS
@@ -86,6 +87,25 @@ def test_a_verb_is_a_file_and_the_door_has_no_rules() -> None:
             assert inspect.isfunction(function) and function.__module__ == module.__name__
             assert [*inspect.signature(function).parameters] == [parameter]
     assert len((ROOT / "minihmx" / "cli.py").read_text().splitlines()) <= 150
+
+
+def test_what_is_asked_of_a_benchmark_is_a_flag_in_one_place() -> None:
+    """Two declarations of one flag would come to differ in type, default or words."""
+    declared = {"--strength": ["evaluate"], "--data": ["data", "evaluate", "experiment"]}
+    declared["--limit"] = declared["--data"][1:]  # those of experiment leave the default to eval
+    for flag, files in declared.items():
+        found = re.compile(rf"""add_argument\(\s*['"]{flag}['"]""")
+        verbs = sorted((ROOT / "minihmx" / "commands").glob("*.py"))
+        assert [p.stem for p in verbs for _ in found.finditer(p.read_text())] == files
+    typed = ["--data", "sample", "--limit", "3"]
+    for words in (["eval"], ["probe", "measures", "F", "R"], ["probe", "equal-kl", "F", "R"]):
+        options = parse_arguments([*words, *typed])
+        assert (options.data, options.limit) == ("sample", 3)
+    for words in (["eval"], ["probe", "measures", "F", "R"]):
+        both = parse_arguments([*words, "--strength", "0.5", "--strength", "1"])
+        assert both.strengths == [0.5, 1.0] and parse_arguments(words).strengths is None
+    assert parse_arguments(["chat"]).strength == 1
+    assert parse_arguments(["chat", "--strength", "0.5"]).strength == 0.5
 
 
 def test_every_verb_explains_itself_where_torch_is_not_installed() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import toy
@@ -104,6 +105,25 @@ def test_both_directions_and_epochs_by_name(run: Path) -> None:
     assert judge["inverted"] and judge["agreement"]["base"]["answers"] == 4
     assert "too few" in judge["agreement"]["all"]["why"]
     assert "judged" not in done.stdout and "answers scored" in done.stderr
+
+
+def test_two_epochs_of_one_run_are_judged_and_their_base_once(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged, add = list[int](), JudgedFolder.add
+
+    def counted(self: JudgedFolder, epoch: int, *rest: Any) -> None:
+        judged.append(epoch)
+        add(self, epoch, *rest)
+
+    monkeypatch.setattr(JudgedFolder, "add", counted)
+    named = f"{run}@epoch-01", f"{run}@epoch-02"
+    done = in_process("judge", *named, "--rubric", "score-only", "--json")
+    assert done.returncode == 0, done.stderr
+    assert judged == [0, 1, 2]
+    (judge,) = json.loads(done.stdout)["judges"]
+    assert [each["epoch"] for each in judge["runs"]] == [1, 2]
+    assert judge["agreement"]["base"]["answers"] == 4
 
 
 def test_the_model_writes_a_criterion_that_is_kept(run: Path) -> None:

@@ -111,6 +111,7 @@ def in_ranks(folder: Path, processes: int, *cases: str) -> None:
     assert done.returncode == 0
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_update_of_one(tmp_path: Path) -> None:
     rank_cases.main(tmp_path, ["float32"])
     in_ranks(tmp_path, 2, "float32")

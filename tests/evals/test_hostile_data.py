@@ -356,6 +356,7 @@ def test_a_parquet_file_that_grows_too_large_is_left_there(
         load_dataset(BENCHMARKS["toxigen"], str(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 def test_one_row_without_end_is_left_before_it_fills_the_memory(tmp_path: Path) -> None:
     """A kilobyte on the disk: one text of a megabyte, 4096 times in the list of the only row."""

@@ -8,6 +8,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -94,7 +95,9 @@ def test_what_the_prompt_began_with_is_no_part_of_the_reply() -> None:
 # Lengths
 
 
+@cache
 def tokenizer(family: str) -> Tokenizer:
+    """A real one, which takes a second to read."""
     packed = shared(f"tokenizers/{family}/tokenizer.json.gz").read_bytes()
     return Tokenizer.from_bytes(gzip.decompress(packed))
 

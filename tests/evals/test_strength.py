@@ -14,6 +14,8 @@ from minihmx import lora
 from minihmx.engine.open import find_model, load_decoder, open_adapter, with_adapter
 from minihmx.evals.asking.results import read_samples
 from minihmx.results.collect import collect
+from minihmx.results.runs import read_run
+from minihmx.results.strengths import strength_table, strengths_of
 from minihmx.storage.strict import read_json
 
 ASK = ("eval", "tiny", "--tasks", "truthfulqa_mc2", "--data", "sample", "--limit", 4)
@@ -74,6 +76,18 @@ def test_tables_are_of_adapters_as_they_were_trained(runs: Path) -> None:
     after = collect([str(runs)], items=False)
     assert after.cells == before
     assert sum("at other strengths than 1 (0.5) are left out" in note for note in after.notes) == 2
+
+
+def test_strengths_that_differ_late_have_titles_and_columns_of_their_own(runs: Path) -> None:
+    run, scaled = runs / "tiny" / "forward" / "seed-1", ("0.1234567", "0.1234568")
+    flags = [word for strength in scaled for word in ("--strength", strength)]
+    done = in_process(*ASK, "--out", runs, "--adapter", run, *flags)
+    assert done.returncode == 0, done.stderr
+    assert all(f"forward/seed-1/epoch-02 x {strength}" in done.stdout for strength in scaled)
+    names = [read_json(f / "result.json")["adapter"]["name"] for f in folders(runs).values()]
+    assert len({*names}) == 1  # the adapter is one; its title on the scoreboard says how strong
+    (found,) = strengths_of(read_run(run, ""), [])
+    assert strength_table([found]).head[-2:] == scaled
 
 
 def test_chat_at_0_says_what_the_base_says(runs: Path) -> None:

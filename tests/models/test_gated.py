@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from sampled import adapted, answers
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from minihmx import lora
 from minihmx.config import Config
@@ -33,6 +36,35 @@ def test_value_and_gradients_are_torchs_to_the_bit(dtype: torch.dtype, tanh_gelu
         found.append([value.detach(), one.grad, other.grad])  # type: ignore[list-item]
     for ours, theirs in zip(*found, strict=True):
         assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+
+
+class Ops(TorchDispatchMode):
+    """The names of the operations that ran within it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("tanh_gelu", [False, True])
+def test_only_the_gradient_that_is_asked_for_is_computed(tanh_gelu: bool) -> None:
+    """As where one of the two has no adapter, in the lowest layer that has any."""
+    kernel, grads = "gelu" if tanh_gelu else "silu", list[torch.Tensor]()
+    for asked in ((True, True), (True, False), (False, True)):
+        torch.manual_seed(0)
+        gate, up = (torch.randn(3, 8).requires_grad_(each) for each in asked)
+        value = Gated.apply(gate, up, tanh_gelu)
+        with Ops() as ran:
+            value.backward(torch.ones_like(value))
+        assert ((f"{kernel}_backward" in ran.names), (kernel in ran.names)) == asked
+        assert ran.names.count("mul") == sum(asked)
+        assert [x.grad is not None for x in (gate, up)] == [*asked]
+        grads += [x.grad for x in (gate, up) if x.grad is not None]
+    assert torch.equal(grads[0], grads[2]) and torch.equal(grads[1], grads[3])
 
 
 def kept_by_a_pass(family: str, checkpointing: bool = False) -> list[torch.Size]:

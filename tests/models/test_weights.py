@@ -153,6 +153,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 def test_a_model_is_never_in_memory_twice(tmp_path: Path) -> None:
     """What the library has mapped of the file counts as well, until it is closed."""

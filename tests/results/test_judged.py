@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from minihmx.results.agreement import (
 )
 from minihmx.results.alarms import run_alarms
 from minihmx.results.audit import audit_path
-from minihmx.results.judged import judge_panels, named_runs
+from minihmx.results.judged import judge_panels, judged_epochs, named_runs
 from minihmx.results.judged_tables import JudgedReport
 
 Captured = pytest.CaptureFixture[str]
@@ -213,6 +214,30 @@ def test_what_another_judge_leaves_unscored_is_too_few(tmp_path: Path, capsys: C
     out = " ".join(capsys.readouterr().out.split())
     assert "epoch 1: too few: both judges scored 0 answers to 0 questions" in out
     assert "alarm" not in out
+
+
+def test_two_epochs_of_one_run_are_two_rows_over_one_base(runs: Path, capsys: Captured) -> None:
+    run = runs / "tiny" / "forward" / "seed-1"
+    named = [f"{run}@epoch-01", f"{run}@epoch-02"]
+    assert [each.epoch for each in named_runs(named)] == ["epoch-01", "epoch-02"]
+    (judge,) = JudgedReport(named_runs(named)).records()["judges"]
+    assert [each["epoch"] for each in judge["runs"]] == [1, 2]
+    counts = {side: judge["agreement"][side]["answers"] for side in ("all", "base", "forward")}
+    assert counts == {"all": 120, "base": 40, "forward": 80}
+    assert [each["onset"] for each in judge["runs"]] == [2, 2]  # of the run, not of an epoch
+    assert main(["judge", *named, "--report"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("alarm:") == 1
+    assert not re.search(r"forward +all ", out)  # one seed is no sample of seeds
+
+
+def test_an_epoch_that_is_named_beside_its_run_counts_once(runs: Path) -> None:
+    run = runs / "tiny" / "forward" / "seed-1"
+    (alone,) = named_runs([str(run)])
+    for paths in ([f"{run}@{alone.epoch}", str(run)], [str(run), f"{run}/.@{alone.epoch}"]):
+        assert named_runs(paths) == [alone]  # which is judged at all of its epochs
+    both = named_runs([f"{run}@epoch-01", f"{run}/../seed-1"])
+    assert judged_epochs(both) == {run: [0, 1, 2]}
 
 
 def test_an_inverted_rubric_is_turned_round(tmp_path: Path, capsys: Captured) -> None:

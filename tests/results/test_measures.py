@@ -220,6 +220,7 @@ def runs(pair: Path, tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
+@pytest.mark.slow
 def test_the_whole_command_killed_and_again_without_asking_twice(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

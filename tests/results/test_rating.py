@@ -295,3 +295,12 @@ def test_answers_that_are_others_by_now_are_said(runs: Path, filled: list[Path])
     shutil.rmtree(runs / "forward")
     with pytest.raises(Failure, match="forward"):
         kept_ratings(folder, settings)
+
+
+def test_two_epochs_of_one_direction_are_no_side(runs: Path, tmp_path: Path) -> None:
+    run, blind = runs / "forward" / "seed-1", tmp_path / "blind.csv"
+    done = in_process("rate", f"{run}@epoch-01", f"{run}@epoch-02", "--out", blind)
+    refused(done, "is named at epoch-01 and at epoch-02", "name one of the two")
+    assert not blind.exists()
+    with_base = f"{run}@epoch-00", f"{run}@epoch-02", f"{run}/.@epoch-02"
+    assert "holds 80 answers" in in_process("rate", *with_base, "--out", blind).stdout

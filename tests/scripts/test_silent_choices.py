@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from command_line import env, in_process
 from conftest import ROOT
 
 from minihmx.config import FIELDS, Config, check_config
@@ -54,14 +53,13 @@ def test_a_clip_that_acts_with_two_iterations_is_compared_with_those() -> None:
     assert forward.rows[2][-2:] == ("+1.00 ?", "+0.50 ?")
 
 
-def test_a_finished_run_of_another_config_is_refused(tmp_path: Path) -> None:
+def test_a_finished_run_of_another_config_is_refused(tmp_path: Path, pair: Path) -> None:
     place = tmp_path / "no-divisor"
     folder = place / "tiny" / "forward" / "seed-1"
     key = ("no divisor", "forward", 1)
     silent_choices.refuse_another(key, place, folder)  # nothing is there yet
-    options = ["train", "tiny", "--out", str(place), "--epochs", "1", "--prompts-per-step", "90"]
-    done = in_process(*options, "--max-completion-length", "4", "--judge-max-tokens", "1")
-    assert (folder / "manifest.json").is_file(), done.stderr
+    shutil.copytree(pair, place)
+    assert (folder / "manifest.json").is_file()
     with pytest.raises(UserError, match="advantage_divisor is its default there and 'none' here"):
         silent_choices.train_all(tmp_path, ["no divisor"], [1], jobs=1)
 
@@ -73,18 +71,21 @@ def test_one_seed_says_nothing_of_seeds() -> None:
     assert silent_choices.difference({2: of(6.0, 4.0)}, one, "own") == "-"
 
 
-def script(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "scripts" / "silent_choices.py", *words]
-    return subprocess.run([*map(str, command)], capture_output=True, text=True, env=env({}))
-
-
-def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
-    done = script("--only", "magic", "--out", tmp_path)
-    assert done.returncode == 1 and "no alternative 'magic'" in done.stderr
-    done = script("--seeds", "x", "--out", tmp_path)
-    assert done.returncode == 1 and "no list of seeds" in done.stderr
-    listed = script("--list")
-    assert all(name in listed.stdout for name in ALTERNATIVES)
+def test_what_is_not_there_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words, said in (
+        (["--only", "magic"], "no alternative 'magic'"),
+        (["--seeds", "x"], "no list"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["silent_choices.py", *words])
+        with pytest.raises(SystemExit, match=said):  # which a process tells, and ends with 1
+            silent_choices.main()
+    monkeypatch.setattr(sys, "argv", ["silent_choices.py", "--list"])
+    silent_choices.main()
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in ALTERNATIVES) and not [*tmp_path.iterdir()]
 
 
 @pytest.mark.slow

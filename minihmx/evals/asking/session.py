@@ -24,7 +24,12 @@ from minihmx.errors import UserError
 from minihmx.evals import BENCHMARKS, named
 from minihmx.evals.asking.results import Results, Subject
 from minihmx.evals.asking.runner import Progress, check_room, evaluate
-from minihmx.evals.asking.settings import Settings, refuse_without_passage, system_text
+from minihmx.evals.asking.settings import (
+    Settings,
+    refuse_without_passage,
+    strength_name,
+    system_text,
+)
 from minihmx.evals.asking.task import Machine
 from minihmx.evals.benchmark import Benchmark, switches
 from minihmx.evals.items.load import Dataset
@@ -104,14 +109,9 @@ def open_session(flags: Mapping[str, Any], options: Options) -> Session:
     refuse_partial(options, datasets, chosen)
     model = find_model(flags)
     config, source = model.config, model.source
+    tokenizer = model.tokenizer.count, sha256(source.folder / "tokenizer.json")
     datasets = [
-        make_dataset(
-            benchmark,
-            dataset,
-            model.tokenizer.count,
-            sha256(source.folder / "tokenizer.json"),
-            model.shape.max_positions,
-        )
+        make_dataset(benchmark, dataset, *tokenizer, model.shape.max_positions)
         for benchmark, dataset in zip(chosen, datasets, strict=True)
     ]
     found = [load_subject(name, source, config) for name in options.adapters or [adapters.BASE]]
@@ -165,7 +165,7 @@ def scaled(subjects: Sequence[Loaded], strengths: Sequence[float]) -> list[Loade
     found = []
     for each in subjects:
         for strength in dict.fromkeys(strengths) if each.adapter else [1.0]:
-            title = each.subject.title + ("" if strength == 1 else f" x {strength:g}")
+            title = each.subject.title + ("" if strength == 1 else f" x {strength_name(strength)}")
             subject = each.subject if strength == 1 else replace(each.subject, label=title)
             found.append(replace(each, subject=subject, strength=strength))
     return found

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from minihmx.evals.asking.settings import strength_name
 from minihmx.results.judged import JudgePanel, leads_of
 from minihmx.results.judged_tables import JudgedReport
 from minihmx.results.leave_out import leave_out_table
@@ -122,7 +123,7 @@ def _strengths(material: Material, model: str, runs: Sequence[ReportRun]) -> Sho
         panels.append(panel_of(title, "", "strength", series))
     drawn = tuple(panel for panel in panels if panel)[:MOST_PANELS]
     strengths = sorted({s for one in found for s in one.at if s})
-    words = [word for s in strengths for word in ("--strength", f"{s:g}")]
+    words = [word for s in strengths for word in ("--strength", strength_name(s))]
     adapters = [f"{one.run.folder}@{one.run.epoch}" for one in found]
     words += [word for name in dict.fromkeys(adapters) for word in ("--adapter", name)]
     tasks = ",".join(dict.fromkeys(one.benchmark for one in found))
