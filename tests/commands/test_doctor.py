@@ -245,7 +245,9 @@ def test_smaller_batches_need_less_and_the_remedy_is_the_largest_that_fits() -> 
 
 @pytest.fixture()
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty hub cache and no network; the working folder is a fresh one."""
+    """An empty hub cache, no network and a disk with room; the working folder is a fresh one."""
+    room = machine.shutil.disk_usage(tmp_path)._replace(free=2**40)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: room)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
