@@ -18,7 +18,7 @@ from minihmx.advantages import assign_weights
 from minihmx.config import Config
 from minihmx.engine import ranks
 from minihmx.engine.cuda import deterministic
-from minihmx.engine.memory import attempts, in_pieces, trim
+from minihmx.engine.memory import attempts, in_pieces, release_after_learning
 from minihmx.instruments.metrics import token_metrics
 from minihmx.models.context import Packed
 from minihmx.models.decoder import Decoder
@@ -67,7 +67,7 @@ def learn(run: Run, rollouts: Sequence[Rollout], optimizer: Optimizer) -> Learne
             passes.append(done)
             if outcome.failed:
                 break
-    trim()  # a step's activations are the largest thing it leaves behind
+    release_after_learning(run.decoder)
     # Loss and token metrics are those of the first iteration, whose policy drew the answers. Norm
     # and rate are those of the last update, which is another one only where iterations > 1.
     first = passes[0]

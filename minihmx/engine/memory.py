@@ -23,6 +23,7 @@ from minihmx.instruments.estimate import COPIES_PAY, worth_merging
 from minihmx.models.decoder import Decoder
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")  # Linux tells there what memory there is
+RELEASE_PAYS = 2**28  # bytes of weights
 _C_LIBRARY = ctypes.CDLL(None)
 OUT_OF_ROOM = (RuntimeError, MemoryError)  # a device's memory, and numpy's or Python's own
 _Item = TypeVar("_Item")
@@ -115,18 +116,21 @@ def attempts(limit: Limit, most: int) -> Iterator[AbstractContextManager[None]]:
 
 
 def release() -> None:
-    """Give cached memory back. It helps only outside an `except`, whose traceback holds tensors."""
+    """Give memory that nothing uses back. It helps only outside an `except`, whose traceback holds
+    tensors. On a CPU the C library of most Linux systems (glibc) keeps what was freed for tensors
+    of the same sizes, and those of what comes next may be of others."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    trim()
-
-
-def trim() -> None:
-    """Give what was freed on a CPU back to the system. The C library of most Linux systems (glibc)
-    keeps it for tensors of the same sizes, and those of the next phase are of others."""
     give_back = getattr(_C_LIBRARY, "malloc_trim", None)  # macOS has none, and nor has musl
     if give_back:
         give_back(ctypes.c_size_t(0))
+
+
+def release_after_learning(decoder: Decoder) -> None:
+    """Give a step's activations back, which are the largest thing that it leaves on a CPU. They are
+    taken anew in the next step; with a small model that is a tenth of its time, and not done."""
+    if decoder.device.type == "cpu" and weight_bytes(decoder) >= RELEASE_PAYS:
+        release()
 
 
 # --- what there is, before anything is loaded -----------------------------------------------------
@@ -159,9 +163,8 @@ def merging(decoder: Decoder, tokens: int = COPIES_PAY) -> AbstractContextManage
     It is asked of all memory and not of what is free, since merging rounds otherwise: what other
     programs do must not change a run's numbers.
     """
-    weights = sum(p.numel() * p.element_size() for p in decoder.parameters())
     on_cpu = decoder.device.type == "cpu"  # a GPU's step has its own way (models/step.py)
-    pays = on_cpu and worth_merging(weights, free_memory(decoder.device)[1], tokens)
+    pays = on_cpu and worth_merging(weight_bytes(decoder), free_memory(decoder.device)[1], tokens)
     return lora.merged(decoder) if pays else nullcontext()
 
 
@@ -169,9 +172,13 @@ def packing_pays(decoder: Decoder, rows: int, steps: int) -> bool:
     """Whether the time and memory of packed weights are well spent on so many decoding steps."""
     if decoder.device.type != "cpu" or rows == 1 or steps < COPIES_PAY:
         return False
-    size = sum(weight.numel() * weight.element_size() for weight in decoder.parameters())
     # A quarter of what is free: the cache may take half of it (evals/asking/replies.py, row_limit).
-    return free_memory(decoder.device)[0] > 4 * size
+    return free_memory(decoder.device)[0] > 4 * weight_bytes(decoder)
+
+
+def weight_bytes(decoder: Decoder) -> int:
+    """What the weights of a decoder take, adapter included."""
+    return sum(weight.numel() * weight.element_size() for weight in decoder.parameters())
 
 
 def _cgroup_limits() -> Iterator[int]:
