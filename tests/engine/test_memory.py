@@ -37,7 +37,7 @@ def test_what_was_freed_between_tensors_in_use_goes_back() -> None:
 
 
 def test_a_small_model_keeps_its_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """To take it anew in each step would be a tenth of `tiny`'s time."""
+    """To take it anew in each step would be a twentieth of `tiny`'s time."""
     calls = list[str]()
     monkeypatch.setattr(memory, "release", lambda: calls.append("released"))
     decoder = load_decoder(find_model({"model": str(toy.model(tmp_path / "toy"))}))
