@@ -48,7 +48,7 @@ tiny: .venv/run  ## build the bundled model anew, 5100 steps on two threads: the
 test: .venv/dev  ## all tests
 	$(PY) -m pytest -n $(JOBS) --dist loadfile
 
-test-quick: .venv/dev  ## the tests that are not marked slow: about two minutes
+test-quick: .venv/dev  ## the tests that are not marked slow: about four minutes
 	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 test-trackers: .venv/dev .venv/log  ## the tests of `minihmx log`, with wandb and trackio, which .venv/dev leaves out
