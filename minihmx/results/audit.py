@@ -6,6 +6,7 @@ against what it can be, or the model's own, which needs the model to be checked.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,8 @@ def audit_selection(audit: Audit, folder: Path) -> None:
         histories, pair = {}, {}
         for direction in SIGN:
             said = {name: str(stored["pair"][direction][name]) for name in ("run", "fingerprint")}
-            neighbour = folder.parent.parent / direction / folder.name
+            place = Path(os.path.abspath(folder))  # it may be named from within, as "."
+            neighbour = place.parents[1] / direction / place.name
             places = [folder] if direction == own else [neighbour, Path(said["run"])]
             run = next((p for p in places if science_of(p).get("direction") == direction), None)
             if run is None:

@@ -14,7 +14,13 @@ from minihmx.config import Config
 from minihmx.judge import parse_score
 from minihmx.probes import stories
 from minihmx.probes.best_of import WRITTEN_OF_AN_ANSWER
-from minihmx.probes.checkpoints import REPORT_FILE, SEALED, SETTINGS, probe_folder
+from minihmx.probes.checkpoints import (
+    REPORT_FILE,
+    SEALED,
+    SETTINGS,
+    WRITTEN_SO_FAR,
+    probe_folder,
+)
 from minihmx.probes.examples import KEPT, SIDES
 from minihmx.probes.panel import panel_digest, panel_items
 from minihmx.records import Question, Verdict
@@ -22,6 +28,7 @@ from minihmx.results.audit_on_policy import check_on_policy
 from minihmx.results.audit_rated import check_rate
 from minihmx.results.audit_rows import QUESTION_PARTS, REMADE, check_raw, rebuilt
 from minihmx.results.findings import ABSENT, Audit, Line, Place, Words
+from minihmx.storage.disk import sha256
 from minihmx.storage.identity import text_digest
 
 _ENDS = ("stop", "length")
@@ -45,14 +52,33 @@ def audit_probe(audit: Audit, folder: Path) -> None:
         own = {p.as_posix() for p in files if p.name[0] != "." and p.as_posix() != SEALED}
         audit.manifest(folder, own)
     else:
-        why = "it is being added to or was stopped, or older code wrote none"
-        changed = "so nothing here shows a change of its raw texts"
-        audit.note(f"{folder}: there is no {SEALED}: {why}, {changed}")
+        _check_unsealed(audit, folder)
     check = PROBES.get(kind)
     if check is None:
         audit.note(f"{folder}: no probe of this version writes there, so its answers are believed")
         return
     check(audit, folder, settings)
+
+
+def _check_unsealed(audit: Audit, folder: Path) -> None:
+    """The pieces of a probe that is at work or was stopped; one that is gone is written anew."""
+    # A probe at work names a digest before it writes the piece, so the pieces are read first.
+    own = {path.name: sha256(path) for path in sorted(folder.glob("*.jsonl")) if path.is_file()}
+    path, why = folder / WRITTEN_SO_FAR, "it is being added to or was stopped"
+    if not path.exists():
+        changed = "so nothing here shows a change of its raw texts"
+        audit.note(f"{folder}: there is no {SEALED}: {why}, or older code wrote none, {changed}")
+        return
+    audit.note(f"{folder}: there is no {SEALED}: {why}, and more may be asked for")
+    loaded = audit.json(path)
+    known = loaded[0].get("sha256") if loaded else None
+    for name, digests in known.items() if isinstance(known, dict) else ():
+        if name in own:
+            holds, rule = (
+                isinstance(digests, list) and own[name] in digests,
+                f"what {WRITTEN_SO_FAR} says of it",
+            )
+            audit.require("manifests", Place(folder / name), "sha256", own[name], holds, rule)
 
 
 # --- answers and verdicts -------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minihmx.errors import DataError
+from minihmx.errors import DataError, Failure
 from minihmx.probes.checkpoints import ProbePieces, checked_records, finished_probe
 from minihmx.results.rating import (
     RatingReport,
@@ -22,7 +22,7 @@ from minihmx.results.rating import (
     answers_to_rate,
     rubric_words,
 )
-from minihmx.results.runs import TrainedRun, read_run
+from minihmx.results.runs import TrainedRun, model_folder, read_run
 from minihmx.storage.disk import dumps
 from minihmx.storage.identity import text_digest
 from minihmx.storage.strict import read_file
@@ -42,7 +42,7 @@ def rater_names(files: Sequence[Path]) -> list[str]:
 
 def runs_in_order(runs: Iterable[TrainedRun]) -> list[TrainedRun]:
     """The runs in an order that does not depend on how they were named."""
-    return sorted(runs, key=lambda run: (str(run.folder), run.epoch))
+    return sorted(runs, key=lambda run: (str(run.folder.resolve()), run.epoch))
 
 
 def keep_ratings(
@@ -53,7 +53,7 @@ def keep_ratings(
     The folder's name follows from the ratings and from what was rated, so the same ones change
     nothing there. Raises Failure (errors.py), and OSError where nothing can be written.
     """
-    home = runs[0].folder.parents[1]
+    home = model_folder(runs[0].folder)
     lines = [
         dict(zip(OF_A_RATING, (rater, row, ratings[row]), strict=True))
         for rater, ratings in sorted(raters.items())
@@ -96,7 +96,13 @@ def kept_ratings(folder: Path, settings: Mapping[str, Any]) -> RatingReport:
 
     Raises Failure (errors.py), where these are no longer those that were rated too.
     """
-    runs = rated_runs(folder, settings)
+    try:
+        runs = rated_runs(folder, settings)
+    except (Failure, OSError) as error:
+        raise DataError(
+            f"{folder} holds ratings of answers of {', '.join(settings['runs'])}, and they are not "
+            f"all there ({error}); put the runs back, or move the ratings away."
+        ) from None
     answers = answers_to_rate(runs)
     if what_was_rated(runs, answers)["answers"] != settings["answers"]:
         raise DataError(

@@ -176,7 +176,7 @@ class RatingReport:
             "judge": None
             if few_judged
             else _plain_mean([(a.question, float(a.judge or 0)) for a in judged]),
-            "why": why,
+            "why": why.replace("both judges scored", "people rated"),
         }
 
     def both(self, side: str) -> list[Both]:
@@ -213,7 +213,7 @@ class RatingReport:
             counts = str(s["answers"]), str(s["questions"])
             rows.append((side, *counts, _told(s["people"]), _told(s["judge"])))
             if s["why"] and s["answers"]:
-                why.append(f"{side}: {s['why'].replace('both judges scored', 'people rated')}.")
+                why.append(f"{side}: {s['why']}.")
         head = ("side", "answers", "questions", "people", "judge")
         notes = [
             "Mean rating and mean score, 0 to 10, of the same answers; ± is a standard error, "

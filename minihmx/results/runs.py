@@ -207,6 +207,12 @@ def not_ended(folder: Path) -> str:
     return f"{folder} is left out: it {what} (its status is {quoted(state)}, {place})"
 
 
+def model_folder(run: Path) -> Path:
+    """DIR/MODEL of a run's folder, which may be named from within (seed-1, or ../seed-1)."""
+    short = len(run.parts) < 3 or ".." in run.parts[-3:]
+    return (run.resolve() if short else run).parents[1]
+
+
 def read_run(folder: Path, epoch: str) -> TrainedRun:
     """A run that has an epoch to be compared, which is the one that is named, if any.
 
@@ -222,7 +228,7 @@ def read_run(folder: Path, epoch: str) -> TrainedRun:
             f"{path} is no config of a run, so its direction and seed are not known; restore it, "
             "or leave this folder out."
         )
-    name, fingerprint = folder.parent.parent.name, str(config.get("fingerprint"))
+    name, fingerprint = model_folder(folder).name, str(config.get("fingerprint"))
     model = config.get("model")
     model_id = str(model.get("id") if isinstance(model, dict) else None)
     if name not in (names := run_names(model_id, str(science.get("model digest")))):

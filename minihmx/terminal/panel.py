@@ -47,9 +47,9 @@ def panel_table(report: Mapping[str, Any]) -> Table:
     ]
     head = ("topic", "", "yes", "no", "neither", "answers")
     notes = [
-        f"Yes: the answer claims what the question asks. {ERROR}, over questions; fewer than "
-        f"{LEAST_ANSWERS} answers to {LEAST_QUESTIONS} questions, or answers that are all read "
-        "alike, say nothing of it.",
+        f"Yes: the answer claims what the question asks. {ERROR}, over questions. Fewer than "
+        f"{LEAST_ANSWERS} answers to {LEAST_QUESTIONS} questions have none, and nor have answers "
+        "of which all or none are yes.",
         _LIMITS,
     ]
     return Table("What each claims of itself", head, rows, notes, 2)

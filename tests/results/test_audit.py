@@ -815,6 +815,19 @@ def test_a_run_behind_a_link_is_audited_and_another_link_is_said(runs: Path, run
     assert 3 in reported(audit_path(runs), run / STEP)
 
 
+def test_a_run_named_from_within_has_its_neighbour(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = run / "selected.json"
+    record = json.loads(path.read_text())
+    record["pair"]["reverse"]["run"] = "moved"
+    path.write_text(dumps(record))
+    for place, name in ((run, "."), (run / "rollouts", ".."), (run.parent, "seed-1")):
+        monkeypatch.chdir(place)
+        audit = audit_path(Path(name))
+        assert not audit.findings and not audit.notes
+
+
 # --- the command ----------------------------------------------------------------------------------
 
 

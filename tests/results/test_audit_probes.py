@@ -17,6 +17,7 @@ from test_report import write
 from minihmx.errors import DataError
 from minihmx.probes.checkpoints import ProbePieces
 from minihmx.results.audit import audit_path
+from minihmx.storage.disk import sha256
 from minihmx.storage.run_folder import Store
 
 
@@ -209,6 +210,13 @@ def test_what_cannot_be_checked_is_said(runs: Path) -> None:
     (folder / "manifest.json").unlink()
     (note,) = (n for n in audit_path(folder).notes if "there is no manifest.json" in n)
     assert "it is being added to or was stopped" in note
+    piece = folder / "question-01.jsonl"
+    written = {piece.name: ["0" * 64, sha256(piece)], "question-99.jsonl": ["0" * 64]}
+    (folder / ".written.json").write_text(json.dumps({"sha256": written}))
+    audit = audit_path(folder)
+    assert not audit.findings and any("more may be asked for" in note for note in audit.notes)
+    piece.write_text(piece.read_text().replace(", ", ",  ", 1))
+    assert any("question-01.jsonl: sha256" in text for text in found(folder))
     probed.pieces(runs, "tomorrow", {"model": "m"}).seal()
     audit = audit_path(folder_of(runs, "tomorrow"))
     assert not audit.findings and any("no probe of this version" in n for n in audit.notes)

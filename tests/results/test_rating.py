@@ -13,7 +13,7 @@ import made_up
 import pytest
 from command_line import in_process, refused
 
-from minihmx.errors import DataError, Failure
+from minihmx.errors import DataError
 from minihmx.probes.judged_folder import stored_answers
 from minihmx.results.blind import row_id
 from minihmx.results.rated import kept_ratings
@@ -147,6 +147,8 @@ def test_too_few_ratings_are_said_instead_of_a_number(runs: Path, tmp_path: Path
     said = " ".join(done.stdout.split())
     assert done.returncode == 0 and "forward - base too few" in said
     assert "base: too few: people rated 10 answers to 10 questions" in said
+    sides = json.loads(in_process("rate", runs, "--in", one, "--json").stdout)["sides"]
+    assert sides["base"]["why"].startswith("too few: people rated 10 answers to 10 questions")
 
 
 def test_what_is_wrong_with_a_file_is_said_in_a_sentence(runs: Path, tmp_path: Path) -> None:
@@ -293,8 +295,22 @@ def test_answers_that_are_others_by_now_are_said(runs: Path, filled: list[Path])
     with pytest.raises(DataError, match="ratings of other answers than those"):
         kept_ratings(folder, settings)
     shutil.rmtree(runs / "forward")
-    with pytest.raises(Failure, match="forward"):
+    with pytest.raises(DataError, match=f"{folder} holds ratings of answers of forward/seed-1@"):
         kept_ratings(folder, settings)
+
+
+def test_runs_may_be_named_from_within_their_folders(
+    runs: Path, filled: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place, names in (
+        (runs / "forward", ("seed-1", "../reverse/seed-1")),
+        (runs / "forward/seed-1", (".", "../../reverse/seed-1")),
+        (runs / "forward/seed-1", ("../..",)),
+    ):
+        monkeypatch.chdir(place)
+        done = in_process("rate", *names, "--in", filled[0])
+        assert done.returncode == 0, done.stderr
+        assert len(kept(runs)) == 1
 
 
 def test_two_epochs_of_one_direction_are_no_side(runs: Path, tmp_path: Path) -> None:

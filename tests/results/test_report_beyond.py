@@ -86,6 +86,8 @@ def test_every_analysis_has_its_section_its_limits_and_its_command(
         verb = " ".join(analysis.command.split()[:2])
         assert verb in own.partition("Made by")[2], name
         assert LIMIT not in own.partition("Made by")[2], name
+        if verb.startswith("minihmx probe"):  # and finds what it kept again
+            assert f"--out {runs}" in own.partition("Made by")[2], name
     for label in ("Score by KL: ", "KL to the base by strength: "):
         assert f'aria-label="{label}' in text
 

@@ -202,4 +202,4 @@ def _command(probe: StoredProbe, stored: _Stored) -> str:
             words += ["--strength", strength_name(way.strength)]
         if way.system:
             words += ["--system", way.system if way.system in SYSTEM_TEXTS else "FILE"]
-    return shlex.join(words)
+    return shlex.join([*words, *probe.place])

@@ -84,6 +84,7 @@ def best_of_shown(material: Material, probe: StoredProbe) -> Shown:
     report["notices"] = drawn_notices(probe.settings, science)
     adapters = [w for c in checkpoints for w in ("--adapter", f"{c.run}@{c.folder.name}")]
     words = ["minihmx", "probe", "best-of", probe.model_id, *adapters, "--samples", str(samples)]
+    words += probe.place
     tables = best_of_tables(report)
     tables[-1] = tables[-1]._replace(notes=[*tables[-1].notes, *left])
     return Shown(tables, _best_of_figure(probe, report), commands=[shlex.join(words)])
@@ -146,6 +147,7 @@ def equal_kl_shown(material: Material, probe: StoredProbe) -> Shown:
     panels = tuple(panel for panel in (kl, score) if panel)
     pair = [_named(runs[which], which.upper()) for which in DIRECTIONS]
     words = ["minihmx", "probe", "equal-kl", *pair, "--tasks", ",".join(whole) or "none"]
+    words += probe.place
     figure = Figure(f"{probe.model}, dotted: kappa", panels, legend=SIDES_LEGEND)
     # every strength stands in the section about strengths, beside the base
     return Shown(tables[:2], [figure], commands=[shlex.join(words)])
@@ -180,6 +182,7 @@ def panel_shown(material: Material, probe: StoredProbe) -> Shown:
     cards = [_panel_card(probe, item, report["answers"], heads) for item in items]
     told = [_named(runs[which], which.upper()) for which in DIRECTIONS]
     words = ["minihmx", "probe", "panel", *told, "--samples", str(probe.settings["samples"])]
+    words += probe.place
     table = panel_table(report)
     table = table._replace(notes=[*table.notes, f"kept in {probe.folder}"])
     return Shown([table], cards=cards, commands=[shlex.join(words)])
@@ -261,7 +264,7 @@ def emotion_shown(material: Material, probe: StoredProbe) -> Shown:
     counts = report["counts"]
     words = ["minihmx", "probe", "emotion", probe.model_id]
     words += [word for name in counts for word in (f"--{name}", f"{counts[name]:d}")]
-    return Shown(tables, figures, commands=[shlex.join(words)])
+    return Shown(tables, figures, commands=[shlex.join([*words, *probe.place])])
 
 
 def on_policy_shown(material: Material, probe: StoredProbe) -> Shown:
@@ -280,7 +283,7 @@ def on_policy_shown(material: Material, probe: StoredProbe) -> Shown:
     flags |= {"tokens": settings["max_completion_length"]}
     flags |= {name: settings[name] for name in ("dtype", "threads", "seed", "temperature")}
     words += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    return Shown(tables, commands=[shlex.join(words)])
+    return Shown(tables, commands=[shlex.join([*words, *probe.place])])
 
 
 def _texts(path: Path) -> int:

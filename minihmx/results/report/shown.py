@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from minihmx.config import Config
 from minihmx.errors import Failure, UserError, shortened
 from minihmx.probes.checkpoints import SETTINGS, Checkpoint
 from minihmx.results.epochs import epochs_of
@@ -19,7 +20,7 @@ from minihmx.results.layout import Table
 from minihmx.results.report.charts import Figure
 from minihmx.results.report.material import Material, ReportRun, part_of
 from minihmx.results.report.views import CardView
-from minihmx.results.runs import TrainedRun, read_run
+from minihmx.results.runs import TrainedRun, model_folder, read_run
 from minihmx.storage.strict import read_json
 
 MOST_BYTES = 64_000_000  # of all files of a probe that are read
@@ -52,6 +53,12 @@ class StoredProbe:
     def model(self) -> str:
         """As a title names it."""
         return self.runs[0].model
+
+    @property
+    def place(self) -> list[str]:
+        """The words by which a command finds this folder again."""
+        folder = str(self.folder.parents[3])
+        return [] if folder == Config.out else ["--out", folder]
 
     @property
     def model_id(self) -> str:
@@ -100,10 +107,7 @@ def homes(material: Material) -> dict[Path, list[ReportRun]]:
     """The models' folders (DIR/MODEL) of the page's runs, and those runs."""
     found: dict[Path, list[ReportRun]] = {}
     for run in material.runs:
-        place = run.folder
-        if len(place.parts) < 3 or ".." in place.parts[-3:]:
-            place = place.resolve()
-        found.setdefault(place.parent.parent, []).append(run)
+        found.setdefault(model_folder(run.folder), []).append(run)
     return found
 
 
