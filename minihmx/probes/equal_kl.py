@@ -112,7 +112,7 @@ def equal_curves(
                 break
             known[strength] = measure(which, strength)
         equal = min(known.values(), key=lambda point: abs(point.kl - kappa))
-        found[which] = StrengthCurve(tuple(of), equal)
+        found[which] = StrengthCurve(tuple(sorted(known.values())), equal)
     return found
 
 

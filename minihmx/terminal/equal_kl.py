@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from minihmx.evals.asking.settings import strength_name
 from minihmx.probes.equal_kl import NEAR, TRIES, EqualKL, StrengthCurve, StrengthPoint
 from minihmx.probes.equal_kl_tasks import (
     Contrast,
@@ -103,9 +104,10 @@ def tables(curves: Mapping[str, StrengthCurve], found: Sequence[Measure]) -> lis
 def _distance(curves: Mapping[str, StrengthCurve]) -> Table:
     kappa = min(curve.points[-1].kl for curve in curves.values())
     rows = [
-        (which, f"{point.strength:g}", *_numbers(point), "at kappa" if point == curve.equal else "")
+        (which, strength_name(point.strength), *_numbers(point), near)
         for which, curve in curves.items()
-        for point in sorted({*curve.points, curve.equal})
+        for point in curve.points
+        for near in ("nearest to kappa" if point == curve.equal else "",)
     ]
     head = ("direction", "strength", "KL per answer", "KL per token", "score", "")
     notes = [

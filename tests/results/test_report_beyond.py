@@ -385,6 +385,14 @@ def test_measures_have_their_numbers_and_their_plot(runs: Path, tmp_path: Path) 
     assert "forward, unsure, score kept" in text
 
 
+def test_a_probe_that_was_stopped_is_no_whole_one(own: Path, tmp_path: Path) -> None:
+    (folder,) = (own / "tiny" / "base" / "probes").glob("best-of-*")
+    part = "was stopped, so this may be a part of it"
+    assert not [name for name, text in page(tmp_path, own).items() if part in text]
+    (folder / "manifest.json").unlink()
+    assert [name for name, text in page(tmp_path, own).items() if part in text] == ["best-of"]
+
+
 def test_the_strength_of_equal_kl_is_no_measure(own: Path, tmp_path: Path) -> None:
     """One direction alone was asked there, so it stands in the section of its own probe only."""
     (folder,) = (own / "tiny" / "base" / "probes").glob("equal-kl-*")

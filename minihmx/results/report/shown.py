@@ -14,7 +14,7 @@ from typing import Any
 
 from minihmx.config import Config
 from minihmx.errors import Failure, UserError, shortened
-from minihmx.probes.checkpoints import SETTINGS, Checkpoint
+from minihmx.probes.checkpoints import SEALED, SETTINGS, Checkpoint
 from minihmx.results.epochs import epochs_of
 from minihmx.results.layout import Table
 from minihmx.results.report.charts import Figure
@@ -130,7 +130,12 @@ def _of_probe(
             f"{folder} is a link, or holds more than {MOST_BYTES / 1e6:.0f} MB of text, so it is "
             "not read here; the command that wrote it shows it."
         )
-    return draw(material, StoredProbe(folder, settings, own))
+    shown = draw(material, StoredProbe(folder, settings, own))
+    if shown.tables and not (folder / SEALED).exists():
+        last = shown.tables[-1]
+        part = f"{folder} is being added to or was stopped, so this may be a part of it."
+        shown.tables[-1] = last._replace(notes=[*last.notes, part])
+    return shown
 
 
 def opened_as(run: ReportRun) -> str:
