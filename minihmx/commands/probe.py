@@ -11,6 +11,7 @@ from typing import Any
 from minihmx.commands.evaluate import item_flags, strength_flag
 from minihmx.commands.train import field_flag
 from minihmx.config import FIELDS
+from minihmx.probes.two_ways import SHAPING
 from minihmx.results.layout import Table, as_plain
 from minihmx.terminal.text import show
 
@@ -158,8 +159,7 @@ def _on_policy_arguments(parser: argparse.ArgumentParser) -> None:
         ("tokens", 24, "of an answer at most"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (%(default)s)")
-    memory = ("micro_batch", "logit_chunk", "checkpointing")
-    _only_fields(parser, "seed", "temperature", *memory, "out", *_PLACE)
+    _only_fields(parser, "seed", "temperature", *SHAPING, "out", *_PLACE)
 
 
 def _on_policy(options: argparse.Namespace) -> int:

@@ -102,17 +102,19 @@ def equal_curves(
             "base or too near to it, and there is nothing to compare at equal KL; give "
             "checkpoints of later epochs (RUN@epoch-03)."
         )
+
+    def gap(point: StrengthPoint) -> float:
+        return abs(point.kl - kappa)
+
     found = {}
     for which, of in points.items():
-        known = {point.strength: point for point in of}
+        curve = [*of]
         for _ in range(TRIES):
-            equal = min(known.values(), key=lambda point: abs(point.kl - kappa))
-            strength = strength_at(sorted(known.values()), kappa)
-            if abs(equal.kl - kappa) <= NEAR * kappa or strength in known:
+            strength = strength_at(curve, kappa)
+            if min(map(gap, curve)) <= NEAR * kappa or strength in {p.strength for p in curve}:
                 break
-            known[strength] = measure(which, strength)
-        equal = min(known.values(), key=lambda point: abs(point.kl - kappa))
-        found[which] = StrengthCurve(tuple(sorted(known.values())), equal)
+            curve = sorted([*curve, measure(which, strength)])
+        found[which] = StrengthCurve(tuple(curve), min(curve, key=gap))
     return found
 
 

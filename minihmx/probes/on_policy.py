@@ -43,6 +43,7 @@ from minihmx.probes.trace import STAGE_ORDER, Trace, changed, first_difference, 
 from minihmx.probes.two_ways import (
     ON_POLICY,
     PAIRS,
+    SHAPING,
     SHOWN_SETTINGS,
     TwoWays,
     verdict_of_steps,
@@ -54,7 +55,6 @@ from minihmx.storage.disk import home_path
 from minihmx.storage.identity import questions_digest
 from minihmx.storage.strict import read_json
 
-KEPT_MEMORY = ("micro_batch", "logit_chunk", "checkpointing")  # what shapes products
 _FRESH = ("lora_rank", "lora_alpha", "lora_targets")
 
 
@@ -81,7 +81,7 @@ def on_policy(
     if len(asked) * samples < 2:
         raise UserError("One answer has no neighbours to be compared with; give --samples 2.")
     drawn = ("seed", "temperature", "max_completion_length", "date", "chat_format", "dtype")
-    named = (*drawn, *KEPT_MEMORY, *(() if adapter else _FRESH))
+    named = (*drawn, *SHAPING, *(() if adapter else _FRESH))
     identity = {
         "model": source.digest,
         "adapter": adapter_digest(checkpoints[0].folder) if checkpoints else None,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 ON_POLICY = "on-policy"  # the probe's name, and the beginning of its folder's
+SHAPING = ("micro_batch", "logit_chunk", "checkpointing")  # settings that shape products
 # What its report repeats of its settings, for the tables.
 SHOWN_SETTINGS = ("device", "dtype", "threads", "torch", "temperature", "seed")
 

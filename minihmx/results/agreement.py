@@ -14,6 +14,7 @@ from minihmx.probes.judge import spearman
 from minihmx.stats import clustered_standard_error, mean, std_unbiased
 
 LEAST_ANSWERS, LEAST_QUESTIONS = 20, 5  # scored by both judges
+_BY_BOTH = "both judges scored"
 ERRORS = 2.0  # standard errors that a rise has to exceed
 
 
@@ -38,11 +39,12 @@ class Mean(NamedTuple):
 
 
 def effect_or_why(
-    base: Sequence[Both], trained: Sequence[Both], names: Sequence[str]
+    base: Sequence[Both], trained: Sequence[Both], names: Sequence[str], scored: str = _BY_BOTH
 ) -> Effect | str:
-    """The effect, or why nothing can be said. names: of the two, for that sentence."""
+    """The effect, or why nothing can be said. names, scored: of the two, and by whom their answers
+    were scored, for that sentence."""
     for name, pairs in zip(names, (base, trained), strict=True):
-        if why := too_few(pairs):
+        if why := too_few(pairs, scored):
             return f"{name}: {why}"
     try:
         return effect(base, trained)
@@ -50,13 +52,13 @@ def effect_or_why(
         return f"too few: {error}"
 
 
-def too_few(pairs: Sequence[Both]) -> str:
-    """Why nothing can be said from these answers, or ""."""
+def too_few(pairs: Sequence[Both], scored: str = _BY_BOTH) -> str:
+    """Why nothing can be said from these answers, or "". scored: by whom, in words."""
     questions = len({pair.question for pair in pairs})
     if len(pairs) >= LEAST_ANSWERS and questions >= LEAST_QUESTIONS:
         return ""
     return (
-        f"too few: both judges scored {len(pairs)} answers to {questions} questions, and a "
+        f"too few: {scored} {len(pairs)} answers to {questions} questions, and a "
         f"statement needs {LEAST_ANSWERS} answers to {LEAST_QUESTIONS}"
     )
 

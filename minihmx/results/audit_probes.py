@@ -74,10 +74,8 @@ def _check_unsealed(audit: Audit, folder: Path) -> None:
     known = loaded[0].get("sha256") if loaded else None
     for name, digests in known.items() if isinstance(known, dict) else ():
         if name in own:
-            holds, rule = (
-                isinstance(digests, list) and own[name] in digests,
-                f"what {WRITTEN_SO_FAR} says of it",
-            )
+            holds = isinstance(digests, list) and own[name] in digests
+            rule = f"what {WRITTEN_SO_FAR} says of it"
             audit.require("manifests", Place(folder / name), "sha256", own[name], holds, rule)
 
 

@@ -166,7 +166,7 @@ class RatingReport:
     def side(self, side: str) -> dict[str, Any]:
         """Means of people and judge over a side's rated answers; None where they are too few."""
         of_side = [a for a in self.rated if a.side == side]
-        why = too_few([Both(a.question, a.people, a.people) for a in of_side])
+        why = too_few([Both(a.question, a.people, a.people) for a in of_side], "people rated")
         judged = [a for a in of_side if a.judge is not None]
         few_judged = too_few([Both(a.question, 0, 0) for a in judged])
         return {
@@ -176,7 +176,7 @@ class RatingReport:
             "judge": None
             if few_judged
             else _plain_mean([(a.question, float(a.judge or 0)) for a in judged]),
-            "why": why.replace("both judges scored", "people rated"),
+            "why": why,
         }
 
     def both(self, side: str) -> list[Both]:
@@ -189,10 +189,8 @@ class RatingReport:
 
     def difference(self, base: str, trained: str) -> Effect | str:
         """One side less another by both, or why nothing can be said."""
-        found = effect_or_why(self.both(base), self.both(trained), (base, trained))
-        if isinstance(found, str):
-            return found.replace("both judges scored", "people and judge rated")
-        return found
+        sides = self.both(base), self.both(trained)
+        return effect_or_why(*sides, (base, trained), "people and judge rated")
 
     def pairs_of_readers(self) -> Iterator[tuple[str, list[Both]]]:
         """People and judge, then each two raters: their marks on the same answers, each once."""

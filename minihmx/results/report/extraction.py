@@ -9,23 +9,19 @@ from pathlib import Path
 from minihmx.results.extraction_rates import rates_on_disk
 from minihmx.results.extraction_tables import extraction_tables
 from minihmx.results.report.material import Material
-from minihmx.results.report.shown import Shown, opened_as, safely
+from minihmx.results.report.shown import Shown, homes, opened_as, safely
 
 _Sides = dict[tuple[Path, str, str], None]  # folder, epoch, and what it is called
 
 
 def extraction_shown(material: Material) -> Iterator[Shown]:
     """Every reader's rates, for each model whose replies stand on the disk."""
-    places, named = dict[Path, _Sides](), dict[Path, str]()
-    for run in material.runs:
-        of_model = run.folder.resolve().parents[1]
-        named.setdefault(of_model, opened_as(run))
-        sides = places.setdefault(of_model, {(of_model / "base", "base", "base"): None})
-        if run.epoch:
-            sides[run.folder, run.epoch, run.direction] = None
-    for of_model, sides in places.items():
-        title = of_model.name if len(places) > 1 else ""
-        shown = safely(f"The replies under {of_model}", _extraction, sides, title, named[of_model])
+    found = homes(material)
+    for home, runs in found.items():
+        sides: _Sides = {(home / "base", "base", "base"): None}
+        sides |= {(run.folder, run.epoch, run.direction): None for run in runs if run.epoch}
+        title = home.name if len(found) > 1 else ""
+        shown = safely(f"The replies under {home}", _extraction, sides, title, opened_as(runs[0]))
         if shown.tables or shown.why:
             yield shown
 
