@@ -4,9 +4,8 @@ import signal
 # Until main takes over, while modules load, a Ctrl-C ends the process without a traceback.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import sys  # noqa: E402
-
 from minihmx.cli import main  # noqa: E402
+from minihmx.engine import ranks  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ranks.leave(main())
