@@ -24,11 +24,15 @@ NO_GRAPHS = "decoding without CUDA graphs, which takes longer and gives the same
 def decodes_statically(decoder: Decoder) -> bool:
     """Whether a decoder's tokens are decoded in this way.
 
-    A CPU starts its kernels at once, and does not look at keys that are not there yet. A layer with
-    a hook, which steers it or looks at it, has to be called: the static step is another program.
+    A CPU starts its kernels at once, and does not look at keys that are not there yet.
     """
-    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in decoder.modules())
-    return decoder.device.type != "cpu" and not hooked
+    return decoder.device.type != "cpu" and not hooked(decoder)
+
+
+def hooked(decoder: Decoder) -> bool:
+    """Whether a layer is steered or looked at by a hook: then it has to be called, which the step,
+    another program, does not do."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in decoder.modules())
 
 
 class StaticDecoding:

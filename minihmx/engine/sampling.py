@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from minihmx.engine.draw import draw
-from minihmx.engine.graphs import StaticDecoding, decodes_statically
+from minihmx.engine.graphs import StaticDecoding, decodes_statically, hooked
 from minihmx.engine.memory import OUT_OF_ROOM, Limit, packing_pays, release
 from minihmx.engine.prefill import Prefix, cache_for, prefill, together
 from minihmx.engine.samplers import Sampler
@@ -31,6 +31,7 @@ from minihmx.instruments.estimate import PREFILL_TOKENS
 from minihmx.instruments.work import working
 from minihmx.models.decoder import Decoder
 from minihmx.models.products import packed
+from minihmx.models.step import Apart, Step
 from minihmx.records import Completion
 from minihmx.seeding import uniform
 
@@ -197,6 +198,7 @@ class _Batch:
         self.hidden = torch.zeros(size, dtype=decoder.dtype, device=decoder.device)
         longest = max(r.max_new_tokens for r in requests)
         self.static = StaticDecoding(decoder, self.cache, limit, longest) if static else None
+        self.quick = None if static or hooked(decoder) else Step(decoder, self.cache, Apart)
         self.known = how.known
         # One random number for each token position, drawn before it is known which row stops where.
         # A generator's state would depend on how many rows and tokens came before.
@@ -251,11 +253,14 @@ class _Batch:
 
     def _advance(self) -> None:
         """The hidden states behind the last tokens, which go into the cache."""
+        keys = max(self.positions) + 1
         if self.static:
             self.hidden = self.static(self.token, self.where)
+        elif self.quick:
+            self.hidden = self.quick(self.token, self.where, keys)
         else:
-            keys, where = max(self.positions) + 1, self.where[:, None]
-            self.hidden = self.how.decoder(self.token[:, None], where, self.cache, keys)[:, 0]
+            token, where = self.token[:, None], self.where[:, None]
+            self.hidden = self.how.decoder(token, where, self.cache, keys)[:, 0]
         self.positions = [min(p + 1, self.capacity - 1) for p in self.positions]
         self.where = (self.where + 1).clamp(max=self.capacity - 1)
 

@@ -43,7 +43,7 @@ def attend(
     # instead would copy the whole cache in every layer of every decoded token.
     q = q.reshape(B, K, H // K * T, D)
     if shared is not None:
-        out = _attend_shared(q, k, v, mask, scale, softcap, shared)
+        out = attend_shared(q, k, v, mask, scale, softcap, shared)
     elif softcap is None:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
     else:
@@ -59,10 +59,12 @@ def _capped_scores(
     # turn the mask's minus infinity into a finite score.
     scores = wide((q * scale) @ k.transpose(-1, -2))
     scores = softcap * torch.tanh(scores / softcap)
-    return scores if mask is None else scores.masked_fill(~mask, -math.inf)
+    if mask is None:
+        return scores
+    return scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
 
 
-def _attend_shared(
+def attend_shared(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -96,7 +98,7 @@ def _partial(
         return scores.softmax(-1).to(v.dtype) @ v, scores.logsumexp(-1)
     # This is the kernel that scaled_dot_product_attention takes on a CPU; only under its own name
     # does it return the sums as well, and it wants the mask as numbers to add.
-    if mask is not None:
+    if mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -math.inf)
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     out, sums = kernel(q, k, v, 0.0, False, attn_mask=mask, scale=scale)

@@ -1,15 +1,18 @@
-"""One decoded token of every row on a GPU: fixed shapes and few kernels, so that a graph can hold
-it.
+"""One decoded token of every row in few kernels, on a GPU of fixed shapes that a graph can hold.
 
-`decoder.py` says what is computed, and this file computes the same with fewer kernels. A kernel of
-eight rows takes a GPU as long to start as to run, so their number decides:
+`decoder.py` says what is computed, and this file computes the same with fewer kernels. One of eight
+rows takes about as long to start as to run, so their number decides:
+
+- all heads of q, k and v are turned together, and the mask is made once for all layers.
+
+On a CPU that is all, and every bit is the decoder's. A GPU does more:
 
 - q, k and v are one product, and so are gate and up; the weights lie in one buffer for that, and
   the rows of the adapter's A below them, so that A x comes with W x;
 - the adapter is cast to the weights' dtype once for a whole batch of answers, and not for each
   token, and so are the norms' weights to fp32;
-- keys and values are written together, at places that a GPU's tensor says, and attention looks at
-  the whole capacity of the cache behind a mask that is made once for all layers.
+- keys and values are written at places that a GPU's tensor says, and attention looks at the whole
+  capacity of the cache.
 
 Every rounding to 16 bits is at the place where decoder.py has it.
 
@@ -28,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minihmx.lora import LoRALinear
+from minihmx.models.attention import attend_shared
 from minihmx.models.context import KVCache, attention_mask, inverse_frequencies, wide
 from minihmx.models.decoder import FP16_HALF, Decoder, Layer, RMSNorm
 
@@ -69,6 +73,26 @@ class Fused:
         # base + scale * delta; the scale is fp32 and makes it the dtype of the sum.
         return torch.addcmul(y[:, : self.out], delta, self.scale)
 
+    def halves(self, x: Tensor) -> Sequence[Tensor]:
+        """x [B, in] -> two of [B, out / 2]."""
+        return self(x).chunk(2, dim=-1)
+
+
+class Apart:
+    """Products of one input with several weights as the modules themselves compute them."""
+
+    def __init__(self, modules: Sequence[nn.Module]):
+        self.modules = modules
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """As Fused."""
+        found = self.halves(x)
+        return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
+
+    def halves(self, x: Tensor) -> list[Tensor]:
+        """As Fused, and as many as there are modules."""
+        return [module(x) for module in self.modules]
+
 
 @torch.inference_mode(False)  # training uses these weights too, and no gradient passes such a mode
 @torch.no_grad()
@@ -96,11 +120,11 @@ def home(weights: Sequence[nn.Parameter], ranks: int) -> Tensor:
 class StaticLayer:
     """What a layer needs for one token."""
 
-    def __init__(self, layer: Layer):
+    def __init__(self, layer: Layer, products: type[Fused | Apart]):
         attention, mlp = layer.self_attn, layer.mlp
-        self.qkv = Fused((attention.q_proj, attention.k_proj, attention.v_proj))
-        self.o, self.down = Fused((attention.o_proj,)), Fused((mlp.down_proj,))
-        self.gate_up = Fused((mlp.gate_proj, mlp.up_proj))
+        self.qkv = products((attention.q_proj, attention.k_proj, attention.v_proj))
+        self.o, self.down = products((attention.o_proj,)), products((mlp.down_proj,))
+        self.gate_up = products((mlp.gate_proj, mlp.up_proj))
         self.tanh_gelu, self.sandwich = mlp.tanh_gelu, layer.sandwich
         self.before, self.behind = (
             norm_weight(layer.input_layernorm),
@@ -132,18 +156,20 @@ def norm_weight(norm: RMSNorm) -> Tensor:
 class Step:
     """The decoder for one more token of every row of a cache.
 
-    It holds copies of the adapter as it is now: after a change of it another one has to be made.
+    Fused products hold copies of the adapter as it is now: after a change of it another step has to
+    be made.
     """
 
-    def __init__(self, decoder: Decoder, cache: KVCache):
+    def __init__(self, decoder: Decoder, cache: KVCache, products: type[Fused | Apart] = Fused):
         self.config, self.cache, self.dtype = decoder.config, cache, decoder.dtype
         device = decoder.device
         self.embedding = decoder.model.embed_tokens.weight
-        self.layers = [StaticLayer(layer) for layer in decoder.model.layers]  # type: ignore[arg-type]
+        layers: Any = decoder.model.layers
+        self.layers = [StaticLayer(layer, products) for layer in layers]
         self.last = norm_weight(decoder.model.norm)
         self.frequencies = inverse_frequencies(self.config).to(device)
         self.rows = torch.arange(cache.k.shape[1], device=device)
-        self.keys = torch.arange(cache.k.shape[3], device=device)[None]
+        self.keys = torch.arange(cache.begin, cache.begin + cache.k.shape[3], device=device)[None]
         self.half = torch.full((1, 1), FP16_HALF, device=device)
         # Behind the MLP's product stands what its largest value is taken to be at least.
         size = len(self.rows), self.config.intermediate_size + 8
@@ -151,12 +177,16 @@ class Step:
         caps = self.config.attention_softcap or 1.0
         self.softcap = torch.full((1,), caps, device=device)
 
-    def __call__(self, token: Tensor, where: Tensor) -> Tensor:
+    def __call__(self, token: Tensor, where: Tensor, keys: int | None = None) -> Tensor:
         """token [B] at the positions where [B] -> normed hidden states [B, hidden].
 
-        The cache gets the tokens' keys and values.
+        The cache gets the tokens' keys and values. keys: as Decoder.forward; None: all that there
+        is room for, so that every step has one shape. Rows that the cache no longer keeps may be
+        fewer than at first.
         """
-        self.where = where
+        begin = self.cache.begin
+        self.slots = where - begin if begin else where
+        self.end = None if keys is None else keys - begin
         self.turns(where)
         masks = {window: self.mask(where, window) for window in set(self.config.windows) or {None}}
         x = wide(F.embedding(token, self.embedding)) * self.config.embed_scale
@@ -187,7 +217,7 @@ class Step:
         """What is added to scores, [B, 1, 1, N]: 0 for a key that is seen."""
         # The fused kernel wants it in the products' dtype. Scores with a softcap are fp32.
         kind = self.dtype if self.config.attention_softcap is None else self.half.dtype
-        seen = attention_mask(where[:, None], self.keys, window)[:, None]
+        seen = attention_mask(where[:, None], self.keys[:, : self.end], window)[:, None]
         return torch.zeros(seen.shape, dtype=kind, device=where.device).masked_fill_(
             ~seen, -math.inf
         )
@@ -208,15 +238,18 @@ class Step:
             qkv[:, H + K :] = v[:, H + K :]
         together = self.empty(B, H + 2 * K, D)
         torch.addcmul(qkv * self.cos, qkv.roll(D // 2, dims=-1), self.sin, out=together)
-        # [2, B, K, N, D]: row b gets its key and its value at the place where[b].
-        self.cache.both[:, index][:, self.rows, :, self.where] = together[:, H:].view(B, 2, K, D)
+        # [2, B, K, N, D]: row b gets its key and its value in its slot.
+        rows = self.rows[:B]
+        self.cache.both[:, index][:, rows, :, self.slots] = together[:, H:].view(B, 2, K, D)
         q = together[:, :H].view(B, K, H // K, D)
-        k, v = self.cache.k[index], self.cache.v[index]
-        if config.attention_softcap is None:
-            scale = config.attention_scale
+        k, v = self.cache.k[index][:, :, : self.end], self.cache.v[index][:, :, : self.end]
+        scale, shared = config.attention_scale, self.cache.shared_of(index)
+        if shared is not None:
+            out = attend_shared(q, k, v, mask, scale, config.attention_softcap, shared)
+        elif config.attention_softcap is None:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
         else:
-            scores = (q * config.attention_scale) @ k.transpose(-1, -2)
+            scores = (q * scale) @ k.transpose(-1, -2)
             bent = torch.div(scores, self.softcap).tanh_()
             weights = torch.softmax(torch.addcmul(mask, bent, self.softcap), dim=-1)
             out = weights.to(v.dtype) @ v
@@ -224,13 +257,13 @@ class Step:
 
     def feed(self, x: Tensor, layer: StaticLayer) -> Tensor:
         """As MLP."""
-        gate, up = layer.gate_up(x).chunk(2, dim=-1)
+        gate, up = layer.gate_up.halves(x)
         gate = wide(gate)
         gate = F.gelu(gate, approximate="tanh") if layer.tanh_gelu else F.silu(gate)
         if self.dtype != torch.float16:
             return layer.down((gate * up).to(self.dtype))
-        product = torch.mul(gate, up, out=self.product[:, : gate.shape[-1]])
-        largest = torch.linalg.vector_norm(self.product, math.inf, dim=-1, keepdim=True)
+        product = torch.mul(gate, up, out=self.product[: len(x), : gate.shape[-1]])
+        largest = torch.linalg.vector_norm(self.product[: len(x)], math.inf, dim=-1, keepdim=True)
         shrink = torch.div(self.half, largest)
         small = torch.mul(product, shrink, out=self.empty(*product.shape))
         return layer.down(small) / shrink

@@ -145,10 +145,10 @@ class HeardStep(Step):
         super().__init__(decoder, cache)
         self.trace, self.number = trace, 0
 
-    def __call__(self, token: Tensor, where: Tensor) -> Tensor:
+    def __call__(self, token: Tensor, where: Tensor, keys: int | None = None) -> Tensor:
         """As Step."""
         self.trace.begin(len(token), 1)
-        hidden = super().__call__(token, where)
+        hidden = super().__call__(token, where, keys)
         self.trace.keep(len(self.layers), "residual", self.stream)
         self.trace.keep(self.trace.behind, "norm", hidden)
         return hidden
