@@ -1,4 +1,4 @@
-"""How a GPU decodes a token: the static step of models/step.py, captured as a CUDA graph.
+"""How a token is decoded: by the step of models/step.py, on a GPU captured as a CUDA graph.
 
 Without a graph Python starts every kernel of every layer for every token, which takes several times
 as long as the kernels of a small model. A graph starts them all at once. It is captured anew for
@@ -7,6 +7,8 @@ every batch, since it belongs to the batch's rows, its cache and the adapter as 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -14,15 +16,27 @@ from minihmx.engine.memory import Limit
 from minihmx.errors import out_of_memory
 from minihmx.models.context import KVCache
 from minihmx.models.decoder import Decoder
-from minihmx.models.step import Step
+from minihmx.models.step import Apart, Step
 
 WARM_UP = 2  # steps in front of a capture, in which cuBLAS and the kernels make what they need once
 CAPTURING_STEPS = 32  # of decoding; a capture takes as long as a few steps without a graph
 NO_GRAPHS = "decoding without CUDA graphs, which takes longer and gives the same: {}"
 
 
+def following(
+    decoder: Decoder, cache: KVCache, limit: Limit, steps: int, static: bool
+) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """What gives the next hidden states [B, hidden] of every row of a cache, from tokens [B], their
+    places [B], and 1 + the largest place. limit, steps: as in StaticDecoding."""
+    if static:
+        return StaticDecoding(decoder, cache, limit, steps)
+    if not hooked(decoder):
+        return Step(decoder, cache, Apart)
+    return lambda token, where, keys: decoder(token[:, None], where[:, None], cache, keys)[:, 0]
+
+
 def decodes_statically(decoder: Decoder) -> bool:
-    """Whether a decoder's tokens are decoded in this way.
+    """Whether a decoder's tokens are decoded in fixed shapes.
 
     A CPU starts its kernels at once, and does not look at keys that are not there yet.
     """
@@ -30,8 +44,8 @@ def decodes_statically(decoder: Decoder) -> bool:
 
 
 def hooked(decoder: Decoder) -> bool:
-    """Whether a layer is steered or looked at by a hook: then it has to be called, which the step,
-    another program, does not do."""
+    """Whether a hook steers a layer or looks at it: then the layer has to be called, and the step,
+    which is another program, would not call it."""
     return any(module._forward_hooks or module._forward_pre_hooks for module in decoder.modules())
 
 
@@ -50,8 +64,11 @@ class StaticDecoding:
         self.graph: torch.cuda.CUDAGraph | None = None
         self.captures = decoder.device.type == "cuda" and steps >= CAPTURING_STEPS
 
-    def __call__(self, token: Tensor, where: Tensor) -> Tensor:
-        """token [B], where [B] -> normed hidden states [B, hidden], valid until the next call."""
+    def __call__(self, token: Tensor, where: Tensor, keys: int = 0) -> Tensor:
+        """token [B], where [B] -> normed hidden states [B, hidden], valid until the next call.
+
+        keys: of no use here, since attention looks at the cache's whole capacity.
+        """
         if self.captures:
             self.captures = False
             try:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from minihmx.engine.draw import draw
-from minihmx.engine.graphs import StaticDecoding, decodes_statically, hooked
+from minihmx.engine.graphs import decodes_statically, following
 from minihmx.engine.memory import OUT_OF_ROOM, Limit, packing_pays, release
 from minihmx.engine.prefill import Prefix, cache_for, prefill, together
 from minihmx.engine.samplers import Sampler
@@ -31,7 +31,6 @@ from minihmx.instruments.estimate import PREFILL_TOKENS
 from minihmx.instruments.work import working
 from minihmx.models.decoder import Decoder
 from minihmx.models.products import packed
-from minihmx.models.step import Apart, Step
 from minihmx.records import Completion
 from minihmx.seeding import uniform
 
@@ -185,10 +184,10 @@ class _Batch:
         self.rows: list[_Row | None] = [None] * rows
         self.capacity = max(len(r.prompt) + r.max_new_tokens for r in requests)
         decoder = how.decoder
-        static = decodes_statically(decoder)
-        if static:  # a GPU's attention wants its keys in whole eights
+        self.static = decodes_statically(decoder)
+        if self.static:  # a GPU's attention wants its keys in whole eights
             self.capacity = -(-self.capacity // 8) * 8
-        self.at_once = AHEAD_ON_GPU if static else 1
+        self.at_once = AHEAD_ON_GPU if self.static else 1
         prompts = [request.prompt for request in requests]
         self.cache = cache_for(decoder, prompts, rows, self.capacity, how.known)
         self.positions = [self.cache.begin] * rows  # where each row's next token goes
@@ -197,8 +196,7 @@ class _Batch:
         size = rows, decoder.config.hidden_size
         self.hidden = torch.zeros(size, dtype=decoder.dtype, device=decoder.device)
         longest = max(r.max_new_tokens for r in requests)
-        self.static = StaticDecoding(decoder, self.cache, limit, longest) if static else None
-        self.quick = None if static or hooked(decoder) else Step(decoder, self.cache, Apart)
+        self.following = following(decoder, self.cache, limit, longest, self.static)
         self.known = how.known
         # One random number for each token position, drawn before it is known which row stops where.
         # A generator's state would depend on how many rows and tokens came before.
@@ -253,14 +251,7 @@ class _Batch:
 
     def _advance(self) -> None:
         """The hidden states behind the last tokens, which go into the cache."""
-        keys = max(self.positions) + 1
-        if self.static:
-            self.hidden = self.static(self.token, self.where)
-        elif self.quick:
-            self.hidden = self.quick(self.token, self.where, keys)
-        else:
-            token, where = self.token[:, None], self.where[:, None]
-            self.hidden = self.how.decoder(token, where, self.cache, keys)[:, 0]
+        self.hidden = self.following(self.token, self.where, max(self.positions) + 1)
         self.positions = [min(p + 1, self.capacity - 1) for p in self.positions]
         self.where = (self.where + 1).clamp(max=self.capacity - 1)
 
@@ -297,5 +288,5 @@ def _decode(
             free = free[len(group) :]
         yield from batch.step()
         # A GPU reads all weights for one row as for eight; a CPU is faster with fewer.
-        if batch.static is None and not waiting:
+        if not batch.static and not waiting:
             batch.shrink()

@@ -6,6 +6,7 @@ No GPU is needed: the CPU computes the step, and the meta device counts its kern
 from __future__ import annotations
 
 import collections
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -52,6 +53,15 @@ def small(kind: str, adapter: bool, targets: tuple[str, ...] = lora.LORA_TARGETS
     return decoder
 
 
+def in_dtype(decoder: Decoder, dtype: torch.dtype) -> Decoder:
+    """The same with a frozen base of this dtype."""
+    for name, parameter in decoder.named_parameters():
+        if "lora" not in name:
+            parameter.data = parameter.data.to(dtype)
+    decoder.tie()
+    return decoder
+
+
 def requests() -> list[GenerationRequest]:
     shared = [7, 8, 9, 10]
     prompts = [[*shared, 20 + i, *range(30, 30 + i % 4)] for i in range(7)] + [[5, 6]] * 2
@@ -84,11 +94,7 @@ def test_the_static_step_draws_the_same_tokens(
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_rounds_where_the_decoder_does(kind: str, dtype: torch.dtype) -> None:
     """One token in 16 bit: the same but for the order of sums within a product."""
-    decoder = small(kind, True)
-    for name, parameter in decoder.named_parameters():
-        if "lora" not in name:
-            parameter.data = parameter.data.to(dtype)
-    decoder.tie()
+    decoder = in_dtype(small(kind, True), dtype)
     caches = [KVCache(decoder.config, 2, 16, dtype, CPU) for _ in range(2)]
     with torch.inference_mode():
         for cache in caches:
@@ -100,6 +106,37 @@ def test_it_rounds_where_the_decoder_does(kind: str, dtype: torch.dtype) -> None
     bound = 8 * torch.finfo(dtype).eps
     assert float((found - expected).abs().max() / expected.abs().max()) < bound
     assert torch.allclose(caches[0].both.float(), caches[1].both.float(), rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("merged", [True, False])
+@pytest.mark.parametrize("adapter", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_a_cpu_every_bit_is_the_decoder_s(
+    kind: str, adapter: bool, merged: bool, dtype: torch.dtype
+) -> None:
+    """Also of rows behind shared tokens, and once some of the rows have gone."""
+    decoder = in_dtype(small(kind, adapter), dtype)
+    windows = [window for window in decoder.config.windows if window]
+    begin = 0 if windows else 5
+    shared = KVCache(decoder.config, 1, begin, dtype, CPU) if begin else None
+    caches = [KVCache(decoder.config, 4, 16, dtype, CPU, shared) for _ in range(2)]
+    step = graphs.following(decoder, caches[0], Limit("--rows", 4), 8, static=False)
+    assert isinstance(step, Step)
+    with torch.inference_mode(), lora.merged(decoder) if merged else nullcontext():
+        if shared:
+            decoder(torch.tensor([[5, 6, 7, 8, 9]]), torch.arange(5)[None], shared, 5)
+        where = torch.tensor([0, 1, 2, 3]) + begin
+        for t in range(8):
+            if t == 5:
+                for cache in caches:
+                    cache.keep([1, 3])
+                where = where[[1, 3]]
+            token, keys = torch.arange(11, 11 + len(where)) + 7 * t, int(where.max()) + 1
+            expected = decoder(token[:, None], where[:, None], caches[1], keys)[:, 0]
+            assert torch.equal(step(token, where, keys), expected)
+            where = where + 1
+    assert torch.equal(caches[0].both, caches[1].both)
 
 
 def test_some_linears_may_have_no_adapter() -> None:
@@ -291,7 +328,7 @@ def test_without_a_graph_the_step_runs_as_it_is_and_says_so_once(
     assert limits[0].notice.endswith("the same: CUDA error: operation not permitted")
 
 
-def test_a_layer_with_a_hook_is_called_on_a_gpu_too() -> None:
+def test_a_layer_with_a_hook_is_called() -> None:
     """Steering and removal are hooks, which the static step, another program, would pass by."""
     decoder = small("llama", False).to("meta")
     assert graphs.decodes_statically(decoder)
@@ -299,4 +336,9 @@ def test_a_layer_with_a_hook_is_called_on_a_gpu_too() -> None:
     assert not graphs.decodes_statically(decoder)
     handle.remove()
     assert graphs.decodes_statically(decoder)
-    assert not graphs.decodes_statically(small("llama", False))  # a CPU's
+    cpu = small("llama", False)
+    assert not graphs.decodes_statically(cpu) and not graphs.hooked(cpu)
+    handle = cpu.model.layers[0].register_forward_hook(lambda *_: None)
+    cache = KVCache(cpu.config, 1, 8, torch.float32, CPU)
+    assert not isinstance(graphs.following(cpu, cache, Limit("--rows", 1), 8, False), Step)
+    handle.remove()

@@ -18,6 +18,7 @@ from minihmx.engine.sampling import (
 )
 from minihmx.errors import UserError
 from minihmx.models.decoder import Decoder
+from minihmx.models.step import Step
 from minihmx.records import Completion
 
 PROMPTS = [[3, 14, 15, 92, 65, 35], [3, 14, 15, 89], [3, 14, 15, 92, 65, 35], [3, 14, 27]]
@@ -93,8 +94,15 @@ def test_a_stop_id_inside_the_prompt_stops_nothing() -> None:
 
 
 def shapes_of_passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Fills with the shape of the ids of each pass through a decoder, as they come."""
-    seen, forward = [], Decoder.forward
+    """Fills with the shape of the ids of each pass through a decoder, as they come; a decoding step
+    is one of a single token."""
+    seen, forward, step = [], Decoder.forward, Step.__call__
+
+    def spy_on_step(self: Step, token: torch.Tensor, *rest: object) -> torch.Tensor:
+        seen.append((len(token), 1))
+        return step(self, token, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Step, "__call__", spy_on_step)
 
     def spy(self: Decoder, ids: torch.Tensor, *rest: object) -> torch.Tensor:
         seen.append(tuple(ids.shape))
