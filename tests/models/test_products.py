@@ -101,6 +101,15 @@ def test_packing_ends_with_an_error_too_and_leaves_the_state_dict_alone() -> Non
     assert pack(torch.empty(1024, 512, device="meta")).device.type == "meta"
 
 
+def test_a_head_of_a_large_vocabulary_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else memory would grow with the vocabulary twice as fast as the weights do."""
+    weight = normal(1024, 512)
+    monkeypatch.setattr(products, "LARGEST_COPY", weight.numel() * 4)
+    assert pack(weight).is_mkldnn
+    monkeypatch.setattr(products, "LARGEST_COPY", weight.numel() * 4 - 1)
+    assert pack(weight).data_ptr() == weight.data_ptr()
+
+
 def test_an_adapter_is_heard_through_packed_weights() -> None:
     """On, off and merged: the packed copy is always that of the weight in use."""
     model = nn.Sequential(Linear(512, 640, bias=True)).requires_grad_(False)
