@@ -138,9 +138,9 @@ def stored_curves(folder: Path) -> dict[str, StrengthCurve]:
             )
         if not path.is_file():
             raise UserError(
-                f"{folder} holds no answers of {which} at strength {strength:g} yet, so it is not "
-                "known where the KLs are equal; `minihmx probe equal-kl` with the same runs goes "
-                "on."
+                f"{folder} holds no answers of {which} at strength {strength_name(strength)} yet, "
+                "so it is not known where the KLs are equal; `minihmx probe equal-kl` with the "
+                "same runs goes on."
             )
         return point_of(checked_records(path, read_file(path), ANSWER_FIELDS), strength, str(path))
 
@@ -232,8 +232,8 @@ class EqualKL:
             measured = measure(run, rollouts)
         if measured["kl_tokens"] is None:
             raise Diverged(
-                f"The logits of {direction} at strength {strength:g} are not finite in "
-                f"{run.config.dtype}, so nothing can be measured there; try --dtype float32."
+                f"The logits of {direction} at strength {strength_name(strength)} are not finite "
+                f"in {run.config.dtype}, so nothing can be measured there; try --dtype float32."
             )
         return [rollout.line() for rollout in rollouts]
 

@@ -159,7 +159,7 @@ def plan(run: Run) -> Iterator[str]:
     c, source, decoder = run.config, run.source, run.decoder
     total = sum(p.numel() for p in decoder.parameters() if not p.requires_grad)
     trained = sum(p.numel() for p in lora.parameters(decoder).values())
-    threads = f", {torch.get_num_threads()} threads" if decoder.device.type == "cpu" else ""
+    threads = f", threads {torch.get_num_threads()}" if decoder.device.type == "cpu" else ""
     n, samples = len(run.eval_questions), c.eval_samples
     yield f"model      {source.id} ({decoder.config.model_type}, {total:,} parameters)"
     yield f"           revision {source.revision or 'none (local files)'}"

@@ -49,7 +49,7 @@ def _gaps(report: Mapping[str, Any]) -> Table:
             )
         )
     trained = report["adapter"] or "a fresh adapter"
-    where = f"{report['dtype']} on {report['device']}, {report['threads']} threads"
+    where = f"{report['dtype']} on {report['device']}, threads {report['threads']}"
     return Table(
         f"Log-probs of {report['tokens']} sampled tokens of {report['model']['id']} ({where})",
         ("ways", "equal", "largest gap", "mean", "mean ratio", "token's weights", "answer's"),

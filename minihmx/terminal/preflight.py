@@ -19,7 +19,7 @@ def preflight_lines(report: Mapping[str, Any]) -> Iterator[str]:
     memory = f"{size(device['memory'])} of memory"
     if device["free"] < device["memory"]:
         memory += f", {size(device['free'])} of it free"
-    yield f"device     {device['kind']} ({device['name']}), {memory}, {device['threads']} threads"
+    yield f"device     {device['kind']} ({device['name']}), {memory}, threads {device['threads']}"
     yield (
         f"model      {model['id']}, {'on this disk' if model['cached'] else 'not downloaded yet'}; "
         f"access: {model['access']}"

@@ -38,7 +38,7 @@ def test_train_prints_plan_steps_and_evaluations(tmp_path: Path) -> None:
     out = result.stdout
     for part in (
         "model      tiny (llama, ",
-        "device     cpu, float32, 1 threads",
+        "device     cpu, float32, threads 1",
         "schedule   2 epochs x 2 steps = 4 steps; 3 evaluations of 1 held-out questions x 4",
         "learning_rate = 0.0026  (model tiny)",
         "± is the standard error of a mean, the answers to one question going together",
