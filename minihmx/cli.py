@@ -13,6 +13,7 @@ import io
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -53,8 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         known = as_failure(error)
         if known is None:
-            if ranks.first_to_fail(f"{type(error).__name__}: {error}"):
+            if ranks.world() == 1:
                 raise
+            # Python would print the same and then take its modules apart, while others end first.
+            if ranks.first_to_fail(f"{type(error).__name__}: {error}"):
+                traceback.print_exc()
             return 1
         return refuse(known)
 

@@ -14,7 +14,7 @@ from safetensors import torch as safetensors
 from minihmx import lora
 from minihmx.config import FIELDS, Config, check_updates, is_told, science
 from minihmx.engine import ranks
-from minihmx.engine.memory import Limit, take_notices
+from minihmx.engine.memory import Limit, spend_on_speed, take_notices
 from minihmx.engine.open import check_lengths, find_model, load_decoder, rows_that_fit
 from minihmx.engine.prefill import Prefix, prefix_of
 from minihmx.engine.prompts import Prompts
@@ -128,6 +128,7 @@ def open_run(flags: Mapping[str, Any], file: ConfigFile | None = None) -> Run:
     decoder = load_decoder(model, underflow)
     decoder.checkpointing = checkpointing(config, model.device.type) == "on"
     lora.attach(decoder, config.lora_rank, config.lora_alpha, config.seed, targets(config))
+    spend_on_speed(decoder)
     return Run(
         config,
         model.sources,

@@ -1,4 +1,5 @@
-"""How a token is decoded: by the step of models/step.py, on a GPU captured as a CUDA graph.
+"""How a token is decoded: by the step of models/step.py, on a GPU captured as a CUDA graph, and by
+the decoder itself where a hook steers a layer or looks at it.
 
 Without a graph Python starts every kernel of every layer for every token, which takes several times
 as long as the kernels of a small model. A graph starts them all at once. It is captured anew for
@@ -23,11 +24,14 @@ CAPTURING_STEPS = 32  # of decoding; a capture takes as long as a few steps with
 NO_GRAPHS = "decoding without CUDA graphs, which takes longer and gives the same: {}"
 
 
-def following(
+def next_states(
     decoder: Decoder, cache: KVCache, limit: Limit, steps: int, static: bool
 ) -> Callable[[Tensor, Tensor, int], Tensor]:
-    """What gives the next hidden states [B, hidden] of every row of a cache, from tokens [B], their
-    places [B], and 1 + the largest place. limit, steps: as in StaticDecoding."""
+    """Return a function that gives the next hidden states [B, hidden] of every row of a cache, from
+    tokens [B], their places [B], and 1 + the largest place.
+
+    limit, steps: as in StaticDecoding. static: whether shapes are fixed (`decodes_statically`).
+    """
     if static:
         return StaticDecoding(decoder, cache, limit, steps)
     if not hooked(decoder):

@@ -21,9 +21,11 @@ from minihmx.engine import ranks
 from minihmx.errors import out_of_memory
 from minihmx.instruments.estimate import COPIES_PAY, worth_merging
 from minihmx.models.decoder import Decoder
+from minihmx.models.products import pack_modules
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")  # Linux tells there what memory there is
-RELEASE_PAYS = 2**30  # bytes of weights
+SMALL = 2**29  # bytes of weights, below which a run spends memory to save time
+MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's numbers of these settings
 _C_LIBRARY = ctypes.CDLL(None)
 OUT_OF_ROOM = (RuntimeError, MemoryError)  # a device's memory, and numpy's or Python's own
 _Item = TypeVar("_Item")
@@ -130,10 +132,24 @@ def release_after_learning(decoder: Decoder) -> None:
     """Give a step's activations back, which are the largest thing that it leaves on a CPU.
 
     They are taken anew in the next step. That costs a small model a twenty-fifth of its time, and
-    saves it nothing, so it keeps them.
+    saved the shape that was measured nothing, so it keeps them.
     """
-    if decoder.device.type == "cpu" and weight_bytes(decoder) >= RELEASE_PAYS:
+    if decoder.device.type == "cpu" and weight_bytes(decoder) >= SMALL:
         release()
+
+
+def spend_on_speed(decoder: Decoder) -> None:
+    """Let the run of a small model on a CPU have packed weights throughout, where there is room for
+    them, and keep what memory it frees for what it takes next. Neither changes a result."""
+    size = weight_bytes(decoder)
+    if decoder.device.type != "cpu" or size >= SMALL:
+        return
+    if free_memory(decoder.device)[0] > 4 * size:
+        pack_modules(decoder)
+    # The system clears every page that it hands out, and glibc gives large tensors back at once.
+    if set_option := getattr(_C_LIBRARY, "mallopt", None):
+        set_option(MMAP_THRESHOLD, 2**30)
+        set_option(TRIM_THRESHOLD, 2**31 - 1)
 
 
 # --- what there is, before anything is loaded -----------------------------------------------------
@@ -166,7 +182,7 @@ def merging(decoder: Decoder, tokens: int = COPIES_PAY) -> AbstractContextManage
     It is asked of all memory and not of what is free, since merging rounds otherwise: what other
     programs do must not change a run's numbers.
     """
-    on_cpu = decoder.device.type == "cpu"  # a GPU's step has its own way (models/step.py)
+    on_cpu = decoder.device.type == "cpu"  # a GPU has A's rows below W's instead (models/step.py)
     pays = on_cpu and worth_merging(weight_bytes(decoder), free_memory(decoder.device)[1], tokens)
     return lora.merged(decoder) if pays else nullcontext()
 

@@ -291,6 +291,10 @@ def leave(code: int) -> NoReturn:
     if world() == 1:
         sys.exit(code)
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # its reader has gone, or it is closed
+        try:
             stream.flush()
+        except (BrokenPipeError, ValueError):  # its reader has gone, or it is closed
+            pass
+        except OSError:  # a full disk, for which Python itself would end with this code
+            code = code or 120
     os._exit(code)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from minihmx.engine.draw import draw
-from minihmx.engine.graphs import decodes_statically, following
+from minihmx.engine.graphs import decodes_statically, next_states
 from minihmx.engine.memory import OUT_OF_ROOM, Limit, packing_pays, release
 from minihmx.engine.prefill import Prefix, cache_for, prefill, together
 from minihmx.engine.samplers import Sampler
@@ -196,7 +196,7 @@ class _Batch:
         size = rows, decoder.config.hidden_size
         self.hidden = torch.zeros(size, dtype=decoder.dtype, device=decoder.device)
         longest = max(r.max_new_tokens for r in requests)
-        self.following = following(decoder, self.cache, limit, longest, self.static)
+        self.advanced = next_states(decoder, self.cache, limit, longest, self.static)
         self.known = how.known
         # One random number for each token position, drawn before it is known which row stops where.
         # A generator's state would depend on how many rows and tokens came before.
@@ -251,7 +251,7 @@ class _Batch:
 
     def _advance(self) -> None:
         """The hidden states behind the last tokens, which go into the cache."""
-        self.hidden = self.following(self.token, self.where, max(self.positions) + 1)
+        self.hidden = self.advanced(self.token, self.where, max(self.positions) + 1)
         self.positions = [min(p + 1, self.capacity - 1) for p in self.positions]
         self.where = (self.where + 1).clamp(max=self.capacity - 1)
 

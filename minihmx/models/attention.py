@@ -1,4 +1,5 @@
-"""Attention of queries over keys: one formula for training, prefill and decoding.
+"""Attention of queries over keys: one formula for training and prefill, and for what step.py
+decodes where rows share keys.
 
 Shapes: B rows, T queries, N keys of their own, S shared keys, H query heads, K key heads, D head
 size.

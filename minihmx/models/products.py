@@ -22,8 +22,8 @@ from torch import Tensor, nn
 # kernel saves.
 FEW = 2**21
 ROWS = 8  # for which a weight is packed; the layout for more is the same
-# Bytes up to which a weight gets a copy. A larger one is the head of a large vocabulary, whose copy
-# would let memory grow with the vocabulary and makes one product of a token a sixth faster.
+# Bytes of a weight above which no packed copy is made beside it. It is mostly the head of a large
+# vocabulary: memory would grow with the vocabulary, for a product that is a sixth faster.
 LARGEST_COPY = 2**27
 FP32 = torch.float32
 
@@ -106,9 +106,8 @@ def pack(weight: Tensor) -> Tensor:
     """
     half = weight.dtype == torch.bfloat16 and cpu_has_bfloat16()
     suits = half or (weight.dtype == FP32 and onednn_is_faster())
-    fits = FEW // ROWS <= weight.numel() <= LARGEST_COPY // weight.itemsize
     weight = weight.detach()
-    if weight.device.type != "cpu" or not suits or not fits or not has_onednn():
+    if weight.device.type != "cpu" or not suits or weight.numel() < FEW // ROWS or not has_onednn():
         return weight
     return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight, ROWS))
 
@@ -116,15 +115,22 @@ def pack(weight: Tensor) -> Tensor:
 @contextmanager
 def packed(model: nn.Module) -> Iterator[None]:
     """Inside, products use packed copies of the weights, which take as much memory again."""
-    found: list[Any] = [m for m in model.modules() if getattr(m, "packs", False)]
+    found = pack_modules(model)
     try:
-        for module in found:
-            copy = pack(module.weight)
-            module.packed = copy if copy.is_mkldnn else None
         yield
     finally:
         for module in found:
             module.packed = None
+
+
+def pack_modules(model: nn.Module) -> list[Any]:
+    """Packed copies for those modules that have none and would use one; returns the modules."""
+    modules: list[Any] = [m for m in model.modules() if getattr(m, "packs", False)]
+    found = [m for m in modules if m.packed is None and m.weight.nbytes <= LARGEST_COPY]
+    for module in found:
+        copy = pack(module.weight)
+        module.packed = copy if copy.is_mkldnn else None
+    return found
 
 
 class _Frozen(torch.autograd.Function):

@@ -3,16 +3,16 @@
 `decoder.py` says what is computed, and this file computes the same with fewer kernels. One of eight
 rows takes about as long to start as to run, so their number decides:
 
-- all heads of q, k and v are turned together, and the mask is made once for all layers.
+- all heads of q, k and v are turned together, no module but a product is called, and the norms'
+  weights are cast to fp32 once.
 
 On a CPU that is all, and every bit is the decoder's. A GPU does more:
 
 - q, k and v are one product, and so are gate and up; the weights lie in one buffer for that, and
   the rows of the adapter's A below them, so that A x comes with W x;
 - the adapter is cast to the weights' dtype once for a whole batch of answers, and not for each
-  token, and so are the norms' weights to fp32;
-- keys and values are written at places that a GPU's tensor says, and attention looks at the whole
-  capacity of the cache.
+  token;
+- attention looks at the whole capacity of the cache.
 
 Every rounding to 16 bits is at the place where decoder.py has it.
 
@@ -171,18 +171,19 @@ class Step:
         self.rows = torch.arange(cache.k.shape[1], device=device)
         self.keys = torch.arange(cache.begin, cache.begin + cache.k.shape[3], device=device)[None]
         self.half = torch.full((1, 1), FP16_HALF, device=device)
-        # Behind the MLP's product stands what its largest value is taken to be at least.
-        size = len(self.rows), self.config.intermediate_size + 8
-        self.product = self.half.expand(size).clone()
-        caps = self.config.attention_softcap or 1.0
-        self.softcap = torch.full((1,), caps, device=device)
+        if self.dtype == torch.float16:
+            # Behind the MLP's product stands what its largest value is taken to be at least.
+            size = len(self.rows), self.config.intermediate_size + 8
+            self.product = self.half.expand(size).clone()
+        caps, kind = self.config.attention_softcap or 1.0, wide(self.last).dtype
+        self.softcap = torch.full((1,), caps, dtype=kind, device=device)
 
     def __call__(self, token: Tensor, where: Tensor, keys: int | None = None) -> Tensor:
         """token [B] at the positions where [B] -> normed hidden states [B, hidden].
 
         The cache gets the tokens' keys and values. keys: as Decoder.forward; None: all that there
-        is room for, so that every step has one shape. Rows that the cache no longer keeps may be
-        fewer than at first.
+        is room for, so that every step has one shape. Once the cache keeps fewer rows, token and
+        where have as many as it keeps.
         """
         begin = self.cache.begin
         self.slots = where - begin if begin else where
@@ -216,7 +217,7 @@ class Step:
     def mask(self, where: Tensor, window: int | None) -> Tensor:
         """What is added to scores, [B, 1, 1, N]: 0 for a key that is seen."""
         # The fused kernel wants it in the products' dtype. Scores with a softcap are fp32.
-        kind = self.dtype if self.config.attention_softcap is None else self.half.dtype
+        kind = self.dtype if self.config.attention_softcap is None else self.softcap.dtype
         seen = attention_mask(where[:, None], self.keys[:, : self.end], window)[:, None]
         return torch.zeros(seen.shape, dtype=kind, device=where.device).masked_fill_(
             ~seen, -math.inf

@@ -97,7 +97,11 @@ def _logprobs(setup: Setup, logits: Tensor, tokens: Sequence[int]) -> Tensor:
 
 @torch.inference_mode()
 def decoded(setup: Setup, trace: Trace) -> None:
-    """Token by token, all answers together, as engine/sampling.py does with the tokens it draws."""
+    """Token by token, all answers together, as engine/sampling.py does with the tokens it draws.
+
+    On a CPU the decoder is called here, so that every stage can be heard. The sampler's step gives
+    the same bits, which the report's `replayed` shows.
+    """
     with nullcontext() if "merged weights" in setup.off else merging(setup.decoder):
         _decode(setup, trace)
 

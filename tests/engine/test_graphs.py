@@ -22,13 +22,13 @@ from minihmx.engine import graphs, sampling
 from minihmx.engine.memory import Limit
 from minihmx.engine.prefill import prefill
 from minihmx.engine.sampling import Decoding, GenerationRequest, complete
-from minihmx.models.configs import ModelConfig
+from minihmx.models.configs import FAMILIES, ModelConfig
 from minihmx.models.context import KVCache
 from minihmx.models.decoder import Decoder
 from minihmx.models.folder import shipped_config
 from minihmx.models.step import Step
 
-KINDS = ("llama", "qwen2", "qwen3", "gemma2")
+KINDS = tuple(FAMILIES)
 CPU = torch.device("cpu")
 SIZES = {
     "num_hidden_layers": 3, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4,
@@ -37,10 +37,13 @@ SIZES = {
 }  # fmt: skip
 
 
-def small(kind: str, adapter: bool, targets: tuple[str, ...] = lora.LORA_TARGETS) -> Decoder:
-    """Random weights, and an adapter that says something."""
+def small(
+    kind: str, adapter: bool, targets: tuple[str, ...] = lora.LORA_TARGETS, window: int = 6
+) -> Decoder:
+    """Random weights, and an adapter that says something. window: of Gemma's layers."""
     torch.manual_seed(0)
-    sizes = SIZES if kind == "gemma2" else {k: v for k, v in SIZES.items() if k[:3] != "sli"}
+    own = {"sliding_window": window} if kind == "gemma2" else {}
+    sizes = {k: v for k, v in SIZES.items() if k != "sliding_window"} | own
     decoder = Decoder(ModelConfig.from_hf(sizes | {"model_type": kind})).eval()
     decoder.requires_grad_(False)
     for parameter in decoder.parameters():
@@ -108,34 +111,36 @@ def test_it_rounds_where_the_decoder_does(kind: str, dtype: torch.dtype) -> None
     assert torch.allclose(caches[0].both.float(), caches[1].both.float(), rtol=bound, atol=bound)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("merged", [True, False])
-@pytest.mark.parametrize("adapter", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("begin", [0, 5])
+@pytest.mark.parametrize("spoken", ["adapter", "merged", "some", "base"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_a_cpu_every_bit_is_the_decoder_s(
-    kind: str, adapter: bool, merged: bool, dtype: torch.dtype
+    kind: str, spoken: str, begin: int, dtype: torch.dtype
 ) -> None:
-    """Also of rows behind shared tokens, and once some of the rows have gone."""
-    decoder = in_dtype(small(kind, adapter), dtype)
-    windows = [window for window in decoder.config.windows if window]
-    begin = 0 if windows else 5
+    """Also of rows behind shared tokens, once some of the rows have gone, and at the last place."""
+    targets = ("q_proj", "v_proj", "down_proj") if spoken == "some" else lora.LORA_TARGETS
+    # Rows share tokens only where each layer sees all of them.
+    decoder = small(kind, spoken != "base", targets, window=16 if begin else 6)
+    decoder = in_dtype(decoder, dtype)
     shared = KVCache(decoder.config, 1, begin, dtype, CPU) if begin else None
     caches = [KVCache(decoder.config, 4, 16, dtype, CPU, shared) for _ in range(2)]
-    step = graphs.following(decoder, caches[0], Limit("--rows", 4), 8, static=False)
+    step = graphs.next_states(decoder, caches[0], Limit("--rows", 4), 8, static=False)
     assert isinstance(step, Step)
-    with torch.inference_mode(), lora.merged(decoder) if merged else nullcontext():
+    merging = lora.merged(decoder) if spoken == "merged" else nullcontext()
+    with torch.inference_mode(), merging:
         if shared:
             decoder(torch.tensor([[5, 6, 7, 8, 9]]), torch.arange(5)[None], shared, 5)
         where = torch.tensor([0, 1, 2, 3]) + begin
-        for t in range(8):
-            if t == 5:
+        for t in range(14):
+            if keep := {5: [1, 3], 9: [1]}.get(t):
                 for cache in caches:
-                    cache.keep([1, 3])
-                where = where[[1, 3]]
+                    cache.keep(keep)
+                where = where[keep]
             token, keys = torch.arange(11, 11 + len(where)) + 7 * t, int(where.max()) + 1
             expected = decoder(token[:, None], where[:, None], caches[1], keys)[:, 0]
             assert torch.equal(step(token, where, keys), expected)
-            where = where + 1
+            where = (where + 1).clamp(max=15)
     assert torch.equal(caches[0].both, caches[1].both)
 
 
@@ -236,8 +241,8 @@ def test_a_layer_is_at_most_forty_kernels(name: str, adapter: bool) -> None:
 
 
 def test_two_steps_read_and_write_at_the_same_places() -> None:
-    decoder = small("gemma2", True)
-    cache = KVCache(decoder.config, 2, 16, torch.float32, CPU)
+    decoder = in_dtype(small("gemma2", True), torch.float16)
+    cache = KVCache(decoder.config, 2, 16, torch.float16, CPU)
     with torch.inference_mode():
         step = Step(decoder, cache)
         token, where = torch.tensor([11, 12]), torch.tensor([3, 2])
@@ -340,5 +345,5 @@ def test_a_layer_with_a_hook_is_called() -> None:
     assert not graphs.decodes_statically(cpu) and not graphs.hooked(cpu)
     handle = cpu.model.layers[0].register_forward_hook(lambda *_: None)
     cache = KVCache(cpu.config, 1, 8, torch.float32, CPU)
-    assert not isinstance(graphs.following(cpu, cache, Limit("--rows", 1), 8, False), Step)
+    assert not isinstance(graphs.next_states(cpu, cache, Limit("--rows", 1), 8, False), Step)
     handle.remove()

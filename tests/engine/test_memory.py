@@ -1,9 +1,10 @@
-"""Memory that nothing uses goes back to the system."""
+"""Memory that nothing uses goes back to the system, and a small model's run keeps it."""
 
 from __future__ import annotations
 
 import ctypes
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import toy
 from minihmx.engine import memory
 from minihmx.engine.memory import release
 from minihmx.engine.open import find_model, load_decoder
+from minihmx.models import products
 
 STATM = Path("/proc/self/statm")
 
@@ -37,12 +39,39 @@ def test_what_was_freed_between_tensors_in_use_goes_back() -> None:
 
 
 def test_a_small_model_keeps_its_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """To take it anew in each step would be a twentieth of `tiny`'s time."""
+    """To take it anew in each step costs the small shape a twenty-fifth of its time."""
     calls = list[str]()
     monkeypatch.setattr(memory, "release", lambda: calls.append("released"))
     decoder = load_decoder(find_model({"model": str(toy.model(tmp_path / "toy"))}))
     memory.release_after_learning(decoder)
-    assert calls == [] and memory.weight_bytes(decoder) < memory.RELEASE_PAYS
-    monkeypatch.setattr(memory, "RELEASE_PAYS", memory.weight_bytes(decoder))
+    assert calls == [] and memory.weight_bytes(decoder) < memory.SMALL
+    monkeypatch.setattr(memory, "SMALL", memory.weight_bytes(decoder))
     memory.release_after_learning(decoder)
     assert calls == ["released"]
+
+
+@pytest.mark.skipif(not products.has_onednn(), reason="this torch has no oneDNN")
+def test_a_small_model_s_run_spends_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights stay packed from one answer to the next, where there is room for the copies."""
+    told = list[tuple[int, int]]()
+    library = SimpleNamespace(mallopt=lambda *option: told.append(option))
+    monkeypatch.setattr(memory, "_C_LIBRARY", library)
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+    decoder = load_decoder(find_model({"model": "tiny", "device": "cpu", "dtype": "float32"}))
+    hidden = torch.randn(3, decoder.config.hidden_size)
+    expected, room = decoder.logits(hidden), 4 * memory.weight_bytes(decoder)
+    for small, free in ((0, room + 1), (room, room)):
+        monkeypatch.setattr(memory, "SMALL", small)
+        monkeypatch.setattr(memory, "free_memory", lambda device, free=free: (free, free))
+        memory.spend_on_speed(decoder)
+        assert decoder.lm_head.packed is None and len(told) == (2 if small else 0)
+    monkeypatch.setattr(memory, "free_memory", lambda device: (room + 1, room + 1))
+    memory.spend_on_speed(decoder)
+    copy = decoder.lm_head.packed
+    with products.packed(decoder):
+        assert decoder.lm_head.packed is copy
+    assert decoder.lm_head.packed is copy and copy.is_mkldnn
+    assert torch.equal(decoder.logits(hidden), expected)
+    musl = SimpleNamespace()
+    monkeypatch.setattr(memory, "_C_LIBRARY", musl)
+    memory.spend_on_speed(decoder)  # which has no such settings

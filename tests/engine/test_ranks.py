@@ -297,6 +297,26 @@ def test_what_rank_0_alone_meets_ends_all_with_one_sentence(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_a_bug_on_one_rank_is_the_one_that_torchrun_reports(tmp_path: Path) -> None:
+    """The other one notices at once that its peer has gone, and must not end before it."""
+    script = tmp_path / "buggy.py"
+    script.write_text(
+        "from minihmx.__main__ import run\n"
+        "from minihmx.engine import ranks\n"
+        "sum_gradients = ranks.sum_gradients\n"
+        "ranks.sum_gradients = lambda them: 1 / (1 - ranks.rank()) and sum_gradients(them)\n"
+        "run()\n"
+    )
+    words = list(map(str, small(tmp_path)))
+    done = subprocess.run(
+        [*LAUNCHER, "2", str(script), *words], capture_output=True, text=True, env=env({})
+    )
+    root = done.stderr.partition("Root Cause")[2]
+    assert re.search(r"exitcode +: 1 ", root) and "ZeroDivisionError: " in root
+    assert done.stderr.count("Traceback (most recent call last)") >= 1 and told(done) == []
+
+
+@pytest.mark.slow
 def test_processes_that_are_not_alike_are_refused(tmp_path: Path) -> None:
     words = " ".join(map(str, command(*small(tmp_path))))
     apart = ["--no-python", "sh", "-c", f"exec {words} --seed $RANK"]

@@ -103,11 +103,12 @@ def test_packing_ends_with_an_error_too_and_leaves_the_state_dict_alone() -> Non
 
 def test_a_head_of_a_large_vocabulary_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else memory would grow with the vocabulary twice as fast as the weights do."""
-    weight = normal(1024, 512)
-    monkeypatch.setattr(products, "LARGEST_COPY", weight.numel() * 4)
-    assert pack(weight).is_mkldnn
-    monkeypatch.setattr(products, "LARGEST_COPY", weight.numel() * 4 - 1)
-    assert pack(weight).data_ptr() == weight.data_ptr()
+    layer = Linear(512, 1024, bias=False).requires_grad_(False)
+    for limit in (1024 * 512 * 4, 1024 * 512 * 4 - 1):
+        monkeypatch.setattr(products, "LARGEST_COPY", limit)
+        with packed(layer):
+            assert (layer.packed is None) == (limit % 2 == 1)
+    assert pack(layer.weight).is_mkldnn  # merged weights take no memory beside another copy
 
 
 def test_an_adapter_is_heard_through_packed_weights() -> None:
