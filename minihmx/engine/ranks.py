@@ -276,8 +276,11 @@ def first_to_fail(why: str) -> bool:
     except RuntimeError:  # nobody can be asked, so rather twice than never
         return True
     if place := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun's summary shows the sentence
+        # It takes the earliest failure, in whole seconds, for the cause, and of equals the lowest
+        # rank. The others fail in the same second, so this one is dated back.
+        told = {"message": why, "timestamp": int(time.time()) - 1}
         with suppress(OSError):
-            Path(place).write_text(json.dumps({"message": why, "timestamp": int(time.time())}))
+            Path(place).write_text(json.dumps(told))
     return True
 
 
