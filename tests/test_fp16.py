@@ -48,11 +48,15 @@ PRODUCTS = {"linear", "matmul", "mm", "bmm", "scaled_dot_product_attention"}
 PRODUCTS |= {"_scaled_dot_product_flash_attention_for_cpu"}
 COPIES = {"to", "_to_copy", "t", "transpose", "view", "_unsafe_view", "reshape", "expand", "clone"}
 COPIES |= {"select", "slice", "index", "index_put_", "cat", "embedding", "detach", "zeros"}
-COPIES |= {"permute", "zeros_like", "copy_"}
+COPIES |= {"permute", "zeros_like", "copy_", "empty", "roll", "masked_fill_"}
 
 
 class Sixteen(TorchDispatchMode):
-    """Collects the operations that read or write an fp16 tensor, and those that touch none."""
+    """Collects the operations that compute in fp16, and those that do not.
+
+    Where one of the operands is an fp32 tensor torch computes in fp32, also if it reads the others
+    from fp16 and rounds the result to it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,8 +64,10 @@ class Sixteen(TorchDispatchMode):
 
     def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = call(*args, **(kwargs or {}))
-        touched = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor)]
-        half = any(x.dtype == HALF for x in touched)
+        given = [x for x in tree_leaves(args) if isinstance(x, Tensor) and x.dim()]
+        kinds = {x.dtype for x in given if x.is_floating_point()}
+        made = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+        half = kinds == {HALF} or (not kinds and any(x.dtype == HALF for x in made))
         (self.half if half else self.full).add(call.overloadpacket.__name__)
         return out
 

@@ -22,6 +22,7 @@ from minihmx.errors import DataError, Diverged, UserError
 from minihmx.instruments.notfinite import base_state
 from minihmx.judge import reward
 from minihmx.models.decoder import Decoder
+from minihmx.models.step import Step
 from minihmx.optimizer import Optimizer, Outcome, Overflow
 from minihmx.records import Completion, Question, Rollout, Unscored, Verdict
 from minihmx.run import Run, open_run
@@ -348,16 +349,23 @@ def test_out_of_memory_goes_on_in_smaller_pieces_with_the_same_result(
 ) -> None:
     """A fake one: more than three rows never fit, in sampling, judging or the backward."""
     whole = contents(finished(tmp_path, out=str(tmp_path / "whole"), micro_batch=2, decode_rows=2))
-    forward, sizes = Decoder.forward, []
+    forward, step, sizes = Decoder.forward, Step.__call__, []
 
-    def small(self: Decoder, ids: torch.Tensor, *rest: Any, packed: Any = None) -> torch.Tensor:
-        rows = len(ids if packed is None else packed.rows)
+    def fit(rows: int) -> None:
         if rows > 3:
             raise torch.OutOfMemoryError
         sizes.append(rows)
+
+    def small(self: Decoder, ids: torch.Tensor, *rest: Any, packed: Any = None) -> torch.Tensor:
+        fit(len(ids if packed is None else packed.rows))
         return forward(self, ids, *rest, packed=packed)
 
+    def small_step(self: Step, token: torch.Tensor, *rest: Any) -> torch.Tensor:
+        fit(len(token))
+        return step(self, token, *rest)
+
     monkeypatch.setattr(Decoder, "forward", small)
+    monkeypatch.setattr(Step, "__call__", small_step)
     run = open_run(toy.flags(tmp_path, micro_batch=8, decode_rows=8))
     notices = [n for event in train.train(run) for n in getattr(event, "notices", [])]
     assert (run.micro_limit.rows, run.decode_limit.rows) == (2, 2) and max(sizes) == 2
