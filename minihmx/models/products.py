@@ -72,8 +72,11 @@ def linear(
     """x [..., in], weight [out, in] -> [..., out]; a gradient reaches x, and the weight and bias
     too where they are trained.
 
-    packed: what `pack` made of the weight. It is used where that changes no bit.
+    packed: what `pack` made of the weight. It is used where that changes no bit, and only in
+    inference mode: reference and policy, whose KL is 0 at first, go through the plain weight both.
     """
+    if not torch.is_inference_mode_enabled():
+        packed = None
     if weight.is_mkldnn:  # merged for sampling, which no gradient goes through
         return _onednn(x.detach(), weight, bias)
     learns = torch.is_grad_enabled()
@@ -92,7 +95,7 @@ def by_onednn(x: Tensor, weight: Tensor, packed: Tensor | None) -> bool:
     if x.device.type != "cpu" or x.dtype != weight.dtype:
         return False
     if x.dtype != FP32:
-        return packed is not None and not torch.is_grad_enabled()
+        return packed is not None
     return x.numel() * weight.shape[0] >= FEW and onednn_is_faster()
 
 

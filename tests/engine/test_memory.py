@@ -71,7 +71,8 @@ def test_a_small_model_s_run_spends_memory(monkeypatch: pytest.MonkeyPatch) -> N
     with products.packed(decoder):
         assert decoder.lm_head.packed is copy
     assert decoder.lm_head.packed is copy and copy.is_mkldnn
-    assert torch.equal(decoder.logits(hidden), expected)
+    with torch.inference_mode():
+        assert torch.equal(decoder.logits(hidden), expected)
     musl = SimpleNamespace()
     monkeypatch.setattr(memory, "_C_LIBRARY", musl)
     memory.spend_on_speed(decoder)  # which has no such settings

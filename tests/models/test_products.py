@@ -82,10 +82,26 @@ def test_a_packed_weight_changes_no_bit(dtype: torch.dtype) -> None:
     for rows in (1, 2, 3, 8, 40, 300):
         x = normal(rows, 512).to(dtype)
         plain = layer(x)
-        with packed(nn.Sequential(layer)):
+        with packed(nn.Sequential(layer)), torch.inference_mode():
             assert layer.packed is not None and layer.packed.is_mkldnn
             assert torch.equal(layer(x), plain)
     assert layer.packed is None
+
+
+def test_learning_goes_through_the_plain_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference has the kernel of the policy beside it, on whatever processor."""
+    used = list[bool]()
+    real = products._onednn
+    monkeypatch.setattr(
+        products, "_onednn", lambda x, w, b: used.append(w.is_mkldnn) or real(x, w, b)
+    )
+    layer, x = Linear(512, 1024).requires_grad_(False), normal(300, 512)
+    with packed(layer):
+        for mode in (torch.inference_mode, torch.no_grad, torch.enable_grad):
+            with mode():
+                layer(x)
+        layer(x.requires_grad_()).sum().backward()
+    assert used == [True, False, False, False, False]
 
 
 def test_packing_ends_with_an_error_too_and_leaves_the_state_dict_alone() -> None:
@@ -127,7 +143,7 @@ def test_an_adapter_is_heard_through_packed_weights() -> None:
 
     on, off = values()
     assert (on - off).abs().max() > 0.1
-    with packed(model):
+    with packed(model), torch.inference_mode():
         assert layer.packed is not None and layer.packed.is_mkldnn
         torch.testing.assert_close(values(), (on, off), atol=1e-4, rtol=1e-5)
     with lora.merged(model):
@@ -135,7 +151,7 @@ def test_an_adapter_is_heard_through_packed_weights() -> None:
         with packed(model):
             assert layer.packed is None  # a second copy would be for nothing
             torch.testing.assert_close(values()[0], on, atol=1e-4, rtol=1e-5)
-    with lora.adapter_off(model), lora.merged(model), packed(model):
+    with lora.adapter_off(model), lora.merged(model), packed(model), torch.inference_mode():
         assert layer.packed is not None  # the judge's weights, not the merged ones
         torch.testing.assert_close(model(x), off, atol=1e-4, rtol=1e-5)
 
