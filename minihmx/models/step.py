@@ -73,8 +73,8 @@ class Fused:
         # base + scale * delta; the scale is fp32 and makes it the dtype of the sum.
         return torch.addcmul(y[:, : self.out], delta, self.scale)
 
-    def halves(self, x: Tensor) -> Sequence[Tensor]:
-        """x [B, in] -> two of [B, out / 2]."""
+    def split(self, x: Tensor) -> Sequence[Tensor]:
+        """x [B, in] -> what each of two weights gives, [B, out / 2]."""
         return self(x).chunk(2, dim=-1)
 
 
@@ -86,11 +86,11 @@ class Apart:
 
     def __call__(self, x: Tensor) -> Tensor:
         """As Fused."""
-        found = self.halves(x)
+        found = self.split(x)
         return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
 
-    def halves(self, x: Tensor) -> list[Tensor]:
-        """As Fused, and as many as there are modules."""
+    def split(self, x: Tensor) -> list[Tensor]:
+        """x [B, in] -> what each module gives."""
         return [module(x) for module in self.modules]
 
 
@@ -258,7 +258,7 @@ class Step:
 
     def feed(self, x: Tensor, layer: StaticLayer) -> Tensor:
         """As MLP."""
-        gate, up = layer.gate_up.halves(x)
+        gate, up = layer.gate_up.split(x)
         gate = wide(gate)
         gate = F.gelu(gate, approximate="tanh") if layer.tanh_gelu else F.silu(gate)
         if self.dtype != torch.float16:
