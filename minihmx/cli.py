@@ -56,9 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if known is None:
             if ranks.world() == 1:
                 raise
-            # Python would print the same and then take its modules apart, while others end first.
             if ranks.first_to_fail(f"{type(error).__name__}: {error}"):
-                traceback.print_exc()
+                traceback.print_exc()  # and on to ranks.leave
             return 1
         return refuse(known)
 

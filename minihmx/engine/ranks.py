@@ -276,20 +276,18 @@ def first_to_fail(why: str) -> bool:
     except RuntimeError:  # nobody can be asked, so rather twice than never
         return True
     if place := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun's summary shows the sentence
-        # It takes the earliest failure, in whole seconds, for the cause, and of equals the lowest
-        # rank. The others fail in the same second, so this one is dated back.
-        told = {"message": why, "timestamp": int(time.time()) - 1}
+        # The cause is the earliest one, of those within a second the lowest rank's: hence the - 1.
         with suppress(OSError):
-            Path(place).write_text(json.dumps(told))
+            Path(place).write_text(json.dumps({"message": why, "timestamp": int(time.time()) - 1}))
     return True
 
 
 def leave(code: int) -> NoReturn:
     """End this process with its exit code; where it is one of several, without any delay.
 
-    torchrun reports the first process that has ended, and ends the others by a signal. They notice
-    that this one is gone once its connections close, and if Python then still took its modules
-    apart, another could end before it, and the exit code that says what happened would be lost.
+    torchrun reports the first that has ended and ends the others, which notice that this one is
+    gone once its connections close. If Python still took its modules apart then, another could end
+    before it, and the exit code that says what happened would be lost.
     """
     if world() == 1:
         sys.exit(code)
