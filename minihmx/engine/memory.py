@@ -24,7 +24,7 @@ from minihmx.models.decoder import Decoder
 from minihmx.models.products import pack_modules
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")  # Linux tells there what memory there is
-SMALL_MODEL = 2**29  # bytes of weights, below which a run spends memory to save time
+SPENDS_BELOW = 2**29  # bytes of weights; a run of fewer spends memory to save time
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's numbers of these settings
 _C_LIBRARY = ctypes.CDLL(None)
 OUT_OF_ROOM = (RuntimeError, MemoryError)  # a device's memory, and numpy's or Python's own
@@ -134,7 +134,7 @@ def release_after_learning(decoder: Decoder) -> None:
     They are taken anew in the next step. That costs a small model a twenty-fifth of its time, and
     saved the shape that was measured nothing, so it keeps them.
     """
-    if decoder.device.type == "cpu" and weight_bytes(decoder) >= SMALL_MODEL:
+    if decoder.device.type == "cpu" and weight_bytes(decoder) >= SPENDS_BELOW:
         release()
 
 
@@ -142,7 +142,7 @@ def spend_on_speed(decoder: Decoder) -> None:
     """Let the run of a small model on a CPU have packed weights throughout, where there is room for
     them, and keep what memory it frees for what it takes next. Neither changes a result."""
     size = weight_bytes(decoder)
-    if decoder.device.type != "cpu" or size >= SMALL_MODEL:
+    if decoder.device.type != "cpu" or size >= SPENDS_BELOW:
         return
     if free_memory(decoder.device)[0] > 4 * size:
         pack_modules(decoder)

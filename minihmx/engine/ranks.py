@@ -275,19 +275,18 @@ def first_to_fail(why: str) -> bool:
         _store().set("why", why)
     except RuntimeError:  # nobody can be asked, so rather twice than never
         return True
-    if place := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun's summary shows the sentence
-        # The cause is the earliest one, of those within a second the lowest rank's: hence the - 1.
+    # torchrun shows the earliest, of those within a second the lowest rank's: hence the - 1.
+    if place := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with suppress(OSError):
             Path(place).write_text(json.dumps({"message": why, "timestamp": int(time.time()) - 1}))
     return True
 
 
 def leave(code: int) -> NoReturn:
-    """End this process with its exit code; where it is one of several, without any delay.
+    """End this process with its exit code; where it is one of several, at once.
 
-    torchrun reports the first that has ended and ends the others, which notice that this one is
-    gone once its connections close. If Python still took its modules apart then, another could end
-    before it, and the exit code that says what happened would be lost.
+    torchrun reports the first that has ended. The others notice a failure once connections close,
+    and a process that still took its modules apart would end behind them, its exit code unseen.
     """
     if world() == 1:
         sys.exit(code)

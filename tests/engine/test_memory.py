@@ -44,8 +44,8 @@ def test_a_small_model_keeps_its_memory(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(memory, "release", lambda: calls.append("released"))
     decoder = load_decoder(find_model({"model": str(toy.model(tmp_path / "toy"))}))
     memory.release_after_learning(decoder)
-    assert calls == [] and memory.weight_bytes(decoder) < memory.SMALL_MODEL
-    monkeypatch.setattr(memory, "SMALL_MODEL", memory.weight_bytes(decoder))
+    assert calls == [] and memory.weight_bytes(decoder) < memory.SPENDS_BELOW
+    monkeypatch.setattr(memory, "SPENDS_BELOW", memory.weight_bytes(decoder))
     memory.release_after_learning(decoder)
     assert calls == ["released"]
 
@@ -61,7 +61,7 @@ def test_a_small_model_s_run_spends_memory(monkeypatch: pytest.MonkeyPatch) -> N
     hidden = torch.randn(3, decoder.config.hidden_size)
     expected, room = decoder.logits(hidden), 4 * memory.weight_bytes(decoder)
     for small, free in ((0, room + 1), (room, room)):
-        monkeypatch.setattr(memory, "SMALL_MODEL", small)
+        monkeypatch.setattr(memory, "SPENDS_BELOW", small)
         monkeypatch.setattr(memory, "free_memory", lambda device, free=free: (free, free))
         memory.spend_on_speed(decoder)
         assert decoder.lm_head.packed is None and len(told) == (2 if small else 0)
