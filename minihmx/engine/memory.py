@@ -139,8 +139,11 @@ def release_after_learning(decoder: Decoder) -> None:
 
 
 def spend_on_speed(decoder: Decoder) -> None:
-    """Let the run of a small model on a CPU have packed weights throughout, where there is room for
-    them, and keep what memory it frees for what it takes next. Neither changes a result."""
+    """Let a run on a CPU, of less than SPENDS_BELOW bytes of weights, spend memory to save time.
+
+    It has packed weights throughout, where four times the weights are free, and keeps the memory
+    that it frees for what it takes next. Neither changes a result.
+    """
     size = weight_bytes(decoder)
     if decoder.device.type != "cpu" or size >= SPENDS_BELOW:
         return

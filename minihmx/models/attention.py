@@ -74,7 +74,10 @@ def attend_shared(
     softcap: float | None,
     shared: tuple[Tensor, Tensor],
 ) -> Tensor:
-    """Attention over the shared keys and then each row's own, [B, K, Q, D], q [B, K, Q, D]."""
+    """Attention over the shared keys and then each row's own, [B, K, Q, D], q [B, K, Q, D].
+
+    mask: over each row's own keys, bool as in `attend`, or what is added to scores, [B, 1, 1, N].
+    """
     B, K, Q, D = q.shape
     # To the shared keys the queries of all rows are queries of one row, so that those keys are read
     # once for all of them.
