@@ -163,7 +163,7 @@ class _TokenLogProbs(torch.autograd.Function):
             shrink = torch.exp(top - new_top)
             mass = torch.sub(logits, new_top[:, None]).exp_()
             total = total * shrink + mass.sum(1)
-            moment = moment * shrink + torch.linalg.vecdot(mass, logits)
+            moment = moment * shrink + logits.mul_(mass).sum(1)
             if pull is not None:
                 pulling = mass if slope is None else mass * slope
                 pulled = linear(pulling.to(head.dtype), part.T).to(pull.dtype)

@@ -26,6 +26,7 @@ from minihmx.models.products import pack_modules
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")  # Linux tells there what memory there is
 SPENDS_BELOW = 2**29  # bytes of weights; a run of fewer spends memory to save time
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's numbers of these settings
+ROOM, HUGE_PAGES = 2**30 - 2**20, 14  # Linux's number of this advice
 _C_LIBRARY = ctypes.CDLL(None)
 OUT_OF_ROOM = (RuntimeError, MemoryError)  # a device's memory, and numpy's or Python's own
 _Item = TypeVar("_Item")
@@ -147,12 +148,23 @@ def spend_on_speed(decoder: Decoder) -> None:
     size = weight_bytes(decoder)
     if decoder.device.type != "cpu" or size >= SPENDS_BELOW:
         return
-    if free_memory(decoder.device)[0] > 4 * size:
-        pack_modules(decoder)
     # The system clears every page that it hands out, and glibc gives large tensors back at once.
     if set_option := getattr(_C_LIBRARY, "mallopt", None):
         set_option(MMAP_THRESHOLD, 2**30)
         set_option(TRIM_THRESHOLD, 2**31 - 1)
+        _use_huge_pages(ROOM)
+    if free_memory(decoder.device)[0] > 4 * size:
+        pack_modules(decoder)
+
+
+def _use_huge_pages(room: int) -> None:
+    """Let the memory that glibc takes next, up to so many bytes, consist of pages of 2 MiB, where
+    the system has such: a processor finds its way in them faster than in those of 4 KiB."""
+    end = _C_LIBRARY.sbrk
+    end.restype = ctypes.c_void_p
+    start = end(0)
+    torch.empty(room, dtype=torch.uint8)  # nothing is written to it, so no memory is behind it yet
+    _C_LIBRARY.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end(0) - start), HUGE_PAGES)
 
 
 # --- what there is, before anything is loaded -----------------------------------------------------

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from minihmx.models.context import wide
 
+FEW_QUERIES = 8  # of one row and key head
+
 
 def attend(
     q: Tensor,
@@ -45,21 +47,36 @@ def attend(
     q = q.reshape(B, K, H // K * T, D)
     if shared is not None:
         out = attend_shared(q, k, v, mask, scale, softcap, shared)
-    elif softcap is None:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
     else:
-        out = _capped_scores(q, k, mask, scale, softcap).softmax(-1).to(v.dtype) @ v
+        out = attend_own(q, k, v, mask, scale, softcap)
     return out.reshape(B, H, T, D).transpose(1, 2).reshape(B, T, H * D)
 
 
-def _capped_scores(
-    q: Tensor, k: Tensor, mask: Tensor | None, scale: float, softcap: float
+def attend_own(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, softcap: float | None
 ) -> Tensor:
-    """fp32 scores [B, K, Q, N] of a family that has a softcap, which no fused kernel knows."""
+    """Attention of [B, K, Q, D] over keys of the same rows, [B, K, N, D]; mask as in `attend`, or
+    what is added to scores."""
+    if softcap is None and not by_products(q):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    return _scores(q, k, mask, scale, softcap).softmax(-1).to(v.dtype) @ v
+
+
+def by_products(q: Tensor) -> bool:
+    """Whether two products and a softmax are faster than the fused kernel, which they are on a CPU
+    in fp32 for the queries of one token."""
+    return q.shape[2] <= FEW_QUERIES and q.device.type == "cpu" and q.dtype == torch.float32
+
+
+def _scores(
+    q: Tensor, k: Tensor, mask: Tensor | None, scale: float, softcap: float | None
+) -> Tensor:
+    """fp32 scores [B, K, Q, N], with a softcap where the family has one."""
     # The cap bends the scores after the scale and before the mask: the other way round, tanh would
     # turn the mask's minus infinity into a finite score.
     scores = wide((q * scale) @ k.transpose(-1, -2))
-    scores = softcap * torch.tanh(scores / softcap)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     if mask is None:
         return scores
     return scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
@@ -98,7 +115,7 @@ def _partial(
     """Attention over some of the keys, [B, K, Q, D], and the logarithm of the sum of their
     exponentials, fp32 [B, K, Q]; mask None: every query sees all of these keys."""
     if softcap is not None:
-        scores = _capped_scores(q, k, mask, scale, softcap)
+        scores = _scores(q, k, mask, scale, softcap)
         return scores.softmax(-1).to(v.dtype) @ v, scores.logsumexp(-1)
     # This is the kernel that scaled_dot_product_attention takes on a CPU; only under its own name
     # does it return the sums as well, and it wants the mask as numbers to add.

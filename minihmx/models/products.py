@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 # Multiplications of one product below which oneDNN's longer way to the kernel costs more than its
 # kernel saves.
-FEW = 2**21
+FEW = 2**20
 ROWS = 8  # for which a weight is packed; the layout for more is the same
 # Bytes of a weight above which no packed copy is made beside it. It is mostly the head of a large
 # vocabulary: memory would grow with the vocabulary, for a product that is a sixth faster.

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minihmx.lora import LoRALinear
-from minihmx.models.attention import attend_shared
+from minihmx.models.attention import attend_own, attend_shared
 from minihmx.models.context import KVCache, attention_mask, inverse_frequencies, wide
 from minihmx.models.decoder import FP16_HALF, Decoder, Layer, RMSNorm
 
@@ -248,7 +248,7 @@ class Step:
         if shared is not None:
             out = attend_shared(q, k, v, mask, scale, config.attention_softcap, shared)
         elif config.attention_softcap is None:
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+            out = attend_own(q, k, v, mask, scale, None)
         else:
             scores = (q * scale) @ k.transpose(-1, -2)
             bent = torch.div(scores, self.softcap).tanh_()
