@@ -25,7 +25,7 @@ from minihmx.models.context import Context, KVCache, Packed, inverse_frequencies
 from minihmx.models.gated import Gated
 from minihmx.models.products import Head, Linear
 
-KEEP = [False]
+KEEP = [True]
 FP16_HALF = 32768.0  # half of what fp16 can hold
 
 
