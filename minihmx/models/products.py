@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 # Multiplications of one product below which oneDNN's longer way to the kernel costs more than its
 # kernel saves.
+PK = [True]
 FEW = 2**20
 ROWS = 8  # for which a weight is packed; the layout for more is the same
 # Bytes of a weight above which no packed copy is made beside it. It is mostly the head of a large
@@ -75,7 +76,7 @@ def linear(
     packed: what `pack` made of the weight. It is used where that changes no bit, and only in
     inference mode: reference and policy, whose KL is 0 at first, go through the plain weight both.
     """
-    if not torch.is_inference_mode_enabled():
+    if not PK[0] and not torch.is_inference_mode_enabled():
         packed = None
     if weight.is_mkldnn:  # merged for sampling, which no gradient goes through
         return _onednn(x.detach(), weight, bias)
@@ -83,11 +84,12 @@ def linear(
     trained = learns and (weight.requires_grad or (bias is not None and bias.requires_grad))
     if trained or not by_onednn(x, weight, packed):
         return F.linear(x, weight, bias)
-    if learns and x.requires_grad:
-        return cast(Tensor, _Frozen.apply(x, weight, bias))  # type: ignore[no-untyped-call]
     # A single row is another kernel's work, which adds up in another order.
-    one = x.numel() == x.shape[-1]
-    return _onednn(x, weight if packed is None or one else packed, bias)
+    if packed is None or x.numel() == x.shape[-1]:
+        packed = weight
+    if learns and x.requires_grad:
+        return cast(Tensor, _Frozen.apply(x, weight, bias, packed))  # type: ignore[no-untyped-call]
+    return _onednn(x, packed, bias)
 
 
 def by_onednn(x: Tensor, weight: Tensor, packed: Tensor | None) -> bool:
@@ -140,14 +142,14 @@ class _Frozen(torch.autograd.Function):
     """oneDNN's product, of which torch knows no derivative."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, packed: Tensor) -> Tensor:
         ctx.save_for_backward(weight)
-        return _onednn(x, weight, bias)
+        return _onednn(x, packed, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (weight,) = ctx.saved_tensors
-        return linear(grad, weight.T), None, None
+        return linear(grad, weight.T), None, None, None
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
