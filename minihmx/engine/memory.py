@@ -26,7 +26,8 @@ from minihmx.models.products import pack_modules
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")  # Linux tells there what memory there is
 SPENDS_BELOW = 2**29  # bytes of weights; a run of fewer spends memory to save time
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's numbers of these settings
-ROOM, HUGE_PAGES = 2**30 - 2**20, 14  # Linux's number of this advice
+USE_HUGE_PAGES = 14  # Linux's number of this advice
+ROOM = 2**30 - 2**20  # bytes, below the threshold that `spend_on_speed` sets
 _C_LIBRARY = ctypes.CDLL(None)
 OUT_OF_ROOM = (RuntimeError, MemoryError)  # a device's memory, and numpy's or Python's own
 _Item = TypeVar("_Item")
@@ -142,8 +143,9 @@ def release_after_learning(decoder: Decoder) -> None:
 def spend_on_speed(decoder: Decoder) -> None:
     """Let a run on a CPU, of less than SPENDS_BELOW bytes of weights, spend memory to save time.
 
-    It has packed weights throughout, where four times the weights are free, and keeps the memory
-    that it frees for what it takes next. Neither changes a result.
+    It has packed weights throughout, where four times the weights are free, keeps the memory that
+    it frees for what it takes next, and keeps attention's rows for the backward. None of it changes
+    a result.
     """
     size = weight_bytes(decoder)
     if decoder.device.type != "cpu" or size >= SPENDS_BELOW:
@@ -152,19 +154,25 @@ def spend_on_speed(decoder: Decoder) -> None:
     if set_option := getattr(_C_LIBRARY, "mallopt", None):
         set_option(MMAP_THRESHOLD, 2**30)
         set_option(TRIM_THRESHOLD, 2**31 - 1)
-        _use_huge_pages(ROOM)
+        _use_huge_pages()
+    decoder.keeps_rows = True
     if free_memory(decoder.device)[0] > 4 * size:
         pack_modules(decoder)
 
 
-def _use_huge_pages(room: int) -> None:
-    """Let the memory that glibc takes next, up to so many bytes, consist of pages of 2 MiB, where
-    the system has such: a processor finds its way in them faster than in those of 4 KiB."""
-    end = _C_LIBRARY.sbrk
-    end.restype = ctypes.c_void_p
-    start = end(0)
-    torch.empty(room, dtype=torch.uint8)  # nothing is written to it, so no memory is behind it yet
-    _C_LIBRARY.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end(0) - start), HUGE_PAGES)
+def _use_huge_pages() -> None:
+    """Let the memory that glibc hands out next, up to ROOM bytes, have pages of 2 MiB, where Linux
+    gives them to who asks. For one of 4 KiB the processor has to look up where it is so often that
+    decoding, which reads all weights for every token, takes a tenth longer."""
+    heap_end = _C_LIBRARY.sbrk
+    heap_end.restype = ctypes.c_void_p
+    start = heap_end(0)
+    with suppress(RuntimeError):  # there may be a limit on a process's addresses
+        torch.empty(
+            ROOM, dtype=torch.uint8
+        )  # the heap grows; as nothing is written, memory does not
+        size = ctypes.c_size_t(heap_end(0) - start)
+        _C_LIBRARY.madvise(ctypes.c_void_p(start), size, USE_HUGE_PAGES)
 
 
 # --- what there is, before anything is loaded -----------------------------------------------------

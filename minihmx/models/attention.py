@@ -16,6 +16,7 @@ from torch import Tensor
 from minihmx.models.context import wide
 
 FEW_QUERIES = 8  # of one row and key head
+BLOCK = 128  # tokens of a prompt whose attention is computed at once
 
 
 def attend(
@@ -29,7 +30,7 @@ def attend(
 ) -> Tensor:
     """Attention with K key heads shared by H query heads, [B, T, H * D].
 
-    q [B, H, T, D]; k, v [B, K, N, D]; mask bool [B or 1, 1, H / K * T, N], None meaning causal
+    q [B, H, T, D]; k, v [B, K, N, D]; mask bool [B or 1, 1, T * H / K, N], None meaning causal
     with N = T. shared: keys and values [1, K, S, D] that every query sees, whatever its row, before
     those of its row; only with a mask, on a CPU and without a gradient.
     """
@@ -42,21 +43,23 @@ def attend(
             q, k, v, is_causal=True, scale=scale, enable_gqa=H != K
         )
         return out.transpose(1, 2).reshape(B, T, H * D)
-    # The H / K query heads that share a key head become further queries of it. Repeating the keys
-    # instead would copy the whole cache in every layer of every decoded token.
-    q = q.reshape(B, K, H // K * T, D)
+    # The H / K query heads that share a key head become further queries of it, those of one token
+    # side by side. To repeat the keys would copy the whole cache in every layer for every token.
+    q = q.reshape(B, K, H // K, T, D).transpose(2, 3).reshape(B, K, T * (H // K), D)
     if shared is not None:
-        out = attend_shared(q, k, v, mask, scale, softcap, shared)
+        out = attend_shared(q, k, v, mask, scale, softcap, shared, T)
     else:
-        out = attend_own(q, k, v, mask, scale, softcap)
-    return out.reshape(B, H, T, D).transpose(1, 2).reshape(B, T, H * D)
+        out = attend_own(q, k, v, mask, scale, softcap, T)
+    return out.reshape(B, K, T, H // K, D).transpose(1, 2).reshape(B, T, H * D)
 
 
 def attend_own(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, softcap: float | None
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, softcap: float | None, T: int = 1
 ) -> Tensor:
-    """Attention of [B, K, Q, D] over keys of the same rows, [B, K, N, D]; mask as in `attend`, or
-    what is added to scores."""
+    """Attention of T tokens' queries [B, K, Q, D] over keys of the same rows, [B, K, N, D]; mask as
+    in `attend`, or what is added to scores."""
+    if T > BLOCK and q.device.type == "cpu" and not torch.is_grad_enabled():
+        return _in_blocks(q, k, v, mask, scale, softcap, T)[0]
     if softcap is None and not by_products(q):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
     return _scores(q, k, mask, scale, softcap).softmax(-1).to(v.dtype) @ v
@@ -90,8 +93,9 @@ def attend_shared(
     scale: float,
     softcap: float | None,
     shared: tuple[Tensor, Tensor],
+    T: int = 1,
 ) -> Tensor:
-    """Attention over the shared keys and then each row's own, [B, K, Q, D], q [B, K, Q, D].
+    """Attention of T tokens' queries over the shared keys and then each row's own, [B, K, Q, D].
 
     mask: over each row's own keys, bool as in `attend`, or what is added to scores, [B, 1, 1, N].
     """
@@ -100,13 +104,30 @@ def attend_shared(
     # once for all of them.
     together = q.transpose(0, 1).reshape(1, K, B * Q, D)
     common, common_sum = _partial(together, *shared, None, scale, softcap)
-    own, own_sum = _partial(q, k, v, mask, scale, softcap)
+    own, own_sum = _in_blocks(q, k, v, mask, scale, softcap, T)
     common = common.view(K, B, Q, D).transpose(0, 1)
     common_sum = common_sum.view(K, B, Q).transpose(0, 1)
     # Softmax over both parts gives each the share that its sum of exponentials has in the whole sum
     # of both, c and o: o / (c + o) = sigmoid(log o - log c).
     share = torch.sigmoid(own_sum - common_sum)[..., None]
     return torch.lerp(wide(common), wide(own), share).to(v.dtype)
+
+
+def _in_blocks(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, softcap: float | None, T: int
+) -> tuple[Tensor, Tensor]:
+    """As `_partial` for the last T tokens of the N, a block of them at a time, each over the keys
+    up to its own last token. The mask hides the others too, but only behind the work for them."""
+    if T <= BLOCK:
+        return _partial(q, k, v, mask, scale, softcap)
+    group, parts = q.shape[2] // T, []
+    for start in range(0, T, BLOCK):
+        end = min(start + BLOCK, T)
+        here, seen = slice(start * group, end * group), k.shape[2] - T + end
+        keys, values, seeing = k[:, :, :seen], v[:, :, :seen], mask[:, :, here, :seen]
+        parts.append(_partial(q[:, :, here], keys, values, seeing, scale, softcap))
+    out, sums = zip(*parts, strict=True)
+    return torch.cat(out, dim=2), torch.cat(sums, dim=2)
 
 
 def _partial(

@@ -177,7 +177,7 @@ class Context:
         if positions is None:
             positions = torch.arange(T, device=device)[None]
         self.positions, self.cache, self.keys, self.packed = positions, cache, T, packed
-        self.recomputed = False  # whether the backward computes each layer again
+        self.keeps_rows = False  # whether packed rows need not be made again one layer at a time
         rotated = positions if packed is None else packed.positions
         angles = rotated[:, :, None, None] * frequencies
         self.cos = torch.cat((angles.cos(), angles.cos()), dim=-1)
@@ -199,8 +199,8 @@ class Context:
                 self.masks[window] = None
             else:
                 seen = attention_mask(positions, where, window)
-                # attend() lays the query heads of one key head behind each other.
-                self.masks[window] = seen[:, None].repeat(1, 1, group, 1)
+                # attend() makes the query heads of one key head further queries of each token.
+                self.masks[window] = seen[:, None].repeat_interleave(group, dim=2)
 
     def rows_of(self, x: Tensor) -> Tensor:
         """What attention sees of x [B, T, heads, D]: the rows, where they are packed."""

@@ -25,7 +25,6 @@ from minihmx.models.context import Context, KVCache, Packed, inverse_frequencies
 from minihmx.models.gated import Gated
 from minihmx.models.products import Head, Linear
 
-KEEP = [True]
 FP16_HALF = 32768.0  # half of what fp16 can hold
 
 
@@ -74,7 +73,7 @@ class Attention(nn.Module):
         k = rotate(k, context.cos, context.sin).to(x.dtype)
         # For attention, packed answers become rows that each have the prompt of their own. Kept for
         # the backward, they would be the largest thing of a layer; they are cheap to make again.
-        if context.packed and q.requires_grad and not context.recomputed and not KEEP[0]:
+        if context.packed and q.requires_grad and not context.keeps_rows:
             out = checkpoint(self.attend, q, k, v, context, layer, use_reentrant=False)
         else:
             out = self.attend(q, k, v, context, layer)
@@ -162,7 +161,8 @@ class Body(nn.Module):
 class Decoder(nn.Module):
     """Token ids to final hidden states; `logits` takes those to the vocabulary.
 
-    `checkpointing` recomputes each layer in the backward instead of keeping its activations.
+    `checkpointing` recomputes each layer in the backward instead of keeping its activations;
+    `keeps_rows` keeps packed answers' rows too, for a small model that has the memory.
     """
 
     def __init__(self, config: ModelConfig):
@@ -173,7 +173,7 @@ class Decoder(nn.Module):
         # checkpoint with a separate head loads in the same way.
         self.lm_head = Head(config.hidden_size, config.vocab_size, bias=False)
         self.frequencies = inverse_frequencies(config)
-        self.checkpointing = False
+        self.checkpointing = self.keeps_rows = False
         self.tie()
 
     def tie(self) -> None:
@@ -210,14 +210,15 @@ class Decoder(nn.Module):
         if self.frequencies.device != ids.device:
             self.frequencies = inverse_frequencies(self.config).to(ids.device)
         context = Context(self.config, self.frequencies, ids, positions, cache, keys, packed)
-        context.recomputed = self.checkpointing and torch.is_grad_enabled()
+        recomputed = self.checkpointing and torch.is_grad_enabled()
+        context.keeps_rows = self.keeps_rows or recomputed
         # Gemma 2 scales its embeddings by the root of the hidden size. Its own code rounds that
         # factor to the weights' dtype; fp32 keeps it exact.
         x = wide(self.model.embed_tokens(ids)) * self.config.embed_scale
         for layer in self.model.layers:
             # Without checkpointing, the backward of a 3B model needs the inputs of some 200 linears
             # at once. With it, only each layer's input is kept, for about a third more time.
-            if context.recomputed:
+            if recomputed:
                 x = checkpoint(layer, x, context, use_reentrant=False)
             else:
                 x = layer(x, context)

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 # Multiplications of one product below which oneDNN's longer way to the kernel costs more than its
 # kernel saves.
-PK = [True]
 FEW = 2**20
 ROWS = 8  # for which a weight is packed; the layout for more is the same
 # Bytes of a weight above which no packed copy is made beside it. It is mostly the head of a large
@@ -73,11 +72,9 @@ def linear(
     """x [..., in], weight [out, in] -> [..., out]; a gradient reaches x, and the weight and bias
     too where they are trained.
 
-    packed: what `pack` made of the weight. It is used where that changes no bit, and only in
-    inference mode: reference and policy, whose KL is 0 at first, go through the plain weight both.
+    packed: what `pack` made of the weight, which is used where that changes no bit, with a gradient
+    and without one: so reference and policy, whose KL is 0 at first, go through one kernel.
     """
-    if not PK[0] and not torch.is_inference_mode_enabled():
-        packed = None
     if weight.is_mkldnn:  # merged for sampling, which no gradient goes through
         return _onednn(x.detach(), weight, bias)
     learns = torch.is_grad_enabled()

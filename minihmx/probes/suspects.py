@@ -126,7 +126,7 @@ def attend_by_query(
             if mask is None:
                 seen = torch.arange(t + 1, device=q.device)
             else:  # which may be one for all rows
-                seen = mask[b % len(mask), 0, t].nonzero()[:, 0]
+                seen = mask[b % len(mask), 0, t * grouped.shape[2]].nonzero()[:, 0]
             keys, values = k[b][:, seen], v[b][:, seen]
             scores = wide((grouped[b, :, :, t] * scale) @ keys.transpose(-1, -2))
             if softcap is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -56,6 +58,7 @@ def test_a_small_model_s_run_spends_memory(monkeypatch: pytest.MonkeyPatch) -> N
     told = list[tuple[int, int]]()
     library = SimpleNamespace(mallopt=lambda *option: told.append(option))
     monkeypatch.setattr(memory, "_C_LIBRARY", library)
+    monkeypatch.setattr(memory, "_use_huge_pages", lambda: None)
     monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
     decoder = load_decoder(find_model({"model": "tiny", "device": "cpu", "dtype": "float32"}))
     hidden = torch.randn(3, decoder.config.hidden_size)
@@ -65,6 +68,7 @@ def test_a_small_model_s_run_spends_memory(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(memory, "free_memory", lambda device, free=free: (free, free))
         memory.spend_on_speed(decoder)
         assert decoder.lm_head.packed is None and len(told) == (2 if small else 0)
+        assert decoder.keeps_rows == bool(small)
     monkeypatch.setattr(memory, "free_memory", lambda device: (room + 1, room + 1))
     memory.spend_on_speed(decoder)
     copy = decoder.lm_head.packed
@@ -76,3 +80,54 @@ def test_a_small_model_s_run_spends_memory(monkeypatch: pytest.MonkeyPatch) -> N
     musl = SimpleNamespace()
     monkeypatch.setattr(memory, "_C_LIBRARY", musl)
     memory.spend_on_speed(decoder)  # which has no such settings
+
+
+HUGE = """
+import torch
+from minihmx.engine import memory
+library = memory._C_LIBRARY
+assert library.mallopt(memory.MMAP_THRESHOLD, 2**30) == 1
+assert library.mallopt(memory.TRIM_THRESHOLD, 2**31 - 1) == 1
+
+def huge():
+    told = open("/proc/self/smaps_rollup").read().partition("AnonHugePages:")[2]
+    return int(told.split()[0]) * 1024
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+before, taken = huge(), resident()
+memory._use_huge_pages()
+memory._use_huge_pages()  # of the next run in this process
+assert resident() - taken < 2**24, resident() - taken
+ones = torch.ones(2**26 // 4)
+print(huge() - before >= 2**25)
+"""
+TRANSPARENT = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not TRANSPARENT.is_file() or "[never]" in TRANSPARENT.read_text(),
+    reason="this system gives no huge pages to a process that asks for them",
+)
+def test_what_a_small_model_takes_lies_in_huge_pages() -> None:
+    """In a process of its own, whose memory nobody has used before."""
+    ran = subprocess.run([sys.executable, "-c", HUGE], capture_output=True, text=True, check=True)
+    assert ran.stdout == "True\n"
+
+
+def test_a_limit_on_addresses_leaves_ordinary_pages() -> None:
+    limited = """
+import resource
+import torch
+from minihmx.engine import memory
+size = int(open("/proc/self/statm").read().split()[0]) * 4096
+resource.setrlimit(resource.RLIMIT_AS, (size + 2**28, size + 2**28))
+memory._C_LIBRARY.mallopt(memory.MMAP_THRESHOLD, 2**30)
+memory._use_huge_pages()
+print(torch.ones(3).sum().item())
+"""
+    if sys.platform != "linux":
+        pytest.skip("the limit is Linux's")
+    ran = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True)
+    assert ran.stdout == "3.0\n", ran.stderr

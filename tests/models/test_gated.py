@@ -67,10 +67,10 @@ def test_only_the_gradient_that_is_asked_for_is_computed(tanh_gelu: bool) -> Non
     assert torch.equal(grads[0], grads[2]) and torch.equal(grads[1], grads[3])
 
 
-def kept_by_a_pass(family: str, checkpointing: bool = False) -> list[torch.Size]:
+def kept_by_a_pass(family: str, keeps_rows: bool = False) -> list[torch.Size]:
     """Shapes of what a forward pass with a gradient keeps of four answers to two questions."""
     decoder, seen = adapted(family, torch.float32), dict[int, torch.Size]()
-    decoder.checkpointing = checkpointing
+    decoder.keeps_rows = keeps_rows
     rollouts = answers(decoder)
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -89,19 +89,23 @@ def test_no_layer_keeps_rows_for_attention(family: str) -> None:
     """Packed, all tokens stand in one row; four rows of their own are made anew when needed."""
     for shape in kept_by_a_pass(family):
         assert len(shape) < 4 or shape[0] == 1, shape
+    with_rows = kept_by_a_pass(family, keeps_rows=True)  # as a small model's run has it
+    assert any(len(shape) == 4 and shape[0] == 4 for shape in with_rows)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2"])
 def test_the_gradient_is_that_of_layers_computed_again(family: str) -> None:
-    """Attention alone again, whole layers again: the same bits, since the same is computed."""
+    """Attention alone again, whole layers again, or nothing: the same bits, since the same is
+    computed."""
     decoder = adapted(family, torch.float32)
     rollouts, found = answers(decoder), []
-    for checkpointing in (False, True):
-        decoder.checkpointing = checkpointing
+    for again in ("attention", "layers", "nothing"):
+        decoder.checkpointing, decoder.keeps_rows = again == "layers", again == "nothing"
         policy, _ = logprobs(decoder, rollouts, Config(model="x"))
         policy.sum().backward()
         parameters = lora.parameters(decoder).values()
         found.append([parameter.grad.clone() for parameter in parameters])  # type: ignore[union-attr]
         for parameter in parameters:
             parameter.grad = None
-    assert all(map(torch.equal, *found)) and any(grad.abs().sum() > 0 for grad in found[0])
+    assert all(map(torch.equal, found[0], found[1])) and all(map(torch.equal, found[0], found[2]))
+    assert any(grad.abs().sum() > 0 for grad in found[0])
