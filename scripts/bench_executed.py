@@ -55,9 +55,6 @@ def products(func: Any, args: Sequence[Any], result: Any) -> Counter[Product]:
     if func in (_ATEN.mm.default, _ATEN.addmm.default):
         a, b = args[-2:] if func is _ATEN.mm.default else args[1:3]
         return Counter({Product(b.shape[1], a.shape[1], a.shape[0]): 1})
-    if func is _ATEN.bmm.default:
-        (batch, rows, inside), out = args[0].shape, args[1].shape[2]
-        return Counter({Product(out, inside, rows): batch})
     if func.namespace == "mkldnn" and "_linear_pointwise" in str(func):
         inside, out = args[0].shape[-1], result.shape[-1]
         return Counter({Product(out, inside, math.prod(args[0].shape[:-1])): 1})
@@ -65,8 +62,12 @@ def products(func: Any, args: Sequence[Any], result: Any) -> Counter[Product]:
 
 
 def attended(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
-    """Multiplications and additions of a call of fused attention; of its backward, twice as many
-    (the scores that it makes anew are left out)."""
+    """Multiplications and additions of a call of fused attention, or of a product in attention by
+    products, which no weight is in; of a backward, twice as many (the scores that it makes anew are
+    left out)."""
+    if func is _ATEN.bmm.default:
+        (batch, rows, inside), out = args[0].shape, args[1].shape[2]
+        return 2 * int(batch * rows * inside * out)
     name = str(func)
     if _ATTENTION not in name:
         return 0

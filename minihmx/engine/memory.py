@@ -19,12 +19,11 @@ import torch
 from minihmx import lora
 from minihmx.engine import ranks
 from minihmx.errors import out_of_memory
-from minihmx.instruments.estimate import COPIES_PAY, worth_merging
+from minihmx.instruments.estimate import COPIES_PAY, SPENDS_BELOW, worth_merging
 from minihmx.models.decoder import Decoder
 from minihmx.models.products import pack_modules
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")  # Linux tells there what memory there is
-SPENDS_BELOW = 2**29  # bytes of weights; a run of fewer spends memory to save time
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's numbers of these settings
 USE_HUGE_PAGES = 14  # Linux's number of this advice
 ROOM = 2**30 - 2**20  # bytes, below the threshold that `spend_on_speed` sets
@@ -143,9 +142,9 @@ def release_after_learning(decoder: Decoder) -> None:
 def spend_on_speed(decoder: Decoder) -> None:
     """Let a run on a CPU, of less than SPENDS_BELOW bytes of weights, spend memory to save time.
 
-    It has packed weights throughout, where four times the weights are free, keeps the memory that
-    it frees for what it takes next, and keeps attention's rows for the backward. None of it changes
-    a result.
+    It keeps the memory that it frees for what it takes next. Where four times the weights are free,
+    it has packed weights throughout, and keeps attention's rows for the backward, unless a softcap
+    makes their scores tensors. None of it changes a result.
     """
     size = weight_bytes(decoder)
     if decoder.device.type != "cpu" or size >= SPENDS_BELOW:
@@ -155,9 +154,9 @@ def spend_on_speed(decoder: Decoder) -> None:
         set_option(MMAP_THRESHOLD, 2**30)
         set_option(TRIM_THRESHOLD, 2**31 - 1)
         _use_huge_pages()
-    decoder.keeps_rows = True
     if free_memory(decoder.device)[0] > 4 * size:
         pack_modules(decoder)
+        decoder.keeps_rows = decoder.config.attention_softcap is None
 
 
 def _use_huge_pages() -> None:

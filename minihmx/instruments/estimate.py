@@ -19,6 +19,7 @@ from minihmx.records import Question
 GIB = 2**30
 CUDA_CONTEXT = GIB // 2  # what a process holds before its first tensor
 MARGIN = 0.95  # of the memory may be planned for; the allocator leaves gaps
+SPENDS_BELOW = 2**29  # bytes of weights; a run on a CPU with fewer spends memory to save time
 COPIES_PAY = 64  # tokens of decoding that repay copies of the weights; for a 0.5B model it was 25
 CHARACTERS = 4  # to a token, about what English has with every tokenizer here
 PREFILL_TOKENS = 2048  # of prompts that go through the model at once; more is no faster
@@ -192,10 +193,12 @@ def learning(model: ModelConfig, config: Config, work: Workload) -> dict[str, Pa
     kept = (8 + 2 * w) * D + w * (2 * heads + 2 * keys) + (8 + w) * inner
     kept += 4 * (heads + keys) * model.qk_norm + 8 * D * model.sandwich
     softcapped = model.attention_softcap is not None
-    # Attention's own are made again in the backward, one layer at a time.
+    # Attention's own are made again in the backward, one layer at a time, or kept in each.
     scores = 10 * rows * model.num_attention_heads * length**2 if softcapped else 0
     scores += rows * length * w * (2 * heads + 2 * keys)  # q, k, v and their sum
     chunk, layers = min(config.logit_chunk, model.vocab_size), model.num_hidden_layers
+    weights = sum(parameter_counts(model)) * w
+    keeps_rows = config.device == "cpu" and weights < SPENDS_BELOW and not softcapped
     copies = 5 if model.final_softcap is None else 8
     if config.checkpointing == "on":
         saved, text = tokens * D * 4, f"{tokens:,} tokens x {D:,} x 4 bytes"
@@ -203,6 +206,9 @@ def learning(model: ModelConfig, config: Config, work: Workload) -> dict[str, Pa
     else:
         saved, text = tokens * kept, f"{tokens:,} tokens x {kept:,} bytes"
         borrowed = 14 * inner
+        if keeps_rows:
+            saved, text = saved + scores, f"{text} + {scores:,} of attention"
+            scores = 0
     return {
         "activations": Part(saved * layers, f"({text}) x {layers} layers"),
         "one layer": Part(

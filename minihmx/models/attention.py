@@ -16,7 +16,7 @@ from torch import Tensor
 from minihmx.models.context import wide
 
 FEW_QUERIES = 8  # of one row and key head
-BLOCK = 128  # tokens of a prompt whose attention is computed at once
+PROMPT_BLOCK = 128  # tokens of a prompt whose attention is computed at once
 
 
 def attend(
@@ -58,7 +58,7 @@ def attend_own(
 ) -> Tensor:
     """Attention of T tokens' queries [B, K, Q, D] over keys of the same rows, [B, K, N, D]; mask as
     in `attend`, or what is added to scores."""
-    if T > BLOCK and q.device.type == "cpu" and not torch.is_grad_enabled():
+    if T > PROMPT_BLOCK and q.device.type == "cpu" and not torch.is_grad_enabled():
         return _in_blocks(q, k, v, mask, scale, softcap, T)[0]
     if softcap is None and not by_products(q):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
@@ -118,11 +118,11 @@ def _in_blocks(
 ) -> tuple[Tensor, Tensor]:
     """As `_partial` for the last T tokens of the N, a block of them at a time, each over the keys
     up to its own last token. The mask hides the others too, but only behind the work for them."""
-    if T <= BLOCK:
+    if T <= PROMPT_BLOCK:
         return _partial(q, k, v, mask, scale, softcap)
     group, parts = q.shape[2] // T, []
-    for start in range(0, T, BLOCK):
-        end = min(start + BLOCK, T)
+    for start in range(0, T, PROMPT_BLOCK):
+        end = min(start + PROMPT_BLOCK, T)
         here, seen = slice(start * group, end * group), k.shape[2] - T + end
         keys, values, seeing = k[:, :, :seen], v[:, :, :seen], mask[:, :, here, :seen]
         parts.append(_partial(q[:, :, here], keys, values, seeing, scale, softcap))

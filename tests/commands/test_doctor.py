@@ -161,7 +161,8 @@ class Live(TorchDispatchMode):
     ) -> Any:
         out = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
+            # Packed copies of weights are none of the estimate's, and hide their memory.
+            if isinstance(tensor, torch.Tensor) and not tensor.is_mkldnn:
                 storage = tensor.untyped_storage()
                 key = storage._cdata
                 if key not in self.sizes and key not in self.before:
@@ -199,6 +200,7 @@ def test_the_estimate_is_what_tensors_take(kind: str, checkpointing: str) -> Non
 
     torch.manual_seed(0)
     decoder = Decoder(model).eval()
+    decoder.keeps_rows = kind != "gemma2"  # as a run of a small model has it
     lora.attach(decoder, 16, 16.0, 1)
     decoder.checkpointing = checkpointing == "on"
     for p in lora.parameters(decoder).values():

@@ -181,7 +181,7 @@ def test_both_parts_together_are_one_softmax(softcap: float | None) -> None:
         shared = torch.randn(1, 2, 7, 8).double() * loud, torch.randn(1, 2, 7, 8).double()
         seen = torch.rand(3, 1, 2, 5) < 0.5
         seen[..., 0] = True  # a query always sees its own key
-        mask = seen.repeat(1, 1, 2, 1)  # for both query heads of a key head
+        mask = seen.repeat_interleave(2, dim=2)  # for both query heads of a key head
         found = attend(q, k, v, mask, 0.35, softcap, shared)
         by_query = attend_by_query(q, k, v, mask, 0.35, softcap, shared)
         torch.testing.assert_close(found, by_query, atol=1e-12, rtol=0)

@@ -31,7 +31,7 @@ def last_tokens(T: int, window: int | None = None) -> tuple[Tensor, ...]:
 def test_blocks_of_a_prompt_are_the_whole(
     T: int, softcap: float | None, window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "BLOCK", 4)
+    monkeypatch.setattr(attention, "PROMPT_BLOCK", 4)
     q, k, v, mask = last_tokens(T, window)
     shared = torch.randn(2, 1, K, 9, D).double().unbind()
     for common in (None, shared):
@@ -45,7 +45,7 @@ def test_a_block_looks_at_no_key_behind_it(monkeypatch: pytest.MonkeyPatch) -> N
     """Half of the scores of a prompt are never computed, and what stands in those slots is not
     even read."""
     q, k, v, mask = last_tokens(N)
-    monkeypatch.setattr(attention, "BLOCK", 4)
+    monkeypatch.setattr(attention, "PROMPT_BLOCK", 4)
     keys, partial = list[int](), attention._partial
 
     def counted(q: Tensor, k: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
@@ -62,7 +62,7 @@ def test_a_block_looks_at_no_key_behind_it(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_gradient_goes_through_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "BLOCK", 4)
+    monkeypatch.setattr(attention, "PROMPT_BLOCK", 4)
     monkeypatch.setattr(attention, "_partial", None)  # not called
     q, k, v, mask = last_tokens(N)
     attend(q.requires_grad_(), k, v, mask, 0.35, None).sum().backward()
