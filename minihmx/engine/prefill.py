@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minihmx.models.context import KVCache
+from minihmx.models.context import KVCache, at_last
 from minihmx.models.decoder import Decoder
 
 # What one more pass costs, in tokens, since it reads all weights again. A round figure between a
@@ -38,12 +38,13 @@ def prefix_of(decoder: Decoder, ids: Sequence[int], known: Prefix | None = None)
     return Prefix(tuple(ids), cache)
 
 
-def _first_row(decoder: Decoder, cache: KVCache, ids: Sequence[int], done: int) -> None:
-    """These tokens into the cache's first row, which has the first `done` of them."""
+def _first_row(
+    decoder: Decoder, cache: KVCache, ids: Sequence[int], done: int, every: bool = False
+) -> None:
+    """These tokens into the cache's first row, which has the first `done` of them; every: as in
+    `prefill`."""
     if done < len(ids):
-        rest = torch.tensor([ids[done:]], device=decoder.device)
-        positions = torch.arange(done, len(ids), device=decoder.device)[None]
-        decoder(rest, positions, cache.rows(0, 1), len(ids))
+        rest_of(decoder, [ids], cache.rows(0, 1), done, every)
 
 
 def cache_for(
@@ -90,12 +91,14 @@ def prefill(
     slots: Sequence[int] = (),
     following: Sequence[int] = (),
     known: Prefix | None = None,
+    every: bool = False,
 ) -> Prefilled:
     """Every prompt into its own row of the cache.
 
     slots: the rows, where they are not the first ones in order. following: the prompt that comes
     next; what it begins with as well becomes `prefix`, unless that is too little. known: a prefix
-    from before, such as the last batch's, whose tokens are not computed again.
+    from before, such as the last batch's, whose tokens are not computed again. every: whether the
+    last layer computes the states of all tokens, for who listens, and not those of the last alone.
 
     Here the first and the third prompt are one row until the end, and all three begin with the same
     two tokens, which are one row of a pass of their own:
@@ -124,12 +127,12 @@ def prefill(
         kind = decoder.dtype, device
         filled = KVCache(decoder.config, len(unique), max(lengths), *kind, cache.shared)
     done = max(take_over(filled, unique[0][:shared], known), cache.begin)
-    _first_row(decoder, filled, unique[0][:shared], done)
+    _first_row(decoder, filled, unique[0][:shared], done, every)
     prefix = known if known and done == shared == len(known.ids) else None
     if kept and shared and prefix is None:
         prefix = Prefix(unique[0][:shared], filled.first(shared))
     filled.put(slice(1, len(unique)), filled.rows(0, 1), shared)
-    hidden = rest_of(decoder, unique, filled, shared)
+    hidden = rest_of(decoder, unique, filled, shared, every)
     place = {prompt: row for row, prompt in enumerate(unique)}
     rows = [place[tuple(prompt)] for prompt in prompts]
     # A prompt stands at or behind the row that has computed it, so from the last one on nothing is
@@ -141,7 +144,11 @@ def prefill(
 
 
 def rest_of(
-    decoder: Decoder, unique: Sequence[Sequence[int]], cache: KVCache, shared: int
+    decoder: Decoder,
+    unique: Sequence[Sequence[int]],
+    cache: KVCache,
+    shared: int,
+    every: bool = False,
 ) -> Tensor:
     """Every prompt behind the first tokens, which are in the cache; the last hidden states."""
     # Shorter rests are padded on the right. The padding writes into slots of the cache that the
@@ -149,9 +156,12 @@ def rest_of(
     device, longest = decoder.device, max(map(len, unique))
     rest = [[*prompt[shared:], *[0] * (longest - len(prompt))] for prompt in unique]
     positions = torch.arange(shared, longest, device=device).expand(len(unique), longest - shared)
-    hidden: Tensor = decoder(torch.tensor(rest, device=device), positions, cache, longest)
     last = torch.tensor([len(prompt) - shared - 1 for prompt in unique], device=device)
-    return hidden[torch.arange(len(unique), device=device), last]
+    asked = None if every else last
+    hidden: Tensor = decoder(
+        torch.tensor(rest, device=device), positions, cache, longest, last=asked
+    )
+    return at_last(hidden, last if every else None)[:, 0]
 
 
 def shared_tokens(

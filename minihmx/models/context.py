@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 import torch.nn.functional as F
@@ -202,6 +203,19 @@ class Context:
                 # attend() makes the query heads of one key head further queries of each token.
                 self.masks[window] = seen[:, None].repeat_interleave(group, dim=2)
 
+    def of_last(self, last: Tensor | None) -> Context:
+        """The same for the queries of one token a row alone, as in `at_last`; with a cache."""
+        if last is None:
+            return self
+        other, B, T = copy(self), len(last), self.cos.shape[1]
+        turns = (x.expand(B, -1, -1, -1) for x in (self.cos, self.sin))
+        other.cos, other.sin = (at_last(x, last) for x in turns)
+        for window, mask in self.masks.items():
+            assert mask is not None
+            by_token = mask.reshape(len(mask), T, -1, mask.shape[-1]).expand(B, -1, -1, -1)
+            other.masks = other.masks | {window: at_last(by_token, last)}
+        return other
+
     def rows_of(self, x: Tensor) -> Tensor:
         """What attention sees of x [B, T, heads, D]: the rows, where they are packed."""
         return x if self.packed is None else self.packed.apart(x)
@@ -209,6 +223,11 @@ class Context:
     def tokens_of(self, x: Tensor) -> Tensor:
         """The way back, behind attention, of x [B, T, size]."""
         return x if self.packed is None else self.packed.together(x)
+
+
+def at_last(x: Tensor, last: Tensor | None) -> Tensor:
+    """x [B, T, ...] -> [B, 1, ...], of each row the token at `last` [B]; all of x for None."""
+    return x if last is None else x[torch.arange(len(last), device=x.device), last][:, None]
 
 
 def attention_mask(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:

@@ -21,7 +21,15 @@ from torch.utils.checkpoint import checkpoint
 
 from minihmx.models import attention
 from minihmx.models.configs import ModelConfig
-from minihmx.models.context import Context, KVCache, Packed, inverse_frequencies, rotate, wide
+from minihmx.models.context import (
+    Context,
+    KVCache,
+    Packed,
+    at_last,
+    inverse_frequencies,
+    rotate,
+    wide,
+)
 from minihmx.models.gated import Gated
 from minihmx.models.products import Head, Linear
 
@@ -60,23 +68,26 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(D, config.rms_norm_eps, config.norm_offset)
             self.k_norm = RMSNorm(D, config.rms_norm_eps, config.norm_offset)
 
-    def forward(self, x: Tensor, context: Context, layer: int) -> Tensor:
+    def forward(
+        self, x: Tensor, context: Context, layer: int, last: Tensor | None = None
+    ) -> Tensor:
         config, (B, T, _) = self.config, x.shape
+        asked, queries = at_last(x, last), context.of_last(last)
         # An adapted projection gives fp32 (see lora.py), and the value goes into the cache and into
         # products, so it is cast back. q and k stay fp32 until they are rotated.
-        q = self.q_proj(x).view(B, T, -1, config.head_dim)
+        q = self.q_proj(asked).view(*asked.shape[:2], -1, config.head_dim)
         k = self.k_proj(x).view(B, T, -1, config.head_dim)
         v = self.v_proj(x).view(B, T, -1, config.head_dim).to(x.dtype)
         if config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        q = rotate(q, context.cos, context.sin).to(x.dtype)
+        q = rotate(q, queries.cos, queries.sin).to(x.dtype)
         k = rotate(k, context.cos, context.sin).to(x.dtype)
         # For attention, packed answers become rows that each have the prompt of their own. Kept for
         # the backward, they would be the largest thing of a layer; they are cheap to make again.
         if context.packed and q.requires_grad and not context.keeps_rows:
             out = checkpoint(self.attend, q, k, v, context, layer, use_reentrant=False)
         else:
-            out = self.attend(q, k, v, context, layer)
+            out = self.attend(q, k, v, queries, layer)
         return cast(Tensor, self.o_proj(out))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, context: Context, layer: int) -> Tensor:
@@ -136,8 +147,9 @@ class Layer(nn.Module):
             self.pre_feedforward_layernorm = RMSNorm(*size)
             self.post_feedforward_layernorm = RMSNorm(*size)
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        attended = self.self_attn(self.input_layernorm(x), context, self.index)
+    def forward(self, x: Tensor, context: Context, last: Tensor | None = None) -> Tensor:
+        attended = self.self_attn(self.input_layernorm(x), context, self.index, last)
+        x = at_last(x, last)
         # In Llama and Qwen3 post_attention_layernorm is the norm in front of the MLP. In Gemma 2 it
         # is what its name says, and the MLP has two norms of its own.
         if not self.sandwich:
@@ -197,6 +209,7 @@ class Decoder(nn.Module):
         keys: int = 0,
         taps: list[Tensor] | None = None,
         packed: Packed | None = None,
+        last: Tensor | None = None,
     ) -> Tensor:
         """ids [B, T] -> normed hidden states [B, T, hidden] in the weights' dtype.
 
@@ -205,6 +218,9 @@ class Decoder(nn.Module):
         every row starts at 0 and attention is plainly causal. Packed rows have ids [1, N]. To
         `taps`, where it is given, the residual stream behind each layer is added, fp32
         [B, T, hidden].
+
+        last [B]: of which token of each row the state is wanted, when it is one only and there is a
+        cache. The last layer computes no more than that and the keys; the result is [B, 1, hidden].
         """
         # The frequencies are no buffer, so `decoder.to(device)` does not move them.
         if self.frequencies.device != ids.device:
@@ -221,7 +237,7 @@ class Decoder(nn.Module):
             if recomputed:
                 x = checkpoint(layer, x, context, use_reentrant=False)
             else:
-                x = layer(x, context)
+                x = layer(x, context, last if layer is self.model.layers[-1] else None)
             if taps is not None:
                 taps.append(x)
         return cast(Tensor, self.model.norm(x))

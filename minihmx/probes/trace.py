@@ -59,14 +59,18 @@ class Trace:
         self.values: dict[Stage, Tensor] = {}
         self.logprobs = torch.full(self.shape, torch.nan, dtype=torch.float64)
         self.last: dict[str, Tensor] = {}
+        self.ends: tuple[tuple[Tensor, Tensor], Tensor] | None = None
 
     def stand(self, groups: Sequence[Sequence[int]], starts: Sequence[int] = ()) -> None:
         """Say for which rows each row of the next passes stands, and at which token those go on
         (the first); every further pass goes on behind the one before it."""
         self.groups, self.starts = groups, list(starts or [0] * len(self.lengths))
 
-    def begin(self, batch: int, width: int, packed: Packed | None = None) -> None:
-        """Note which (row, token) each token of this pass is; padding is none."""
+    def begin(
+        self, batch: int, width: int, packed: Packed | None = None, last: Tensor | None = None
+    ) -> None:
+        """Note which (row, token) each token of this pass is; padding is none. last: as in
+        Decoder.forward, whose last layer has those tokens alone."""
         # A pass of one row, where there are several, is of the tokens that all begin with.
         every = [[row for group in self.groups for row in group]]
         groups = every if packed is None and batch < len(self.groups) else self.groups
@@ -81,20 +85,26 @@ class Trace:
                 for token in range(start, end):
                     there = place * width + token - start
                     found.append((row, token, there if shared is None else shared[place][token]))
-        self.tokens = batch * width
+        self.batch, self.tokens, self.ends = batch, batch * width, None
         rows, tokens, flat = zip(*found, strict=True) if found else ((), (), ())
         self.at = torch.tensor(rows).long(), torch.tensor(tokens).long()
         self.flat = torch.tensor(flat, device=self.decoder.device).long()
+        if last is not None and width > 1:
+            owner = self.flat // width
+            ends = self.flat % width == last[owner]
+            self.ends = (self.at[0][ends.cpu()], self.at[1][ends.cpu()]), owner[ends]
 
     def keep(self, layer: int, name: str, x: Tensor) -> None:
         """What a stage gave for the tokens of this pass."""
-        stage = Stage(layer, name)
-        found = wide(x.detach()).reshape(self.tokens, -1)[self.flat]
-        self._put(stage, self.at, sums_of_bits(found))
+        stage, at, flat, tokens = Stage(layer, name), self.at, self.flat, self.tokens
+        if self.ends and x.shape[1] == 1:
+            (at, flat), tokens = self.ends, self.batch
+        found = wide(x.detach()).reshape(tokens, -1)[flat]
+        self._put(stage, at, sums_of_bits(found))
         if name in WITH_VALUES:
             if stage not in self.values:
                 self.values[stage] = torch.zeros(*self.shape, found.shape[-1], dtype=found.dtype)
-            self.values[stage][self.at] = found.cpu()
+            self.values[stage][at] = found.cpu()
 
     def _put(self, stage: Stage, at: tuple[Tensor, Tensor], sums: Tensor) -> None:
         if stage not in self.sums:
@@ -128,7 +138,9 @@ class Trace:
 
     def hear_rope(self, layer: int, module: Any, given: Any, out: Tensor) -> None:
         """The hook of attention, which rotates queries and keys between two modules."""
-        x, context, _ = given
+        x, context, *_ = given
+        if self.last["q"].shape[1] != x.shape[1]:
+            return  # in the last layer of a prefill there are fewer queries than keys
         size = self.decoder.config.head_dim
         heads = [self.last[name].reshape(*x.shape[:2], -1, size) for name in "qk"]
         turned = [rotate(h, context.cos, context.sin).to(x.dtype).flatten(2) for h in heads]
@@ -152,7 +164,7 @@ def heard(decoder: Decoder, answers: Sequence[Rollout]) -> Iterator[Trace]:
 
     def begin(module: Any, given: Any, named: Any) -> None:
         batch, width = given[0].shape
-        trace.begin(batch, width, named.get("packed"))
+        trace.begin(batch, width, named.get("packed"), named.get("last"))
 
     def embedded(module: Any, given: Any) -> None:
         trace.keep(0, "embedding", given[0])

@@ -67,10 +67,10 @@ def prefilled(
         cache = KVCache(decoder.config, len(rows), max(map(len, rows)), *kind)
         if shared:
             trace.stand(_equal(piece, rows))
-            prefill(decoder, rows, cache)
+            prefill(decoder, rows, cache, every=True)
         else:
             trace.stand([[index] for index in piece])
-            rest_of(decoder, rows, cache, 0)
+            rest_of(decoder, rows, cache, 0, every=True)
         logits = decoder.logits(trace.states(piece))
         tokens = [token for index in piece for token in setup.answers[index].completion.ids]
         trace.say(trace.predicting(piece), logits, _logprobs(setup, logits, tokens))
