@@ -48,7 +48,7 @@ PRODUCTS = {"linear", "matmul", "mm", "bmm", "scaled_dot_product_attention"}
 PRODUCTS |= {"_scaled_dot_product_flash_attention_for_cpu"}
 COPIES = {"to", "_to_copy", "t", "transpose", "view", "_unsafe_view", "reshape", "expand", "clone"}
 COPIES |= {"select", "slice", "index", "index_put_", "cat", "embedding", "detach", "zeros"}
-COPIES |= {"permute", "zeros_like", "copy_", "empty", "roll", "masked_fill_"}
+COPIES |= {"permute", "zeros_like", "copy_", "empty", "roll", "masked_fill_", "unsqueeze"}
 
 
 class Sixteen(TorchDispatchMode):

@@ -216,11 +216,12 @@ def changed(stage: Stage, before: Trace, now: Trace) -> bool:
 
 def growth(one: Trace, other: Trace) -> list[float]:
     """In front of the first layer and behind each: the largest difference between two values of the
-    residual stream, over the root mean square of that token's stream."""
+    residual stream, over the root mean square of that token's stream; of tokens heard in both."""
     found = list[float]()
     for layer in range(one.behind):
         stage = Stage(layer, "residual" if layer else "embedding")
-        a, b = one.values[stage], other.values[stage]
+        both = (one.sums[stage] != NOT_HEARD) & (other.sums[stage] != NOT_HEARD)
+        a, b = one.values[stage][both], other.values[stage][both]
         size = b.square().mean(-1).sqrt().clamp(min=torch.finfo(b.dtype).tiny)
         found.append(float(((a - b).abs().amax(-1) / size).max()))
     return found

@@ -8,7 +8,7 @@ import torch
 
 from minihmx.engine.draw import draw
 from minihmx.engine.memory import Limit
-from minihmx.engine.prefill import common_prefix, prefix_of
+from minihmx.engine.prefill import common_prefix, prefill, prefix_of
 from minihmx.engine.sampling import (
     LOOK_EVERY,
     Decoding,
@@ -17,6 +17,7 @@ from minihmx.engine.sampling import (
     generate,
 )
 from minihmx.errors import UserError
+from minihmx.models.context import KVCache
 from minihmx.models.decoder import Decoder
 from minihmx.models.step import Step
 from minihmx.records import Completion
@@ -104,12 +105,32 @@ def shapes_of_passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
     monkeypatch.setattr(Step, "__call__", spy_on_step)
 
-    def spy(self: Decoder, ids: torch.Tensor, *rest: object) -> torch.Tensor:
+    def spy(self: Decoder, ids: torch.Tensor, *rest: object, **named: object) -> torch.Tensor:
         seen.append(tuple(ids.shape))
-        return forward(self, ids, *rest)  # type: ignore[arg-type]
+        return forward(self, ids, *rest, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Decoder, "forward", spy)
     return seen
+
+
+@pytest.mark.parametrize("family", golden.FAMILIES)
+def test_the_last_layer_of_a_prefill_computes_one_token_a_row(family: str) -> None:
+    """The keys of all tokens are there as before; of the states only those are, which are read."""
+    decoder, _ = golden.load(family)
+    prompts = [[*range(3, 12)], [*range(3, 9), 7, 2], [*range(3, 12), 4, 4, 6]]
+    widths = list[torch.Size]()
+    decoder.model.layers[-1].mlp.register_forward_hook(
+        lambda module, given, out: widths.append(out.shape[:2])
+    )
+    found, caches = [], []
+    for every in (True, False):
+        caches.append(KVCache(decoder.config, 3, 12, decoder.dtype, decoder.device))
+        with torch.inference_mode():
+            found.append(prefill(decoder, prompts, caches[-1], every=every).hidden)
+    # What all begin with is a pass of its own, of one row.
+    assert widths == [(1, 6), (3, 6), (1, 1), (3, 1)]
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
+    assert torch.equal(caches[0].both, caches[1].both)
 
 
 def test_prefix_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,10 +338,10 @@ def test_out_of_memory_begins_again_in_half_as_many_rows(monkeypatch: pytest.Mon
     whole, _ = completed(decoder, REQUESTS, 2)
     forward = Decoder.forward
 
-    def tight(self: Decoder, ids: torch.Tensor, *rest: object) -> torch.Tensor:
+    def tight(self: Decoder, ids: torch.Tensor, *rest: object, **named: object) -> torch.Tensor:
         if ids.shape[0] > 2:
             raise torch.OutOfMemoryError("too many rows")
-        return forward(self, ids, *rest)  # type: ignore[arg-type]
+        return forward(self, ids, *rest, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Decoder, "forward", tight)
     limit = Limit("--decode-rows", 8)
