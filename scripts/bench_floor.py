@@ -9,13 +9,14 @@ The floor of a step is the sum of
 - the bytes of the weights, read once for each token that all rows decode together, at the rate
   at which this machine copies, where what is read and what is written both count.
 
-By stage: `sample` and `judge` are a prefill of their prompts, then bytes; in them the head counts
-among the bytes, since it too is read for every token, and the policy reads its adapter beside the
-weights. `reference` is a forward pass over prompts and answers, with the head behind every token
-that predicts one of an answer. `learn` is that with the adapter, and its backward: a gradient to
-the input of every product but the first layer's q, k and v, whose input learns nothing; two to the
-adapter's matrices; of attention twice as much as forward; and of the head one product forward and
-one back, with nothing made twice.
+By stage: `sample` and `judge` are a prefill of their prompts, then bytes. Behind a prompt only the
+state of its last token is wanted, so of the last layer's other tokens the keys and values alone are
+left. The head counts among the bytes, since it too is read for every token, and the policy reads
+its adapter beside the weights. `reference` is a forward pass over prompts and answers, with the
+head behind every token that predicts one of an answer. `learn` is that with the adapter, and its
+backward: a gradient to the input of every product but the first layer's q, k and v, whose input
+learns nothing; two to the adapter's matrices; of attention twice as much as forward; and of the
+head one product forward and one back, with nothing made twice.
 
 Not in it, so no implementation reaches it: norms, softmax, rotation, sampling, the cache that is
 read beside the weights, the optimizer, Python.
@@ -74,43 +75,50 @@ class Work:
 
 class Tokens(NamedTuple):
     """What is left of rows whose shared prefixes are computed once: how many tokens, how many pairs
-    of a query and a key that it sees, and the length of the longest row."""
+    of a query and a key that it sees, the length of the longest row; how many different rows there
+    are, and the sum of their lengths."""
 
     computed: int
     pairs: int
     longest: int
+    rows: int
+    whole: int
 
 
 def left(rows: Iterable[Sequence[int]], known: int = 0) -> Tokens:
     """The distinct prefixes of the rows, those of up to `known` tokens left out.
 
     >>> left([[1, 5, 6], [1, 5, 7, 8], [1, 5, 6]])
-    Tokens(computed=5, pairs=13, longest=4)
+    Tokens(computed=5, pairs=13, longest=4, rows=2, whole=7)
 
     1, 5, 6, 7 and 8 are computed once each; they see 1, 2, 3, 3 and 4 keys.
     """
     computed = pairs = longest = 0
     before: Sequence[int] = ()
-    for row in sorted(map(list, rows)):  # neighbours share the longest prefixes
+    different = sorted(set(map(tuple, rows)))  # neighbours share the longest prefixes
+    for row in different:
         first, last = max(same_tokens(before, row), known), len(row)
         if last > first:
             computed += last - first
             pairs += (last * (last + 1) - first * (first + 1)) // 2
         before, longest = row, max(longest, last)
-    return Tokens(computed, pairs, longest)
+    return Tokens(computed, pairs, longest, len(different), sum(map(len, different)))
 
 
 # --- what products a pass has ---------------------------------------------------------------------
 
 
-def forward(model: ModelConfig, tokens: int) -> Counter[Product]:
-    """The seven frozen products of each layer."""
-    return Counter(
-        {
-            Product(out, inside, tokens): times * model.num_hidden_layers
-            for (inside, out), times in Counter(linears(model).values()).items()
-        }
-    )
+KEYS = ("k_proj", "v_proj")
+
+
+def forward(model: ModelConfig, tokens: int, asked: int | None = None) -> Counter[Product]:
+    """The seven frozen products of each layer; asked: of so many tokens the state behind the last
+    layer is wanted, all by default."""
+    found: Counter[Product] = Counter()
+    for name, (inside, out) in linears(model).items():
+        found[Product(out, inside, tokens)] += model.num_hidden_layers - 1
+        found[Product(out, inside, tokens if asked is None or name in KEYS else asked)] += 1
+    return found
 
 
 def backward(model: ModelConfig, tokens: int) -> Counter[Product]:
@@ -123,15 +131,23 @@ def backward(model: ModelConfig, tokens: int) -> Counter[Product]:
 
 
 def adapter(
-    model: ModelConfig, rank: int, tokens: int, learns: bool, targets: Sequence[str] = LORA_TARGETS
+    model: ModelConfig,
+    rank: int,
+    tokens: int,
+    learns: bool,
+    targets: Sequence[str] = LORA_TARGETS,
+    asked: int | None = None,
 ) -> Counter[Product]:
-    """A and B of every target; learns: and the gradients of A, of B, of A x and of x."""
+    """A and B of every target; learns: and the gradients of A, of B, of A x and of x; asked: as in
+    `forward`."""
     found: Counter[Product] = Counter()
     layers = model.num_hidden_layers
     for name in targets:
         inside, out = linears(model)[name]
-        found[Product(rank, inside, tokens)] += layers
-        found[Product(out, rank, tokens)] += layers
+        behind = tokens if asked is None or name in KEYS else asked
+        for product in (Product(rank, inside, tokens), Product(out, rank, tokens)):
+            found[product] += layers - 1
+            found[product._replace(rows=behind)] += 1
         if learns:
             found[Product(inside, tokens, rank)] += layers  # of A
             found[Product(rank, tokens, out)] += layers  # of B
@@ -170,18 +186,25 @@ def floor_work(run: Run, rollouts: Sequence[Rollout]) -> dict[str, Work]:
         products = forward(model, tokens.computed)
         return Work(products, attention(model, tokens.pairs), longest=tokens.longest)
 
+    def prefilled(tokens: Tokens) -> Work:
+        """As that, but of the last layer the last token of each row alone."""
+        products = forward(model, tokens.computed, tokens.rows)
+        layer = attention(model, 1) // model.num_hidden_layers
+        seen = attention(model, tokens.pairs) - layer * (tokens.pairs - tokens.whole)
+        return Work(products, seen, longest=tokens.longest)
+
     def decoded(tokens: int, beside: int = 0) -> int:
         # The first token comes out of the prefill, so its head is read and its body is not.
         return width * ((tokens - 1) * (body + beside) + tokens * embedding)
 
     prompts = left(r.prompt_ids for r in rollouts)
-    sample = work(prompts)
-    sample.products += adapter(model, config.lora_rank, prompts.computed, False, targets)
+    sample, rank = prefilled(prompts), config.lora_rank
+    sample.products += adapter(model, rank, prompts.computed, False, targets, prompts.rows)
     longest = max(len(r.completion.ids) for r in rollouts)
     sample.bytes = decoded(longest, trainable(model, config))
 
     asked = [run.prompts.judge(r.question.text, r.completion.text) for r in rollouts]
-    judge = work(left(asked, once_a_run(run)))
+    judge = prefilled(left(asked, once_a_run(run)))
     judge.bytes = decoded(judge_tokens(run, rollouts))
 
     # Nothing is predicted from a row's last token, and equal beginnings predict alike.
@@ -192,7 +215,7 @@ def floor_work(run: Run, rollouts: Sequence[Rollout]) -> dict[str, Work]:
     reference.products[head] += 1
     learn.attention *= 3  # twice as much in the backward
     learn.products += backward(model, whole.computed)
-    learn.products += adapter(model, config.lora_rank, whole.computed, True, targets)
+    learn.products += adapter(model, rank, whole.computed, True, targets)
     learn.products[head] += 1
     learn.products[Product(model.hidden_size, model.vocab_size, predicting)] += 1
     return dict(zip(STAGES["step"], (sample, judge, reference, learn), strict=True))

@@ -56,6 +56,8 @@ SIZES = {
 TOY = bench_shapes.Shape(bench_shapes.SMALL | SIZES, completion=6, judge=3, prompt=24)
 # of the seven matrices of a layer: q and o, k and v, and the three of the MLP
 PARAMETERS = 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 32 * 48)
+# What the last layer need not compute of a prompt's tokens but the last: all except k and v.
+SPARED, SPARED_SIDES = 2 * 32 * 32 + 3 * 32 * 48, 2 * (32 + 32) + 3 * (32 + 48)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +90,8 @@ def test_every_distinct_prefix_is_left_once(rows: list[list[int]], known: int) -
     prefixes = {tuple(row[:n]) for row in rows for n in range(known + 1, len(row) + 1)}
     found = left(rows, known)
     assert (found.computed, found.pairs) == (len(prefixes), sum(map(len, prefixes)))
+    different = {*map(tuple, rows)}
+    assert (found.rows, found.whole) == (len(different), sum(map(len, different)))
 
 
 def test_the_floor_of_a_known_step_is_that_of_a_hand_computation(run: Run) -> None:
@@ -105,9 +109,12 @@ def test_the_floor_of_a_known_step_is_that_of_a_hand_computation(run: Run) -> No
     model = run.decoder.config
     prompts, rank, width = 24 + 19, 16, 4
     sides = 2 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 48))  # in + out of every target
-    assert work["sample"].products[Product(48, 32, prompts)] == 2 * 2  # gate and up, two layers
+    assert work["sample"].products[Product(48, 32, prompts)] == 2  # gate and up of the first layer
+    assert work["sample"].products[Product(48, 32, 2)] == 2  # and of the last one
     linear = 2 * PARAMETERS * prompts + 2 * rank * sides * prompts
-    assert work["sample"].flops == linear + attention(model, 24 * 25 // 2 + 24 * 25 // 2 - 15)
+    linear -= 2 * (SPARED + rank * SPARED_SIDES) * (prompts - 2)
+    both = attention(model, 24 * 25 // 2 + 24 * 25 // 2 - 15) // 2 + attention(model, 2 * 24) // 2
+    assert work["sample"].flops == linear + both
     norms = 2 * (2 * 32 + 2 * 16) + 32
     body, head, changed = PARAMETERS + norms, 400 * 32, rank * sides
     assert work["sample"].bytes == width * (2 * (body + changed) + 3 * head)
@@ -132,20 +139,26 @@ def test_the_floor_of_a_known_step_is_that_of_a_hand_computation(run: Run) -> No
     known = once_a_run(run)
     assert 500 < known < min(map(len, asked))
     behind = {tuple(ids[:n]) for ids in asked for n in range(known + 1, len(ids) + 1)}
-    assert flops(work["judge"].products) == 2 * PARAMETERS * len(behind)
+    spared = 2 * SPARED * (len(behind) - len({*map(tuple, asked)}))
+    assert flops(work["judge"].products) == 2 * PARAMETERS * len(behind) - spared
 
 
 # --- what is done -----------------------------------------------------------------------------
 
 
 def test_the_products_of_a_pass_are_those_that_torch_executes(run: Run) -> None:
-    passes: Counter[str] = Counter()
-    hook = run.decoder.register_forward_pre_hook(
-        lambda module, given: passes.update({run.clock.stage()[0]: given[0].numel()})
-    )
+    passes, spared = Counter[str](), Counter[str]()
+
+    def count(module: Any, given: Any, named: Any) -> None:
+        (stage, *_), tokens = run.clock.stage(), given[0].numel()
+        passes[stage] += tokens
+        spared[stage] += 0 if named.get("last") is None else tokens - len(named["last"])
+
+    hook = run.decoder.register_forward_pre_hook(count, with_kwargs=True)
     going = bench_shapes.steps(run)
     next(going)
     passes.clear()
+    spared.clear()
     with Executed(lambda: run.clock.stage()[0]) as executed:
         rollouts = next(going).rollouts
     hook.remove()
@@ -158,9 +171,12 @@ def test_the_products_of_a_pass_are_those_that_torch_executes(run: Run) -> None:
 
     answers = rows * TOY.completion
     assert done["reference"] == flops(forward(model, passes["reference"])) + head(answers)
-    assert done["judge"] == flops(forward(model, passes["judge"])) + head(rows * TOY.judge)
+    assert spared["judge"] > 0 and spared["sample"] > 0 and not spared["learn"]
+    judged = flops(forward(model, passes["judge"])) - 2 * SPARED * spared["judge"]
+    assert done["judge"] == judged + head(rows * TOY.judge)
     # Answers as short as these are sampled through the adapter's branch, without merged copies.
     branch = flops(adapter(model, rank, passes["sample"], False))
+    branch -= 2 * (SPARED + rank * SPARED_SIDES) * spared["sample"]
     assert done["sample"] == flops(forward(model, passes["sample"])) + head(answers) + branch
     tokens = passes["learn"]
     both = forward(model, tokens) + backward(model, tokens) + adapter(model, rank, tokens, True)
