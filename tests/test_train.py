@@ -356,9 +356,9 @@ def test_out_of_memory_goes_on_in_smaller_pieces_with_the_same_result(
             raise torch.OutOfMemoryError
         sizes.append(rows)
 
-    def small(self: Decoder, ids: torch.Tensor, *rest: Any, packed: Any = None) -> torch.Tensor:
-        fit(len(ids if packed is None else packed.rows))
-        return forward(self, ids, *rest, packed=packed)
+    def small(self: Decoder, ids: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
+        fit(len(named["packed"].rows if "packed" in named else ids))
+        return forward(self, ids, *rest, **named)
 
     def small_step(self: Step, token: torch.Tensor, *rest: Any) -> torch.Tensor:
         fit(len(token))

@@ -105,11 +105,11 @@ def short_of_memory(folder: Path) -> dict[str, Tensor]:
     """More than two rows at once do not fit on the last rank, in the backward or before it."""
     forward = Decoder.forward
 
-    def small(self: Decoder, ids: Tensor, *rest: Any, **packed: Any) -> Tensor:
-        rows = len(packed["packed"].rows) if packed else len(ids)
+    def small(self: Decoder, ids: Tensor, *rest: Any, **named: Any) -> Tensor:
+        rows = len(named["packed"].rows if "packed" in named else ids)
         if rows > 2 and ranks.rank() == ranks.world() - 1:
             raise torch.OutOfMemoryError
-        return forward(self, ids, *rest, **packed)
+        return forward(self, ids, *rest, **named)
 
     with mock.patch.object(Decoder, "forward", small):
         return update(folder, torch.float64, rows=12)

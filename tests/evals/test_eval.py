@@ -575,10 +575,10 @@ def test_out_of_memory_goes_on_with_less_and_says_so(
     list(evaluate(machine, whole))
     forward = type(machine.decoder).forward
 
-    def small(self: Any, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+    def small(self: Any, ids: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
         if len(ids) > 2:
             raise torch.OutOfMemoryError("fake")
-        return forward(self, ids, *rest)
+        return forward(self, ids, *rest, **named)
 
     monkeypatch.setattr(type(machine.decoder), "forward", small)
     found = results(tmp_path / "small", benchmark(dialogue), temperature=1.0)

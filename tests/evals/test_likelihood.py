@@ -70,10 +70,12 @@ def test_out_of_memory_halves_the_tokens_and_changes_nothing(
     whole = [row for batch in loglikelihoods(decoder, REQUESTS, Limit("", 10_000)) for row in batch]
     forward, limit = Decoder.forward, Limit("--batch-tokens", 10_000)
 
-    def small_memory(self: Decoder, ids: torch.Tensor, *rest: object) -> torch.Tensor:
+    def small_memory(
+        self: Decoder, ids: torch.Tensor, *rest: object, **named: object
+    ) -> torch.Tensor:
         if ids.shape[0] > 3:
             raise torch.OutOfMemoryError("fake")
-        return forward(self, ids, *rest)  # type: ignore[arg-type]
+        return forward(self, ids, *rest, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Decoder, "forward", small_memory)
     halved = [row for batch in loglikelihoods(decoder, REQUESTS, limit) for row in batch]
