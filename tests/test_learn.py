@@ -13,6 +13,7 @@ from torch import Tensor
 
 from minihmx import grpo, learn, lora
 from minihmx.config import Config
+from minihmx.models.attention import PROMPT_BLOCK
 from minihmx.models.configs import ModelConfig
 from minihmx.models.context import Packed
 from minihmx.models.decoder import Decoder
@@ -120,3 +121,20 @@ def test_packed_rows_by_hand() -> None:
     assert together.flatten().tolist() == [0, 1, 2, 3, 4]
     (apart.flatten()[:7] * torch.tensor([1, 2, 3, 0, 5, 6, 7])).sum().backward()
     assert x.grad is not None and x.grad.tolist() == [6, 8, 3, 7, 0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_untrained_policy_is_the_reference_in_long_answers_too(family: str) -> None:
+    """To the last bit, in rows whose prefill would be computed in blocks: the KL is 0 at first."""
+    decoder = decoder_of(family, torch.float32)
+    for name, parameter in lora.parameters(decoder).items():
+        if "lora_B" in name:
+            torch.nn.init.zeros_(parameter)
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(0, decoder.config.vocab_size, (6 + PROMPT_BLOCK,), generator=generator)
+    answer = Completion(ids[5:].tolist(), [0.0] * (PROMPT_BLOCK + 1), "", "stop")
+    row = Rollout(Question("q", "c", "?", "train", "ours"), 0, "?", ids[:5].tolist(), answer)
+    with torch.no_grad(), lora.adapter_off(decoder):
+        reference, _ = learn.logprobs(decoder, [row], Config(model="x"))
+    policy, _ = learn.logprobs(decoder, [row], Config(model="x"))
+    assert policy.requires_grad and torch.equal(policy.detach(), reference)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import torch
 from minihmx import lora
 from minihmx.engine import ranks
 from minihmx.errors import out_of_memory
-from minihmx.instruments.estimate import COPIES_PAY, SPENDS_BELOW, worth_merging
+from minihmx.instruments.estimate import COPIES_PAY, ROW_MEMORY, SPENDS_BELOW, worth_merging
 from minihmx.models.decoder import Decoder
 from minihmx.models.products import pack_modules
 
@@ -143,35 +144,39 @@ def spend_on_speed(decoder: Decoder) -> None:
     """Let a run on a CPU, of less than SPENDS_BELOW bytes of weights, spend memory to save time.
 
     It keeps the memory that it frees for what it takes next. Where four times the weights are free,
-    it has packed weights throughout, and keeps attention's rows for the backward, unless a softcap
-    makes their scores tensors. None of it changes a result.
+    it has packed weights throughout, and keeps attention's rows for the backward where they are
+    few. None of it changes a result.
     """
     size = weight_bytes(decoder)
     if decoder.device.type != "cpu" or size >= SPENDS_BELOW:
         return
-    # The system clears every page that it hands out, and glibc gives large tensors back at once.
     if set_option := getattr(_C_LIBRARY, "mallopt", None):
-        set_option(MMAP_THRESHOLD, 2**30)
+        # The system clears every page that it hands out, and glibc gives large tensors back at
+        # once. Before its version 2.35 it refuses a threshold above 32 MiB.
         set_option(TRIM_THRESHOLD, 2**31 - 1)
-        _use_huge_pages()
+        if set_option(MMAP_THRESHOLD, 2**30):
+            _use_huge_pages()
+        else:
+            set_option(MMAP_THRESHOLD, 2**25)
     if free_memory(decoder.device)[0] > 4 * size:
         pack_modules(decoder)
-        decoder.keeps_rows = decoder.config.attention_softcap is None
+        decoder.row_memory = ROW_MEMORY
 
 
 def _use_huge_pages() -> None:
     """Let the memory that glibc hands out next, up to ROOM bytes, have pages of 2 MiB, where Linux
     gives them to who asks. For one of 4 KiB the processor has to look up where it is so often that
     decoding, which reads all weights for every token, takes a tenth longer."""
-    heap_end = _C_LIBRARY.sbrk
-    heap_end.restype = ctypes.c_void_p
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        return  # the addresses may be needed
+    # The heap grows by what is taken here, and is not trimmed when it is freed. Nothing is written
+    # there, so memory does not grow.
+    take, give, heap_end = _C_LIBRARY.malloc, _C_LIBRARY.free, _C_LIBRARY.sbrk
+    take.restype = heap_end.restype = ctypes.c_void_p
     start = heap_end(0)
-    with suppress(RuntimeError):  # there may be a limit on a process's addresses
-        torch.empty(
-            ROOM, dtype=torch.uint8
-        )  # the heap grows; as nothing is written, memory does not
-        size = ctypes.c_size_t(heap_end(0) - start)
-        _C_LIBRARY.madvise(ctypes.c_void_p(start), size, USE_HUGE_PAGES)
+    give(ctypes.c_void_p(take(ctypes.c_size_t(ROOM))))
+    size = ctypes.c_size_t(heap_end(0) - start)
+    _C_LIBRARY.madvise(ctypes.c_void_p(start), size, USE_HUGE_PAGES)
 
 
 # --- what there is, before anything is loaded -----------------------------------------------------

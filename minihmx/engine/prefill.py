@@ -98,7 +98,8 @@ def prefill(
     slots: the rows, where they are not the first ones in order. following: the prompt that comes
     next; what it begins with as well becomes `prefix`, unless that is too little. known: a prefix
     from before, such as the last batch's, whose tokens are not computed again. every: whether the
-    last layer computes the states of all tokens, for who listens, and not those of the last alone.
+    last layer computes the states of all tokens, for hooks that look at them, and not those of each
+    prompt's last token alone.
 
     Here the first and the third prompt are one row until the end, and all three begin with the same
     two tokens, which are one row of a pass of their own:

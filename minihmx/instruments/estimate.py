@@ -20,6 +20,7 @@ GIB = 2**30
 CUDA_CONTEXT = GIB // 2  # what a process holds before its first tensor
 MARGIN = 0.95  # of the memory may be planned for; the allocator leaves gaps
 SPENDS_BELOW = 2**29  # bytes of weights; a run on a CPU with fewer spends memory to save time
+ROW_MEMORY = 2**27  # bytes of attention's rows that such a run keeps for the backward, at most
 COPIES_PAY = 64  # tokens of decoding that repay copies of the weights; for a 0.5B model it was 25
 CHARACTERS = 4  # to a token, about what English has with every tokenizer here
 PREFILL_TOKENS = 2048  # of prompts that go through the model at once; more is no faster
@@ -197,8 +198,8 @@ def learning(model: ModelConfig, config: Config, work: Workload) -> dict[str, Pa
     scores = 10 * rows * model.num_attention_heads * length**2 if softcapped else 0
     scores += rows * length * w * (2 * heads + 2 * keys)  # q, k, v and their sum
     chunk, layers = min(config.logit_chunk, model.vocab_size), model.num_hidden_layers
-    weights = sum(parameter_counts(model)) * w
-    keeps_rows = config.device == "cpu" and weights < SPENDS_BELOW and not softcapped
+    weights = sum(parameter_counts(model)) * w + 4 * trainable(model, config)
+    spends = config.device == "cpu" and weights < SPENDS_BELOW
     copies = 5 if model.final_softcap is None else 8
     if config.checkpointing == "on":
         saved, text = tokens * D * 4, f"{tokens:,} tokens x {D:,} x 4 bytes"
@@ -206,7 +207,7 @@ def learning(model: ModelConfig, config: Config, work: Workload) -> dict[str, Pa
     else:
         saved, text = tokens * kept, f"{tokens:,} tokens x {kept:,} bytes"
         borrowed = 14 * inner
-        if keeps_rows:
+        if spends and model.attention_bytes(rows, length) <= ROW_MEMORY:
             saved, text = saved + scores, f"{text} + {scores:,} of attention"
             scores = 0
     return {

@@ -1,8 +1,7 @@
-"""Attention of queries over keys: one formula for training and prefill, and for what step.py
-decodes where rows share keys.
+"""Attention of queries over keys: one formula for training, for prefill and for decoding.
 
-Shapes: B rows, T queries, N keys of their own, S shared keys, H query heads, K key heads, D head
-size.
+Shapes: B rows, T tokens, N keys of their own, S shared keys, H query heads, K key heads, D head
+size; Q = T * H / K queries a key head, those of a token side by side.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from minihmx.models.context import wide
 
-FEW_QUERIES = 8  # of one row and key head
+FEW_QUERIES = 8  # of one row and key head; they are one token's, or those of few
 PROMPT_BLOCK = 128  # tokens of a prompt whose attention is computed at once
 
 
@@ -31,8 +30,9 @@ def attend(
     """Attention with K key heads shared by H query heads, [B, T, H * D].
 
     q [B, H, T, D]; k, v [B, K, N, D]; mask bool [B or 1, 1, T * H / K, N], None meaning causal
-    with N = T. shared: keys and values [1, K, S, D] that every query sees, whatever its row, before
-    those of its row; only with a mask, on a CPU and without a gradient.
+    with N = T. The tokens are the last T of the N, in their order. shared: keys and values
+    [1, K, S, D] that every query sees, whatever its row, before those of its row; only with a mask,
+    on a CPU and without a gradient.
     """
     B, H, T, D = q.shape
     K = k.shape[1]
@@ -58,7 +58,9 @@ def attend_own(
 ) -> Tensor:
     """Attention of T tokens' queries [B, K, Q, D] over keys of the same rows, [B, K, N, D]; mask as
     in `attend`, or what is added to scores."""
-    if T > PROMPT_BLOCK and q.device.type == "cpu" and not torch.is_grad_enabled():
+    # Learning is in no inference mode, so reference and policy both take the whole, and their KL is
+    # 0 at first.
+    if T > PROMPT_BLOCK and q.device.type == "cpu" and torch.is_inference_mode_enabled():
         return _in_blocks(q, k, v, mask, scale, softcap, T)[0]
     if softcap is None and not by_products(q):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
@@ -67,7 +69,7 @@ def attend_own(
 
 def by_products(q: Tensor) -> bool:
     """Whether two products and a softmax are faster than the fused kernel, which they are on a CPU
-    in fp32 for the queries of one token."""
+    in fp32 for few queries."""
     return q.shape[2] <= FEW_QUERIES and q.device.type == "cpu" and q.dtype == torch.float32
 
 

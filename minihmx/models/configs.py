@@ -89,6 +89,14 @@ class ModelConfig:
         _check_values(found)
         return found
 
+    def attention_bytes(self, rows: int, length: int) -> int:
+        """Bytes that attention keeps in fp32 for the backward of so many rows of so many tokens, in
+        all layers: queries, keys, values and their sum, and scores, which not every torch can do
+        without."""
+        sides = 2 * (self.num_attention_heads + self.num_key_value_heads) * self.head_dim
+        scores = self.num_attention_heads * length * (1 if self.attention_softcap is None else 3)
+        return 4 * self.num_hidden_layers * rows * length * (sides + scores)
+
 
 def _size(name: str, size: Any) -> Any:
     """The size, where a decoder can have it; before time or memory is spent on it.

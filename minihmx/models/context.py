@@ -178,7 +178,8 @@ class Context:
         if positions is None:
             positions = torch.arange(T, device=device)[None]
         self.positions, self.cache, self.keys, self.packed = positions, cache, T, packed
-        self.keeps_rows = False  # whether packed rows need not be made again one layer at a time
+        self.keeps_rows = False  # whether attention's rows may stay for the backward
+        self.row_bytes = config.attention_bytes(B, T) if packed else 0  # which they would take
         rotated = positions if packed is None else packed.positions
         angles = rotated[:, :, None, None] * frequencies
         self.cos = torch.cat((angles.cos(), angles.cos()), dim=-1)
@@ -204,7 +205,7 @@ class Context:
                 self.masks[window] = seen[:, None].repeat_interleave(group, dim=2)
 
     def of_last(self, last: Tensor | None) -> Context:
-        """The same for the queries of one token a row alone, as in `at_last`; with a cache."""
+        """The same for the queries of one token a row alone, as in `at_last`. It takes a cache."""
         if last is None:
             return self
         other, B, T = copy(self), len(last), self.cos.shape[1]

@@ -173,8 +173,8 @@ class Body(nn.Module):
 class Decoder(nn.Module):
     """Token ids to final hidden states; `logits` takes those to the vocabulary.
 
-    `checkpointing` recomputes each layer in the backward instead of keeping its activations;
-    `keeps_rows` keeps packed answers' rows too, for a small model that has the memory.
+    `checkpointing` recomputes each layer in the backward instead of keeping its activations.
+    Without it attention's rows alone are, unless they take no more than `row_memory` bytes.
     """
 
     def __init__(self, config: ModelConfig):
@@ -185,7 +185,7 @@ class Decoder(nn.Module):
         # checkpoint with a separate head loads in the same way.
         self.lm_head = Head(config.hidden_size, config.vocab_size, bias=False)
         self.frequencies = inverse_frequencies(config)
-        self.checkpointing = self.keeps_rows = False
+        self.checkpointing, self.row_memory = False, 0
         self.tie()
 
     def tie(self) -> None:
@@ -219,25 +219,26 @@ class Decoder(nn.Module):
         `taps`, where it is given, the residual stream behind each layer is added, fp32
         [B, T, hidden].
 
-        last [B]: of which token of each row the state is wanted, when it is one only and there is a
-        cache. The last layer computes no more than that and the keys; the result is [B, 1, hidden].
+        last [B], with a cache only: of which one token of each row the state is wanted. The last
+        layer computes that and the keys and values of all; it and the result are [B, 1, hidden].
         """
         # The frequencies are no buffer, so `decoder.to(device)` does not move them.
         if self.frequencies.device != ids.device:
             self.frequencies = inverse_frequencies(self.config).to(ids.device)
         context = Context(self.config, self.frequencies, ids, positions, cache, keys, packed)
         recomputed = self.checkpointing and torch.is_grad_enabled()
-        context.keeps_rows = self.keeps_rows or recomputed
+        context.keeps_rows = recomputed or context.row_bytes <= self.row_memory
         # Gemma 2 scales its embeddings by the root of the hidden size. Its own code rounds that
         # factor to the weights' dtype; fp32 keeps it exact.
         x = wide(self.model.embed_tokens(ids)) * self.config.embed_scale
         for layer in self.model.layers:
+            asked = last if layer is self.model.layers[-1] else None
             # Without checkpointing, the backward of a 3B model needs the inputs of some 200 linears
             # at once. With it, only each layer's input is kept, for about a third more time.
             if recomputed:
-                x = checkpoint(layer, x, context, use_reentrant=False)
+                x = checkpoint(layer, x, context, asked, use_reentrant=False)
             else:
-                x = layer(x, context, last if layer is self.model.layers[-1] else None)
+                x = layer(x, context, asked)
             if taps is not None:
                 taps.append(x)
         return cast(Tensor, self.model.norm(x))

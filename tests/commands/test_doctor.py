@@ -32,6 +32,7 @@ from minihmx.instruments import gpus, machine
 from minihmx.instruments.estimate import (
     ALWAYS,
     GIB,
+    ROW_MEMORY,
     Workload,
     kv_bytes,
     parameter_counts,
@@ -200,7 +201,7 @@ def test_the_estimate_is_what_tensors_take(kind: str, checkpointing: str) -> Non
 
     torch.manual_seed(0)
     decoder = Decoder(model).eval()
-    decoder.keeps_rows = kind != "gemma2"  # as a run of a small model has it
+    decoder.row_memory = ROW_MEMORY  # as a run of a small model has it
     lora.attach(decoder, 16, 16.0, 1)
     decoder.checkpointing = checkpointing == "on"
     for p in lora.parameters(decoder).values():

@@ -131,6 +131,12 @@ def test_the_last_layer_of_a_prefill_computes_one_token_a_row(family: str) -> No
     assert widths == [(1, 6), (3, 6), (1, 1), (3, 1)]
     torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
     assert torch.equal(caches[0].both, caches[1].both)
+    ids, last = torch.tensor([[5, 6, 7], [7, 9, 11]]), torch.tensor([2, 1])
+    states = []
+    for decoder.checkpointing in (False, True):  # with a gradient as well
+        cache = KVCache(decoder.config, 2, 3, decoder.dtype, decoder.device)
+        states.append(decoder(ids, torch.arange(3).expand(2, 3), cache, 3, last=last))
+    assert states[0].shape[1] == 1 and torch.equal(*states)
 
 
 def test_prefix_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:

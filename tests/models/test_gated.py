@@ -67,10 +67,10 @@ def test_only_the_gradient_that_is_asked_for_is_computed(tanh_gelu: bool) -> Non
     assert torch.equal(grads[0], grads[2]) and torch.equal(grads[1], grads[3])
 
 
-def kept_by_a_pass(family: str, keeps_rows: bool = False) -> list[torch.Size]:
+def kept_by_a_pass(family: str, row_memory: int = 0) -> list[torch.Size]:
     """Shapes of what a forward pass with a gradient keeps of four answers to two questions."""
     decoder, seen = adapted(family, torch.float32), dict[int, torch.Size]()
-    decoder.keeps_rows = keeps_rows
+    decoder.row_memory = row_memory
     rollouts = answers(decoder)
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -89,8 +89,14 @@ def test_no_layer_keeps_rows_for_attention(family: str) -> None:
     """Packed, all tokens stand in one row; four rows of their own are made anew when needed."""
     for shape in kept_by_a_pass(family):
         assert len(shape) < 4 or shape[0] == 1, shape
-    with_rows = kept_by_a_pass(family, keeps_rows=True)  # as a small model's run has it
-    assert any(len(shape) == 4 and shape[0] == 4 for shape in with_rows)
+    # A small model's run keeps them where they take no more than this.
+    decoder = adapted(family, torch.float32)
+    rows = [r.prompt_ids + r.completion.ids[:-1] for r in answers(decoder)]
+    taken = decoder.config.attention_bytes(len(rows), max(map(len, rows)))
+    for row_memory in (taken - 1, taken):
+        shapes = kept_by_a_pass(family, row_memory)
+        kept = any(len(shape) == 4 and shape[0] == len(rows) for shape in shapes)
+        assert kept == (row_memory == taken)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2"])
@@ -100,7 +106,8 @@ def test_the_gradient_is_that_of_layers_computed_again(family: str) -> None:
     decoder = adapted(family, torch.float32)
     rollouts, found = answers(decoder), []
     for again in ("attention", "layers", "nothing"):
-        decoder.checkpointing, decoder.keeps_rows = again == "layers", again == "nothing"
+        decoder.checkpointing = again == "layers"
+        decoder.row_memory = 2**27 if again == "nothing" else 0
         policy, _ = logprobs(decoder, rollouts, Config(model="x"))
         policy.sum().backward()
         parameters = lora.parameters(decoder).values()
