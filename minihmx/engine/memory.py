@@ -27,6 +27,7 @@ from minihmx.models.products import pack_modules
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")  # Linux tells there what memory there is
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's numbers of these settings
 USE_HUGE_PAGES = 14  # Linux's number of this advice
+FITS_A_CACHE = 2**25  # bytes of weights that a processor's cache may hold
 ROOM = 2**30 - 2**20  # bytes, below the threshold that `spend_on_speed` sets
 _C_LIBRARY = ctypes.CDLL(None)
 OUT_OF_ROOM = (RuntimeError, MemoryError)  # a device's memory, and numpy's or Python's own
@@ -154,10 +155,10 @@ def spend_on_speed(decoder: Decoder) -> None:
         # The system clears every page that it hands out, and glibc gives large tensors back at
         # once. Before its version 2.35 it refuses a threshold above 32 MiB.
         set_option(TRIM_THRESHOLD, 2**31 - 1)
-        if set_option(MMAP_THRESHOLD, 2**30):
-            _use_huge_pages()
-        else:
+        if not set_option(MMAP_THRESHOLD, 2**30):
             set_option(MMAP_THRESHOLD, 2**25)
+        elif size > FITS_A_CACHE:
+            _use_huge_pages()
     if free_memory(decoder.device)[0] > 4 * size:
         pack_modules(decoder)
         decoder.row_memory = ROW_MEMORY
@@ -166,7 +167,7 @@ def spend_on_speed(decoder: Decoder) -> None:
 def _use_huge_pages() -> None:
     """Let the memory that glibc hands out next, up to ROOM bytes, have pages of 2 MiB, where Linux
     gives them to who asks. For one of 4 KiB the processor has to look up where it is so often that
-    decoding, which reads all weights for every token, takes a tenth longer."""
+    decoding, which reads all weights from memory for every token, takes a tenth longer."""
     if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
         return  # the addresses may be needed
     # The heap grows by what is taken here, and is not trimmed when it is freed. Nothing is written

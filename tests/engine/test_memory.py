@@ -58,7 +58,7 @@ def test_a_small_model_s_run_spends_memory(monkeypatch: pytest.MonkeyPatch) -> N
     told = list[tuple[int, int]]()
     library = SimpleNamespace(mallopt=lambda *option: told.append(option) or 1)
     monkeypatch.setattr(memory, "_C_LIBRARY", library)
-    monkeypatch.setattr(memory, "_use_huge_pages", lambda: None)
+    monkeypatch.setattr(memory, "_use_huge_pages", None)  # not called: a cache holds these weights
     monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
     decoder = load_decoder(find_model({"model": "tiny", "device": "cpu", "dtype": "float32"}))
     hidden = torch.randn(3, decoder.config.hidden_size)
