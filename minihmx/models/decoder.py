@@ -213,7 +213,7 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """ids [B, T] -> normed hidden states [B, T, hidden] in the weights' dtype.
 
-        positions [B, T] are needed with a cache, where they also say which slots to write, and
+        positions [B, T], rising by one, are needed with a cache, where they say what to write, and
         keys = 1 + the largest of them (known to the caller, read from no GPU). Without positions
         every row starts at 0 and attention is plainly causal. Packed rows have ids [1, N]. To
         `taps`, where it is given, the residual stream behind each layer is added, fp32
