@@ -108,7 +108,7 @@ def left(rows: Iterable[Sequence[int]], known: int = 0) -> Tokens:
 # --- what products a pass has ---------------------------------------------------------------------
 
 
-KEYS = ("k_proj", "v_proj")
+KEYS = ("k_proj", "v_proj")  # which later tokens need of every token
 
 
 def forward(model: ModelConfig, tokens: int, asked: int | None = None) -> Counter[Product]:

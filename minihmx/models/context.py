@@ -211,10 +211,13 @@ class Context:
         other, B, T = copy(self), len(last), self.cos.shape[1]
         turns = (x.expand(B, -1, -1, -1) for x in (self.cos, self.sin))
         other.cos, other.sin = (at_last(x, last) for x in turns)
-        for window, mask in self.masks.items():
-            assert mask is not None
-            by_token = mask.reshape(len(mask), T, -1, mask.shape[-1]).expand(B, -1, -1, -1)
-            other.masks = other.masks | {window: at_last(by_token, last)}
+        other.masks = {
+            window: at_last(
+                mask.reshape(len(mask), T, -1, mask.shape[-1]).expand(B, -1, -1, -1), last
+            )
+            for window, mask in self.masks.items()
+            if mask is not None
+        }
         return other
 
     def rows_of(self, x: Tensor) -> Tensor:

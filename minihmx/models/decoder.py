@@ -174,7 +174,7 @@ class Decoder(nn.Module):
     """Token ids to final hidden states; `logits` takes those to the vocabulary.
 
     `checkpointing` recomputes each layer in the backward instead of keeping its activations.
-    Without it attention's rows alone are, unless they take no more than `row_memory` bytes.
+    Without it only attention's rows are made again, if they take more than `row_memory` bytes.
     """
 
     def __init__(self, config: ModelConfig):
@@ -213,7 +213,7 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """ids [B, T] -> normed hidden states [B, T, hidden] in the weights' dtype.
 
-        positions [B, T], rising by one, are needed with a cache, where they say what to write, and
+        positions [B, T], rising by one, are needed with a cache, as the slots to write, and
         keys = 1 + the largest of them (known to the caller, read from no GPU). Without positions
         every row starts at 0 and attention is plainly causal. Packed rows have ids [1, N]. To
         `taps`, where it is given, the residual stream behind each layer is added, fp32
