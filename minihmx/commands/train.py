@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -165,6 +166,9 @@ def run(options: argparse.Namespace) -> int:
         show(f"warning    {warning}")
     with with_bars():
         ready = open_run(flags, file)
+    # What exists by now, torch's modules above all, stays to the end. Python's collector, which
+    # kernels that are called from Python wake often, need not look at it again.
+    gc.freeze()
     lines, last = Lines(typed(), planned=PLANNED in os.environ), None
     view = live.View(lines) if possible(sys.stdout) and not ranks.rank() else None
     for number in (signal.SIGINT, signal.SIGTERM):
