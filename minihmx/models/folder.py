@@ -53,6 +53,11 @@ def read_config(folder: Path) -> ModelConfig:
             f"{folder} {what}; name a folder that holds config.json, tokenizer.json and {SINGLE}."
         )
     config = _object(path)
+    if "science" in config:  # what a run's own config.json says of itself
+        raise UserError(
+            f"{folder} is a run, whose checkpoints are adapters, and not a model; "
+            "name the model that it trained instead."
+        )
     stops = _object(generation) if generation.is_file() else {}
     if config.get("quantization_config") is not None:
         raise UserError(

@@ -109,6 +109,7 @@ TYPED = {
     "train questions.jsonl": ["questions.jsonl is a file"],
     "train runs": ["runs holds no config.json"],
     "train runs/toy/forward/seed-1/checkpoints/epoch-01": ["is a LoRA adapter, not a model"],
+    "train runs/toy/forward/seed-1": ["is a run", "name the model that it trained"],
     "train tiny --revision main": ["has no revision"],
     "train tiny --epoch 3": ["--epoch is no option", "did you mean --epochs?"],
     "trian tiny": ["trian is no command", "did you mean train?"],
