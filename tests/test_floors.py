@@ -255,7 +255,8 @@ def test_third_party_imports_are_the_declared_ones() -> None:
     declared |= {"argcomplete"}  # see completion.py
     declared |= {"tomli"}  # on Python 3.10, see config_file.py
     found = {name.split(".")[0] for tree in TREES.values() for name in imports(tree)}
-    foreign = found - sys.stdlib_module_names - {"minihmx"}
+    of_python = sys.stdlib_module_names | {"tomllib"}  # from Python 3.11 on
+    foreign = found - of_python - {"minihmx"}
     assert foreign <= declared, foreign - declared
 
 
