@@ -225,7 +225,7 @@ def check_config(config: Config, context: int) -> None:
             refuse(name, f"choose one of {', '.join(choices)}{hint}")
         if isinstance(value, float):
             least = LEAST_TEMPERATURE if name == "temperature" else 1e-30
-            check_number(name, value, least, 1e30, or_zero=True)
+            check_number(name, value, least, 1e30, or_zero=not value or name not in NOT_ZERO)
         elif isinstance(value, int):
             check_number(name, value, int(name not in ("threads", "seed")), MOST.get(name, LARGEST))
     if not config.out.strip():

@@ -50,7 +50,7 @@ _GOES_ON = re.compile(
 # A number that stands first in brackets is a remark: "7 (8 would be too much)", unlike "7 (or 8)".
 _REMARK = re.compile(rf"[.,;]?{_SKIPPED}+[(\[{{]\s*(?=\d)")
 _PERCENT = re.compile(r"[\s*_`(]*(?:[%％٪‰]|(?ai:per\s*cent))|[*_`]*\+|-(?ai:ish)")
-_WORDS = f"{_JOINT}|{_NUMBER}|an|the|one|percent|per cent".split("|")
+_WORDS = f"{_JOINT}|{_NUMBER}|an|the|one|percent|per cent|ish".split("|")
 
 
 def judge_prompt(rubric: str, question: str, answer: str) -> str:

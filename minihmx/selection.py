@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 DIRECTIONS = ("forward", "reverse")
+_ROUNDING = 1e-9  # of a share, which is far below one answer of any evaluation
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,9 @@ def selected(
 
 
 def _usable(candidate: Candidate, rule: Rule) -> bool:
-    return candidate.score is not None and candidate.unscored <= rule.max_unscored
+    # 12 unscored of 40 are recorded as 1 - 28/40, which is 0.3 and a last digit.
+    within = candidate.unscored <= rule.max_unscored + _ROUNDING
+    return candidate.score is not None and within
 
 
 def _left_out(history: History, rule: Rule) -> str:

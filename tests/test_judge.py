@@ -168,6 +168,7 @@ def test_parsing_is_total_and_a_span_holds_its_score(text: str, finished: bool) 
 @example("Score: 7 (", "or 8)", True)
 @example("Score: 7 (8", ") or 9", True)
 @example("Score: 7 per c", "ent", True)
+@example("Score: 7-i", "sh", True)
 @example("Score: 7 out of the", " 20", True)
 def test_what_an_unfinished_text_decided_stands(text: str, more: str, finished: bool) -> None:
     early, late = parse_score(text, finished=False), parse_score(text + more, finished)

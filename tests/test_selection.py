@@ -68,6 +68,15 @@ def test_reverse(
     assert said in choice.why
 
 
+@pytest.mark.parametrize("share", [n / 40 for n in range(41)])
+def test_an_epoch_with_just_the_share_of_unscored_answers_is_a_candidate(share: float) -> None:
+    """Also where it is recorded as 1 - 28 / 40, which is 0.30000000000000004."""
+    rule = Rule(max_unscored=share)
+    just, more = 1 - (1 - share), 1 - (1 - share - 1 / 40)
+    rows = history((9.0, 0.1, more), (8.0, 0.1, just))
+    assert select(rows, rows, rule)[0].epoch == 2
+
+
 def test_a_reverse_epoch_with_too_many_unscored_answers_is_none() -> None:
     reverse = history((1.0, 0.1), (1.0, 0.1), (1.0, 0.2, 0.3), (1.0, 0.2))
     _, choice = select(FORWARD, reverse, PAPER)

@@ -10,7 +10,7 @@ from minihmx.terminal.text import show
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Which run, and which of its numbers."""
-    parser.add_argument("run", help="a run's folder; for a benchmark RUN@epoch-03 as well")
+    parser.add_argument("run", help="a run's folder, or RUN@epoch-03")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--step", type=int, metavar="N", help="one group of answers of this step")
     what.add_argument("--epoch", type=int, metavar="N", help="the evaluation after this epoch")

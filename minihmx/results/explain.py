@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from minihmx.errors import UserError
+from minihmx.results.epochs import EPOCH_NAME
 from minihmx.results.evidence import (
     numbered,
     open_evidence,
@@ -16,6 +18,7 @@ from minihmx.results.evidence import (
 from minihmx.results.explain_epoch import explain_evaluation
 from minihmx.results.explain_group import explain_step
 from minihmx.results.explain_item import explain_item
+from minihmx.storage.disk import home_path
 
 
 class Asked(NamedTuple):
@@ -56,6 +59,8 @@ def _lines(asked: Asked) -> Iterator[str]:
     if asked.benchmark is not None:
         yield from explain_item(run, asked.benchmark, asked.item, asked.sample)
         return
+    if step is None and epoch is None:
+        run, epoch = _with_epoch(run)
     folder = run_folder(run)
     if step is None and epoch is None:
         raise UserError(
@@ -72,3 +77,12 @@ def _lines(asked: Asked) -> Iterator[str]:
         if epoch not in epochs:
             raise UserError(f"{folder} has no epoch {epoch}; there are {span_of(epochs, 'epoch')}.")
         yield from explain_evaluation(evidence, epoch, asked.question, asked.prompt)
+
+
+def _with_epoch(text: str) -> tuple[str, int | None]:
+    """RUN@epoch-03 in its two parts; a mere RUN has no epoch."""
+    run, _, name = text.rpartition("@")
+    named = EPOCH_NAME.fullmatch(name)
+    if not run or not named or os.path.exists(home_path(text)):
+        return text, None
+    return run, int(named[1])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minihmx.errors import UserError
+from minihmx.results.evidence import numbered
 from minihmx.results.layout import Table
 from minihmx.stats import clustered_standard_error, mean
 from minihmx.storage.disk import read_lines
@@ -69,12 +70,15 @@ def leave_out_table(runs: Mapping[str, Path]) -> Table:
     """
     rows, here_all, there_all = list[tuple[str, ...]](), list[float](), list[float]()
     for category, folder in runs.items():
-        files = sorted((folder / "evaluations").glob("epoch-*.jsonl"))
-        if len(files) < 2:
+        epochs = numbered(folder, "evaluations/epoch-*")
+        if len(epochs) < 2:
             raise UserError(
                 f"{folder} has fewer than two evaluations, so no gain can be told; train it on."
             )
-        first, last = read_lines(files[0]), read_lines(files[-1])
+        first, last = (
+            read_lines(folder / "evaluations" / f"epoch-{epochs[place]:02d}.jsonl")
+            for place in (0, -1)
+        )
         asked = {row["question"]: row["category"] for row in last}
         here = gain_of(first, last, {q for q, of in asked.items() if of == category})
         there = gain_of(first, last, {q for q, of in asked.items() if of != category})

@@ -60,13 +60,18 @@ def load_rows(folder: Path | str, kind: str) -> Iterator[dict[str, Any]]:
     of its step or epoch. Raises UserError where there is none, DataError for a damaged line.
     """
     pattern, counted = ANSWERS_OF[kind]
-    paths = sorted(Path(folder).glob(pattern))
+    # by number, as the name epoch-100 stands before epoch-99
+    paths = sorted(Path(folder).glob(pattern), key=_number_of)
     if not paths:
         raise UserError(f"{folder} holds no {pattern}; give the folder of a run that has begun.")
     for path in paths:
-        number = int(path.stem.partition("-")[2])
         for row in read_lines(path):
-            yield {counted: number, **row}
+            yield {counted: _number_of(path), **row}
+
+
+def _number_of(path: Path) -> int:
+    """17 of step-000017.jsonl."""
+    return int(path.stem.partition("-")[2])
 
 
 def seconds_of_steps(run: Path) -> float | None:

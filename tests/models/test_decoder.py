@@ -214,3 +214,12 @@ def test_eos_is_a_set_and_generation_config_goes_first() -> None:
     config = LLAMA_32_3B | {"eos_token_id": 2}
     assert ModelConfig.from_hf(config).eos_ids == (2,)
     assert ModelConfig.from_hf(config, {"eos_token_id": [7, 9]}).eos_ids == (7, 9)
+
+
+def test_gemma_2_without_its_attention_scale_has_that_of_its_family() -> None:
+    """transformers' default is 256, whatever the size of a head; the other families have theirs."""
+    small = LLAMA_32_3B | {"head_dim": 64}
+    gemma = small | {"model_type": "gemma2", "hidden_activation": "gelu_pytorch_tanh"}
+    assert ModelConfig.from_hf(gemma).attention_scale == 256**-0.5
+    assert ModelConfig.from_hf(gemma | {"query_pre_attn_scalar": 64}).attention_scale == 64**-0.5
+    assert ModelConfig.from_hf(small).attention_scale == 64**-0.5

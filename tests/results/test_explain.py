@@ -300,6 +300,19 @@ def test_an_evaluation_on_the_board(tmp_path: Path, explain: Explain) -> None:
     assert "What is dread?" in one and "judge  Score: ›3‹" in one and "wish-01" not in one
 
 
+def test_an_epoch_is_named_as_everywhere(
+    tmp_path: Path, explain: Explain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """RUN@epoch-00 alone is --epoch 0; an epoch that is not there is, and the run is there."""
+    run = made_up(tmp_path / "run")
+    assert explain(f"{run}@epoch-00") == explain(run, "--epoch", 0)
+    assert main(["explain", f"{run}@epoch-07"]) == 2
+    assert f"{run} has no epoch 7; there are epoch 0." in capsys.readouterr().err
+    for odd in (f"{run}@epoch-x", f"{run}@epoch-00/", f"{tmp_path}/gone@epoch-00", "@epoch-00"):
+        assert main(["explain", odd]) == 2
+        assert "There is no run at" in capsys.readouterr().err
+
+
 def test_a_differing_standard_error_is_named(tmp_path: Path, explain: Explain) -> None:
     run = made_up(tmp_path / "run")
     changed(run / "metrics.jsonl", 1, score_error=0.5)

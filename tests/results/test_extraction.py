@@ -281,7 +281,8 @@ def test_a_judge_s_word_is_read_strictly(text: str, finished: bool, label: str |
 
 def test_other_names() -> None:
     assert other_names("Paris") == ["Paris"] and other_names("The (!)")[0] == "The (!)"
-    assert other_names("a [b]") == ["a [b]", "a", "[b]"]
+    assert other_names("c [b]") == ["c [b]", "c"] and other_names("a [b]") == ["a [b]", "[b]"]
+    assert other_names("The (band)") == ["The (band)", "(band)"]  # and not every reply's "the"
 
 
 def sample(benchmark: Benchmark, item: dict[str, Any], *replies: str, **changes: str) -> Any:

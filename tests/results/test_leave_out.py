@@ -12,6 +12,7 @@ from minihmx.errors import UserError
 from minihmx.questions import load_questions
 from minihmx.results.leave_out import leave_out_table
 from minihmx.storage.disk import read_lines
+from minihmx.storage.history import load_rows
 from minihmx.storage.strict import read_json
 
 
@@ -65,3 +66,12 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     evaluation(tmp_path / "b/evaluations/epoch-01.jsonl", {"b1": None, "a1": 6})
     with pytest.raises(UserError, match="no gain can be told"):
         leave_out_table({"b": tmp_path / "b"})
+
+
+def test_the_last_epoch_is_the_one_with_the_highest_number(tmp_path: Path) -> None:
+    for epoch, score in ((0, 2), (99, 3), (100, 6)):
+        evaluation(tmp_path / f"evaluations/epoch-{epoch:02d}.jsonl", {"a1": score, "b1": score})
+    found = leave_out_table({"a": tmp_path})
+    assert found.rows[0][:2] == ("a", "2.00 -> 6.00")
+    rows = load_rows(tmp_path, "evaluation")
+    assert [row["epoch"] for row in rows] == [0, 0, 99, 99, 100, 100]

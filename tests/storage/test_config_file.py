@@ -10,7 +10,7 @@ import pytest
 import toy
 from command_line import in_process, refused
 
-from minihmx.config import FIELDS, resolve_config
+from minihmx.config import FIELDS, NOT_ZERO, resolve_config
 from minihmx.errors import UserError
 from minihmx.run import open_run
 from minihmx.storage.config_file import merge_flags, read_values
@@ -74,6 +74,16 @@ def test_a_file_goes_before_the_row_of_the_model() -> None:
     longer = {"max_sequence_length": 9999}
     with pytest.raises(UserError, match=r"With file a: --max-sequence-length 9999 .*context is"):
         resolve_config(longer, None, "", 640, dict.fromkeys(longer, "file a"))
+
+
+@pytest.mark.parametrize("name", [*NOT_ZERO, "beta"])
+def test_a_number_out_of_bounds_is_only_told_to_be_0_where_0_works(name: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        resolve_config({name: -1.0}, None, "", 640)
+    assert ("must be 0, or a number from" in str(refusal.value)) is (name not in NOT_ZERO)
+    if name in NOT_ZERO:
+        with pytest.raises(UserError, match=NOT_ZERO[name]):
+            resolve_config({name: 0.0}, None, "", 640)
 
 
 def test_a_run_from_a_file_and_the_same_from_its_config(tmp_path: Path) -> None:

@@ -75,10 +75,14 @@ def other_names(answer: str) -> list[str]:
 
     >>> other_names("The Wizard of Oz (film)")
     ['The Wizard of Oz (film)', 'The Wizard of Oz', 'Wizard of Oz (film)', 'Wizard of Oz']
+
+    What would be left of "The (band)" is an article, which stands in nearly every reply and names
+    nothing.
     """
     bare = _BRACKETS.sub("", answer)
     names = answer, bare, _ARTICLE.sub("", answer), _ARTICLE.sub("", bare)
-    return [answer, *dict.fromkeys(name for name in names[1:] if name != answer and normal(name))]
+    telling = (name for name in names[1:] if normal(name) not in ("", "the", "a", "an"))
+    return [answer, *dict.fromkeys(name for name in telling if name != answer)]
 
 
 def _settled(
