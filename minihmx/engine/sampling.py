@@ -41,10 +41,10 @@ AHEAD_ON_GPU = 8  # tokens that a GPU decodes before anybody reads them, for whi
 class GenerationRequest(NamedTuple):
     """A prompt (token ids) and where its completion ends.
 
-    noise: names the random stream, None at temperature 0. until: texts of which one ends it.
-    complete: texts, in any case, all of which together end it. What stands behind such a text is
-    not cut off here, since up to LOOK_EVERY tokens may. enough: says of the text whether it ends
-    there; it is asked behind every token, so it is for texts that are short then.
+    noise: names the random stream, None at temperature 0. until: the completion ends once it holds
+    one of these texts. complete: it ends once it holds all of these, in upper or lower case. Up to
+    LOOK_EVERY tokens may follow such a text; they are not cut off here. enough: tells of the text
+    whether it ends there; it is asked after every token, so it is for short texts only.
     """
 
     prompt: Sequence[int]
@@ -146,7 +146,7 @@ class _Row:
         self.logprobs: list[float] = []
 
     def hear(self, token: int, logprob: float, how: Decoding) -> bool:
-        """Add a token; whether it was the last one."""
+        """Add a token; returns whether it was the last one."""
         self.ids.append(token)
         self.logprobs.append(logprob)
         full = len(self.ids) == self.request.max_new_tokens
@@ -272,7 +272,7 @@ class _Batch:
 def _decode(
     how: Decoding, requests: Sequence[GenerationRequest], order: Sequence[int], limit: Limit
 ) -> Iterator[tuple[int, Completion]]:
-    """Decode the requests of these indexes in as many rows as the limit allows."""
+    """Decode the requests of these indexes, in this order, in as many rows as the limit allows."""
     waiting, rows = deque(order), min(limit.rows, len(order))
     batch = _Batch(how, rows, [requests[index] for index in order], limit)
     most = batch.cache.begin + min(PREFILL_TOKENS, how.prefill_tokens or PREFILL_TOKENS)

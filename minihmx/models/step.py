@@ -1,7 +1,7 @@
-"""One decoded token of every row in few kernels, on a GPU of fixed shapes that a graph can hold.
+"""One decoded token of every row in few kernels; on a GPU in fixed shapes that a graph can hold.
 
-`decoder.py` says what is computed, and this file computes the same with fewer kernels. One of eight
-rows takes about as long to start as to run, so their number decides:
+`decoder.py` says what is computed, and this file computes the same with fewer kernels. A kernel on
+eight rows takes about as long to start as to run, so the number of kernels decides the speed:
 
 - all heads of q, k and v are turned together, no module but a product is called, and the norms'
   weights are cast to fp32 once.
@@ -97,7 +97,8 @@ class Apart:
 @torch.inference_mode(False)  # training uses these weights too, and no gradient passes such a mode
 @torch.no_grad()
 def home(weights: Sequence[nn.Parameter], ranks: int) -> Tensor:
-    """The buffer that weights, one behind the other, are views of, with room for more rows."""
+    """Make the weights [out, in] views of one buffer [sum of out + ranks, in], one behind the
+    other, and return that buffer. Weights that are such views already stay where they are."""
     first, size = weights[0], (sum(map(len, weights)) + ranks, weights[0].shape[1])
     memory = first.untyped_storage()
     places = itertools.accumulate((weight.numel() for weight in weights), initial=0)
@@ -149,7 +150,7 @@ def matrix_b(part: nn.Module) -> Tensor:
 
 
 def norm_weight(norm: RMSNorm) -> Tensor:
-    """In fp32, with Gemma's 1."""
+    """The norm's weight in fp32, with Gemma's offset of 1 added."""
     return wide(norm.weight.detach()) + norm.offset
 
 
@@ -270,5 +271,5 @@ class Step:
         return layer.down(small) / shrink
 
     def empty(self, *shape: int) -> Tensor:
-        """To be written into, which rounds to the weights' dtype without a kernel of its own."""
+        """A tensor for `out=`, so that one kernel computes and rounds to the weights' dtype."""
         return torch.empty(shape, dtype=self.dtype, device=self.rows.device)
