@@ -138,14 +138,14 @@ def complete(
 
 
 class _Row:
-    """What one row has said so far for its request."""
+    """What one row has generated so far for its request."""
 
     def __init__(self, index: int, request: GenerationRequest):
         self.index, self.request = index, request
         self.ids: list[int] = []
         self.logprobs: list[float] = []
 
-    def hear(self, token: int, logprob: float, how: Decoding) -> bool:
+    def add(self, token: int, logprob: float, how: Decoding) -> bool:
         """Add a token; returns whether it was the last one."""
         self.ids.append(token)
         self.logprobs.append(logprob)
@@ -192,7 +192,7 @@ class _Batch:
         self.cache = cache_for(decoder, prompts, rows, self.capacity, how.known)
         self.positions = [self.cache.begin] * rows  # where each row's next token goes
         self.where = torch.tensor(self.positions, device=decoder.device)  # the same
-        self.said = torch.zeros_like(self.where)  # tokens of each row's answer
+        self.drawn = torch.zeros_like(self.where)  # tokens so far of each row's answer
         size = rows, decoder.config.hidden_size
         self.hidden = torch.zeros(size, dtype=decoder.dtype, device=decoder.device)
         longest = max(r.max_new_tokens for r in requests)
@@ -209,7 +209,7 @@ class _Batch:
         found = prefill(self.how.decoder, prompts, self.cache, slots, following, self.known)
         self.known = found.prefix or self.how.known
         index = torch.tensor(slots, device=self.hidden.device)
-        self.hidden[index], self.said[index] = found.hidden, 0
+        self.hidden[index], self.drawn[index] = found.hidden, 0
         self.where[index] = torch.tensor(list(map(len, prompts)), device=self.where.device)
         for slot, row in zip(slots, rows, strict=True):
             self.rows[slot], self.positions[slot] = row, len(row.request.prompt)
@@ -221,13 +221,13 @@ class _Batch:
     def step(self) -> Iterator[tuple[int, Completion]]:
         """One more token for every row, on a GPU a few; yields what is finished by them, whose row
         is empty then."""
-        said = [self._say()]
+        sampled = [self._sample()]
         for _ in range(1, self.at_once):
             self._advance()
-            said.append(self._say())
-        for tokens, logprobs in torch.stack(said).tolist():  # waits for the GPU once
+            sampled.append(self._sample())
+        for tokens, logprobs in torch.stack(sampled).tolist():  # waits for the GPU once
             for slot, row in enumerate(self.rows):
-                if row and row.hear(int(tokens[slot]), logprobs[slot], self.how):
+                if row and row.add(int(tokens[slot]), logprobs[slot], self.how):
                     self.rows[slot] = None
                     yield row.index, row.completion(self.how)
         # Rows that have stopped, and found nobody to follow them, go on being decoded as padding,
@@ -235,15 +235,15 @@ class _Batch:
         if any(self.rows):
             self._advance()
 
-    def _say(self) -> Tensor:
+    def _sample(self) -> Tensor:
         """The next token of every row and its log-prob, [2, B] in float64."""
         noise = None
         if self.how.temperature:
             last = self.uniforms.shape[1] - 1  # where a row that has stopped stays
-            noise = self.uniforms.gather(1, self.said.clamp(max=last)[:, None])[:, 0]
+            noise = self.uniforms.gather(1, self.drawn.clamp(max=last)[:, None])[:, 0]
         logits_BV = self.how.decoder.logits(self.hidden)
         self.token, logprob = draw(logits_BV, self.how.temperature, noise, self.how.sampler)
-        self.said = self.said + 1
+        self.drawn = self.drawn + 1
         # The sum is finite only if every logit is, and a minus infinity is never drawn, so it would
         # pass unseen. 0 times the sum changes no finite log-prob, and makes it NaN otherwise.
         logprob = logprob + 0 * logits_BV.sum(-1)
@@ -264,7 +264,7 @@ class _Batch:
         index = torch.tensor(left, device=self.hidden.device)
         self.cache.keep(left)
         self.hidden, self.uniforms = self.hidden[index], self.uniforms[index]
-        self.where, self.said = self.where[index], self.said[index]
+        self.where, self.drawn = self.where[index], self.drawn[index]
         self.rows = [self.rows[slot] for slot in left]
         self.positions = [self.positions[slot] for slot in left]
 
