@@ -3,7 +3,7 @@
 `decoder.py` says what is computed, and this file computes the same with fewer kernels. A kernel on
 eight rows takes about as long to start as to run, so the number of kernels decides the speed:
 
-- all heads of q, k and v are turned together, no module but a product is called, and the norms'
+- all heads of q, k and v are rotated together, no module but a product is called, and the norms'
   weights are cast to fp32 once.
 
 On a CPU that is all, and every bit is the decoder's. A GPU does more:
@@ -118,8 +118,8 @@ def home(weights: Sequence[nn.Parameter], ranks: int) -> Tensor:
     return buffer
 
 
-class StaticLayer:
-    """What a layer needs for one token."""
+class StepLayer:
+    """One layer's products, made by `products`, and its norm weights in fp32."""
 
     def __init__(self, layer: Layer, products: type[Fused | Apart]):
         attention, mlp = layer.self_attn, layer.mlp
@@ -166,7 +166,7 @@ class Step:
         device = decoder.device
         self.embedding = decoder.model.embed_tokens.weight
         layers: Any = decoder.model.layers
-        self.layers = [StaticLayer(layer, products) for layer in layers]
+        self.layers = [StepLayer(layer, products) for layer in layers]
         self.last = norm_weight(decoder.model.norm)
         self.frequencies = inverse_frequencies(self.config).to(device)
         self.rows = torch.arange(cache.k.shape[1], device=device)
@@ -189,7 +189,7 @@ class Step:
         begin = self.cache.begin
         self.slots = where - begin if begin else where
         self.end = None if keys is None else keys - begin
-        self.turns(where)
+        self.set_angles(where)
         masks = {window: self.mask(where, window) for window in set(self.config.windows) or {None}}
         x = wide(F.embedding(token, self.embedding)) * self.config.embed_scale
         for index, layer in enumerate(self.layers):
@@ -204,8 +204,8 @@ class Step:
                 x = x + self.norm(wide(fed), layer.behind_mlp)
         return self.norm(x, self.last)
 
-    def turns(self, where: Tensor) -> None:
-        """Rotary angles for the heads of q, k and v together, [B, H + 2 K, D]; v turns by none."""
+    def set_angles(self, where: Tensor) -> None:
+        """Set cos and sin for the heads of q, k and v, [B, H + 2 K, D]; v is not rotated."""
         config = self.config
         H, K = config.num_attention_heads, config.num_key_value_heads
         angles = where[:, None, None] * self.frequencies
@@ -228,7 +228,7 @@ class Step:
         """As RMSNorm."""
         return F.rms_norm(x, x.shape[-1:], weight, self.config.rms_norm_eps).to(self.dtype)
 
-    def attend(self, x: Tensor, layer: StaticLayer, index: int, mask: Tensor) -> Tensor:
+    def attend(self, x: Tensor, layer: StepLayer, index: int, mask: Tensor) -> Tensor:
         """As Attention."""
         config, B = self.config, len(x)
         H, K, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
@@ -257,7 +257,7 @@ class Step:
             out = weights.to(v.dtype) @ v
         return layer.o(out.reshape(B, H * D))
 
-    def feed(self, x: Tensor, layer: StaticLayer) -> Tensor:
+    def feed(self, x: Tensor, layer: StepLayer) -> Tensor:
         """As MLP."""
         gate, up = layer.gate_up.split(x)
         gate = wide(gate)
