@@ -39,8 +39,9 @@ def group_advantages(
     >>> group_advantages([9, 9, 9, 9], epsilon=1e-4)
     [0.0, 0.0, 0.0, 0.0]
 
-    divisor: "population" has n in that denominator, "batch" takes the standard deviation of the
-    rewards of the whole step (n - 1), and "none" divides by nothing, epsilon included (Dr. GRPO):
+    divisor: "population" has n in that denominator. "batch" takes the standard deviation (n - 1) of
+    `step`, the scored rewards of the whole step. "none" divides by nothing, not even by epsilon
+    (Dr. GRPO):
 
     >>> group_advantages([2, 4, 6], epsilon=0, divisor="none")
     [-2.0, 0.0, 2.0]
@@ -102,7 +103,8 @@ def row_weights(lengths: Sequence[Sequence[int]], loss_type: str, cap: int) -> l
     total = sum(map(sum, lengths))
 
     def weight(group: Sequence[int], length: int) -> float:
-        # The loop's answers have at least a stop token. max(.., 1) is for callers whose have none.
+        # An answer of the training loop has at least one token. max(.., 1) is there for lengths of
+        # 0, which a masked answer or another caller may have.
         if loss_type == "bnpo":
             return 1 / (Q * max(sum(group), 1))
         if loss_type == "grpo":
@@ -116,7 +118,8 @@ def row_weights(lengths: Sequence[Sequence[int]], loss_type: str, cap: int) -> l
 
 
 def assign_weights(rollouts: Sequence[Rollout], config: Config) -> None:
-    """Fill in the weight of each rollout, groups being the same consecutive rows as above.
+    """Fill in the weight of each rollout's tokens. Groups are consecutive rows, as in
+    assign_advantages (with `bnpo_shuffled`, of the shuffled rows).
 
     Loss and gradient are sums over tokens, and each row carries its own weight along. So
     micro-batches may cut anywhere without changing what is learned. With `truncated` "masked" the

@@ -1,8 +1,8 @@
 """Every knob of a run: one flat frozen dataclass, and what makes its values possible ones.
 
 A default exists once, here: command-line flags derive from it, and docs/decisions.md is checked
-against it.
-"paper" marks what the paper fixes (Table 2 unless a section is named), "ours" where it is silent.
+against it. "paper" marks what the paper fixes (Table 2 unless a section is named), and "ours" marks
+what it leaves open.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def setting(default: Any, text: str, *, choices: Any = None) -> Any:
 
 
 def late(default: Any, text: str, *, choices: Any = None) -> Any:
-    """A knob that came after there were runs. Where it is the default a run's files do not name it,
-    so the runs of code that did not have it are the same experiments as those of code that has."""
+    """A knob that was added when runs already existed. A run's files name it only if it is not the
+    default, so that older runs, made before it was there, count as the same experiment."""
     return knob(default, "ours", text, choices=choices, late=True)
 
 
@@ -154,9 +154,10 @@ def resolve_config(
 ) -> tuple[Config, dict[str, str]]:
     """The config of a run and where each value came from.
 
-    Flags go before the model's row, that before its family's, the device's, the default. A default
-    sequence longer than the model's context is lowered to it. came_from: the source of those among
-    the flags that a config file gave. Raises UserError for values that cannot work.
+    A flag overrides the model's row, which overrides its family's, then the device's, then the
+    default. A default max_sequence_length is lowered to the model's context if that is shorter.
+    came_from: where those flags came from that a config file gave. Raises UserError for values that
+    cannot work.
     """
     came_from = came_from or {}
     rows = {

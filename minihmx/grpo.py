@@ -69,8 +69,8 @@ def loss(
 ) -> TokenLoss:
     """The equation above, summed over N tokens.
 
-    policy_N carries the gradient. old_N is None where the policy itself drew the tokens. clip_high:
-    another upper bound on the ratio than `clip`, unless it is 0.
+    All tensors are [N]. policy_N carries the gradient. old_N is None where the policy itself drew
+    the tokens. The ratio is kept between 1 - clip and 1 + clip_high (0: 1 + clip).
     """
     kl_N = k3(policy_N.detach(), reference_N)
     # On-policy the ratio is exp(policy - policy): 1 in value, yet its gradient is that of the
@@ -149,13 +149,13 @@ class _TokenLogProbs(torch.autograd.Function):
         # overflows, and one pass over the vocabulary is enough.
         top = torch.full_like(picked, -torch.inf)
         total = moment = torch.zeros_like(picked)
-        learns = ctx.needs_input_grad[0]  # of the reference's pass nobody asks a derivative
+        learns = ctx.needs_input_grad[0]  # the reference's pass needs no derivative
         pull = torch.zeros_like(hidden, dtype=picked.dtype) if learns else None
         for start in range(0, head.shape[0], chunk):
             part = head[start : start + chunk]
             logits, slope = _scaled_logits(hidden, part, temperature, softcap)
-            # Every row takes a logit from every piece and keeps that of its target's. To look for
-            # the rows whose target is here would let a GPU wait in each piece.
+            # Every row takes a logit from every piece, and keeps the one from the piece that holds
+            # its target. Selecting those rows instead would let a GPU wait in each piece.
             place = targets - start
             here = logits.gather(1, place.clamp(0, len(part) - 1)[:, None])[:, 0]
             picked = torch.where((place >= 0) & (place < len(part)), here, picked)

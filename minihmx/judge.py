@@ -38,8 +38,8 @@ _JOINT = (
     "or|to|and|out|of|point|up|plus|minus|times|x|through|thru|until|till|vs|versus"
     "|maybe|perhaps|possibly|probably|even|rather|almost|nearly|about|around"
 )
-# These join no numbers and are none, unless one of those words or & + / stands before them: "7 and
-# a half", "3 out of the five", but "7 - two clear wishes" and "7 and one clear wish" are 7.
+# A number word continues the number only behind one of those words or & + /, with or without an
+# article between: "7 and a half", "3 out of the five". "7 - two wishes" and "7 and one wish" are 7.
 _ARTICLE = "an?|the|one"
 _NUMBER = "zero|half|third|quarter|two|three|four|five|six|seven|eight|nine|ten|twenty|hundred"
 _GAP, _END = r"[^\w&+/]*", r"(?![^\W\d])"
@@ -83,8 +83,8 @@ def parse_score(text: str, finished: bool) -> Verdict | Unscored:
     Unscored(reason='cut')
 
     finished: whether the judge ended its text itself, rather than running into the token cap. The
-    last example might have gone on as "Score: 10". Hence no score changes when text is
-    added.
+    last example might have gone on as "Score: 10". So more text never changes a score that was
+    read.
 
     Flags never change the score: "other-number" (digits follow on the line, as in `7 (8)`),
     "more-score-lines" (a later line opens with `Score:` too).

@@ -1,7 +1,7 @@
 """What one batch of judged answers teaches: reference, policy, loss, gradient, optimizer step.
 
-Shapes: B rows at hand; T tokens of the longest, prompt included; D hidden size; N completion tokens
-of the rows at hand, flat, row after row; Q questions with a group of G answers each.
+Shapes: N completion tokens of the rows at hand, flat, row after row; D hidden size. In `logprobs`
+hidden_ND alone has a row for each token that goes through the model, shared prompts once.
 """
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ class Learned(NamedTuple):
 
 
 def learn(run: Run, rollouts: Sequence[Rollout], optimizer: Optimizer) -> Learned:
-    """The GRPO update on one batch (paper section 3.2): B rollouts, the G of a question in a row.
-
-    Fills in each rollout's weight, log-probs and KL as well.
+    """The GRPO update on one batch of rollouts (paper section 3.2); the answers to one question
+    stand side by side. Fills in each rollout's weight, log-probs and KL as well.
     """
     config, decoder = run.config, run.decoder
     assign_weights(rollouts, config)
@@ -56,8 +55,8 @@ def learn(run: Run, rollouts: Sequence[Rollout], optimizer: Optimizer) -> Learne
         for _ in range(config.iterations):
             norm = None
             while norm is None:
-                # A try whose activations do not fit is repeated with smaller micro-batches, one
-                # whose fp16 gradients overflow with half the loss scale. Both start over from no
+                # If the activations do not fit, the pass is repeated with smaller micro-batches; if
+                # fp16 gradients overflow, with half the loss scale. Both start over from no
                 # gradient. The update is never repeated, because AdamW would count it twice.
                 for attempt in attempts(run.micro_limit, len(mine)):
                     with attempt:
@@ -144,10 +143,10 @@ def accumulate(
 
 
 def total_gradient(done: Pass, optimizer: Optimizer) -> tuple[Pass, float | None]:
-    """Make loss and gradient those of the whole batch, where several processes share its rows; with
-    the gradient's norm, or None where it overflowed and the scale was halved."""
-    # A token's weight is that in the whole batch, so the parts add up. What follows is the same in
-    # all processes: all of them step, or none.
+    """Sum loss and gradient over the processes that share the batch. Returns the pass with the
+    whole loss, and the gradient's norm, or None where it overflowed and the scale was halved."""
+    # A token's weight is its weight in the whole batch, so the parts add up. From here on all
+    # processes hold the same numbers, so all of them step, or none.
     ranks.sum_gradients(optimizer.parameters.values())
     done = done._replace(loss=sum(ranks.share(done.loss)))
     try:
@@ -171,7 +170,7 @@ def all_logprobs(run: Run, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]
 
 
 def of_all_rows(mine: Sequence[Rollout], *flat: Tensor) -> Sequence[Tensor]:
-    """Flat tensors [N] of this process's rows as those of all rows, in their order."""
+    """From flat tensors [N] over this process's rows, the same over all rows, in their order."""
     lengths = [len(rollout.completion.ids) for rollout in mine]
     return ranks.gather_tokens(torch.stack(flat), lengths).unbind()
 
@@ -180,8 +179,8 @@ def logprobs(
     decoder: Decoder, rollouts: Sequence[Rollout], config: Config
 ) -> tuple[Tensor, Tensor]:
     """Log-prob and entropy of every completion token of these rows, row after row, flat [N]."""
-    # The answers to one question follow the same prompt. It goes through the model once, and its
-    # gradient is the sum of theirs. Nothing is predicted from an answer's last token.
+    # The answers to one question follow the same prompt, which goes through the model once and gets
+    # the sum of their gradients. An answer's last token predicts nothing, so it is left out.
     ids: list[int] = []
     rows: list[list[int]] = []  # of each rollout, where its tokens stand among the ids
     prompts: dict[tuple[int, ...], list[int]] = {}

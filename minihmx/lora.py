@@ -164,9 +164,9 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def merged(model: nn.Module) -> Iterator[None]:
-    """Inside, an fp32 model uses copies W + alpha / r * B A: a third of the matrix products.
+    """Inside, an fp32 model uses copies W + alpha / r * B A: one matrix product instead of three.
 
-    It pays while decoding, and in fp32 changes nothing but rounding.
+    This saves time while decoding, and in fp32 changes nothing but rounding.
     """
     # In 16 bit nothing is merged, because rounding would drop small changes: near 0.1 the next fp16
     # number is 6e-5 away, and the policy that samples would no longer be the one that is trained.
@@ -188,8 +188,8 @@ def load_adapter(
 
     Raises UserError when a key is missing, unknown or of another shape.
     """
-    # PEFT itself only warns of these and goes on with B = 0 in the missing places, which looks like
-    # a model that did not learn.
+    # PEFT itself only warns of such keys and leaves B = 0 where one is missing, so the model looks
+    # as if it had not learned.
     own = parameters(model)
     wrong = sorted(own.keys() ^ tensors.keys())
     if wrong:
@@ -212,7 +212,7 @@ def detach(model: nn.Module) -> None:
     """Take the adapter off for good: every adapted linear is the frozen base's again."""
     for name, adapted in list(layers(model)):
         out_features, in_features = adapted.weight.shape
-        # A linear on "meta" has no memory, which its weight would only occupy until it is replaced.
+        # A linear on "meta" takes no memory for a weight that the next line replaces.
         frozen = Linear(in_features, out_features, bias=False, device="meta")
         frozen.weight, frozen.bias = adapted.weight, adapted.bias
         parent, _, child = name.rpartition(".")
@@ -220,7 +220,7 @@ def detach(model: nn.Module) -> None:
 
 
 def peft_config(base: str, rank: int, alpha: float, targets: Sequence[str]) -> dict[str, Any]:
-    """The content of adapter_config.json."""
+    """The content of PEFT's adapter_config.json. base: hub id or path of the base model."""
     return {
         "base_model_name_or_path": base,
         "bias": "none",

@@ -39,6 +39,7 @@ class Overflow(ArithmeticError):
 
 
 def finite_all(tensor: Tensor) -> bool:
+    """Whether no element is NaN or infinite; on a GPU this waits for the answer."""
     return bool(torch.isfinite(tensor).all())
 
 
@@ -58,7 +59,7 @@ class Optimizer:
         # afterwards. 2 ** 16 is where torch's own scaler starts as well.
         self.scale = 2.0**16 if config.dtype == "float16" else 1.0
         self.since_growth = 0
-        # The scale and the count from before this step's first overflow; None where there was none.
+        # Scale and since_growth before this step's first overflow; None if nothing overflowed yet.
         self.before_overflow: tuple[float, int] | None = None
         self.moved = False  # whether an update is known to have changed the adapter
         self.adam = torch.optim.AdamW(
@@ -109,8 +110,8 @@ class Optimizer:
             return self._refuse(norm, rate, "loss")
         if not math.isfinite(norm):
             return self._refuse(norm, rate, "gradient")
-        # A gradient that is too long keeps its direction and becomes shorter. The 1e-6 is there for
-        # a norm of 0, as where no group had any advantage and beta is 0.
+        # A gradient that is too long keeps its direction and becomes shorter. The 1e-6 prevents a
+        # division by 0: the norm is 0 where no group had any advantage and beta is 0.
         torch._foreach_mul_(self._gradients(), min(1.0, self.config.max_grad_norm / (norm + 1e-6)))
         for group in self.adam.param_groups:
             group["lr"] = rate
@@ -126,7 +127,7 @@ class Optimizer:
         return Outcome(norm, rate, "" if intact else "update")
 
     def _refuse(self, norm: float, rate: float, failed: Literal["loss", "gradient"]) -> Outcome:
-        """Apply nothing. No scale would have helped, so that of before this step is restored."""
+        """Apply nothing. No loss scale would have helped, so the one from before is restored."""
         self.scale, self.since_growth = self.before_overflow or (self.scale, self.since_growth)
         self.before_overflow = None
         return Outcome(norm, rate, failed)

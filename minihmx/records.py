@@ -42,9 +42,9 @@ class Completion:
     """What `sampling.generate` returns for one row.
 
     ids: generated token ids, the stop token included. logprobs: natural log-probability of each
-    id under softmax at the temperature, which it was drawn from unless a sampler was given. text:
-    decoded without special tokens.
-    finish_reason: "stop" (ended by a stop token) or "length" (ran into the cap).
+    id under plain softmax at the temperature (at 1 where decoding is greedy), whatever sampler drew
+    it. text: decoded without special tokens. finish_reason: "stop" (ended by a stop token, or by
+    its text) or "length" (ran into the cap).
     """
 
     ids: list[int]
@@ -54,7 +54,7 @@ class Completion:
 
     @property
     def finite(self) -> bool:
-        """Whether all logits behind it were: sampling makes a log-prob NaN where one was not."""
+        """Whether all its logits were finite: sampling makes a log-prob NaN if one was not."""
         return all(map(math.isfinite, self.logprobs))
 
 
@@ -69,9 +69,9 @@ class Verdict:
 
 # What parse_score found wrong with the judge's text; judge.py explains each.
 Fault = Literal["no-line", "not-an-integer", "leading-zero", "out-of-range", "trailing", "cut"]
-# Why an answer has no score. Beside those faults there may have been nothing to parse: the judge's
-# prompt exceeded the context ("too-long"), or the logits of the answer ("not-finite") or of the
-# judge ("judge-not-finite") were no finite numbers.
+# Why an answer has no score. Apart from those faults, nothing may have been parsed: the judge's
+# prompt exceeded the context ("too-long"), or logits of the answer ("not-finite") or of the judge
+# ("judge-not-finite") were not finite.
 Reason = Literal[Fault, "not judged", "too-long", "not-finite", "judge-not-finite"]
 
 
@@ -84,10 +84,10 @@ class Unscored:
 
 @dataclass
 class Rollout:
-    """One answer on its way through a step; the fields from judge_text on are filled as it goes.
+    """One answer on its way through a step, which fills the fields from judge_text to kl.
 
-    Log-probs are natural and summed over the completion's tokens; kl is the k3 estimate per token,
-    averaged over them.
+    policy_logprob and reference_logprob are natural and summed over the completion's tokens; kl is
+    the mean of k3 (grpo.py) over them, in nats.
     """
 
     question: Question

@@ -40,8 +40,8 @@ def ask_policy(
     noise = [(phase, config.seed, epoch, question.id, s) for question, s in wanted]
     same = phase == "train" or config.eval_sampler == AS_TRAINED
     drawn_from = config.sampler if same else config.eval_sampler
-    # Decoding makes many small products one after another, so here it saves most to merge A and B
-    # into the weights (in fp32 only). Training needs the two apart, for their gradients.
+    # Decoding makes many small products one after another, so merging A and B into the weights
+    # saves most here (in fp32 only). Training keeps them apart, for their gradients.
     with run.clock.timed("sample"), merging(decoder, config.max_completion_length):
         mine = generate(
             decoder,
@@ -69,8 +69,8 @@ def judge(run: Run, rollouts: Sequence[Rollout]) -> None:
     The judge sees the answer's decoded text. It never sees the answer's token ids, so an answer
     cannot write a control token that would close its own turn and speak for the judge.
     """
-    # An answer whose logits were not finite is noise. It is not worth a judge's time, and its
-    # verdict carries the fact on: see judge.reward.
+    # An answer whose logits were not finite is noise, so it is not judged. Its verdict says so, and
+    # judge.reward makes NaN of that.
     sound = [r for r in rollouts if r.completion.finite]
     prompts = [run.prompts.judge(r.question.text, r.completion.text) for r in sound]
     # A judge that is not greedy has a random stream of its own beside that of each answer, so its
@@ -121,12 +121,12 @@ def ask_judge(
     reason: bool = True,
     rubric: Prefix | None = None,
 ) -> list[Judgement]:
-    """The judgement for each prompt (token ids), greedy; with `noise` drawn from the sampler, or
-    where there is none at the temperature.
+    """The judgement for each prompt (token ids). Without `noise` it is greedy; with `noise` its
+    tokens are drawn from the sampler, or at the temperature where no sampler is given.
 
-    The decoder judges as it is, so the caller switches an adapter off. Without `reason` a text ends
-    with its score line, and with the same score: what would follow is not generated. rubric: what
-    the prompts begin with, if that was computed before.
+    The decoder judges as it is, so the caller switches an adapter off. Without `reason` generation
+    ends with the score line, so the score is the same. rubric: the tokens that all prompts begin
+    with, if they were computed before.
     """
     # A judge's prompt may exceed the context although the answer did not: broken bytes take more
     # tokens to write down than they took to generate. Cutting the prompt would change the rubric

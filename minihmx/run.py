@@ -75,8 +75,11 @@ class Run:
 
     @cached_property
     def rubric_prefix(self) -> Prefix:
-        """What every prompt of the judge begins with, computed once a run: the judge is the base,
-        which never changes. Always the same pass, so that a run that is continued has its bits."""
+        """The keys and values of the tokens that every prompt of the judge begins with.
+
+        They are computed once a run, because the judge is the base, which never changes. The pass
+        is always the same, so that a continued run rounds as an uninterrupted one does.
+        """
         with lora.adapter_off(self.decoder):
             return prefix_of(self.decoder, self.prompts.judge_prefix())
 
@@ -97,7 +100,7 @@ class Run:
 def open_run(flags: Mapping[str, Any], file: ConfigFile | None = None) -> Run:
     """Resolve model and config, check them, claim the folder, load the weights.
 
-    flags: values by the names of Config's fields; they go before those of the file. What is cheap
+    flags: values by the names of Config's fields; they override those of the file. What is cheap
     to check comes first. Raises Failure (errors.py) for what the user has to mend.
     """
     values, came_from = merge_flags(flags, file)
@@ -150,6 +153,7 @@ def open_run(flags: Mapping[str, Any], file: ConfigFile | None = None) -> Run:
 
 
 def targets(config: Config) -> list[str]:
+    """The names of the linears that get an adapter."""
     return config.lora_targets.split(",")
 
 
@@ -185,7 +189,7 @@ def write_records(
     metrics: Mapping[str, Any],
     timings: Mapping[str, Any],
 ) -> None:
-    """What a step or an evaluation leaves: its answers in a file, and a line in each of two."""
+    """Write the answers to `file`, and a line each to metrics.jsonl and timings.jsonl."""
     run.store.write_lines(file, [rollout.line() for rollout in rollouts])
     run.store.append("metrics.jsonl", metrics)
     run.store.append("timings.jsonl", timings)
@@ -254,9 +258,9 @@ def _resume(run: Run, optimizer: Optimizer) -> tuple[Position, list[str]]:
     state = found.state
     optimizer.load(tensors, state.get("optimizer"), found.folder)
     position = Position(state["step"], state["epoch"], state.get("bad_steps", 0))
-    # The last step of an epoch is saved before its evaluation as well as after it.
+    # The last step of an epoch may be saved before its evaluation as well as after it.
     epochs = {step // run.steps_per_epoch for step in (position.step - 1, position.step)}
-    # Each step and each evaluation wrote one line, so another number would cut records of theirs.
+    # Each step and each evaluation wrote one line, so with any other count lines would be lost.
     if not (
         state["lines"]["metrics.jsonl"] == position.step + position.epoch + 1
         and optimizer.update <= position.step * run.config.iterations

@@ -1,7 +1,8 @@
 """Random streams as pure functions of names.
 
-Nothing here keeps state: the noise of a token depends on (seed, epoch, question, sample, position)
-and on nothing else, so it is the same in any batch shape, in both directions, and after a resume.
+Nothing here keeps state: the noise of a token depends on (phase, seed, epoch, question, sample,
+position) and on nothing else, so it is the same in any batch shape, in both directions, and after a
+resume. phase is "train" or "eval".
 """
 
 from __future__ import annotations

@@ -67,8 +67,8 @@ History = Sequence[Candidate]
 
 
 def candidates(evaluations: Iterable[Mapping[str, Any]]) -> list[Candidate]:
-    """The candidates in a run's evaluation lines of metrics.jsonl; epoch 0, before training, is
-    none."""
+    """The candidates in a run's evaluation lines of metrics.jsonl, from epoch 1 on: epoch 0 is the
+    untrained model."""
     found = [Candidate(*(line[name] for name in Candidate._fields)) for line in evaluations]
     return [candidate for candidate in found if candidate.epoch >= 1]
 

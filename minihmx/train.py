@@ -128,9 +128,9 @@ def take_step(run: Run, position: Position, optimizer: Optimizer) -> Stepped:
 def record_step(
     run: Run, position: Position, rollouts: list[Rollout], learned: Learned, optimizer: Optimizer
 ) -> Stepped:
-    """Write what a step gave. Raises Diverged where the run cannot or should not go on."""
+    """Write what a step gave. Raises Diverged and UserError as `train` does."""
     store, failed = run.store, learned.outcome.failed
-    # Which number was the first bad one is only looked for once the optimizer has refused a step.
+    # The search for the first bad number computes the batch again, so it runs only after a failure.
     bad = diagnose_step(run, rollouts, learned.outcome, optimizer) if failed else ""
     epoch, _ = run.batch(position.step)
     position.step += 1
@@ -151,7 +151,7 @@ def record_step(
     runs.write_records(run, f"rollouts/{name}", rollouts, metrics, timings)
     if run.headroom.line:
         store.append("amax.jsonl", {"step": position.step, **run.headroom.line})
-    # A run that goes on from an earlier checkpoint cuts rollouts/. What went wrong stays in crash/.
+    # Resuming cuts rollouts/ back to a checkpoint, so a batch that failed is kept in crash/ too.
     if failed:
         store.write_lines(f"crash/{name}", [rollout.line() for rollout in rollouts])
     # One bad step may be an odd batch. Three in a row are a lasting fault of the policy or of the
@@ -194,7 +194,7 @@ def evaluate_epoch(run: Run, position: Position, optimizer: Optimizer) -> Evalua
     timings = {"kind": "evaluation", "epoch": position.epoch, **run.clock.report()}
     runs.write_records(run, f"evaluations/{name}.jsonl", rollouts, metrics, timings)
     runs.save(run, position, optimizer, name)
-    # The epoch's says all of it, and a finished run has the same files, interrupted or not.
+    # The epoch's checkpoint replaces LATEST, so interrupted or not, a run ends with the same files.
     store.drop(LATEST)
     notices = run.notices(rollouts, f"at epoch {position.epoch}")
     return Evaluated(metrics, timings, rollouts, notices + [f"not finite: {bad}"] * bool(bad))

@@ -1,5 +1,5 @@
-"""How a token is decoded: by the step of models/step.py, on a GPU captured as a CUDA graph, and by
-the decoder itself where a hook steers a layer or looks at it.
+"""How a token is decoded. The step of models/step.py does it, on a GPU captured as a CUDA graph.
+Where a hook steers a layer or looks at it, the decoder itself does it.
 
 Without a graph Python starts every kernel of every layer for every token, which takes several times
 as long as the kernels of a small model. A graph starts them all at once. It is captured anew for
@@ -48,17 +48,17 @@ def decodes_statically(decoder: Decoder) -> bool:
 
 
 def hooked(decoder: Decoder) -> bool:
-    """Whether a hook steers a layer or looks at it: then the layer has to be called, and the step,
-    which is another program, would not call it."""
+    """Whether a hook steers a layer or looks at it. Such a layer has to be called, and the step of
+    models/step.py calls no layer."""
     return any(module._forward_hooks or module._forward_pre_hooks for module in decoder.modules())
 
 
 class StaticDecoding:
     """The next hidden states of every row of a cache, at places that a tensor says.
 
-    steps: how many there will be at most. On a GPU a graph is captured at the first call, whose
-    token and places the warm-up uses too: so it writes nothing into the cache that does not belong
-    there. Where there can be no graph, the step runs as it is, and `limit` takes a notice of it.
+    steps: how many there will be at most. On a GPU a graph is captured at the first call. The
+    warm-up uses that call's tokens and places, so it writes nothing else into the cache. Where no
+    graph can be captured, the step runs without one, and `limit` gets a notice that says so.
     """
 
     told = False

@@ -99,8 +99,7 @@ def attempts(limit: Limit, most: int) -> Iterator[AbstractContextManager[None]]:
             with attempt:
                 work()
 
-    The next try may take half as many rows as the last one took: the limit's, or `most` where there
-    are no more.
+    After a failure the limit is half of what the failed try took, which is min(limit.rows, most).
     """
     succeeded = False
 
@@ -121,9 +120,9 @@ def attempts(limit: Limit, most: int) -> Iterator[AbstractContextManager[None]]:
 
 
 def release() -> None:
-    """Give memory that nothing uses back. It helps only outside an `except`, whose traceback holds
-    tensors. On a CPU the C library of most Linux systems (glibc) keeps what was freed for tensors
-    of the same sizes, and those of what comes next may be of others."""
+    """Give unused memory back. It helps only outside an `except`, whose traceback holds tensors.
+    On a CPU most Linux systems' C library (glibc) keeps freed memory for tensors of the same sizes,
+    and the next ones may have other sizes."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     give_back = getattr(_C_LIBRARY, "malloc_trim", None)  # macOS has none, and nor has musl
@@ -134,8 +133,8 @@ def release() -> None:
 def release_after_learning(decoder: Decoder) -> None:
     """Give a step's activations back, which are the largest thing that it leaves on a CPU.
 
-    They are taken anew in the next step. That costs a small model a twenty-fifth of its time, and
-    saved the shape that was measured nothing, so it keeps them.
+    The next step has to allocate them again. For a small model that costs a twenty-fifth of its
+    time and lowered no peak where it was measured, so a small model keeps them.
     """
     if decoder.device.type == "cpu" and weight_bytes(decoder) >= SPENDS_BELOW:
         release()
@@ -144,9 +143,9 @@ def release_after_learning(decoder: Decoder) -> None:
 def spend_on_speed(decoder: Decoder) -> None:
     """Let a run on a CPU, of less than SPENDS_BELOW bytes of weights, spend memory to save time.
 
-    It keeps the memory that it frees for what it takes next. Where four times the weights are free,
-    it has packed weights throughout, and keeps attention's rows for the backward where they are
-    few. None of it changes a result.
+    The run keeps freed memory for its next tensors. Where four times the weights are free, it also
+    uses packed weights throughout, and keeps attention's rows for the backward where they are few.
+    None of this changes a result.
     """
     size = weight_bytes(decoder)
     if decoder.device.type != "cpu" or size >= SPENDS_BELOW:
@@ -184,10 +183,10 @@ def _use_huge_pages() -> None:
 
 
 def free_memory(device: torch.device) -> tuple[int, int]:
-    """Bytes that a process can still take on this device, and bytes of it in all.
+    """(bytes that a process can still take on this device, bytes that the device has in all).
 
-    On a CPU a limit on the process (a container's, or on a GPU --gpu-memory) counts as all of the
-    memory, and the ranks of a run share what is free.
+    A limit on the process counts as all that the device has: a container's on a CPU, --gpu-memory's
+    on a GPU. On a CPU the ranks of a run share what is free.
     """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info()
@@ -207,8 +206,8 @@ def free_memory(device: torch.device) -> tuple[int, int]:
 def merging(decoder: Decoder, tokens: int = COPIES_PAY) -> AbstractContextManager[None]:
     """`lora.merged` where the memory of its copies is well spent on answers of so many tokens.
 
-    It is asked of all memory and not of what is free, since merging rounds otherwise: what other
-    programs do must not change a run's numbers.
+    The question is put to all memory, not to what is free: merging changes how sums are rounded,
+    and what other programs take must not change a run's numbers.
     """
     on_cpu = decoder.device.type == "cpu"  # a GPU has A's rows below W's instead (models/step.py)
     pays = on_cpu and worth_merging(weight_bytes(decoder), free_memory(decoder.device)[1], tokens)

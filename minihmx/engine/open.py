@@ -128,9 +128,9 @@ def check_memory(name: str, shape: ModelConfig, dtype: torch.dtype, device: torc
 
 
 def rows_that_fit(model: Model, prompts: Prompts, questions: Sequence[Question]) -> Config:
-    """The config with as many rows as the memory of a GPU will hold, by the estimate.
+    """The config with as many rows as a GPU's memory will hold, by the estimate.
 
-    A CPU's is left as it is: its memory is not told apart from the disk's cache so surely.
+    On a CPU it stays as it is, since free memory is hard to tell from the disk's cache there.
     """
     if model.device.type == "cpu":
         return model.config
@@ -169,7 +169,7 @@ def load_tokenizer(folder: Path, shape: ModelConfig, chat_format: str = AUTO) ->
 
 
 def set_arithmetic() -> None:
-    """What torch may do to products."""
+    """Let torch compute without denormal numbers, cuDNN's attention, and sums in 16 bits."""
     # A product of denormal numbers costs a CPU about a hundred times as much as a normal one.
     torch.set_flush_denormal(True)
     # cuDNN's attention plans anew for every number of keys, so for every decoded token.
@@ -243,7 +243,7 @@ def check_strength(strength: float, adapted: bool) -> None:
 def with_adapter(
     decoder: Decoder, opened: OpenAdapter | None, strength: float = 1.0
 ) -> Iterator[None]:
-    """Inside, the loaded base has this adapter (None: stays as it is); behind, it is the base.
+    """Inside, the loaded base has this adapter (None: none); afterwards it is the base again.
 
     strength: as in lora.set_strength.
     Raises RuntimeError if it is not the base any more, since every later figure would be wrong.
@@ -264,7 +264,7 @@ def with_adapter(
 
 
 def checksum(decoder: Decoder) -> dict[str, int]:
-    """For each frozen tensor the sum of its bits read as integers, which a changed one changes."""
+    """For each frozen tensor the sum of its bits read as integers, to notice that it changed."""
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}
     frozen = {name: p.detach() for name, p in decoder.named_parameters() if not p.requires_grad}
     sums = [tensor.view(integers[tensor.itemsize]).sum() for tensor in frozen.values()]

@@ -1,4 +1,4 @@
-"""What comes before the first new token: every prompt through the model, what prompts share once.
+"""Prefill: every prompt goes through the model before its first new token; shared tokens go once.
 
 Equal prompts are one row. The longest prefix that different prompts have in common (a chat header,
 the judge's rubric, worked examples) is a pass of its own before they part, and where the prompts
@@ -41,8 +41,8 @@ def prefix_of(decoder: Decoder, ids: Sequence[int], known: Prefix | None = None)
 def _first_row(
     decoder: Decoder, cache: KVCache, ids: Sequence[int], done: int, every: bool = False
 ) -> None:
-    """These tokens into the cache's first row, which has the first `done` of them; every: as in
-    `prefill`."""
+    """Compute these tokens into the cache's first row, which holds the first `done` of them.
+    every: as in `prefill`."""
     if done < len(ids):
         rest_of(decoder, [ids], cache.rows(0, 1), done, every)
 
@@ -96,10 +96,10 @@ def prefill(
     """Every prompt into its own row of the cache.
 
     slots: the rows, where they are not the first ones in order. following: the prompt that comes
-    next; what it begins with as well becomes `prefix`, unless that is too little. known: a prefix
-    from before, such as the last batch's, whose tokens are not computed again. every: whether the
-    last layer computes the states of all tokens, for hooks that look at them, and not those of each
-    prompt's last token alone.
+    next. The tokens that it shares with all of these become `prefix`, unless they are too few.
+    known: a prefix from before, such as the last batch's, whose tokens are not computed again.
+    every: whether the last layer computes the states of all tokens, for hooks that look at them,
+    rather than of each prompt's last token alone.
 
     Here the first and the third prompt are one row until the end, and all three begin with the same
     two tokens, which are one row of a pass of their own:
@@ -151,7 +151,8 @@ def rest_of(
     shared: int,
     every: bool = False,
 ) -> Tensor:
-    """Every prompt behind the first tokens, which are in the cache; the last hidden states."""
+    """Compute each prompt's tokens from `shared` on, given a cache that holds those before; returns
+    the last hidden states [B, D]."""
     # Shorter rests are padded on the right. The padding writes into slots of the cache that the
     # row's own next tokens overwrite before any query may see them, so no mask has to know of it.
     device, longest = decoder.device, max(map(len, unique))
@@ -188,9 +189,9 @@ def shared_tokens(
 def together(prompts: Sequence[Sequence[int]], tokens: int) -> int:
     """How many of these prompts, from the first on, should be one pass of so many tokens at most.
 
-    A prompt that shares little with those before it lets each of them compute again what they
-    shared, and a longer one has all of them padded. So it starts a pass of its own where that is
-    cheaper. Here the third one is, which shares nothing:
+    A prompt that shares little with those before it makes each of them compute what they shared,
+    and a longer prompt pads all of them. So such a prompt starts a pass of its own where that is
+    cheaper. Here the third prompt does, because it shares nothing with the first two:
 
     >>> together([[*range(200), 1], [*range(200), 2], [7] * 100, [7] * 101], tokens=8192)
     2

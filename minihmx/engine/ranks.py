@@ -39,8 +39,8 @@ if TYPE_CHECKING:  # the command line asks for its rank before it needs torch
     from minihmx.optimizer import Optimizer
 
 _T = TypeVar("_T")
-# A rank that died is noticed at once. Only for one that hangs do the others wait so long, which is
-# more than the longest answers of one rank may take beyond those of another.
+# How long the others wait for a rank that hangs; one that died is noticed at once. It is more than
+# the longest answers of one rank can take beyond those of another.
 LONGEST_WAIT = timedelta(minutes=30)
 
 
@@ -50,12 +50,12 @@ def world() -> int:
 
 
 def rank() -> int:
-    """This process's number among them; 0 writes and speaks."""
+    """This process's number, from 0; process 0 alone writes files and prints."""
     return int(os.environ["RANK"]) if world() > 1 else 0
 
 
 def neighbours() -> int:
-    """How many of them this machine has, which share its memory."""
+    """How many processes of this run are on this machine and share its memory."""
     return int(os.environ["LOCAL_WORLD_SIZE"]) if world() > 1 else 1
 
 
@@ -69,9 +69,9 @@ def check_shared(command: str) -> None:
 
 
 def own_gpu() -> torch.device:
-    """The GPU of this process, its number being that of the process on this machine.
+    """The GPU with this process's number on this machine.
 
-    Raises UserError where there are fewer of them than processes.
+    Raises UserError where the machine has fewer GPUs than processes.
     """
     import torch
 
@@ -100,7 +100,7 @@ class Onlooker(Store):
 
 
 def share(value: _T) -> list[_T]:
-    """What each rank has to say, in the order of the ranks."""
+    """The values of all ranks, in the order of the ranks."""
     if world() == 1:
         return [value]
     found: list[Any] = [None] * world()
@@ -110,7 +110,7 @@ def share(value: _T) -> list[_T]:
 
 
 def from_first(work: Callable[[], _T]) -> _T:
-    """What rank 0 found, which alone does the work."""
+    """The result of `work`, which rank 0 alone does for all."""
     if world() == 1:
         return work()
     found = [cast(_T, work() if rank() == 0 else None)]
@@ -120,7 +120,7 @@ def from_first(work: Callable[[], _T]) -> _T:
 
 
 def split(rows: Sequence[_T]) -> Sequence[_T]:
-    """This rank's rows, every so many-th: of sorted rows each rank has long and short ones."""
+    """This rank's rows, every world-th one: of sorted rows each rank gets long and short ones."""
     return rows[rank() :: world()]
 
 
@@ -130,7 +130,7 @@ def gather(mine: Sequence[_T]) -> list[_T]:
 
 
 def gather_tokens(mine: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Values [K, tokens of the rows at hand] as those of all rows. lengths: of the rows at hand."""
+    """Values [K, tokens of all rows] from each rank's own. lengths: tokens of each own row."""
     if world() == 1:
         return mine
     import torch
@@ -141,7 +141,7 @@ def gather_tokens(mine: Tensor, lengths: Sequence[int]) -> Tensor:
 
 
 def largest(values: Tensor) -> Tensor:
-    """Element by element the largest that a rank has, NaN where one of them is."""
+    """The elementwise maximum over the ranks; NaN where any rank has NaN."""
     if world() == 1:
         return values
     import torch

@@ -83,7 +83,8 @@ def one_spelling(text: str, temperature: float) -> str:
 
 
 def bytes_a_word(text: str) -> int:
-    """What a draw borrows for each word of a row. A GPU sorts all words for a top_p alone only."""
+    """Bytes that a draw takes for a while for each word of the vocabulary, per row. A GPU sorts the
+    whole vocabulary only for a top_p without a top_k."""
     return 64 if "top_k" not in text and ("top_p" in text or text == OWN) else 32
 
 

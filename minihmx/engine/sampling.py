@@ -41,10 +41,10 @@ AHEAD_ON_GPU = 8  # tokens that a GPU decodes before anybody reads them, for whi
 class GenerationRequest(NamedTuple):
     """A prompt (token ids) and where its completion ends.
 
-    noise: names the random stream, None at temperature 0. until: texts of which one ends it.
-    complete: texts, in any case, all of which together end it. What stands behind such a text is
-    not cut off here, since up to LOOK_EVERY tokens may. enough: says of the text whether it ends
-    there; it is asked behind every token, so it is for texts that are short then.
+    noise: names the random stream, None at temperature 0. until: the completion ends once it holds
+    one of these texts. complete: it ends once it holds all of these, in upper or lower case. Up to
+    LOOK_EVERY tokens may follow such a text; they are not cut off here. enough: tells of the text
+    whether it ends there; it is asked after every token, so it is for short texts only.
     """
 
     prompt: Sequence[int]
@@ -138,15 +138,15 @@ def complete(
 
 
 class _Row:
-    """What one row has said so far for its request."""
+    """What one row has generated so far for its request."""
 
     def __init__(self, index: int, request: GenerationRequest):
         self.index, self.request = index, request
         self.ids: list[int] = []
         self.logprobs: list[float] = []
 
-    def hear(self, token: int, logprob: float, how: Decoding) -> bool:
-        """Add a token; whether it was the last one."""
+    def add(self, token: int, logprob: float, how: Decoding) -> bool:
+        """Add a token; returns whether it was the last one."""
         self.ids.append(token)
         self.logprobs.append(logprob)
         full = len(self.ids) == self.request.max_new_tokens
@@ -192,7 +192,7 @@ class _Batch:
         self.cache = cache_for(decoder, prompts, rows, self.capacity, how.known)
         self.positions = [self.cache.begin] * rows  # where each row's next token goes
         self.where = torch.tensor(self.positions, device=decoder.device)  # the same
-        self.said = torch.zeros_like(self.where)  # tokens of each row's answer
+        self.drawn = torch.zeros_like(self.where)  # tokens so far of each row's answer
         size = rows, decoder.config.hidden_size
         self.hidden = torch.zeros(size, dtype=decoder.dtype, device=decoder.device)
         longest = max(r.max_new_tokens for r in requests)
@@ -209,7 +209,7 @@ class _Batch:
         found = prefill(self.how.decoder, prompts, self.cache, slots, following, self.known)
         self.known = found.prefix or self.how.known
         index = torch.tensor(slots, device=self.hidden.device)
-        self.hidden[index], self.said[index] = found.hidden, 0
+        self.hidden[index], self.drawn[index] = found.hidden, 0
         self.where[index] = torch.tensor(list(map(len, prompts)), device=self.where.device)
         for slot, row in zip(slots, rows, strict=True):
             self.rows[slot], self.positions[slot] = row, len(row.request.prompt)
@@ -221,13 +221,13 @@ class _Batch:
     def step(self) -> Iterator[tuple[int, Completion]]:
         """One more token for every row, on a GPU a few; yields what is finished by them, whose row
         is empty then."""
-        said = [self._say()]
+        sampled = [self._sample()]
         for _ in range(1, self.at_once):
             self._advance()
-            said.append(self._say())
-        for tokens, logprobs in torch.stack(said).tolist():  # waits for the GPU once
+            sampled.append(self._sample())
+        for tokens, logprobs in torch.stack(sampled).tolist():  # waits for the GPU once
             for slot, row in enumerate(self.rows):
-                if row and row.hear(int(tokens[slot]), logprobs[slot], self.how):
+                if row and row.add(int(tokens[slot]), logprobs[slot], self.how):
                     self.rows[slot] = None
                     yield row.index, row.completion(self.how)
         # Rows that have stopped, and found nobody to follow them, go on being decoded as padding,
@@ -235,15 +235,15 @@ class _Batch:
         if any(self.rows):
             self._advance()
 
-    def _say(self) -> Tensor:
+    def _sample(self) -> Tensor:
         """The next token of every row and its log-prob, [2, B] in float64."""
         noise = None
         if self.how.temperature:
             last = self.uniforms.shape[1] - 1  # where a row that has stopped stays
-            noise = self.uniforms.gather(1, self.said.clamp(max=last)[:, None])[:, 0]
+            noise = self.uniforms.gather(1, self.drawn.clamp(max=last)[:, None])[:, 0]
         logits_BV = self.how.decoder.logits(self.hidden)
         self.token, logprob = draw(logits_BV, self.how.temperature, noise, self.how.sampler)
-        self.said = self.said + 1
+        self.drawn = self.drawn + 1
         # The sum is finite only if every logit is, and a minus infinity is never drawn, so it would
         # pass unseen. 0 times the sum changes no finite log-prob, and makes it NaN otherwise.
         logprob = logprob + 0 * logits_BV.sum(-1)
@@ -264,7 +264,7 @@ class _Batch:
         index = torch.tensor(left, device=self.hidden.device)
         self.cache.keep(left)
         self.hidden, self.uniforms = self.hidden[index], self.uniforms[index]
-        self.where, self.said = self.where[index], self.said[index]
+        self.where, self.drawn = self.where[index], self.drawn[index]
         self.rows = [self.rows[slot] for slot in left]
         self.positions = [self.positions[slot] for slot in left]
 
@@ -272,7 +272,7 @@ class _Batch:
 def _decode(
     how: Decoding, requests: Sequence[GenerationRequest], order: Sequence[int], limit: Limit
 ) -> Iterator[tuple[int, Completion]]:
-    """Decode the requests of these indexes in as many rows as the limit allows."""
+    """Decode the requests of these indexes, in this order, in as many rows as the limit allows."""
     waiting, rows = deque(order), min(limit.rows, len(order))
     batch = _Batch(how, rows, [requests[index] for index in order], limit)
     most = batch.cache.begin + min(PREFILL_TOKENS, how.prefill_tokens or PREFILL_TOKENS)

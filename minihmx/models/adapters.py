@@ -168,7 +168,7 @@ def belongs(adapter: Adapter, source: Source, chat_format: str = "") -> list[str
 
     chat_format: in which the adapter is going to be asked, if it is.
 
-    A path and an id may well be the same model, so there the shapes decide (`attach`).
+    A path and an id may well be the same model, so there the shapes decide (`attach_adapter`).
     """
     info = MODELS.get(adapter.base)
     base = info.repo or adapter.base if info else adapter.base

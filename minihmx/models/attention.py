@@ -58,8 +58,8 @@ def attend_own(
 ) -> Tensor:
     """Attention of T tokens' queries [B, K, Q, D] over keys of the same rows, [B, K, N, D]; mask as
     in `attend`, or what is added to scores."""
-    # Learning is in no inference mode, so reference and policy both take the whole, and their KL is
-    # 0 at first.
+    # Blocks are for inference mode only. Learning runs outside it, so reference and policy both
+    # attend in one piece and round alike, and their KL is 0 at first.
     if T > PROMPT_BLOCK and q.device.type == "cpu" and torch.is_inference_mode_enabled():
         return _in_blocks(q, k, v, mask, scale, softcap, T)[0]
     if softcap is None and not by_products(q):
@@ -68,8 +68,8 @@ def attend_own(
 
 
 def by_products(q: Tensor) -> bool:
-    """Whether two products and a softmax are faster than the fused kernel, which they are on a CPU
-    in fp32 for few queries."""
+    """Whether two products and a softmax are faster than the fused kernel: on a CPU, in fp32, for
+    few queries they are."""
     return q.shape[2] <= FEW_QUERIES and q.device.type == "cpu" and q.dtype == torch.float32
 
 
@@ -119,7 +119,8 @@ def _in_blocks(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, softcap: float | None, T: int
 ) -> tuple[Tensor, Tensor]:
     """As `_partial` for the last T tokens of the N, a block of them at a time, each over the keys
-    up to its own last token. The mask hides the others too, but only behind the work for them."""
+    up to its own last token. The mask would hide later keys too, but their scores would be
+    computed first."""
     if T <= PROMPT_BLOCK:
         return _partial(q, k, v, mask, scale, softcap)
     group, parts = q.shape[2] // T, []

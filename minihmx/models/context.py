@@ -119,7 +119,7 @@ class KVCache:
 
 
 class Packed:
-    """Rows of a pass without a cache, of whose tokens those that rows share stand there only once.
+    """Rows of a pass without a cache, in which a token that several rows share stands only once.
 
     rows: for each of B rows, which of the N tokens it consists of, from its position 0 on. A token
     that several rows name has the same position, and the same tokens before it, in all of them.

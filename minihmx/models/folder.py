@@ -207,7 +207,7 @@ def _digests(files: Sequence[Path]) -> list[str]:
 
 
 def _remember(cache: Path, digests: dict[str, Any]) -> None:
-    """Written aside and renamed; a disk that refuses costs time on the next start, nothing else."""
+    """Write the cache aside and rename it. If the disk refuses, the next start hashes again."""
     aside = cache.with_suffix(f".{os.getpid()}")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)

@@ -72,8 +72,8 @@ def linear(
     """x [..., in], weight [out, in] -> [..., out]; a gradient reaches x, and the weight and bias
     too where they are trained.
 
-    packed: what `pack` made of the weight, which is used where that changes no bit, with a gradient
-    and without one: so reference and policy, whose KL is 0 at first, go through one kernel.
+    packed: what `pack` made of the weight. It is used where it changes no bit, and with or without
+    a gradient, so that reference and policy go through one kernel and their KL is 0 at first.
     """
     if weight.is_mkldnn:  # merged for sampling, which no gradient goes through
         return _onednn(x.detach(), weight, bias)

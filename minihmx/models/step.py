@@ -1,9 +1,9 @@
-"""One decoded token of every row in few kernels, on a GPU of fixed shapes that a graph can hold.
+"""One decoded token of every row in few kernels; on a GPU in fixed shapes that a graph can hold.
 
-`decoder.py` says what is computed, and this file computes the same with fewer kernels. One of eight
-rows takes about as long to start as to run, so their number decides:
+`decoder.py` says what is computed, and this file computes the same with fewer kernels. A kernel on
+eight rows takes about as long to start as to run, so the number of kernels decides the speed:
 
-- all heads of q, k and v are turned together, no module but a product is called, and the norms'
+- all heads of q, k and v are rotated together, no module but a product is called, and the norms'
   weights are cast to fp32 once.
 
 On a CPU that is all, and every bit is the decoder's. A GPU does more:
@@ -97,7 +97,8 @@ class Apart:
 @torch.inference_mode(False)  # training uses these weights too, and no gradient passes such a mode
 @torch.no_grad()
 def home(weights: Sequence[nn.Parameter], ranks: int) -> Tensor:
-    """The buffer that weights, one behind the other, are views of, with room for more rows."""
+    """Make the weights [out, in] views of one buffer [sum of out + ranks, in], one behind the
+    other, and return that buffer. Weights that are such views already stay where they are."""
     first, size = weights[0], (sum(map(len, weights)) + ranks, weights[0].shape[1])
     memory = first.untyped_storage()
     places = itertools.accumulate((weight.numel() for weight in weights), initial=0)
@@ -117,8 +118,8 @@ def home(weights: Sequence[nn.Parameter], ranks: int) -> Tensor:
     return buffer
 
 
-class StaticLayer:
-    """What a layer needs for one token."""
+class StepLayer:
+    """One layer's products, made by `products`, and its norm weights in fp32."""
 
     def __init__(self, layer: Layer, products: type[Fused | Apart]):
         attention, mlp = layer.self_attn, layer.mlp
@@ -149,7 +150,7 @@ def matrix_b(part: nn.Module) -> Tensor:
 
 
 def norm_weight(norm: RMSNorm) -> Tensor:
-    """In fp32, with Gemma's 1."""
+    """The norm's weight in fp32, with Gemma's offset of 1 added."""
     return wide(norm.weight.detach()) + norm.offset
 
 
@@ -165,7 +166,7 @@ class Step:
         device = decoder.device
         self.embedding = decoder.model.embed_tokens.weight
         layers: Any = decoder.model.layers
-        self.layers = [StaticLayer(layer, products) for layer in layers]
+        self.layers = [StepLayer(layer, products) for layer in layers]
         self.last = norm_weight(decoder.model.norm)
         self.frequencies = inverse_frequencies(self.config).to(device)
         self.rows = torch.arange(cache.k.shape[1], device=device)
@@ -188,7 +189,7 @@ class Step:
         begin = self.cache.begin
         self.slots = where - begin if begin else where
         self.end = None if keys is None else keys - begin
-        self.turns(where)
+        self.set_angles(where)
         masks = {window: self.mask(where, window) for window in set(self.config.windows) or {None}}
         x = wide(F.embedding(token, self.embedding)) * self.config.embed_scale
         for index, layer in enumerate(self.layers):
@@ -203,8 +204,8 @@ class Step:
                 x = x + self.norm(wide(fed), layer.behind_mlp)
         return self.norm(x, self.last)
 
-    def turns(self, where: Tensor) -> None:
-        """Rotary angles for the heads of q, k and v together, [B, H + 2 K, D]; v turns by none."""
+    def set_angles(self, where: Tensor) -> None:
+        """Set cos and sin for the heads of q, k and v, [B, H + 2 K, D]; v is not rotated."""
         config = self.config
         H, K = config.num_attention_heads, config.num_key_value_heads
         angles = where[:, None, None] * self.frequencies
@@ -227,7 +228,7 @@ class Step:
         """As RMSNorm."""
         return F.rms_norm(x, x.shape[-1:], weight, self.config.rms_norm_eps).to(self.dtype)
 
-    def attend(self, x: Tensor, layer: StaticLayer, index: int, mask: Tensor) -> Tensor:
+    def attend(self, x: Tensor, layer: StepLayer, index: int, mask: Tensor) -> Tensor:
         """As Attention."""
         config, B = self.config, len(x)
         H, K, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
@@ -256,7 +257,7 @@ class Step:
             out = weights.to(v.dtype) @ v
         return layer.o(out.reshape(B, H * D))
 
-    def feed(self, x: Tensor, layer: StaticLayer) -> Tensor:
+    def feed(self, x: Tensor, layer: StepLayer) -> Tensor:
         """As MLP."""
         gate, up = layer.gate_up.split(x)
         gate = wide(gate)
@@ -270,5 +271,5 @@ class Step:
         return layer.down(small) / shrink
 
     def empty(self, *shape: int) -> Tensor:
-        """To be written into, which rounds to the weights' dtype without a kernel of its own."""
+        """A tensor for `out=`, so that one kernel computes and rounds to the weights' dtype."""
         return torch.empty(shape, dtype=self.dtype, device=self.rows.device)

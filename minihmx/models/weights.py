@@ -19,8 +19,6 @@ from minihmx.models.folder import read_config, weight_files
 from minihmx.storage import strict
 from minihmx.terminal.text import decodable
 
-__all__ = ["check_weights", "load", "read_config", "read_tensors", "reading"]
-
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 FLOATS = {"F64", "F32", "F16", "BF16"}
 LARGEST_HEADER = 2**24  # a model of a hundred thousand tensors has less

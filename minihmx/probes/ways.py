@@ -25,7 +25,7 @@ from minihmx.engine.prefill import cache_for, prefill, rest_of
 from minihmx.models.context import KVCache
 from minihmx.models.decoder import Decoder
 from minihmx.models.products import wide_linear
-from minihmx.models.step import StaticLayer, Step
+from minihmx.models.step import Step, StepLayer
 from minihmx.probes.suspects import has_static_step
 from minihmx.probes.trace import Trace
 from minihmx.records import Rollout
@@ -162,7 +162,7 @@ class HeardStep(Step):
         self.stream = x
         return super().norm(x, weight)
 
-    def attend(self, x: Tensor, layer: StaticLayer, index: int, mask: Tensor) -> Tensor:
+    def attend(self, x: Tensor, layer: StepLayer, index: int, mask: Tensor) -> Tensor:
         """As Step."""
         self.number = index + 1
         self.trace.keep(index, "residual" if index else "embedding", self.stream)
@@ -171,7 +171,7 @@ class HeardStep(Step):
         self.trace.keep(self.number, "o_proj", out)
         return out
 
-    def feed(self, x: Tensor, layer: StaticLayer) -> Tensor:
+    def feed(self, x: Tensor, layer: StepLayer) -> Tensor:
         """As Step."""
         before = "pre_feedforward_layernorm" if layer.sandwich else "post_attention_layernorm"
         self.trace.keep(self.number, before, x)
