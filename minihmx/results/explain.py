@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -41,7 +42,8 @@ def explained(asked: Asked) -> Iterator[str]:
         differing |= line.startswith("notice ")
         yield line
     if differing:
-        yield f"`minihmx audit {asked.run.rpartition('@')[0] or asked.run}` checks every file."
+        folder = shlex.quote(asked.run.rpartition("@")[0] or asked.run)
+        yield f"`minihmx audit {folder}` checks every file."
 
 
 def _lines(asked: Asked) -> Iterator[str]:

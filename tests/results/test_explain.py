@@ -253,12 +253,12 @@ def test_a_real_run_has_no_differing_number(real: Path, explain: Explain) -> Non
 def test_a_number_that_does_not_follow_is_named_with_its_line(
     field: str, value: Any, tmp_path: Path, explain: Explain
 ) -> None:
-    run = made_up(tmp_path / "run")
+    run = made_up(tmp_path / "a run")
     changed(run / "rollouts" / "step-000001.jsonl", 1, **{field: value})
     said = explain(run, "--step", 1)
     named = "score" if field == "judge" else field
     assert f"notice rollouts/step-000001.jsonl, line 1: {named} is" in said
-    assert said.endswith(f"`minihmx audit {run}` checks every file.\n")
+    assert said.endswith(f"`minihmx audit '{run}'` checks every file.\n")
 
 
 @pytest.mark.parametrize("field", ["score", "reward", "reward_std", "unscored", "kl", "loss"])
