@@ -39,8 +39,8 @@ compare: .venv/report  ## forward against reverse from RUNS: make compare [RUNS=
 report: .venv/report  ## one page of RUNS, to be opened in a browser: make report [RUNS=runs] [ARGS="--out FILE | --markdown"]
 	$(PY) -m minihmx report '$(RUNS)' $(ARGS)
 
-claims: .venv/report  ## the paper's statements on its own tables, or on an experiment: make claims [ARGS=runs]
-	$(PY) -m minihmx claims $(ARGS)
+claims: .venv/report  ## the paper's statements on its own tables, or on an experiment: make claims [RUNS=runs]
+	$(PY) -m minihmx claims $(call given,RUNS,'$(RUNS)') $(ARGS)
 
 tiny: .venv/run  ## build the bundled model anew, 5100 steps on two threads: the better part of an hour
 	$(PY) scripts/tiny/build.py --threads 2 --out minihmx/tiny

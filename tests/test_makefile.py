@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not in
 
 def made(*words: str) -> str:
     # What a `make test` around these tests hands down changes what the inner make prints.
-    given = ("MODEL", "SEED", "DIRECTION", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+    given = ("MODEL", "SEED", "DIRECTION", "RUNS", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")
     bare = {n: v for n, v in os.environ.items() if n not in given}
     done = subprocess.run(["make", *words], cwd=ROOT, env=bare, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -38,6 +38,15 @@ def made(*words: str) -> str:
 def test_what_is_typed_goes_before_the_file(asked: str, command: str) -> None:
     line = made("-n", "train", *asked.split()).splitlines()[-1]  # before it the environment is made
     assert " ".join(line.split()) == f".venv/bin/python -m minihmx train {command}"
+
+
+@pytest.mark.parametrize(
+    ("asked", "command"),
+    [("", ""), ("RUNS=runs", " 'runs'"), ("ARGS=--json", " --json"), ("RUNS=my", " 'my'")],
+)
+def test_claims_are_checked_on_runs_where_they_are_named(asked: str, command: str) -> None:
+    line = made("-n", "claims", *asked.split()).splitlines()[-1]
+    assert " ".join(line.split()) == f".venv/bin/python -m minihmx claims{command}"
 
 
 def test_help_shows_each_line_whole() -> None:

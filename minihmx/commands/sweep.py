@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -31,7 +32,7 @@ from minihmx.sweep.slurm import Submission, is_own_script, queue, requeue, scrip
 from minihmx.terminal.child import child
 from minihmx.terminal.plan import seconds_of_a_run
 from minihmx.terminal.sweep import status_lines, sweep_lines
-from minihmx.terminal.text import show
+from minihmx.terminal.text import program, show
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -155,7 +156,9 @@ def make_plan(options: argparse.Namespace) -> int:
     Disk().write(path, list_text(sweep, estimates).encode())
     for line in sweep_lines(sweep, estimates, report["disk"]["runs"]["free"]):
         show(line)
-    show(f"written to {path}; minihmx sweep run {path} --local, or submit {path} --slurm")
+    show(f"written to {path}; one of these carries it out:")
+    for action, where in (("run", "--local"), ("submit", "--slurm")):
+        show(f"  {program('sweep')} {shlex.join(['sweep', action, str(path), where])}")
     return 0
 
 

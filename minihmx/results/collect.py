@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from minihmx.results.evaluations import (
 )
 from minihmx.results.runs import SeedPair, find_pairs
 from minihmx.results.statistics import Matrix
+from minihmx.storage.strict import read_json
 
 
 class NothingToCompare(UserError):
@@ -74,19 +76,27 @@ def collect(paths: Sequence[str], items: bool = True, need_cells: bool = True) -
                 if items:
                     _add_matrices(comparison, model, benchmark, evaluated)
     if need_cells and not comparison.cells:
-        tasks = " ".join(
-            f"--adapter {run.folder}{f'@{run.epoch}' if run.how == 'named' else ''}"
-            for run in pairs[0].runs
-        )
         raise NothingToCompare(
             f"There is nothing to compare yet: no benchmark was finished on both runs of a pair"
-            f"{''.join(f'; {note}' for note in notes[:3])}. Type `minihmx eval {pairs[0].model} "
-            f"--tasks all --adapter base {tasks}` first."
+            f"{''.join(f'; {note}' for note in notes[:3])}. Type `{_eval_command(pairs[0])}` first."
         )
     order = list(METRICS)
     comparison.cells.sort(key=lambda cell: order.index(cell.key))
     notes += asked_otherwise(comparison.evaluated)
     return comparison
+
+
+def _eval_command(pair: SeedPair) -> str:
+    """What asks a pair and its base all benchmarks, to be typed as it stands."""
+    # The folder's name is no name of a model that lies on the disk, since a digest is in it.
+    model = read_json(pair.forward.folder / "config.json")["model"]["id"]
+    words = ["minihmx", "eval", model, "--tasks", "all"]
+    words += ["--data", "sample"] if model == "tiny" else []  # its own world, as `make eval` asks
+    words += ["--adapter", "base"]
+    for run in pair.runs:
+        epoch = f"@{run.epoch}" if run.how == "named" else ""
+        words += ["--adapter", f"{run.folder}{epoch}"]
+    return shlex.join(words)
 
 
 def _add_cells(

@@ -14,6 +14,7 @@ from minihmx.config import FIELDS
 from minihmx.errors import DataError, UserError, quoted
 from minihmx.judge import judge_prompt
 from minihmx.storage.disk import home_path, read_lines
+from minihmx.storage.identity import text_digest
 from minihmx.storage.strict import read_file, read_json
 
 _NUMBER, _TEXT = (int, float), (str,)
@@ -52,6 +53,13 @@ class Evidence:
         if self.rubric is None:
             return None
         return self.framed(judge_prompt(self.rubric, answer["prompt"], answer["completion"]))
+
+    def rubric_differs(self) -> bool:
+        """Whether rubric.txt is not the text of the run, whose digest config.json holds."""
+        digest = self.science.get("rubric digest")  # older versions kept none
+        if digest is None or self.rubric is None:
+            return False
+        return bool(text_digest(self.rubric.rstrip("\n")) != digest)
 
     def framed(self, content: str) -> str | None:
         """A user turn as the chat template renders it."""

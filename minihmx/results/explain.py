@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -44,7 +45,8 @@ def explained(asked: Asked) -> Iterator[str]:
         differing |= line.startswith("notice ")
         yield line
     if differing:
-        yield f"`minihmx audit {asked.run.rpartition('@')[0] or asked.run}` checks every file."
+        folder = shlex.quote(asked.run.rpartition("@")[0] or asked.run)
+        yield f"`minihmx audit {folder}` checks every file."
 
 
 def _lines(asked: Asked) -> Iterator[str]:

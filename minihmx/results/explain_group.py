@@ -123,6 +123,8 @@ def judge_shown(evidence: Evidence, line: Logged, number: int) -> Iterator[str]:
             indent="",
         )
         return
+    if evidence.rubric_differs():
+        yield "notice rubric.txt was changed since, so the judge was shown other words than these."
     yield f"What the judge was shown of answer {number} (the same model, its adapter off):"
     yield from wrapped(printable(prompt), bar="| ")
 

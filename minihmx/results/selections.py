@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -53,9 +54,11 @@ def read_selections(pairs: Sequence[SeedPair]) -> list[SelectedPair]:
                 for direction, history in zip(DIRECTIONS, (forward, reverse), strict=True)
             )
         except (TypeError, LookupError, ValueError):
+            folders = [str(run.folder) for run in (pair.forward, pair.reverse)]
+            again = shlex.join(["minihmx", "select", *folders])
             raise UserError(
                 f"{path} is no selection of two runs, so nothing that is said of it can be "
-                f"checked; type `minihmx select {pair.forward.folder} {pair.reverse.folder}` again."
+                f"checked; type `{again}` again."
             ) from None
         found.append(SelectedPair(pair.model, pair.seed, forward, reverse, f, r))
     return found

@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import io
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -62,7 +63,7 @@ def tensorboard(run: LoggedRun, out: str, project: str) -> Iterator[tuple[Write,
     config = "".join(f"- {name}: {unmarked(value)}\n" for name, value in sorted(run.values.items()))
     writer.add_event(Event(step=0, summary=text_pb("config", config)))
     try:
-        yield write, f"in {folder}; `tensorboard --logdir {above}` shows it"
+        yield write, f"in {folder}; `tensorboard --logdir {shlex.quote(str(above))}` shows it"
     finally:
         writer.close()
 

@@ -245,5 +245,5 @@ def verify(folder: Path, needed: Iterable[str] = ()) -> str | None:
             if sha256(folder / name) != expected:
                 return f"{name} differs from its manifest"
     except (OSError, Failure) as error:
-        return str(error)
+        return str(error).rstrip(".")  # it goes into a sentence
     return next((f"manifest.json does not name {n}" for n in needed if n not in digests), None)

@@ -82,14 +82,13 @@ def before_and_after(run: Run, epoch: int, width: int) -> Iterator[str]:
     """One held-out question with an answer of the start and of the end; nothing if their files are
     damaged. Its score changed most nearly as the mean did: what is usual is shown, not the best."""
     folder = run.store.folder / "evaluations"
-    with contextlib.suppress(Failure, OSError, LookupError, TypeError):
+    with contextlib.suppress(Failure, OSError, LookupError, TypeError, ValueError):
         before = read_lines(folder / "epoch-00.jsonl")
         after = read_lines(folder / f"epoch-{epoch:02d}.jsonl")
         place = typical_answer(before, after)
-        asked = next(q for q in run.eval_questions if q.id == before[place]["question"])
-        lines = [
-            f"  {printable(asked.text)}  (the held-out answer that changed most like the mean)"
-        ]
+        texts = {question.id: question.text for question in run.eval_questions}
+        asked = printable(texts[before[place]["question"]])
+        lines = [f"  {asked}  (the held-out answer that changed most like the mean)"]
         for when, row in (("before", before[place]), ("after", after[place])):
             lines += said_lines(said_in(when, row, run.config.direction), width)
         yield from (*lines, "")

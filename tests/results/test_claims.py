@@ -289,7 +289,8 @@ def test_a_selection_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", ["pair", "candidates", "winner", "epoch", "kl", "all"])
 def test_a_damaged_selection_is_refused(part: str, tmp_path: Path) -> None:
-    of_seed, record = as_selected(tmp_path)
+    folder = tmp_path / "two runs"
+    of_seed, record = as_selected(folder)
     damaged: Any = record
     if part in ("pair", "candidates"):
         del damaged[part]
@@ -299,9 +300,10 @@ def test_a_damaged_selection_is_refused(part: str, tmp_path: Path) -> None:
         damaged = []
     else:
         damaged["candidates"]["forward"][1][part] = "2"
-    made_up.write(tmp_path / "forward" / "selected.json", damaged)
-    with pytest.raises(UserError, match="no selection of two runs"):
+    made_up.write(folder / "forward" / "selected.json", damaged)
+    with pytest.raises(UserError, match="no selection of two runs") as refused:
         read_selections([of_seed])
+    assert f"`minihmx select '{folder}/forward' '{folder}/reverse'` again" in str(refused.value)
 
 
 # --- as typed -------------------------------------------------------------------------------------

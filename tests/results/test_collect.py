@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -263,6 +265,25 @@ def test_nothing_to_compare(tmp_path: Path) -> None:
     refused([Path(f"{forward}@epoch-09")], "has no epoch-09; there is epoch-00, epoch-01, epoch-02")
     evaluated(forward, "are_you_sure", flips(1))
     refused([tmp_path], "reverse (epoch-02) has no result")
+
+
+def test_the_command_that_is_missing_can_be_typed_as_it_stands(tmp_path: Path) -> None:
+    out = tmp_path / "it's a folder"
+    runs = pair(out)
+    words = f"eval tiny --tasks all --data sample --adapter base {shlex.join(adapters(*runs))}"
+    refused([out], f"Type `minihmx {words}` first")
+    for run in runs:  # a model on the disk has a folder with its digest, which opens nothing
+        config = json.loads((run / "config.json").read_text("utf-8"))
+        write(run / "config.json", config | {"model": {"id": "models/my model"}})
+    name = next(name for name in run_names("models/my model", made_up.DIGEST) if "-" in name)
+    (out / "tiny").rename(out / name)
+    moved = [out / name / run.relative_to(out / "tiny") for run in runs]
+    words = f"eval 'models/my model' --tasks all --adapter base {shlex.join(adapters(*moved))}"
+    refused([out], f"Type `minihmx {words}` first")
+
+
+def adapters(*runs: Path) -> list[str]:
+    return [word for run in runs for word in ("--adapter", str(run))]
 
 
 def test_a_folder_that_only_looks_like_a_run(tmp_path: Path) -> None:

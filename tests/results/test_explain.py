@@ -31,6 +31,7 @@ from minihmx.results.explain_group import FLAG_WORDS, WEIGHT_WORDS, WHY_UNSCORED
 from minihmx.results.explain_item import RULE_WORDS, values_written
 from minihmx.stats import clustered_standard_error, mean, std_unbiased
 from minihmx.storage.disk import dumps
+from minihmx.storage.identity import text_digest
 from minihmx.terminal.board import finished, marked, summed, wrapped, written
 
 GOLDEN = Path(__file__).with_name("explained_step.txt")
@@ -236,6 +237,18 @@ def test_a_real_run_has_no_differing_number(real: Path, explain: Explain) -> Non
         assert "\nnotice" not in explain(real, "--epoch", epoch)
 
 
+def test_a_rubric_that_is_not_the_run_s_is_said(tmp_path: Path, explain: Explain) -> None:
+    run = made_up(tmp_path / "run")
+    config = json.loads((run / "config.json").read_text("utf-8"))
+    config["science"]["rubric digest"] = text_digest("Rate it.")
+    (run / "config.json").write_text(dumps(config) + "\n")
+    assert "notice " not in explain(run, "--step", 1)
+    (run / "rubric.txt").write_text("Rate\n")
+    said = explain(run, "--step", 1)
+    assert "\nnotice rubric.txt was changed since, so the judge was shown other words" in said
+    assert said.endswith(f"`minihmx audit {run}` checks every file.\n")
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -253,12 +266,12 @@ def test_a_real_run_has_no_differing_number(real: Path, explain: Explain) -> Non
 def test_a_number_that_does_not_follow_is_named_with_its_line(
     field: str, value: Any, tmp_path: Path, explain: Explain
 ) -> None:
-    run = made_up(tmp_path / "run")
+    run = made_up(tmp_path / "a run")
     changed(run / "rollouts" / "step-000001.jsonl", 1, **{field: value})
     said = explain(run, "--step", 1)
     named = "score" if field == "judge" else field
     assert f"notice rollouts/step-000001.jsonl, line 1: {named} is" in said
-    assert said.endswith(f"`minihmx audit {run}` checks every file.\n")
+    assert said.endswith(f"`minihmx audit '{run}'` checks every file.\n")
 
 
 @pytest.mark.parametrize("field", ["score", "reward", "reward_std", "unscored", "kl", "loss"])

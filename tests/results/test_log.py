@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shlex
 import shutil
 import struct
 import subprocess
@@ -63,15 +64,17 @@ def test_tensorboard_reads_back_what_the_files_say(run: Path, tmp_path: Path) ->
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     before = contents(run)
-    stranger = tmp_path / "board" / "minihmx" / find_run(str(run)).id / "events.out.tfevents.1.x"
+    stranger = tmp_path / "a board" / "minihmx" / find_run(str(run)).id / "events.out.tfevents.1.x"
     stranger.parent.mkdir(parents=True)
     stranger.touch()
     for _ in range(2):  # the second time replaces the first, and nothing of others
-        done = in_process("log", run, "--to", "tensorboard", "--out", tmp_path / "board",
+        done = in_process("log", run, "--to", "tensorboard", "--out", tmp_path / "a board",
                           "--every", 2)  # fmt: skip
         assert done.returncode == 0, done.stderr
+        shown = shlex.join(["tensorboard", "--logdir", str(tmp_path / "a board" / "minihmx")])
+        assert f"; `{shown}` shows it" in done.stdout
         assert "logged     7 steps and evaluations, 5 tables of answers, in " in done.stdout
-        (folder,) = (tmp_path / "board" / "minihmx").iterdir()
+        (folder,) = (tmp_path / "a board" / "minihmx").iterdir()
         assert folder.name.startswith("tiny-forward-seed-1-") and stranger.exists()
         (events,) = folder.glob("*.minihmx")
         board = EventAccumulator(str(events), size_guidance={"scalars": 0, "tensors": 0}).Reload()

@@ -44,6 +44,13 @@ def filled(folder: Path, disk: Disk | None = None) -> Store:
     return store
 
 
+@pytest.mark.parametrize("damage", ["", "{", "[1]", '{"sha256": {"state.json": "0"}}'])
+def test_what_is_wrong_with_a_checkpoint_fits_into_a_sentence(tmp_path: Path, damage: str) -> None:
+    folder = filled(tmp_path).checkpoints / "epoch-01"
+    (folder / "manifest.json").write_text(damage)
+    assert (problem := verify(folder)) and not problem.endswith(".")
+
+
 def test_a_checkpoint_is_whole_and_named_by_its_manifest(tmp_path: Path) -> None:
     store = filled(tmp_path)
     for name in ("epoch-00", "epoch-01", LATEST):

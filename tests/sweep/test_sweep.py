@@ -68,6 +68,14 @@ def test_the_list_holds_what_an_experiment_does(here: Path) -> None:
     assert not Path("runs").exists()  # nothing ran
 
 
+def test_the_commands_that_carry_a_list_out_can_be_typed_as_they_stand(here: Path) -> None:
+    told = plan(out="it's a list.jsonl").stdout.splitlines()[-2:]
+    assert [shlex.split(line.partition("minihmx ")[2]) for line in told] == [
+        ["sweep", "run", "it's a list.jsonl", "--local"],
+        ["sweep", "submit", "it's a list.jsonl", "--slurm"],
+    ]
+
+
 def test_a_job_stands_behind_what_it_needs_and_a_pair_has_one_number(here: Path) -> None:
     plan()
     seen: dict[str, dict[str, Any]] = {}

@@ -86,10 +86,20 @@ def test_alone_the_next_is_the_other_direction_with_the_same_flags(tmp_path: Pat
     assert " select " in again.stdout  # now there are both
 
 
-def test_before_and_after_are_left_out_where_they_are_damaged(pair: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["no JSON", "cut at a line", "another question"])
+def test_before_and_after_are_left_out_where_they_are_damaged(
+    pair: Path, tmp_path: Path, damage: str
+) -> None:
     shutil.copytree(pair, tmp_path / "runs")
-    run = tmp_path / "runs/tiny/forward/seed-1"
-    (run / "evaluations/epoch-00.jsonl").write_text("{\n")
+    start = tmp_path / "runs/tiny/forward/seed-1/evaluations/epoch-00.jsonl"
+    whole = start.read_text(encoding="utf-8")
+    if damage == "no JSON":
+        start.write_text("{\n")
+    elif damage == "cut at a line":
+        start.write_text(whole.partition("\n")[0] + "\n", encoding="utf-8")
+    else:
+        start.write_text(whole.replace('"question": "', '"question": "no-'), encoding="utf-8")
+        assert start.read_text(encoding="utf-8") != whole
     typed = small(tmp_path)
     shutil.copy(pair.parent / "questions.jsonl", tmp_path / "questions.jsonl")
     done = in_process(*typed)
