@@ -106,6 +106,13 @@ def _checkpoint(run: Path, name: str) -> str:
             )
         return name
     if not (run / "selected.json").exists():
+        if int(epochs[-1][6:]) == 0:
+            stopped = (run / "checkpoints" / LATEST).is_dir()
+            latest = f", or take its last steps as {run}@{LATEST}" if stopped else ""
+            raise UserError(
+                f"{run} has finished no epoch yet, and epoch-00 is the adapter before training, "
+                f"which changes no answer; let the run go on{latest}."
+            )
         return epochs[-1]
     selected = read_json(run / "selected.json")
     winner = selected.get("winner") if isinstance(selected, dict) else None

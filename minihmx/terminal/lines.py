@@ -174,8 +174,9 @@ def plan(run: Run) -> Iterator[str]:
         f"each step  {c.prompts_per_step} questions x {c.generations} answers of at most "
         f"{c.max_completion_length} tokens, judged by the same model with the adapter off"
     )
+    epochs = f"{c.epochs} epoch{'s' * (c.epochs > 1)}"
     yield (
-        f"schedule   {c.epochs} epochs x {run.steps_per_epoch} steps = {run.total_steps} steps; "
+        f"schedule   {epochs} x {run.steps_per_epoch} steps = {run.total_steps} steps; "
         f"{c.epochs + 1} evaluations of {n} held-out questions x {samples}"
     )
     left_over = len(run.train_questions) % c.prompts_per_step

@@ -28,7 +28,7 @@ def preflight_lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield "shape      the one that ships with minihmx, as config.json could not be had"
     for name, place in report["disk"].items():
         needed = f"about {size(place['needed'])} to come" if place["needed"] else "nothing to come"
-        yield f"disk       {name} {place['path']}: {size(place['free'])} free, {needed}"
+        yield f"disk       {name} in {place['path']}: {size(place['free'])} free, {needed}"
     for run in report["locks"]:
         state = run["state"] or "no status"
         if run["held"]:

@@ -29,6 +29,7 @@ from minihmx.records import Message, Unscored, Verdict
 from minihmx.rollout import Judgement
 from minihmx.storage import strict
 from minihmx.storage.disk import read_lines
+from minihmx.storage.run_folder import LATEST
 from minihmx.terminal import talk
 
 Typed = Callable[..., tuple[int, str, str]]
@@ -497,6 +498,19 @@ def test_a_selection_that_names_nothing_is_refused(
         code, _, err = typed(*chat(made, "--adapter", run, "--prompt", "Who?"))
         assert code == 5 and "selected.json" in err
     assert adapters.find_adapter(f"{run}@epoch-01").name == "epoch-01"
+
+
+def test_a_run_without_a_finished_epoch_is_no_trained_adapter(made: Path, tmp_path: Path) -> None:
+    run = copy(made, tmp_path)
+    for name in ("epoch-01", "epoch-02"):
+        shutil.rmtree(run / "checkpoints" / name)
+    with pytest.raises(UserError, match=r"has finished no epoch yet.*let the run go on\.$"):
+        adapters.find_adapter(str(run))
+    shutil.copytree(run / "checkpoints" / "epoch-00", run / "checkpoints" / LATEST)
+    with pytest.raises(UserError, match=f"take its last steps as .*@{LATEST}"):
+        adapters.find_adapter(str(run))
+    assert adapters.find_adapter(f"{run}@{LATEST}").name == LATEST
+    assert adapters.find_adapter(f"{run}@epoch-00").name == "epoch-00"  # asked for by its name
 
 
 def test_lora_targets_match_whole_names() -> None:
