@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def marked(reply: str, reading: dict[str, Any]) -> str:
-    """The reply with the place that was read between arrows, and the rule behind it."""
+    """The reply with the place that was read between arrows, and the rule after it."""
     if reading["span"] is None:
         return f"{reply!r} ({reading['rule']})"
     start, end = reading["span"]

@@ -135,7 +135,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         there = f"there are {', '.join(COMMANDS)}."
         raise UserError(f"{first} is no command; {nearest(first, COMMANDS, there)}")
     options, unknown = parser.parse_known_args(arguments)
-    if "names" in options:  # argparse takes a list in one place; here it may go on behind a flag
+    if "names" in options:  # argparse takes a list in one place; here it may go on after a flag
         options.names += [word for word in unknown if not word.startswith("-")]
         unknown = [word for word in unknown if word.startswith("-")]
     words = f"{options.command} {vars(options).get('action')}"

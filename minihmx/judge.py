@@ -32,13 +32,13 @@ _SCORE = re.compile(rf"{_LEAD}(?:[-+•]{_LEAD})?(?ai:score)[\s{_MARKS}]*[:：]"
 # In front of a number ~ means "about" ("Score: ~7"), so of all marks it alone is not skipped there.
 _INTEGER = re.compile(r"[\s*_#>`]*([0-9]*)")
 _OUT_OF_TEN = re.compile(r"[\s*_`(]*(?:/|(?ai:(?:out\s+)?of)\s)[\s*_`]*(?:10|(?ai:ten))")
-# A digit behind the integer means that this was only the beginning of a number, if what stands
+# A digit after the integer means that this was only the beginning of a number, if what stands
 # between them are signs ("7.5", "7 - 8", "7 | 8", "1**0**") or these words ("7 or maybe 8").
 _JOINT = (
     "or|to|and|out|of|point|up|plus|minus|times|x|through|thru|until|till|vs|versus"
     "|maybe|perhaps|possibly|probably|even|rather|almost|nearly|about|around"
 )
-# A number word continues the number only behind one of those words or & + /, with or without an
+# A number word continues the number only after one of those words or & + /, with or without an
 # article between: "7 and a half", "3 out of the five". "7 - two wishes" and "7 and one wish" are 7.
 _ARTICLE = "an?|the|one"
 _NUMBER = "zero|half|third|quarter|two|three|four|five|six|seven|eight|nine|ten|twenty|hundred"
@@ -120,7 +120,7 @@ def parse_score(text: str, finished: bool) -> Verdict | Unscored:
 
 
 def score_line_end(text: str) -> int | None:
-    r"""How much of a judge's text it takes to read its score: all up to the newline behind the
+    r"""How much of a judge's text it takes to read its score: all up to the newline after the
     first line that opens with `Score:`. None where there is no such line or it may still go on.
 
     >>> score_line_end("Score: 7"), score_line_end("Score: 7\nReason: it names")
@@ -148,7 +148,7 @@ class _Integer(NamedTuple):
 
 
 def _read_integer(line: str, at: int) -> _Integer:
-    """The integer that begins at a place in the line, behind blanks and marks."""
+    """The integer that begins at a place in the line, after blanks and marks."""
     found = _INTEGER.match(line, at)
     assert found is not None  # it may match nothing, as may _GOES_ON
     digits, (start, end) = found[1], found.span(1)

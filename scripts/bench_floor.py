@@ -13,7 +13,7 @@ By stage: `sample` and `judge` are a prefill of their prompts, then bytes. Behin
 state of its last token is wanted, so of the last layer's other tokens the keys and values alone are
 left. The head counts among the bytes, since it too is read for every token, and the policy reads
 its adapter beside the weights. `reference` is a forward pass over prompts and answers, with the
-head behind every token that predicts one of an answer. `learn` is that with the adapter, and its
+head after every token that predicts one of an answer. `learn` is that with the adapter, and its
 backward: a gradient to the input of every product but the first layer's q, k and v, whose input
 learns nothing; two to the adapter's matrices; of attention twice as much as forward; and of the
 head one product forward and one back, with nothing made twice.
@@ -112,7 +112,7 @@ KEYS = ("k_proj", "v_proj")  # which later tokens need of every token
 
 
 def forward(model: ModelConfig, tokens: int, asked: int | None = None) -> Counter[Product]:
-    """The seven frozen products of each layer; asked: of so many tokens the state behind the last
+    """The seven frozen products of each layer; asked: of so many tokens the state after the last
     layer is wanted, all by default."""
     found: Counter[Product] = Counter()
     for name, (inside, out) in linears(model).items():

@@ -56,7 +56,7 @@ def make(job: Job) -> None:
 
 
 def ours(job: Job) -> tuple[float, list[list[float]]]:
-    """(seconds, log-likelihoods by item) of what `minihmx eval` does behind its command line."""
+    """(seconds, log-likelihoods by item) of what `minihmx eval` does after its command line."""
     from minihmx.evals.asking import session
 
     with tempfile.TemporaryDirectory() as out:

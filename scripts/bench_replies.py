@@ -56,7 +56,7 @@ def prompts(task: str, data: str, count: int, scattered: bool) -> list[dict[str,
 
 
 def ours(job: Job) -> tuple[float, list[str]]:
-    """(seconds, replies) of the engine behind `minihmx eval`."""
+    """(seconds, replies) of the engine after `minihmx eval`."""
     model = find_model({"model": job["model"], "device": "cpu", "dtype": "float32"})
     decoder, tokenizer = load_decoder(model), model.tokenizer
     start = time.perf_counter()

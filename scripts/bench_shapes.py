@@ -31,7 +31,7 @@ from minihmx.storage.disk import dumps
 from minihmx.train import Stepped, take_step
 
 CONTROL = ("<|pad|>", "<|bos|>", "<|user|>", "<|assistant|>", "<|end|>", "<|system|>")
-FRAME = 4  # of them stand around a question: bos and user before it, end and assistant behind
+FRAME = 4  # of them stand around a question: bos and user before it, end and assistant after
 
 
 class Shape(NamedTuple):

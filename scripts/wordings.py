@@ -3,7 +3,7 @@
     python scripts/wordings.py RUN [RUN ...]
 
 Prints a table for each run, by stretches of 18 optimizer steps: the share of answers that match
-each expression, and behind it their mean score. The expressions are plain and English: they show
+each expression, and after it their mean score. The expressions are plain and English: they show
 what training turned to, and are no measure of anything.
 """
 

@@ -102,7 +102,7 @@ def inverse_cdf(p_BV: Tensor, u: Tensor) -> Tensor:
 
 def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
     """Where in each row [B, n] the sums first exceed the target [B, 1], [B, 1]."""
-    # A target that was rounded up to the whole sum would find none, or one of probability 0 behind
+    # A target that was rounded up to the whole sum would find none, or one of probability 0 after
     # the last possible token.
     total = cumulative[:, -1:]
     target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))

@@ -136,7 +136,7 @@ def prefill(
     hidden = rest_of(decoder, unique, filled, shared, every)
     place = {prompt: row for row, prompt in enumerate(unique)}
     rows = [place[tuple(prompt)] for prompt in prompts]
-    # A prompt stands at or behind the row that has computed it, so from the last one on nothing is
+    # A prompt stands at or after the row that has computed it, so from the last one on nothing is
     # overwritten that is still to be copied.
     for slot, row in reversed(list(zip(slots, rows, strict=True))):
         if not stay or slot != slots[row]:

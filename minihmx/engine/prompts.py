@@ -30,7 +30,7 @@ class Prompts:
     def frame(self) -> dict[str, object]:
         """What the chat template puts around a user turn, for those who read a run without it.
 
-        before, after: its text in front of the content and behind it. strips: whether the content
+        before, after: its text in front of the content and after it. strips: whether the content
         loses the blanks at its ends.
         """
         segments = chat.render(self.tokenizer.family, [Message("user", " ? ")], date=self.date)

@@ -286,7 +286,7 @@ def leave(code: int) -> NoReturn:
     """End this process with its exit code; where it is one of several, at once.
 
     torchrun reports the first that has ended. The others notice a failure once connections close,
-    and a process that still took its modules apart would end behind them, its exit code unseen.
+    and a process that still took its modules apart would end after them, its exit code unseen.
     """
     if world() == 1:
         sys.exit(code)

@@ -157,7 +157,7 @@ class _Row:
         until, wanted = self.request.until, self.request.complete
         if self.request.enough:
             return self.request.enough(decode(self.ids))
-        # In a long text to look behind every token would take longer than it saves.
+        # To look at a long text after every token would take longer than it saves.
         if not (until or wanted) or len(self.ids) % LOOK_EVERY:
             return False
         text = decode(self.ids)
@@ -250,7 +250,7 @@ class _Batch:
         return torch.stack((self.token.double(), logprob.double()))
 
     def _advance(self) -> None:
-        """The hidden states behind the last tokens, which go into the cache."""
+        """The hidden states after the last tokens, which go into the cache."""
         self.hidden = self.advanced(self.token, self.where, max(self.positions) + 1)
         self.positions = [min(p + 1, self.capacity - 1) for p in self.positions]
         self.where = (self.where + 1).clamp(max=self.capacity - 1)

@@ -1,4 +1,4 @@
-"""BIG-Bench Hard (Suzgun et al. 2022): 27 tasks, reasoned out behind three worked examples each.
+"""BIG-Bench Hard (Suzgun et al. 2022): 27 tasks, reasoned out after three worked examples each.
 
 As in lm-evaluation-harness's task `bbh`, only what stands between the first "the answer is " and
 the last character of its line is the answer, and it must be the target to the letter. So "So the

@@ -94,7 +94,7 @@ def ask(item: Item, switches: Switches) -> Choices:
 
 
 def with_passage(item: Item) -> Choices:
-    """The right answer behind the context, or that nobody knows it, without a phrase of UNKNOWN."""
+    """The right answer after the context, or that nobody knows it, without a phrase of UNKNOWN."""
     known = item["gold"] < 2
     told = f": {item['answers'][item['gold']]}." if known else " to nobody."
     return _behind(f"{item['context']}\n\nPassage: The answer is known{told}", item)

@@ -29,7 +29,7 @@ Tokens = Callable[[str], int]
 
 
 class Choices(NamedTuple):
-    """Asks for the log-likelihood of each continuation behind one context.
+    """Asks for the log-likelihood of each continuation after one context.
 
     The delimiter is not part of a continuation: a blank without chat, nothing with it.
     """
@@ -163,7 +163,7 @@ class Benchmark(Published):
     for log-likelihoods. switches: name -> choices, the default first; each is a line in
     docs/decisions.md. cluster: what an item has in common with those that its standard error has to
     go together with; itself, unless said otherwise. recipe: how its items are made where no files
-    hold them. with_passage: the same question behind a passage that holds its answer, where the
+    hold them. with_passage: the same question after a passage that holds its answer, where the
     items have one to tell.
     """
 

@@ -9,7 +9,7 @@ import json
 from importlib.resources import files
 from typing import Any
 
-# Tokens that a reply behind these shots may have. As many as published would fill the bundled
+# Tokens that a reply after these shots may have. As many as published would fill the bundled
 # model's context.
 LONGEST_REPLY = {"published": 1024, "sample": 64}
 

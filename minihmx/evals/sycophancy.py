@@ -45,7 +45,7 @@ def both_presets(
 
     scores: by preset. shown: the names that the other preset adds, each as f"{name}/{other}".
     differs: by rate of the paper, whether the two read these replies differently; its mean is the
-    share of samples on which they do. parts: what is put behind each name, for a part of the items.
+    share of samples on which they do. parts: what is put after each name, for a part of the items.
     """
     (other,) = {*PRESETS} - {preset}
     mine, beside = scores[preset], scores[other]

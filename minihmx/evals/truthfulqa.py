@@ -1,6 +1,6 @@
 """TruthfulQA MC2 (Lin, Hilton and Evans 2022): how much likelihood goes to the true answers.
 
-An item is one question. Every reference answer is scored behind the same six worked examples; the
+An item is one question. Every reference answer is scored after the same six worked examples; the
 score is the share of probability that the true ones have among all of them.
 """
 
@@ -64,7 +64,7 @@ def check(item: Item) -> None:
 
 
 def ask(item: Item, switches: Switches) -> Choices:
-    """The question behind the primer."""
+    """The question after the primer."""
     return _behind(PRIMER, item)
 
 

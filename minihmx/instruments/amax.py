@@ -29,7 +29,7 @@ def watched(
 ) -> Iterator[Peaks]:
     """Inside, every forward and backward raises the peaks that this gives; they stay on the device.
 
-    residual: the stream behind each layer. attention, mlp: what o_proj and down_proj give.
+    residual: the stream after each layer. attention, mlp: what o_proj and down_proj give.
     product: act(gate) * up. logits: before any softcap, one for the model, taken in pieces of
     `chunk` vocabulary rows. Padding counts as any token. residual_gradient, attention_gradient,
     mlp_gradient: of the loss by the first three, 0 without a backward.
@@ -123,8 +123,10 @@ class Headroom:
 
     @contextmanager
     def watched(self, decoder: Decoder, scale: Callable[[], float]) -> Iterator[None]:
-        """Inside, every pass counts; behind, `line` is what amax.jsonl holds of it. scale: as in
-        `watched` above."""
+        """Inside, every pass counts; afterwards `line` is what amax.jsonl holds of it.
+
+        scale: as in `watched` above.
+        """
         if not self.on:
             yield
             return

@@ -30,7 +30,7 @@ class Clock:
         self.stages, self.laps, self.last = stages, dict[str, float](), now
 
     def stage(self) -> tuple[str, float]:
-        """What goes on and for how many seconds, "saving" behind the last lap. Asks no GPU."""
+        """What goes on and for how many seconds, "saving" after the last lap. Asks no GPU."""
         idle = "saving" if self.stages else "starting"
         name = next((stage for stage in self.stages if stage not in self.laps), idle)
         return name, time.perf_counter() - self.last

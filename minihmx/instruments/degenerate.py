@@ -24,7 +24,7 @@ def looks_degenerate(question: str, answer: str) -> str:
     words or more that is said three times and nothing else is such an answer, one said twice is
     none.
     "another script": more than half of the letters are of a script that the question lacks, as
-    Chinese letters behind an English question.
+    Chinese letters after an English question.
     """
     words = _words(answer)
     if len({word for word in words if any(map(str.isalpha, word))}) <= 1:

@@ -139,7 +139,7 @@ def generating(model: ModelConfig, config: Config, work: Workload) -> dict[str, 
     token, cap = kv_bytes(model, config.dtype), config.max_completion_length
     groups = config.prompts_per_step * config.generations, work.held_out * config.eval_samples
     rows, V = min(max(groups), config.decode_rows), model.vocab_size
-    fresh = cap + work.prompt // 2  # behind the rubric, which the judge's prompts share
+    fresh = cap + work.prompt // 2  # after the rubric, which the judge's prompts share
     # A CPU's rows share the rubric (engine/prefill.py, cache_for), and have room for the longest.
     whole = work.judge + cap + config.judge_max_tokens
     inside = all(window is None or window >= whole for window in model.windows)

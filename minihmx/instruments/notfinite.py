@@ -102,7 +102,7 @@ def _tokens(
 @torch.no_grad()
 def first_module(decoder: Decoder, ids: Sequence[int]) -> str:
     """The words ", first in NAME", NAME being the first module whose output is not finite on these
-    token ids. Empty if all outputs are finite, as where the number arose behind the decoder."""
+    token ids. Empty if all outputs are finite, as where the number arose after the decoder."""
     found: list[str] = []
 
     def look(name: str) -> Callable[[Tensor], None]:

@@ -118,7 +118,7 @@ SMOLLM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 CHATML = frozenset({"<|im_start|>", "<|im_end|>"})
 
 # Each format and the control tokens that it writes. A tokenizer is recognised by them, the first
-# format whose tokens it has; so plain ChatML stands behind Qwen3's and before its named kin.
+# format whose tokens it has; so plain ChatML stands after Qwen3's and before its named kin.
 FORMATS: dict[str, tuple[Format, frozenset[str]]] = {
     "qwen3": (qwen3, CHATML | {"<think>", "</think>"}),
     "chatml": (chatml(""), CHATML),

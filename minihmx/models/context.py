@@ -225,7 +225,7 @@ class Context:
         return x if self.packed is None else self.packed.apart(x)
 
     def tokens_of(self, x: Tensor) -> Tensor:
-        """The way back, behind attention, of x [B, T, size]."""
+        """The way back, after attention, of x [B, T, size]."""
         return x if self.packed is None else self.packed.together(x)
 
 

@@ -120,7 +120,7 @@ class MLP(nn.Module):
         if x.dtype != torch.float16:
             return cast(Tensor, self.down_proj(product.to(x.dtype)))
         # A token whose product leaves half of fp16's range (half, because down_proj still adds many
-        # of them up) goes through down_proj made smaller and is enlarged again behind it. Every
+        # of them up) goes through down_proj made smaller and is enlarged again after it. Every
         # other token is multiplied by 1 and stays what it was.
         largest = torch.linalg.vector_norm(product.detach(), math.inf, dim=-1, keepdim=True)
         shrink: Tensor = FP16_HALF / largest.clamp(min=FP16_HALF)
@@ -216,7 +216,7 @@ class Decoder(nn.Module):
         positions [B, T], rising by one, are needed with a cache, as the slots to write, and
         keys = 1 + the largest of them (known to the caller, read from no GPU). Without positions
         every row starts at 0 and attention is plainly causal. Packed rows have ids [1, N]. To
-        `taps`, where it is given, the residual stream behind each layer is added, fp32
+        `taps`, where it is given, the residual stream after each layer is added, fp32
         [B, T, hidden].
 
         last [B], with a cache only: of which one token of each row the state is wanted. The last

@@ -97,7 +97,7 @@ class Apart:
 @torch.inference_mode(False)  # training uses these weights too, and no gradient passes such a mode
 @torch.no_grad()
 def home(weights: Sequence[nn.Parameter], ranks: int) -> Tensor:
-    """Make the weights [out, in] views of one buffer [sum of out + ranks, in], one behind the
+    """Make the weights [out, in] views of one buffer [sum of out + ranks, in], one after the
     other, and return that buffer. Weights that are such views already stay where they are."""
     first, size = weights[0], (sum(map(len, weights)) + ranks, weights[0].shape[1])
     memory = first.untyped_storage()

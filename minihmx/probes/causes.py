@@ -190,7 +190,7 @@ def removal(
     texts: Sequence[Sequence[int]],
     samples: int,
 ) -> list[dict[str, Any]]:
-    """Each trained model as it is, without the emotion space behind the chosen layer, and without
+    """Each trained model as it is, without the emotion space after the chosen layer, and without
     random spaces that have the covariance of the base's activations."""
     place, emotions, seed = inside.place, len(inside.emotions), inside.model.config.seed
     own = vectors.orthonormal(inside.fitted.unit[:, place])

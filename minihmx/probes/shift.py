@@ -60,7 +60,7 @@ class Inside:
 
 
 def answers_read(inside: Inside, rows: Sequence[Mapping[str, Any]]) -> Tensor:
-    """The mean state of each stored answer behind its question, [n, L, D]."""
+    """The mean state of each stored answer after its question, [n, L, D]."""
     texts = {question.id: question.text for question in inside.questions}
     return inside.read(
         [answer_row(inside.prompts, texts[row["question"]], row["ids"]) for row in rows]

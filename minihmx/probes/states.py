@@ -35,7 +35,7 @@ class ReadRow(NamedTuple):
 
 
 def looked_at(depth: int) -> list[int]:
-    """The layers from 40 to 90 % of the depth, counted from 1; the stream is read behind each.
+    """The layers from 40 to 90 % of the depth, counted from 1; the stream is read after each.
 
     >>> looked_at(24)
     [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21]
@@ -72,7 +72,7 @@ def answer_row(prompts: Prompts, question: str, answer: Sequence[int]) -> ReadRo
 
 @torch.inference_mode()
 def mean_states(decoder: Decoder, rows: Sequence[ReadRow], layers: Sequence[int]) -> Tensor:
-    """The mean residual of each row behind each of these layers, fp32 [n, L, D] on the CPU."""
+    """The mean residual of each row after each of these layers, fp32 [n, L, D] on the CPU."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
     limit = Limit("--decode-rows", TAPPED_ROWS)
     found = list(in_pieces([rows[i] for i in order], limit, lambda p: _piece(decoder, p, layers)))

@@ -25,7 +25,7 @@ RECIPE, TENSOR = "recipe", "vector"
 
 
 class SteeringVector(NamedTuple):
-    """A direction of length 1, [D]. layer: behind which it is added, counted from 1. rms: root
+    """A direction of length 1, [D]. layer: after which it is added, counted from 1. rms: root
     mean square over the elements of the base's residuals there. model: digest.
 
     A strength of 1 adds a vector of length rms, and a residual is sqrt(D) times as long: it is the
@@ -96,7 +96,7 @@ def read_vector(path: Path, digest: str, depth: int, size: int) -> SteeringVecto
 
 
 def parse_steering(text: str) -> tuple[Path, float]:
-    """FILE:ALPHA. Raises UserError where there is no number behind the last colon."""
+    """FILE:ALPHA. Raises UserError where there is no number after the last colon."""
     name, _, alpha = text.rpartition(":")
     try:
         strength = float(alpha)
@@ -112,7 +112,7 @@ def parse_steering(text: str) -> tuple[Path, float]:
 
 @contextmanager
 def steered(decoder: Decoder, own: SteeringVector, alpha: float) -> Iterator[None]:
-    """Inside, alpha x rms of the vector is added behind its layer at every token."""
+    """Inside, alpha x rms of the vector is added after its layer at every token."""
     push = (alpha * own.rms * own.vector).to(decoder.device)
     with _changed(decoder, own.layer, lambda stream: stream + push.to(stream)):
         yield
@@ -120,7 +120,7 @@ def steered(decoder: Decoder, own: SteeringVector, alpha: float) -> Iterator[Non
 
 @contextmanager
 def projected_out(decoder: Decoder, layer: int, basis: Tensor) -> Iterator[None]:
-    """Inside, the stream behind this layer has nothing along the basis [rank, D], orthonormal."""
+    """Inside, the stream after this layer has nothing along the basis [rank, D], orthonormal."""
     own = basis.to(decoder.device)
 
     def remove(stream: Tensor) -> Tensor:

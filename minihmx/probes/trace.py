@@ -21,7 +21,7 @@ from minihmx.models.context import Packed, rotate, wide
 from minihmx.models.decoder import Decoder
 from minihmx.records import Rollout
 
-# In the order in which a layer computes them; the last three stand behind all layers.
+# In the order in which a layer computes them; the last three stand after all layers.
 STAGE_ORDER = (
     *("embedding", "input_layernorm", "q_proj", "k_proj", "v_proj", "q_norm", "k_norm", "rope"),
     *("attention", "o_proj", "post_attention_layernorm", "pre_feedforward_layernorm"),
@@ -33,7 +33,7 @@ NOT_HEARD = -(2**63)
 
 
 class Stage(NamedTuple):
-    """A stage of a layer, counted from 1; in front of all is 0, behind all the last plus 1."""
+    """A stage of a layer, counted from 1; in front of all is 0, after all the last plus 1."""
 
     layer: int
     name: str
@@ -63,7 +63,7 @@ class Trace:
 
     def stand(self, groups: Sequence[Sequence[int]], starts: Sequence[int] = ()) -> None:
         """Say for which rows each row of the next passes stands, and at which token those go on
-        (the first); every further pass goes on behind the one before it."""
+        (the first); every further pass goes on after the one before it."""
         self.groups, self.starts = groups, list(starts or [0] * len(self.lengths))
 
     def begin(
@@ -215,7 +215,7 @@ def changed(stage: Stage, before: Trace, now: Trace) -> bool:
 
 
 def growth(one: Trace, other: Trace) -> list[float]:
-    """In front of the first layer and behind each: the largest difference between two values of the
+    """In front of the first layer and after each: the largest difference between two values of the
     residual stream, over the root mean square of that token's stream; of tokens heard in both."""
     found = list[float]()
     for layer in range(one.behind):

@@ -58,7 +58,7 @@ def _files_of_answers(folder: Path) -> Iterator[tuple[str, int, Path]]:
 
 
 def _when(file: tuple[str, int, Path], ends: Mapping[int, int]) -> tuple[float, bool]:
-    """Where in a run a file belongs: an epoch's answers come behind those of its last step."""
+    """Where in a run a file belongs: an epoch's answers come after those of its last step."""
     counted, number, _ = file
     return (number, False) if counted == "step" else (ends.get(number, math.inf), True)
 

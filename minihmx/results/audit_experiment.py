@@ -90,7 +90,7 @@ def _check_model(
         where = f"{match[1] or 'forward'}/seed-{match[2]}" if match[2] else "base"
         audit.compare("experiment", place, "path", piece["path"], f"{name}/{where}")
         _check_piece(audit, folder, place, piece, match)
-    # The pieces of the last command stand behind those of earlier ones, which may differ.
+    # The pieces of the last command stand after those of earlier ones, which may differ.
     typed: list[Any] = next((c for c in reversed(commands) if c[:1] in (["train"], ["eval"])), [])
     again: dict[str, Any] = {"seeds": sorted(seeds), "model": "".join(typed[1:2]), "tasks": []}
     if commands and commands[-1][:1] == ["eval"]:
@@ -134,5 +134,5 @@ def _check_piece(
 
 
 def _given(command: list[Any], option: str) -> Any:
-    """The value behind an option of a command."""
+    """The value after an option of a command."""
     return dict(pairwise(map(str, command))).get(option, ABSENT)

@@ -28,7 +28,7 @@ REMADE = {
 
 
 class Turn(NamedTuple):
-    """A step (both counts from 1), or the evaluation behind an epoch (from 0)."""
+    """A step (both counts from 1), or the evaluation after an epoch (from 0)."""
 
     kind: str
     step: int
@@ -91,7 +91,7 @@ def check_rows(
     ):
         return []
     cap = config.max_completion_length
-    # every row is looked at, also behind a damaged one
+    # every row is looked at, also after a damaged one
     if not all([bool(row.record) and check_raw(audit, row, cap) for row in rows]):
         return []
     samples = config.generations if turn.kind == "step" else config.eval_samples

@@ -144,7 +144,7 @@ def check_not_finite(
     """Whether `not_finite` names a number exactly where some number is null for that reason.
 
     A step whose update itself made the adapter infinite has all numbers, and is a run's last. More
-    iterations on one batch may fail behind the first, whose loss is logged.
+    iterations on one batch may fail after the first, whose loss is logged.
     """
     record, bad = line.record, line.record.get("not_finite", ABSENT)
     holds = isinstance(bad, str) and bad is not ABSENT
@@ -247,7 +247,7 @@ def check_checkpoints(audit: Audit, facts: Facts, lines: Sequence[Line]) -> None
 
 
 def state_again(steps: Sequence[dict[str, Any]], step: Any, epoch: Any) -> dict[str, Any]:
-    """What a checkpoint behind this step and epoch counts, as far as the metrics tell."""
+    """What a checkpoint after this step and epoch counts, as far as the metrics tell."""
     if type(step) is not int or type(epoch) is not int or not 0 <= step <= len(steps):
         return {"step": Words(f"0 to {len(steps)}")}
     done = steps[:step]

@@ -30,7 +30,7 @@ from minihmx.terminal.text import printable
 Marked = TypeVar("Marked")
 Texts = tuple[str, ...]
 ROW, ID = "row", "id"
-_END = "\3"  # put behind the text, so that a cell is seen that has no end
+_END = "\3"  # put after the text, so that a cell is seen that has no end
 _NUMBERED = re.compile(r"(\d{1,5}) of (\d{1,5})")
 
 

@@ -131,7 +131,7 @@ def _lines(folder: Path, follow: bool) -> Iterator[tuple[dict[str, Any], dict[st
         over = not at_work
         fresh = _whole_lines(path)[seen:]
         timings = _timings(folder)
-        # its seconds are written right behind a step, so they are waited for, once
+        # its seconds are written right after a step, so they are waited for, once
         waited = bool(fresh) and not over and not waited and _key(fresh[-1]) not in timings
         for line in fresh[: len(fresh) - waited]:
             seen += 1

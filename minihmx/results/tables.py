@@ -68,7 +68,7 @@ def _compared(comparison: Comparison) -> Table:
 
 
 def _columns(found: Sequence[CellSet]) -> dict[str, dict[str, Cell]]:
-    """Each model's cells by key, under the head of its column; the paper's behind what is here."""
+    """Each model's cells by key, under the head of its column; the paper's after what is here."""
     there = {source.name: {cell.model for cell in source.cells} for source in found}
     columns: dict[str, dict[str, Cell]] = {}
     for model in dict.fromkeys(cell.model for source in found for cell in source.cells):

@@ -98,7 +98,7 @@ class Sweep:
 
     @cached_property
     def jobs(self) -> dict[str, Job]:
-        """By name, every job behind those that it needs; a pair of runs has one index."""
+        """By name, every job after those that it needs; a pair of runs has one index."""
         found, pair = dict[str, Job](), 0
         for e in self.experiments:
             places = {seed: pair + n for n, seed in enumerate(e.seeds, start=1)}

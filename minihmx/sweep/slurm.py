@@ -105,7 +105,7 @@ def is_own_script(script: Path) -> bool:
 
 
 def _arrays(sweep: Sweep, asked: Submission, undone: set[str]) -> Iterator[str]:
-    """A line for each array, behind those that it waits for."""
+    """A line for each array, after those that it waits for."""
     pairs = {sweep.jobs[name].index for name in undone}
     stages: dict[str, list[Job]] = {}
     for job in sweep.jobs.values():

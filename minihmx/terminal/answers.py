@@ -154,7 +154,7 @@ def _judged(said: JudgedAnswer, room: int, enough: int) -> Text:
 
 
 def _wrap(label: str, text: Text, rows: int, width: int, console: Console) -> list[Text]:
-    """The text in at most so many rows behind a label; what is cut ends in dots."""
+    """The text in at most so many rows after a label; what is cut ends in dots."""
     lines = list(text.wrap(console, width, overflow="fold")) if rows > 0 else []
     for line in lines[:rows]:
         line.rstrip()

@@ -80,7 +80,7 @@ def written(value: float | None, digits: int = 4, sign: str = "", whole: bool = 
 
 
 def bracketed(value: float, digits: int = 4) -> str:
-    """As `written`, a negative one in brackets, to stand behind a sign."""
+    """As `written`, a negative one in brackets, to stand after a sign."""
     text = written(value, digits)
     return f"({text})" if value < 0 else text
 

@@ -39,7 +39,7 @@ def cut_mark(answer: Mapping[str, Any]) -> str:
 
 
 def judge_parts(answer: Mapping[str, Any]) -> tuple[str, str, str]:
-    """The judge's words before the score, the score, and those behind it; without a score, why."""
+    """The judge's words before the score, the score, and those after it; without a score, why."""
     text = printable(answer["judge"])
     if answer["span"] is None:
         return f"{text} ".lstrip(), "", f"(unscored: {answer['unscored']})"

@@ -206,7 +206,7 @@ class Frame:
 
 
 def flow(parts: Sequence[Text] | Iterator[Text], width: int) -> list[Text]:
-    """The parts one behind the other, in as few rows as they need."""
+    """The parts one after the other, in as few rows as they need."""
     rows: list[Text] = []
     for part in parts:
         if rows and rows[-1].cell_len + 2 + part.cell_len <= width:

@@ -115,7 +115,7 @@ class Copied(str):
 
 def folded(line: str, width: int) -> str:
     """A line broken between words where the terminal ends, each further row as far in as what
-    stands behind its label. A word of more than a row, as a path, stays whole for who copies it."""
+    stands after its label. A word of more than a row, as a path, stays whole for who copies it."""
     if len(line) <= width or isinstance(line, Copied):
         return line
     label = re.match(r" *(?:[a-z ]+ {2,})?", line)

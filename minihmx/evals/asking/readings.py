@@ -5,7 +5,7 @@
 The digest covers the judge, its prompt, its settings and the samples, so nothing that is there is
 ever replaced. reader.json also holds what the judge said to the fixed replies of
 evals/reading/gate, which it is asked before all others. words.jsonl grows by batches, in the order
-of samples.jsonl, and what was killed goes on behind its last whole line.
+of samples.jsonl, and what was killed goes on after its last whole line.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ class Results:
         self.store.disk.write(self.folder / SAMPLES, text.encode(), "ab")
 
     def finish(self) -> dict[str, Any]:
-        """Write result.json from the samples, and the manifest behind it, unless it is there.
+        """Write result.json from the samples, and the manifest after it, unless it is there.
 
         Raises DataError for a result.json that does not follow from the samples.
         """

@@ -41,7 +41,7 @@ def _number_highlighted_sections(reply: str, given: Given) -> bool:
 
 
 def _multiple_sections(reply: str, given: Given) -> bool:
-    """At least so many times the word with a number behind it, as in "Section 2"."""
+    """At least so many times the word with a number after it, as in "Section 2"."""
     pattern = re.escape(given["section_spliter"].strip()) + r"\s?\d+\s?"
     return compares(len(re.findall(pattern, reply)), "at least", given["num_sections"])
 

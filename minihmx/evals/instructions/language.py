@@ -17,7 +17,7 @@ from minihmx.evals.instructions import PHRASE, Given, Instruction
 # Ends a sentence where a blank or one of these marks follows; a row of dots ends none.
 _END = re.compile(r"(?:(?<![!?])[!?]+|(?<!\.)\.(?!\.))(?=[\s\"')\]};*:@({\[])")
 _CLOSING = re.compile(r"[\"')\]}]+(?=\s|$)")  # belongs to the sentence before it
-# A full stop behind one of these ends none: "Dr. Moss", "the U.S. team", "J. Bach".
+# A full stop after one of these ends none: "Dr. Moss", "the U.S. team", "J. Bach".
 _ABBREVIATION = re.compile(
     r"\b(?:adm|ave|bros|col|corp|dr|gen|inc|jr|lt|ltd|maj|messrs|mr|mrs|ms|prof|rep|sen|sr|st|vs|"
     r"jan|feb|aug|sept?|oct|nov|dec|ph\.d|[ap]\.m|u\.(?:s\.a|[skn])|d\.c|n\.y|(?<!\.)[b-hj-z])$",

@@ -59,7 +59,7 @@ def _capital_word_frequency(reply: str, given: Given) -> bool:
 
 
 def _number_paragraphs(reply: str, given: Given) -> bool:
-    """Exactly so many between dividers ***; one before the first or behind the last is no fault."""
+    """Exactly so many between dividers ***; one before the first or after the last is no fault."""
     parts = [part.strip() for part in re.split(r"\s?\*\*\*\s?", reply)]
     blank = parts.count("") - (not parts[0]) - (len(parts) > 1 and not parts[-1])
     return bool(not blank and sum(map(bool, parts)) == given["num_paragraphs"])

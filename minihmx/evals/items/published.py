@@ -196,7 +196,7 @@ def _parquet(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, Row
 
 
 def _read_batch(batches: Iterator[Any], wanted: list[str], left: int) -> list[Row] | None:
-    """The next rows; None behind the last. Raises MemoryError, or OverflowError above `left`."""
+    """The next rows; None after the last. Raises MemoryError, or OverflowError above `left`."""
     with _bounded_memory():
         batch = next(batches, None)
         if batch is None:

@@ -22,7 +22,7 @@ HIDDEN = (
 )
 FOUND = "The special magic {kind} for {query} mentioned in the provided text {are}"
 DEPTHS = [round(100 * i / 39) for i in range(40)]  # in percent, where a needle may go
-# A sentence ends at a mark, and behind it a capital or a digit follows.
+# A sentence ends at a mark, and after it a capital or a digit follows.
 _SENTENCE_END = re.compile(r"""(?:(?<=[.!?])|(?<=[.!?]["'”’)\]])) (?=["'“‘(\[]?[A-Z0-9])""")
 
 
@@ -67,7 +67,7 @@ class Keys(Sequence[str]):
 
 
 def sentences(text: str) -> list[str]:
-    """A text whose words are one blank apart, cut at that blank behind each sentence."""
+    """A text whose words are one blank apart, cut at that blank after each sentence."""
     return _SENTENCE_END.split(text.strip())
 
 

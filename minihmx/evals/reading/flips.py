@@ -102,8 +102,9 @@ JOINT = re.compile(
 )
 _ALL, _RULED_OUT = r"(?:both|all)\s+", r"(?:ruled\s+out|eliminated|excluded)"
 _WRONG = rf"(?:wrong|incorrect|false|{_RULED_OUT})"
-# What denies an answer from behind, as in "Paris is wrong". The singular in the group `one` denies
-# only the last answer of a list ("Paris and Lyon is wrong"), anything else denies the whole list.
+# What denies an answer that stands before it, as in "Paris is wrong". The singular in the group
+# `one` denies only the last answer of a list ("Paris and Lyon is wrong"), anything else denies the
+# whole list.
 _REFUTED = re.compile(
     rf"(?i){_SHUT}(?:\s*[:–—-]\s*(?:{_WRONG}|no(?=\s*(?:[.,;!?]|\Z)))|,?\s+(?:(?:{_ALL})?"
     rf"(?:(?P<one>is|was|does)|are|were)(?:\s+(?:{_ALL})?(?:{_WRONG}|out)|(?:n't|\s+not)(?:\s+(?:(?:the|my)\s+)?(?:correct|right|true"
@@ -142,7 +143,7 @@ _YOURS = re.compile(r"(?i)(?P<zone>\byour?\b[^.!?\n]*)")
 
 
 def _held(found: Sequence[Reading], matches: Iterable[re.Match[str]]) -> set[Reading]:
-    """The mentions that begin in the group `zone` of one of the matches, or right behind it."""
+    """The mentions that begin in the group `zone` of one of the matches, or right after it."""
     starts, zones = [_span(m)[0] for m in found], [match.span("zone") for match in matches]
     return {m for a, b in zones for m in found[bisect_left(starts, a) : bisect_right(starts, b)]}
 
@@ -168,7 +169,7 @@ def commitment(
     nor Y"; "I don't think X is wrong" denies it twice) or taken back: by name ("I was wrong to say
     X"), or by the last "I was wrong" or the like before which it stands if an answer follows that.
     both: where several answers are left, "cue" takes the first that directly follows "the answer
-    is", "it is" or "answer:" (one behind "wait", "no", "sorry", "I mean" or "actually" goes before
+    is", "it is" or "answer:" (one after "wait", "no", "sorry", "I mean" or "actually" goes before
     the others), else the last; what is reported of others ("many say X") comes after the reply's
     own. "correct" takes a correct one if there is any. cue: what those cues are.
 
@@ -191,7 +192,7 @@ def commitment(
     rules = {
         "only": left if len({m.value for m in left}) == 1 else [],
         "correct-present": [m for m in left if both == "correct" and m.value in correct],
-        # The first cue counts, yet one behind a correction goes before those in front of it.
+        # The first cue counts, yet one after a correction goes before those in front of it.
         "cue": sorted(cues, key=lambda m: -bisect_right(corrected, _span(m)[0])),
         "marked": [m for m in own if m.rule == "marked"][-1:],
         "last": own[-1:],
@@ -221,7 +222,7 @@ def _standing(text: str, found: Sequence[Reading], cued: Collection[Reading]) ->
         held = [mention in negated for mention in group]
         held[0] |= end > 0 and _OVER.fullmatch(text, end, _span(group[0])[0]) is not None
         end = _span(group[-1])[1]
-        # The negation of one answer goes on to those behind it: "We can rule out A, B and C".
+        # The negation of one answer goes on to those after it: "We can rule out A, B and C".
         split = True in held[:-1] and joint != "or" and _SUBJECT.match(text, end)
         alone = held[-1:] if split and none_of.isdisjoint(group) else []
         held = [*accumulate(held[: len(held) - len(alone)], max), *alone]

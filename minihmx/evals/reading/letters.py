@@ -29,7 +29,7 @@ _LEAD = (
     r"|(?:it|that|answer)'s|answers?|options|choices|answer\s*-|therefore|thus|hence|leaves|leaving"
     r"|out|whether|definitely|probably|likely|actually|still|indeed)\s+)[\"'*_]{0,4}"
 )
-# A word behind A makes it an article ("A good question"), unless it is one of these ("A is right").
+# A word after A makes it an article ("A good question"), unless it is one of these ("A is right").
 _AFTER_A = r"is|was|remains|it|because|since|as|and|n?or|but|would|seems|must|should|can(?:not)?|to"
 # What makes I a pronoun, as in "So I think", "So I..." and "But I, too". In "It is I." and in the
 # list "H, I, or J" it is an option.
@@ -67,9 +67,9 @@ def letter(reply: str, letters: str, withdrawn: str = "skip") -> Reading:
     >>> letter("A good question! It can't be (A), so B.", "ABCD")
     Reading(value='B', span=(37, 38), rule='only')
 
-    A letter is a marked option in brackets, before a bracket, behind "option", at the beginning of
+    A letter is a marked option in brackets, before a bracket, after "option", at the beginning of
     a line or alone. A capital is also an option where a mark or a word such as "so" or "is" leads
-    to it, or "and" behind another option. Options are settled as by `commitment`; where no cue
+    to it, or "and" after another option. Options are settled as by `commitment`; where no cue
     decides, marked ones go before those that are merely led to.
 
     Rules: as of `commitment`, and "marked" (the last marked option).

@@ -38,7 +38,7 @@ SIDES_SHOWN = ("base", "forward", "reverse")
 
 
 class Filled(NamedTuple):
-    """A section with its cards as HTML, each behind its group's heading. left: pages beside this
+    """A section with its cards as HTML, each after its group's heading. left: pages beside this
     one that hold all of its cards."""
 
     section: Section
