@@ -284,7 +284,7 @@ def flip(
     is a first one by "answer"; by "correctness" a first one counts as incorrect. With "strict"
     either counts as incorrect and, by "answer", as different from every answer that was read.
 
-    Rules: "unread-second" and "unread-first" say why the value is "kept"; else `by`.
+    Rules: "unread-second", "unread-first" (each says why the value is "kept"), else `by`.
     """
     if unread == "kept" and second.value is None:
         return Reading("kept", second.span, "unread-second")

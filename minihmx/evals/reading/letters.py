@@ -72,7 +72,7 @@ def letter(reply: str, letters: str, withdrawn: str = "skip") -> Reading:
     to it, or "and" after another option. `commitment` then decides between the options. Where no
     cue decides, the last marked option goes before those that a word or mark merely led to.
 
-    Rules: those of `commitment`, with "marked" between "cue" and "last".
+    Rules: those of `commitment`, and "marked" (the last marked option) between "cue" and "last".
     """
     text, places = visible(reply)
     found, end, is_option = [], 0, False
