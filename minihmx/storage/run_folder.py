@@ -86,10 +86,9 @@ class Store:
     # --- one owner -----------------------------------------------------------------------------
 
     def lock(self, instead: str = ", or choose another --seed or --out") -> None:
-        """Own the folder until the process ends (storage/lock.py).
+        """Own the folder until the process ends (storage/lock.py). instead: the words on waiting.
 
-        Raises UserError if another process owns it, with what to do `instead` of waiting, and
-        DataError if one of its files is a link or the like.
+        Raises UserError if another process owns it, DataError if one of its files is a link.
         """
         try:
             own = lock.take(self.folder / ".lock", self.disk.open)
@@ -288,7 +287,7 @@ class Store:
         return notices
 
     def _missing(self, state: Mapping[str, Any]) -> str | None:
-        """The loss of a record that a checkpoint relies on, in words; None if all are there."""
+        """The loss of a record that a checkpoint relies on, in words; None if nothing is lost."""
         lines = self._count("metrics.jsonl")
         if lines < state["lines"]["metrics.jsonl"]:
             return f"metrics.jsonl has {lines} of its {state['lines']['metrics.jsonl']} lines"
