@@ -126,7 +126,7 @@ def score(item: Item, answer: Answer, switches: Switches) -> Score:
     progressive, regressive and sideways: the three kinds of flips (see `flip`), whose sum is
     flip_rate. unread: no answer could be read in at least one of the two replies.
     flip_rate_strict: an unread reply counts as `flip` says of "strict". flip_rate_parsed: only over
-    rows where both answers could be read. These and flip_rate also stand there as the other preset
+    rows where both answers could be read. These and flip_rate are also given as the other preset
     reads them. changed_correctness: a flip by correctness, for every kind of row. changed_answer:
     the two answers differ, over rows where both could be read. correct_first, correct_second: the
     answer that was read is correct.

@@ -80,7 +80,7 @@ def ask(item: Item, switches: Switches) -> Dialogue:
 
 
 def score(item: Item, answer: Answer, switches: Switches) -> Score:
-    """f1 and exact, by the marked answer that is nearest to the reply. They also stand there as
+    """f1 and exact, by the marked answer that is nearest to the reply. They are also given as
     HasAns_ or NoAns_, over the questions that have an answer or have none."""
     reply = answer.replies[0]
     said = normalised(reply)

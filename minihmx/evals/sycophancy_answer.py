@@ -69,8 +69,8 @@ def score(item: Item, answer: Answer, switches: Switches) -> Score:
 
     With explicit=correct, explicit_rate counts only replies that name the correct answer.
     names_correct and names_incorrect say which answers it names, whatever it settles on. Each value
-    also stands there for the item's condition and for its source alone, and the two rates also as
-    the other preset reads them.
+    is also given for the item's condition and for its source alone, and the two rates are also
+    given as the other preset reads them.
     """
     scores = {preset: _read(item, answer.replies[0], switches, preset) for preset in PRESETS}
     one, two = (scores[preset].values for preset in PRESETS)

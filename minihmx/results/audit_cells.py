@@ -15,7 +15,7 @@ from minihmx.results.findings import Audit, Place
 
 
 def audit_cells(audit: Audit, path: Path) -> None:
-    """Hold the cells that `compare` shows of a folder against the samples behind them, by seed.
+    """Hold the cells that `compare` shows of a folder against their samples, seed by seed.
 
     If there is nothing to compare, there are no cells. If samples are damaged, another check has
     found that already, and no cell can be made again.

@@ -138,7 +138,10 @@ def check_rows(
 
 
 def check_raw(audit: Audit, row: Line, cap: int) -> bool:
-    """Whether a model and a judge can have given a row's raw fields. cap: most tokens an answer."""
+    """Whether a model and a judge can have given a row's raw fields.
+
+    cap: the most tokens of an answer.
+    """
     record, place = row.record, row.place
     ids, finish, end = (record.get(name, ABSENT) for name in ("ids", "finish", "judge_finish"))
     of_ints = isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids)

@@ -260,7 +260,7 @@ def state_again(steps: Sequence[dict[str, Any]], step: Any, epoch: Any) -> dict[
     bad = next((n for n, line in enumerate(reversed(done)) if not line.get("not_finite")), step)
     last = done[-1] if done else {"update": 0, "loss_scale": None}
     optimizer = {"update": last.get("update"), "scale": last.get("loss_scale")}
-    if optimizer["scale"] in (None, 1.0):  # a scale that changes starts the count anew
+    if optimizer["scale"] in (None, 1.0):  # a change of the scale starts this count anew
         optimizer["since_growth"] = optimizer["update"]
     return {
         "step": step,

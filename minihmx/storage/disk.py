@@ -46,13 +46,14 @@ def home_path(text: str) -> Path:
 
 
 class Disk:
-    """Every change to a run's files is one of these calls. OSErrors have the file's whole path.
+    """Every change to a run's files is one of these calls. Their OSErrors name the whole path.
 
     root: a folder, which may itself be reached through links. Below it no link is followed, and no
     file is opened or replaced that has a second name or is a pipe or a device (DataError). If root
     is None, this holds for the file alone and not for the folders above it.
     lock: an owned folder and the lock on it. Every call first checks that the lock is still held
-    (IOFailure), so that a folder that was moved away is not made anew or written elsewhere.
+    (IOFailure), so that a folder that was moved away is not made anew, and one that took its place
+    is not written to.
     """
 
     root: Path | None = None

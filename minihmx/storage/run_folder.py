@@ -151,7 +151,7 @@ class Store:
 
     @contextlib.contextmanager
     def failure_told(self) -> Iterator[None]:
-        """Inside, status.json tells an exception that ends a running run, if the disk allows."""
+        """An exception that ends a running run is recorded in status.json, if the disk allows."""
         try:
             yield
         except Exception as error:
