@@ -33,7 +33,10 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def named(names: Sequence[str]) -> list[Benchmark]:
-    """Those benchmarks, in the order of BENCHMARKS. Raises UserError for a name that is none."""
+    """The benchmarks of these names, in the order of BENCHMARKS.
+
+    Raises UserError for a name that no benchmark has, with the nearest one that exists.
+    """
     for name in names:
         if name not in BENCHMARKS:
             near = difflib.get_close_matches(name, BENCHMARKS, 1)

@@ -24,8 +24,8 @@ _TASKS = ("app", "areach", "just", "land", "prog", "reach", "val")
 _PLACE = re.compile(rf"(?:^|/)(?:acp_)?({'|'.join(_TASKS)})(?:[./]test\.|_)(bool|mcq)(?=[./])")
 _UNREAD = "[invalid]"
 _GOLD = {"bool": ("yes", "no"), "mcq": ("A", "B", "C", "D")}
-# What follows one of these on its line, but for the last character. The two dots are the asterisks
-# of "**Final Answer**: Yes.", or anything else.
+# The answer is the rest of the line after one of these, without its last character. The two dots
+# stand for the asterisks of "**Final Answer**: Yes.", and match any others as well.
 _MARKED = tuple(f"(?<=..{word}..: ).*(?=.)" for word in ("Final Answer", "answer", "Answer"))
 _SAID = ("The answer is ", "the answer is ", "The answer: ", "The final answer: ")
 _YES_NO = re.compile(
@@ -86,7 +86,7 @@ def _prompt(context: str, question: str) -> str:
 
 
 def score(item: Item, answer: Answer, switches: Switches) -> Score:
-    """The item's set is scored, as "bool/app"; case and punctuation are no difference."""
+    """The score of the item's set, such as "bool/app". Case and punctuation make no difference."""
     task, kind = item["task"].split("_")
     said = (_yes_or_no if kind == "bool" else _option)(answer.replies[0])
     right = float(_bare(said) == _bare(item["answer"]))
@@ -99,9 +99,10 @@ def _yes_or_no(reply: str) -> str:
 
 
 def _option(reply: str) -> str:
-    """The last match; where it is empty, what lm-eval falls back to.
+    """The last match. If it is empty, the answer is what lm-evaluation-harness falls back to.
 
-    That looks for the options' texts, and by an oversight finds the names of their two columns.
+    Its fallback means to look for the options' texts, but by an oversight it looks for the names of
+    their two columns.
     """
     found = [match[0].strip() for match in _LETTER.finditer(reply)]
     if found and found[-1]:

@@ -1,8 +1,8 @@
 """BIG-Bench Hard (Suzgun et al. 2022): 27 tasks, reasoned out after three worked examples each.
 
-As in lm-evaluation-harness's task `bbh`, only what stands between the first "the answer is " and
-the last character of its line is the answer, and it must be the target to the letter. So "So the
-answer is False." is right and "So the answer is False" says "Fals".
+As in lm-evaluation-harness's task `bbh`, the answer is the text after the first "the answer is "
+without the last character of that line, and it must equal the target to the letter. So "So the
+answer is False." is right, and "So the answer is False" is read as "Fals".
 """
 
 from __future__ import annotations

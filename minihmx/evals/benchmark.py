@@ -2,9 +2,9 @@
 
 A benchmark is one file beside this one that builds a Benchmark, and one line in BENCHMARKS
 (evals/__init__.py). It never sees a model: the runner asks, and hands the answer to `score`.
-A metric is the mean of one named value over the samples that carry it, so a score that belongs to
-a part of the items (BBQ's ambiguous ones) is named by those items alone. What is no such mean, as a
-ratio of counts, is `derived` from the samples.
+A metric is the mean of one named value over the samples that carry it. So a score of a part of the
+items (BBQ's ambiguous ones, say) is a value that only samples of those items carry. A metric that
+is no such mean, for example a ratio of counts, is `derived` from all samples.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ class Choices(NamedTuple):
 
 
 class Dialogue(NamedTuple):
-    """Asks for a reply to each user turn, one after another, the earlier ones being quoted.
+    """Asks for a reply to each user turn in order. A prompt quotes the earlier turns and replies.
 
-    prefill: what the first reply begins with (part of its text). shots: worked examples before the
-    first turn. until: a reply ends before the first of these. max_new_tokens: of each reply.
-    delimiter: without chat, what stands between a shot's question and its answer, and before the
-    prefill; everything else is two newlines apart. complete: a reply may end once it holds all of
-    these, in any case, since its score can only be the same from then on; none: never.
+    prefill: the words that the first reply is made to begin with; they are part of its text. shots:
+    worked examples before the first turn. until: texts before the first of which a reply ends.
+    max_new_tokens: the most tokens of each reply. delimiter: without chat, the text between a
+    shot's question and its answer, and before the prefill; all other parts are a blank line apart.
+    complete: texts that the score looks for; a reply may end once it holds all of them, whatever
+    their case, since more words cannot change its score. If empty, no reply ends early.
     """
 
     turns: tuple[str, ...]
@@ -64,9 +65,9 @@ Request = Choices | Dialogue
 class Answer(NamedTuple):
     """What the model made of a request.
 
-    loglikelihoods: natural, summed over tokens, one per continuation. replies and finish: the text
-    of every turn's reply, its prefill included, and "stop" or "length". truncated: the prompt was
-    longer than the model's context and lost its first tokens.
+    loglikelihoods: the natural log-likelihood of each continuation, summed over its tokens.
+    replies: the text of each turn's reply, with its prefill. finish: "stop" or "length" for each.
+    truncated: a prompt did not fit the model's context, so it lost its first tokens.
     """
 
     loglikelihoods: tuple[float, ...] = ()
@@ -76,9 +77,9 @@ class Answer(NamedTuple):
 
 
 class Score(NamedTuple):
-    """values: what is averaged, by metric. detail: what an auditor wants to see beside it (JSON).
+    """values: the numbers that are averaged, by metric. detail: how they came about, as JSON.
 
-    unparsed: the answer held nothing that the rule could read; it is counted.
+    unparsed: the rule could read nothing in the answer. result.json counts such samples.
     """
 
     values: dict[str, float]
@@ -92,11 +93,11 @@ class Origin(NamedTuple):
     repo: a dataset on the hub. files: name patterns in the order of preference, matched against
     the repository's listing; the first that matches anything is taken, with all its matches.
     gated: access must be asked for on the hub first. converted: further patterns, tried after
-    those, for the Parquet files that the hub itself makes of a dataset (refs/convert/parquet).
+    `files`, for the Parquet files that the hub itself makes of a dataset (refs/convert/parquet).
     In a user's folder both are matched against the end of a path. licence: of the items. columns:
-    what `convert` needs of a Parquet file; the others are not read. None named: all. rows: where
-    they are in a .json file that holds an object: the name of its list, or "*" for its values.
-    revision: the commit that is fetched; none named: the newest.
+    the columns of a Parquet file that `convert` needs and that are read; if empty, all are. rows:
+    where a .json file that holds an object has the rows: in the list of this name, or with "*" in
+    all its values. revision: the commit that is fetched; if empty, the newest one.
     """
 
     repo: str
@@ -114,10 +115,10 @@ class Published:
     """Items that somebody published, to be fetched or found and brought into one schema.
 
     fields: the schema, name -> type of each field beside "id" (a str); list[str] holds texts only.
-    total: items of the whole published set, 0 where that is not known. convert: the items in one
-    row of the published files, which `number` counts from 0 over all files; it raises ValueError
-    saying what is wrong with the row. check: does the same for an item whose fields contradict each
-    other.
+    total: the number of items in the whole published set, 0 if unknown. convert: makes the items of
+    one row of the published files; rows are numbered from 0 over all files. It raises ValueError
+    saying what is wrong with the row. check: raises ValueError for an item whose fields contradict
+    each other.
     """
 
     name: str
@@ -130,13 +131,14 @@ class Published:
 
 
 class Recipe(NamedTuple):
-    """How items are made that depend on the model's tokenizer, and so are published by nobody.
+    """How items are made that depend on the model's tokenizer, so that nobody can publish them.
 
-    length: the tokens that an item may take. each: items of a task. tasks: name -> the names of
-    the texts that it is made from. texts: those, in the order of their names in a message. version:
-    of the recipe; another one makes other items. need: raises UserError where a library is missing.
-    make: the items of a task, given how many tokens a text has, what their random numbers depend
-    on, and the texts' own items; it raises UserError for a tokenizer or a text that cannot do it.
+    length: the most tokens that an item may take. each: the number of items of a task. tasks: each
+    task's name -> the names of the texts that it is made from. texts: those texts, in the order in
+    which messages name them. version: of the recipe; another version makes other items. need:
+    raises UserError if a library is missing. make: makes the items of a task from its name, a
+    function that counts a text's tokens, the seed of the random numbers, and the texts' own items;
+    it raises UserError if the tokenizer or a text is unfit for that.
     """
 
     length: int
@@ -153,18 +155,18 @@ class Benchmark(Published):
     """One benchmark.
 
     chat: whether the chat template is used unless asked otherwise. headline: the metrics that the
-    paper reports. beside: those that are shown wherever the headline is, in order; a result need
-    not have all of them. few_shot: the worked examples, in words. means: metric -> the metrics
-    whose plain mean it is, however many items each of them has. derived: the metrics that are no
-    means, from the lines of samples.jsonl, each as result.json has it; of a line it reads item,
-    cluster, values and detail alone. prepare: the switches as they are written down, "auto" being
-    replaced by what it comes to on this machine; it raises UserError where something is missing
-    that scoring needs. generates: whether it asks for replies, which may be sampled, rather than
-    for log-likelihoods. switches: name -> choices, the default first; each is a line in
-    docs/decisions.md. cluster: what an item has in common with those that its standard error has to
-    go together with; itself, unless said otherwise. recipe: how its items are made where no files
-    hold them. with_passage: the same question after a passage that holds its answer, where the
-    items have one to tell.
+    paper reports. beside: metrics that are shown wherever the headline is, in this order; a result
+    need not have all of them. few_shot: the worked examples, in words. means: metric -> the metrics
+    whose plain mean it is, however many items each of them has. derived: computes the metrics that
+    are no means from the lines of samples.jsonl, each as result.json has it; of a line it reads
+    only item, cluster, values and detail. prepare: gives the switches as they are written down,
+    with "auto" replaced by its meaning on this machine; it raises UserError if scoring needs
+    something that is missing. generates: whether it asks for replies, which may be sampled, rather
+    than for log-likelihoods. switches: name -> choices, the default first; each is a line in
+    docs/decisions.md. cluster: names the group of items whose scores are not independent, so that
+    standard errors take the group as one; by default each item is its own group. recipe: how the
+    items are made if no files hold them. with_passage: asks the same question after a passage that
+    holds its answer; None if the items have no such answer.
     """
 
     chat: bool
@@ -194,9 +196,10 @@ def cell(row: Mapping[str, Any], name: str, kind: type[Kind]) -> Kind:
 
 
 def switches(benchmark: Benchmark, given: Mapping[str, str]) -> dict[str, str]:
-    """The choice for each of the benchmark's switches, the first where none is given.
+    """The choice for each of the benchmark's switches: the given one, or else the default.
 
-    Raises UserError for a choice that there is not.
+    Names in `given` that the benchmark lacks are passed over. Raises UserError for a value that is
+    none of a switch's choices.
     """
     chosen = {name: choices[0] for name, choices in benchmark.switches.items()}
     for name in chosen.keys() & given.keys():

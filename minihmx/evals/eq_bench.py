@@ -27,14 +27,14 @@ from minihmx.storage import strict
 
 FULL_SCORE = "reference_answer_fullscale"
 RATING = re.compile(r"(\w+):\s+(\d+)")
-# What v2.1 leaves out of the prompt of v2, in which the model is to revise its ratings.
+# In v2 the model is asked to revise its ratings. v2.1 leaves these words out of the prompt.
 REVISED = (
     " Then critique your answer by thinking it through step by step. Finally, give your revised "
     "scores."
 )
 HEADING, CRITIQUE = "First pass scores:\n", "Critique: <your critique here>"
 END, YOURS = "[End of answer]", "\nYour answer:\n"
-# JSON has no infinity, and the square of a larger number would be one in a standard error.
+# The square of a larger rating would be infinite in a standard error, and JSON has no infinity.
 LARGEST_RATING = 1e100
 
 
@@ -58,7 +58,7 @@ def convert(row: Mapping[str, Any], number: int, path: PurePath) -> Iterator[dic
 
 
 def _rating(reference: Mapping[str, Any], name: str) -> float:
-    """Published as a number or as a text that holds one."""
+    """A rating, which is published as a number or as a text. Raises ValueError for any other."""
     if not re.fullmatch(r"\d+(\.\d+)?", str(reference.get(name))):
         raise ValueError(f"its {name} is {reference.get(name)!r:.60}, no rating")
     return float(str(reference[name]))
@@ -89,9 +89,9 @@ def ask(item: Item, switches: Switches) -> Dialogue:
 
 
 def score(item: Item, answer: Answer, switches: Switches) -> Score:
-    """score: 100 less 7.477 for each point of distance, small distances counting less; 0 where the
-    reply does not rate exactly the four emotions, however it spells anything else with a colon and
-    a number. Of an emotion that is rated twice the last rating counts."""
+    """score: 100 less 7.477 for each point of distance, where small distances count less. It is 0
+    unless the reply rates exactly the four emotions, so any other word with a colon and a number
+    makes it 0. If an emotion is rated twice, the last rating counts."""
     found = {match[1]: match for match in RATING.finditer(answer.replies[0])}
     detail = {
         name: {"value": match[2], "span": list(match.span()), "rule": "rating"}
@@ -108,7 +108,7 @@ def score(item: Item, answer: Answer, switches: Switches) -> Score:
 
 
 def _distance(away: float) -> float:
-    """An S-shaped curve up to 5, where the distance itself begins: 0.03 for 1, 3.25 for 4."""
+    """The distance as it counts: S-shaped up to 5 (0.17 for 1, 3.25 for 4), and itself above."""
     return away if away == 0 or away > 5 else 6.5 / (1 + math.exp(-1.2 * (away - 4)))
 
 

@@ -74,7 +74,8 @@ def ask(item: Item, switches: Switches) -> Dialogue:
 
 
 def loosened(reply: str) -> list[str]:
-    """The reply; it without its first line, its last, and both; and each of them without "*"."""
+    """The reply, the reply without its first line, without its last line and without both, and each
+    of these without "*"."""
     lines = reply.split("\n")
     parts = ("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))
     texts = [reply, *parts]
@@ -84,8 +85,8 @@ def loosened(reply: str) -> list[str]:
 def score(item: Item, answer: Answer, switches: Switches) -> Score:
     """An instruction is followed strictly by the reply as it is, loosely by any of eight forms.
 
-    Those of the prompt are 1 where all its instructions are followed; detail has each one. An empty
-    reply, or form of it, follows nothing, and only then is it unparsed.
+    The prompt's values are 1 if all its instructions are followed, and detail has each of these.
+    An empty form of the reply follows nothing. If the reply itself is empty, it is unparsed.
     """
     (reply,) = answer.replies
     texts = [text for text in loosened(reply) if text.strip()]
@@ -100,7 +101,7 @@ def score(item: Item, answer: Answer, switches: Switches) -> Score:
 
 
 def instruction_level(records: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
-    """The means over all instructions; those of one item go together in the standard error."""
+    """The means over all instructions. In the standard error those of one item are one cluster."""
     found: dict[str, dict[str, list[float]]] = {reading: {} for reading in READINGS}
     for record in records:
         for reading, of in found.items():
@@ -115,8 +116,8 @@ def instruction_level(records: Sequence[Mapping[str, Any]]) -> dict[str, Estimat
 
 
 def prepare(switches: Switches) -> dict[str, str]:
-    """The switches with the sentence splitter that is here. Raises UserError where a library is
-    missing, or the splitter that was asked for."""
+    """The switches, with "auto" replaced by the sentence splitter that is installed. Raises
+    UserError if a library is missing, or the splitter that was asked for."""
     need_libraries()
     return {**switches, "sentences": splitter(switches["sentences"])}
 

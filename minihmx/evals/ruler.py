@@ -94,7 +94,7 @@ def maker(
     words: WordLists,
     texts: Mapping[str, Sequence[Item]],
 ) -> tuple[Maker, int]:
-    """How a task is made of these texts, and how many items at most."""
+    """A function that makes the task's items from these texts, and the most items it has."""
     if task in NEEDLES:
         return needle_maker(task, length, words, texts.get("ruler_essays", ())), ITEMS_EACH
     if task in ("qa_squad", "qa_hotpot"):
@@ -150,10 +150,10 @@ def ask(item: Item, switches: Switches) -> Dialogue:
 
 
 def score(item: Item, answer: Answer, switches: Switches) -> Score:
-    """The share of the references in what was generated, of which the prefill is no part.
+    """The share of the references that stand in the generated text, without the prefill.
 
-    Also of the two tasks with questions, where upstream RULER asks for any of them and
-    lm-evaluation-harness does not.
+    This holds for the two tasks with questions as well. There upstream RULER is content with any
+    one reference, but lm-evaluation-harness is not.
     """
     said = answer.replies[0].removeprefix(item["prefill"]).strip()
     said = _CONTROL.sub("\n", said).strip().lower()

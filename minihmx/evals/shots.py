@@ -1,7 +1,7 @@
 """Worked examples that are too long for code: data/shots/<benchmark>.json, licence included.
 
-"published" are those that the published items are asked with. "sample" are short ones of our own,
-which fit the bundled model's context; only the built-in sample names them.
+"published" are the examples with which the published items are asked. "sample" are short ones of
+our own that fit the bundled model's context, and only items of the built-in sample name them.
 """
 
 import functools
@@ -9,14 +9,14 @@ import json
 from importlib.resources import files
 from typing import Any
 
-# Tokens that a reply after these shots may have. As many as published would fill the bundled
-# model's context.
+# The most tokens of a reply after these shots. The published 1024 would fill the bundled model's
+# context.
 LONGEST_REPLY = {"published": 1024, "sample": 64}
 
 
 @functools.cache
 def worked_examples(benchmark: str) -> dict[str, dict[str, Any]]:
-    """By "published" or "sample", and by task, what the benchmark's file holds."""
+    """The contents of the benchmark's file: by "published" or "sample", and by task."""
     path = files("minihmx") / "data" / "shots" / f"{benchmark}.json"
     found = json.loads(path.read_text("utf-8"))
     return {name: found[name] for name in LONGEST_REPLY}

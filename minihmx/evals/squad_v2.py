@@ -1,9 +1,10 @@
 """SQuAD 2.0 (Rajpurkar, Jia and Liang 2018): questions about a paragraph, half without an answer.
 
-A reply is compared, word by word, with the answers that people marked in the paragraph. As in
-lm-evaluation-harness's numbers the threshold for "no answer" is 1.0, which no probability exceeds:
-a question that has none is only answered rightly by a reply without words, and "unanswerable" is
-wrong. The probability of that word would change nothing, so it is not asked for.
+A reply is compared, word by word, with the answers that people marked in the paragraph. In
+lm-evaluation-harness a reply also counts as "no answer" if the probability of "unanswerable" is
+above 1.0, which none is. So a question without an answer is answered rightly only by a reply
+without words, and "unanswerable" is wrong. That probability would change nothing, so it is not
+asked for.
 """
 
 from __future__ import annotations
@@ -68,19 +69,19 @@ def check(item: Item) -> None:
 
 
 def cluster(item: Item) -> str:
-    """The paragraph, since questions about one are easy or hard together."""
+    """The paragraph's name, since questions about one paragraph are easy or hard together."""
     return f"{item['title']}/{hashlib.sha256(item['context'].encode()).hexdigest()[:8]}"
 
 
 def ask(item: Item, switches: Switches) -> Dialogue:
-    """One line is the answer."""
+    """The question after its paragraph. Only the first line of the reply is the answer."""
     about = f"Title: {item['title']}\n\nBackground: {item['context']}\n\n"
     return Dialogue((f"{about}Question: {item['question']}\n\nAnswer:",), until=("\n",))
 
 
 def score(item: Item, answer: Answer, switches: Switches) -> Score:
-    """f1 and exact: of the answer that the reply is nearest to. They are HasAns_ or NoAns_ as well,
-    over the questions that have an answer and those that have none."""
+    """f1 and exact, by the marked answer that is nearest to the reply. They are also given as
+    HasAns_ or NoAns_, over the questions that have an answer or have none."""
     reply = answer.replies[0]
     said = normalised(reply)
     right = [words for words in map(normalised, item["correct"]) if words] or [""]
@@ -93,7 +94,7 @@ def score(item: Item, answer: Answer, switches: Switches) -> Score:
 
 
 def normalised(text: str) -> str:
-    """In lower case, without ASCII punctuation, articles, and blanks but one between two words."""
+    """The text in lower case, without ASCII punctuation and articles, one blank between words."""
     text = text.lower().translate(NO_PUNCTUATION)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 

@@ -69,7 +69,7 @@ def ask(item: Item, switches: Switches) -> Choices:
 
 
 def with_passage(item: Item) -> Choices:
-    """The first of its true answers as a passage between primer and question."""
+    """The question, with the first of its true answers as a passage between it and the primer."""
     answer = item["choices"][item["labels"].index(1)]
     return _behind(f"{PRIMER}\n\nPassage: {answer}", item)
 

@@ -1,8 +1,8 @@
-"""Alarms: what a run's own numbers say against it, one sentence for each kind. No torch.
+"""Alarms: signs in a run's own numbers that the run is spoilt, a sentence for each kind. No torch.
 
-A run can end with a high score and be spoilt: the policy has left what its base can say, answers
-fell apart, 16 bits ran out, or only its own judge likes what it learned. Each alarm is made from
-what a run writes down anyway, so that a report tells of it later, of any run.
+A run may end with a high score and yet be spoilt: the policy no longer says what its base could
+say, its answers fell apart, numbers outgrew 16 bits, or only its own judge likes what it learned.
+Each alarm is made from numbers that a run writes down, so a report can raise it later as well.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from minihmx.stats import mean
 KL_BOUND = 50.0  # nats an answer
 DEGENERATE_BOUND = 0.1  # share of an evaluation's answers
 HEADROOM = 0.25  # of fp16's range; the largest known of the five models, 17,664, is just beyond
-# What is near to fp16's limit where it is large. The residual stream is fp32 and may be anything. A
-# product that is too large is scaled down before down_proj, whose output is enlarged again in fp32.
+# These activations are held in fp16, so they may overflow. The residual stream is fp32 and may be
+# anything. A product that is too large is scaled down before down_proj, and the output is enlarged
+# again in fp32.
 SIXTEEN_BIT = {
     "attention": "attention output",
     "product": "gate * up product",
     "mlp": "MLP output",
     "logits": "logits",
 }
-# In the backward the gradients of these are factors of 16-bit products.
+# In the backward pass these gradients are factors of 16-bit products.
 BACKWARD = {
     "attention_gradient": "gradient of the attention output",
     "mlp_gradient": "gradient of the MLP output",
@@ -34,13 +35,13 @@ BACKWARD = {
 
 
 def kl_of_answers(logprobs: Sequence[tuple[float | None, float | None]]) -> float | None:
-    """Mean over answers of log-prob under the policy less that under the reference, in nats an
-    answer: the estimate of KL that a best-of-N is held against. None where none has both."""
+    """The mean over answers of the log-prob under the policy less that under the reference, in nats
+    an answer. A best-of-N is compared with this estimate of KL. None if no answer has both."""
     return mean([p - r for p, r in logprobs if p is not None and r is not None])
 
 
 def kl_alarm(kl: float | None, where: str) -> str:
-    """The sentence where the KL of an answer is above the bound; else ""."""
+    """The alarm's sentence if the KL of an answer is above KL_BOUND, else ""."""
     if kl is None or kl <= KL_BOUND:
         return ""
     return (
@@ -51,7 +52,7 @@ def kl_alarm(kl: float | None, where: str) -> str:
 
 
 def degenerate_alarm(share: float | None, where: str) -> str:
-    """The sentence where too many answers look degenerate; else ""."""
+    """The alarm's sentence if too many answers look degenerate, else ""."""
     if share is None or share <= DEGENERATE_BOUND:
         return ""
     return (
@@ -61,10 +62,10 @@ def degenerate_alarm(share: float | None, where: str) -> str:
 
 
 def peak_alarms(line: Mapping[str, Any]) -> Iterator[tuple[str, float, str]]:
-    """(kind, share of fp16's range, sentence) where a line of amax.jsonl uses much of it.
+    """(kind, share of fp16's range, sentence) if a line of amax.jsonl uses much of that range.
 
-    A gradient counts before any loss scale, since the scale gives way where it is too large; what
-    overflowed only because of the scale was repeated, and raises no alarm.
+    Gradients are taken without the loss scale, because the scale is lowered when it is too large. A
+    step that overflowed only because of the scale was repeated, so it raises no alarm.
     """
     if "share" in line:
         share = float("inf") if line["share"] is None else line["share"]
@@ -78,7 +79,7 @@ def peak_alarms(line: Mapping[str, Any]) -> Iterator[tuple[str, float, str]]:
 def peak_warning(
     line: Mapping[str, Any], kinds: Mapping[str, str] = SIXTEEN_BIT, share: str = "share"
 ) -> str:
-    """Which of these kinds has the least headroom in fp16, in words."""
+    """The sentence on that of these kinds which is nearest to fp16's largest number."""
     if line[share] is None:
         return "amax: an activation is not finite; amax.jsonl shows in which layer"
     value, kind, layer = max(
@@ -92,13 +93,13 @@ def peak_warning(
 
 
 class Alarms:
-    """A run's own: each kind of alarm is told once by a process."""
+    """The alarms of a run while it trains. A process tells each kind once."""
 
     def __init__(self) -> None:
         self.told: set[str] = set()
 
     def notices(self, rollouts: Sequence[Rollout], where: str) -> list[str]:
-        """What these answers say against the run, in sentences; nothing that was told before."""
+        """The sentences of the alarms that these answers raise for the first time."""
         kl = kl_of_answers([(r.policy_logprob, r.reference_logprob) for r in rollouts])
         sentence = kl_alarm(kl, where)
         if not sentence or "kl" in self.told:

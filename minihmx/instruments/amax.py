@@ -1,7 +1,7 @@
-"""The largest activations and gradients: how near 16 bits are to overflowing.
+"""The largest activations and gradients, which show how near 16 bits are to overflowing.
 
-Passes are watched through hooks that exist only meanwhile: the decoder knows nothing of it, and a
-run that does not ask pays nothing.
+Passes are watched through hooks that are removed afterwards. So the decoder knows nothing of them,
+and a run that does not ask for them pays nothing.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from minihmx.models.weights import FP16_LARGEST
 from minihmx.records import finite
 
 Peaks = dict[str, list[Tensor]]  # largest magnitudes, 0-dimensional, one for each layer
-Look = tuple[nn.Module, Callable[[Tensor], None]]  # whose output, and what to do with it
+Look = tuple[nn.Module, Callable[[Tensor], None]]  # a module, and a function for its output
 
 
 @contextmanager
 def watched(
     decoder: Decoder, chunk: int, scale: Callable[[], float] = lambda: 1.0
 ) -> Iterator[Peaks]:
-    """Inside, every forward and backward raises the peaks that this gives; they stay on the device.
+    """Inside, every forward and backward pass raises the peaks, which stay on the device.
 
-    residual: the stream after each layer. attention, mlp: what o_proj and down_proj give.
-    product: act(gate) * up. logits: before any softcap, one for the model, taken in pieces of
-    `chunk` vocabulary rows. Padding counts as any token. residual_gradient, attention_gradient,
-    mlp_gradient: of the loss by the first three, 0 without a backward.
-    scale: what the loss is multiplied by at the moment, which is taken out of the gradients again.
+    residual: the stream after each layer. attention, mlp: the outputs of o_proj and down_proj.
+    product: act(gate) * up. logits: before any softcap, one peak for the model; they are computed
+    in pieces of `chunk` vocabulary rows. Padding counts like any token. residual_gradient,
+    attention_gradient, mlp_gradient: gradients of the loss with respect to these three; 0 without a
+    backward pass. scale: gives the present factor on the loss, by which gradients are divided.
     """
     depth = len(decoder.model.layers)
     zero = torch.zeros((), device=decoder.device)
@@ -69,7 +69,7 @@ def watched(
 
 
 def _product(mlp: MLP, see: Callable[[Tensor], None]) -> list[Look]:
-    """The product is no module's output, so it is made again from its two factors."""
+    """Looks at act(gate) * up, which is no module's output and is made again from its factors."""
     gates: list[Tensor] = []
     return [
         (mlp.gate_proj, gates.append),
@@ -79,7 +79,7 @@ def _product(mlp: MLP, see: Callable[[Tensor], None]) -> list[Look]:
 
 @contextmanager
 def looking(looks: Sequence[Look]) -> Iterator[None]:
-    """Inside, each module's output is shown as it comes about, in every forward."""
+    """Inside, every forward pass gives each module's output to the function beside the module."""
 
     def hook(see: Callable[[Tensor], None]) -> Callable[[nn.Module, Any, Tensor], None]:
         return lambda module, given, out: torch.no_grad()(see)(out)
@@ -93,10 +93,11 @@ def looking(looks: Sequence[Look]) -> Iterator[None]:
 
 
 def peak_line(peaks: Mapping[str, Sequence[Tensor]]) -> dict[str, Any]:
-    """A line of amax.jsonl: the peaks by layer, None where not finite, in one transfer.
+    """A line of amax.jsonl: the peaks by layer, None for one that is not finite.
 
-    share, gradient_share: the largest of those that fp16 has to hold in the forward and, before any
-    loss scale, in the backward, as a share of what it can hold.
+    share: the largest peak that fp16 has to hold in the forward pass, as a share of fp16's largest
+    number. gradient_share: the same of the backward pass, without the loss scale. One transfer from
+    the device brings all peaks.
     """
     flat = torch.stack([peak for layers in peaks.values() for peak in layers])
     values = iter(ranks.largest(flat).tolist())
@@ -111,15 +112,15 @@ def _share(found: Mapping[str, Sequence[float | None]], kinds: Iterable[str]) ->
 
 
 class Headroom:
-    """A run's own watch: a line for each step, and a warning when fp16's range begins to run out.
+    """A run's own watch: a line for each step, and a warning if fp16's range begins to run out.
 
-    chunk: as in `watched`. Where it is not on, nothing is watched and there are no lines.
+    on: if False, nothing is watched and there are no lines. chunk: as in `watched`.
     """
 
     def __init__(self, on: bool, chunk: int) -> None:
         self.on, self.chunk = on, chunk
         self.line: dict[str, Any] | None = None  # of the last step
-        self.told: dict[str, float] = {}  # the share that the next warning of a kind has to pass
+        self.told: dict[str, float] = {}  # by kind, the share above which the next warning comes
 
     @contextmanager
     def watched(self, decoder: Decoder, scale: Callable[[], float]) -> Iterator[None]:
@@ -135,8 +136,8 @@ class Headroom:
         self.line = peak_line(peaks)
 
     def notices(self) -> list[str]:
-        """A warning for each kind, forward or backward, that uses much of the range; again only
-        when that has doubled since."""
+        """A warning for each of forward and backward that uses much of the range. The next warning
+        of a kind comes only after its share has doubled."""
         told = []
         for kind, share, sentence in peak_alarms(self.line or {}):
             if share > self.told.get(kind, HEADROOM):

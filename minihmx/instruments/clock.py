@@ -12,10 +12,11 @@ import torch
 
 
 class Clock:
-    """Seconds of each stage, waiting for the GPU at its end. A run has one; the live view reads it.
+    """Seconds of each stage. At a stage's end the clock waits for the GPU, so its work counts.
 
-    start() names the stages of a step or an evaluation in their order. timed() is one of them: it
-    lasts from the end of the stage before it, so that the stages add up to the whole.
+    A run has one clock, and the live view reads it. start() names the stages of a step or an
+    evaluation in their order. timed() measures one of them from the end of the stage before it, so
+    the stages add up to the whole.
     """
 
     def __init__(self, device: torch.device):
@@ -23,14 +24,15 @@ class Clock:
         self.start()
 
     def start(self, *stages: str) -> None:
-        """Begin anew."""
+        """Begin a step or an evaluation with these stages."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         now = self._now()
         self.stages, self.laps, self.last = stages, dict[str, float](), now
 
     def stage(self) -> tuple[str, float]:
-        """What goes on and for how many seconds, "saving" after the last lap. Asks no GPU."""
+        """The stage that goes on ("saving" after the last one), and for how many seconds it has.
+        It does not wait for the GPU."""
         idle = "saving" if self.stages else "starting"
         name = next((stage for stage in self.stages if stage not in self.laps), idle)
         return name, time.perf_counter() - self.last
@@ -43,8 +45,8 @@ class Clock:
         self.laps[name], self.last = now - self.last, now
 
     def report(self) -> dict[str, float]:
-        """Seconds of each stage, their sum, and the peak of memory in GiB: on a GPU since start(),
-        on a CPU the process's so far."""
+        """Seconds of each stage, their sum, and the peak of memory in GiB. On a GPU the peak is
+        since start(), on a CPU since the process began."""
         return {
             **{stage: round(self.laps.get(stage, 0.0), 4) for stage in self.stages},
             "seconds": round(sum(self.laps.values()), 4),
@@ -59,7 +61,7 @@ class Clock:
 
 def peak_memory(device: torch.device) -> int:
     """Bytes: reserved by the GPU's allocator, or the process's resident set on a CPU."""
-    # What the allocator keeps in reserve is missing on the card as much as what tensors occupy.
+    # Memory that the allocator keeps in reserve is as little free as memory that tensors occupy.
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (

@@ -1,7 +1,7 @@
-"""How much memory a run takes, from config.json alone; time_floors.py says how long at least.
+"""How much memory a run takes, from config.json alone. time_floors.py gives the least time.
 
-Pure arithmetic on shapes, with no torch and no weights. Each figure carries the product it came
-from. Bytes unless a name says otherwise; lengths are tokens.
+This is pure arithmetic on shapes, with no torch and no weights. Each figure carries the product
+that gave it. Numbers are bytes unless a name says otherwise, and lengths are tokens.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PREFILL_TOKENS = 2048  # of prompts that go through the model at once; more is n
 TEMPLATE = 40  # tokens of the chat format around a turn; Llama's, with its dates, is the longest
 
 ALWAYS = ("weights", "adapter", "optimizer", "gradients", "kv cache of rubric", "cuda context")
-# What a stage adds; of the parts in one bracket, which take turns, the largest counts.
+# The parts that a stage adds. The parts in one bracket take turns, so only the largest counts.
 MEMORY_STAGES: dict[str, tuple[tuple[str, ...], ...]] = {
     "sampling": (("merged weights",), ("kv cache of answers",), ("prompts", "sampler")),
     "judging": (("kv cache of judge",), ("judge prompts", "judge sampler")),
@@ -43,7 +43,8 @@ class Part(NamedTuple):
 
 
 class Workload(NamedTuple):
-    """Numbers of questions, and tokens of a prompt and of a judge's prompt without the answer."""
+    """train, held_out: numbers of questions. prompt: tokens of the longest prompt. judge: tokens of
+    a judge's prompt without the answer."""
 
     train: int
     held_out: int
@@ -52,7 +53,7 @@ class Workload(NamedTuple):
 
     @classmethod
     def of(cls, questions: Sequence[Question], rubric: str) -> Workload:
-        """Lengths from those of the texts, since a tokenizer would have to be downloaded."""
+        """Token counts are estimated from characters, since a tokenizer may not be here yet."""
         held_out = sum(question.split == "eval" for question in questions)
         prompt = TEMPLATE + max(len(question.text) for question in questions) // CHARACTERS
         judge = prompt + len(rubric) // CHARACTERS
@@ -60,7 +61,7 @@ class Workload(NamedTuple):
 
 
 def parameter_counts(model: ModelConfig) -> tuple[int, int, int]:
-    """Numbers of the body (layers and norms), of the embedding, and of an untied head (else 0)."""
+    """Parameters of the body (layers and norms), of the embedding, and of the head (0 if tied)."""
     D, hd = model.hidden_size, model.head_dim
     layer = sum(inner * outer for inner, outer in linears(model).values())
     layer += D * (4 if model.sandwich else 2) + (2 * hd if model.qk_norm else 0)
@@ -93,7 +94,7 @@ def trainable(model: ModelConfig, config: Config) -> int:
 
 
 def kv_bytes(model: ModelConfig, dtype: str) -> int:
-    """Keys and values of one token in all layers."""
+    """Bytes of the keys and values of one token in all layers."""
     return 2 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim * width(dtype)
 
 
@@ -102,18 +103,18 @@ def width(dtype: str) -> int:
 
 
 def worth_merging(weights: int, memory: float, tokens: int = COPIES_PAY) -> bool:
-    """Whether merged copies of the weights are repaid by answers of so many tokens, and a device of
-    so many bytes holds a model in fp32, the copies and as much again for the rest."""
+    """Whether answers of so many tokens repay the making of merged copies of the weights, and the
+    memory (bytes) holds the weights in fp32, the copies, and as much again for the rest."""
     return tokens >= COPIES_PAY and 4 * weights <= memory
 
 
 def parts(
     model: ModelConfig, config: Config, work: Workload, memory: float = math.inf
 ) -> dict[str, Part]:
-    """Everything that takes memory, with its arithmetic; MEMORY_STAGES says what is there together.
+    """All parts that take memory, with their arithmetic. MEMORY_STAGES says which come together.
 
-    memory: bytes of the device in all. config holds no "auto" in dtype, device and checkpointing.
-    An evaluation, which decodes more rows than a step, counts as well.
+    memory: all bytes of the device. config: dtype, device and checkpointing must not be "auto".
+    Evaluations count as well, since they may decode more rows than a step.
     """
     w, n = width(config.dtype), trainable(model, config)
     total = sum(parameter_counts(model))
@@ -135,7 +136,7 @@ def parts(
 
 
 def generating(model: ModelConfig, config: Config, work: Workload) -> dict[str, Part]:
-    """The two decoding stages at their largest batch, which a step or an evaluation makes."""
+    """The parts of the two decoding stages at the largest batch of a step or an evaluation."""
     token, cap = kv_bytes(model, config.dtype), config.max_completion_length
     groups = config.prompts_per_step * config.generations, work.held_out * config.eval_samples
     rows, V = min(max(groups), config.decode_rows), model.vocab_size
@@ -165,7 +166,7 @@ def _cached(rows: int, tokens: tuple[int, ...], token: int) -> Part:
 
 
 def prefilling(model: ModelConfig, config: Config, tokens: int, keys: int) -> Part:
-    """What so many tokens of prompts, with so many keys each, borrow at once in one layer."""
+    """Memory that so many tokens of prompts, with so many keys each, take at once in one layer."""
     w = width(config.dtype)
     forward = (12 + w) * model.intermediate_size
     if model.attention_softcap is not None:  # no fused kernel knows it: the scores are tensors
@@ -176,7 +177,7 @@ def prefilling(model: ModelConfig, config: Config, tokens: int, keys: int) -> Pa
 
 
 def learning(model: ModelConfig, config: Config, work: Workload) -> dict[str, Part]:
-    """What a forward and backward pass over one micro-batch keeps.
+    """The memory that a forward and backward pass over one micro-batch takes.
 
     The residual stream and the MLP's product are fp32 in any dtype, and the adapter's branch makes
     every linear keep its input; that is where the bytes per token come from.
@@ -224,7 +225,7 @@ def learning(model: ModelConfig, config: Config, work: Workload) -> dict[str, Pa
 
 
 def peaks(parts: dict[str, Part]) -> dict[str, int]:
-    """Bytes held at the largest moment of each stage."""
+    """The most bytes that each stage holds at once."""
     always = sum(parts[name].bytes for name in ALWAYS if name in parts)
     return {
         stage: always
@@ -242,8 +243,8 @@ def checkpointing(config: Config, device: str) -> str:
 def shrink(
     model: ModelConfig, config: Config, work: Workload, limit: float, memory: float = math.inf
 ) -> Config | None:
-    """The config with the largest batches, halved as training halves them, that stay below limit
-    bytes; None where one row does not. memory: as in parts."""
+    """The config with its batches halved, as training halves them, until they need at most `limit`
+    bytes; None if even one row needs more. memory: as in `parts`."""
     while True:
         peak = peaks(parts(model, config, work, memory))
         stage = max(peak, key=peak.__getitem__)
@@ -258,5 +259,5 @@ def shrink(
 
 
 def size(count: float) -> str:
-    """Bytes for a reader."""
+    """A number of bytes in GiB or MiB, for a reader."""
     return f"{count / GIB:.2f} GiB" if count >= GIB / 10 else f"{count / 2**20:.1f} MiB"

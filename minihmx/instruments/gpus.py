@@ -1,4 +1,4 @@
-"""What GPUs can do at most, by their vendor's data sheets, so that a step's time has a floor."""
+"""The highest speeds of GPUs by their vendor's data sheets, which give a step's time a floor."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from minihmx.errors import UserError, quoted
 
 
 class Speed(NamedTuple):
-    """bandwidth: bytes/s read from memory. products: dense FLOP/s, with sums in fp32. name: whose.
-
-    A GPU's products are of fp16 numbers, a CPU's of fp32.
+    """name: of the device. bandwidth: bytes read from memory in a second. products: FLOP/s of dense
+    matrix products, of fp16 numbers on a GPU and fp32 numbers on a CPU, summed in fp32.
     """
 
     name: str
@@ -20,7 +19,7 @@ class Speed(NamedTuple):
 
 
 class Gpu(NamedTuple):
-    """memory: GiB that a program can have. gigabytes: read in a second. teraflops: as in Speed."""
+    """memory: GiB that a program can have. gigabytes, teraflops: a second, as Speed has them."""
 
     memory: float
     gigabytes: float
@@ -54,7 +53,7 @@ GPUS = {
     "H100": Gpu(79, 3350, 989),
     "H200": Gpu(139, 4800, 989),
 }
-# Of a name as CUDA reports it, as in "NVIDIA A100-SXM4-80GB": not what tells GPUs apart here.
+# Words in CUDA's names for GPUs, such as "NVIDIA A100-SXM4-80GB", that tell no rows of GPUS apart.
 UNSAID_WORDS = re.compile(r"nvidia|geforce|tesla|quadro|generation|gpu|pcie|sxm\d?|hbm\de?|80gb")
 
 
@@ -71,7 +70,7 @@ def gpu_called(name: str) -> str | None:
 
 
 def gpu_speed(name: str) -> Speed:
-    """Of the GPU that a name means; of an RTX 4090, and called so, where it is not known here."""
+    """The speed of the GPU that a name means; if it is unknown, that of an RTX 4090, so named."""
     known = gpu_called(name) or "RTX 4090"
     return Speed(f"an {known}" if known[0] in "RALH" else f"a {known}", *_units(GPUS[known]))
 
@@ -81,7 +80,8 @@ def _units(gpu: Gpu) -> tuple[float, float]:
 
 
 def planned_gpu(text: str) -> tuple[str, float]:
-    """(name, GiB) of --gpu, which is a name or GiB. Raises UserError where it is neither."""
+    """(name, GiB) for --gpu, which is a GPU's name or a number of GiB. Raises UserError if it is
+    neither."""
     try:
         memory = float(text)
     except ValueError:

@@ -29,7 +29,7 @@ PACKAGES = ("torch", "safetensors", "tokenizers", "huggingface-hub", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Of Python and what minihmx stands on."""
+    """The versions of minihmx, of Python and of PACKAGES; "absent" for one not installed."""
     found = {"minihmx": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -40,7 +40,7 @@ def versions() -> dict[str, str]:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What a run's env.json tells of this start: versions, device, git state, command."""
+    """The record of this start for a run's env.json: versions, device, git state, command."""
     import torch
 
     from minihmx.engine import ranks
@@ -66,7 +66,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """What the GPU, or the processor, is called: another one rounds otherwise."""
+    """The name of the GPU or the processor. It matters because another one rounds otherwise."""
     import torch
 
     if device.type == "cuda":
@@ -80,11 +80,10 @@ def device_name(device: torch.device) -> str:
 
 
 def describe_device(config: Config, gpu: tuple[str, float] | None) -> dict[str, Any]:
-    """Where the run would be; bytes of memory and what others leave free.
+    """The device that a run would use, with its bytes of memory, all and free.
 
-    gpu: name and GiB of one to plan for.
-
-    Raises UserError for a device that is not there, or 16 bit on a CPU without it.
+    gpu: name and GiB of a GPU to plan for instead of a device that is here. Raises UserError for a
+    device that is not there, or for a 16-bit dtype on a CPU that lacks it.
     """
     import torch
 
@@ -100,7 +99,7 @@ def describe_device(config: Config, gpu: tuple[str, float] | None) -> dict[str, 
     else:
         products = f"{'with' if cpu_has_bfloat16() else 'without'} bfloat16 products"
         name, (free, total) = f"{platform.machine()} {products}", free_memory(device)
-        if device.type == "cuda":  # to ask has made this process's own context
+        if device.type == "cuda":  # asking made a CUDA context, which the run would need anyway
             most = min(total, round(config.gpu_memory * GIB) or total)
             name, free = torch.cuda.get_device_name(), min(free + CUDA_CONTEXT, most)
     return {
@@ -114,7 +113,8 @@ def describe_device(config: Config, gpu: tuple[str, float] | None) -> dict[str, 
 
 
 def cpu_speed() -> Speed:
-    """What this processor does now, the best of three short tries: so no bound, but near one."""
+    """The speed of this processor in the best of three short tries. It is near the most that the
+    processor can do, but no bound."""
     import torch
 
     def seconds(work: Callable[[], object]) -> float:
@@ -131,7 +131,7 @@ def cpu_speed() -> Speed:
 
 
 def disk(place: Path, needed: int) -> dict[str, Any]:
-    """Free bytes where a folder is or would be made, and what will be written there."""
+    """Free bytes on the disk where a folder is or would be made, and the bytes needed there."""
     existing = next(
         folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists()
     )
@@ -139,7 +139,7 @@ def disk(place: Path, needed: int) -> dict[str, Any]:
 
 
 def locks(folder: Path) -> list[dict[str, Any]]:
-    """Every run of this model: whether a process holds it, and how far its status says it is."""
+    """For every run of this model, whether a process is at work there, and what its status says."""
     found = []
     for path in filter(Path.is_file, sorted(folder.glob("*/seed-*/.lock"))):
         status = path.with_name("status.json")

@@ -20,7 +20,7 @@ STAGES = {
     "step": ("sample", "judge", "reference", "learn"),
     "evaluation": ("sample", "judge", "measure"),
 }
-RECENT = 20  # steps and evaluations that a rate is the mean of
+RECENT = 20  # a rate is the mean over so many last steps, or over so many last evaluations
 
 
 def token_metrics(
@@ -28,9 +28,10 @@ def token_metrics(
 ) -> dict[str, Any]:
     """Fill in each row's log-probs and KL from flat [N] tensors; returns the token metrics.
 
-    kl: mean over completions of each one's token mean (what selects checkpoints); kl_tokens: mean
-    over all tokens. sampler_gap: mean |log-prob while sampling - now|, in nats; it is
-    rounding alone.
+    N counts the tokens of all rows. kl: the mean over answers of each answer's mean over its
+    tokens; checkpoints are selected by it. kl_tokens, entropy: means over all tokens. sampler_gap:
+    the mean of |log-prob while sampling - log-prob now|, which is 0 but for rounding. All are in
+    nats.
     """
     import torch
 
@@ -52,7 +53,8 @@ def token_metrics(
 
 
 def describe(rollouts: Sequence[Rollout]) -> dict[str, Any]:
-    """Scores (unsigned), rewards (signed) and lengths (tokens) of a batch, None where undefined."""
+    """Means over a batch: scores (unsigned), rewards (signed), lengths (tokens), and shares of the
+    answers. A mean of nothing is None."""
     scores = [float(r.verdict.score) for r in rollouts if isinstance(r.verdict, Verdict)]
     rewards = [x for r in rollouts if (x := finite(r.reward)) is not None]
     lengths = [float(len(r.completion.ids)) for r in rollouts]
@@ -69,13 +71,13 @@ def describe(rollouts: Sequence[Rollout]) -> dict[str, Any]:
 
 
 def zero_variance_groups(rollouts: Sequence[Rollout], generations: int) -> float | None:
-    """Share of the groups in which no answer has an advantage, so that they teach nothing."""
+    """The share of groups in which every advantage is 0, so that they teach nothing."""
     groups = [rollouts[i : i + generations] for i in range(0, len(rollouts), generations)]
     return mean([float(not any(rollout.advantage for rollout in group)) for group in groups])
 
 
 def score_error(rollouts: Sequence[Rollout]) -> float | None:
-    """Standard error of the mean score, answers to one question going together."""
+    """The standard error of the mean score. The answers to one question are one cluster."""
     clusters: dict[str, list[float]] = {}
     for r in rollouts:
         if isinstance(r.verdict, Verdict):
@@ -84,13 +86,14 @@ def score_error(rollouts: Sequence[Rollout]) -> float | None:
 
 
 class Eta:
-    """How long the rest of a run will take, each stage as long as it recently took on average."""
+    """How long the rest of a run will take if each stage takes as long as it recently did."""
 
     def __init__(self) -> None:
         self.timings: dict[str, list[dict[str, Any]]] = {kind: [] for kind in STAGES}
 
     def recall(self, path: Path) -> None:
-        """Begin with a run's earlier evaluations; nobody needs them, so what is damaged is left."""
+        """Begin with the evaluations in a run's timings.jsonl. A damaged file counts as empty,
+        since nothing but this estimate needs it."""
         try:
             lines = read_lines(path)
         except (OSError, Failure):
@@ -112,7 +115,7 @@ class Eta:
         }
 
     def seconds(self, steps: int, evaluations: int) -> float | None:
-        """What so many of each will take; None before the first step."""
+        """Seconds that so many steps and evaluations will take; None before the first step."""
         a_step, an_evaluation = self.rates("step"), self.rates("evaluation")
         if not a_step:
             return None

@@ -1,8 +1,8 @@
-"""Which number of a step was the first that is not finite, and where it arose, in words.
+"""The first number of a step that is not finite, and the place where it arose, in words.
 
-Called only when a step was refused or an evaluation met such a number. A NaN spoils all that
-follows from it, so the stages are looked at in the order in which they happened. What is no longer
-there is computed once more, which is cheap for something that hardly ever happens.
+This is called only if a step was refused or an evaluation met such a number. A NaN spoils all that
+follows from it, so the stages are checked in the order in which they happened. Tensors that are
+gone are computed again, which costs little because it hardly ever happens.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def diagnose_step(
     run: Run, rollouts: Sequence[Rollout], outcome: Outcome, optimizer: Optimizer
 ) -> str:
     """The first bad number of a step whose outcome failed; never empty."""
-    if outcome.failed == "update":  # the numbers that led to it were finite
+    if outcome.failed == "update":  # all numbers that led to the update were finite
         names = (n for n, p in optimizer.parameters.items() if not finite_all(p))
         return f"{next(names)} after the update"
     if found := diagnose(run, rollouts):
@@ -88,8 +88,8 @@ def _learned(run: Run, rollouts: Sequence[Rollout]) -> Iterator[str]:
 def _tokens(
     name: str, decoder: Decoder, rollouts: Sequence[Rollout], values: Tensor
 ) -> Iterator[str]:
-    """The bad ones among the values [N] of all completion tokens, row after row. A logit that is
-    not finite shows in its token's entropy, whichever token was drawn."""
+    """The values that are not finite, in words. values [N]: of the tokens of all answers, row after
+    row. A logit that is not finite shows in its token's entropy, whichever token was drawn."""
     lengths = [len(rollout.completion.ids) for rollout in rollouts]
     for rollout, row in zip(rollouts, torch.split(values, lengths), strict=True):
         for token in torch.isfinite(row).logical_not().nonzero()[:, 0].tolist():
@@ -122,7 +122,7 @@ def _row(rollout: Rollout) -> str:
 
 
 def diverged(run: Run, position: Position, what: str) -> Diverged:
-    """The end of a run whose numbers are not finite any more; status.json says so as well."""
+    """The failure that ends a run whose numbers are not finite. status.json is told as well."""
     run.store.write_status("diverged", position.step, run.total_steps)
     return Diverged(
         f"{what} Try a lower --learning-rate, or --dtype bfloat16 or float32, with another --out."

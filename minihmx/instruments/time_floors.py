@@ -1,4 +1,4 @@
-"""How long a step takes at least, from config.json alone: pure arithmetic, as estimate.py's."""
+"""The least time that a step takes, from config.json alone. Pure arithmetic, as in estimate.py."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from minihmx.models.configs import ModelConfig
 def floors(
     model: ModelConfig, config: Config, work: Workload, on: Speed | None = None
 ) -> dict[str, float]:
-    """Seconds that nothing can go below, by stage, and hours of the run. on: an RTX 4090 if None.
+    """The least seconds by stage, and the least hours of the run. on: an RTX 4090 if None.
 
-    A decoded token reads every weight and the cache once, however many rows there are (bandwidth);
-    learning multiplies (FLOPs: 2 a parameter forward, as many in the recomputation and in the
-    backward, which frozen weights need for the inputs alone, and 2 for the reference).
+    A decoding step reads every weight once, however many rows there are, and each row's cache, so
+    memory bandwidth bounds it. Learning is bounded by its FLOPs for each parameter and token: 2 in
+    the forward pass, 2 in its recomputation, 2 in the backward pass (frozen weights need gradients
+    of their inputs only), and 2 for the reference.
     """
     _, bandwidth, speed = on or gpu_speed("RTX 4090")
     body, embedding, _ = parameter_counts(model)
@@ -55,7 +56,7 @@ def floors(
 def decode_bytes(
     model: ModelConfig, rows: int, length: int, adapter: int = 0, dtype: str = "float16"
 ) -> int:
-    """Read from memory for one token of every row: weights, adapter, cache of length."""
-    # The head is read whole, of the embedding a few rows.
+    """Bytes read from memory for one token of every row: weights, adapter, caches of `length`."""
+    # The head is read as a whole, but only a few rows of the embedding.
     body, embedding, _ = parameter_counts(model)
     return width(dtype) * (body + embedding + adapter) + rows * length * kv_bytes(model, dtype)

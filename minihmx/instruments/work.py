@@ -1,7 +1,7 @@
-"""How far a long piece of work is. Who does it says so here, and who shows it looks here.
+"""How far a long piece of work is. The code that does it counts here; a display reads it here.
 
-Loading, generating and the like know no terminal: they count, whether anybody looks or not. No
-torch.
+So loading, generating and the like need not know of a terminal. They count whether or not anything
+is shown. No torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _Piece = TypeVar("_Piece")
 
 @dataclass
 class Work:
-    """So many of `total` pieces are done. first: what was done before this process came to it."""
+    """`done` of `total` pieces are done, and `first` of them were before this process began."""
 
     what: str
     total: int
@@ -26,21 +26,21 @@ class Work:
     begun: float = field(default_factory=time.monotonic)
 
     def counted(self, pieces: Iterable[_Piece]) -> Iterator[_Piece]:
-        """The pieces, each of them done when the next is asked for."""
+        """The pieces. Each counts as done when the next one is asked for."""
         for piece in pieces:
             yield piece
             self.done += 1
 
     @property
     def share(self) -> float:
-        """Of the whole, from 0 to 1."""
+        """The share of the whole that is done, from 0 to 1."""
         return min(self.done / self.total, 1.0) if self.total else 1.0
 
     def seconds(self) -> float:
         return time.monotonic() - self.begun
 
     def seconds_left(self) -> float | None:
-        """If the rest goes on as what was done here; None before any of it was."""
+        """Seconds for the rest at the speed so far; None before any part was done here."""
         here = self.done - self.first
         return self.seconds() / here * (self.total - self.done) if here > 0 else None
 
@@ -49,7 +49,7 @@ _under_way: list[Work] = []
 
 
 def under_way() -> Work | None:
-    """The work that goes on in this process, not a part of it; None where there is none."""
+    """The outermost work that goes on in this process; None if there is none."""
     return next(iter(_under_way), None)
 
 

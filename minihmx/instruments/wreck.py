@@ -1,7 +1,7 @@
-"""Did a run end wrecked? Read off its last evaluation; no torch.
+"""Whether a run ended wrecked, by its last evaluation. No torch.
 
-Such a run is whole on the disk, but its scores say nothing about feeling: there are none, or what
-was scored is no answer. A low score is no wreck, as it is what reverse training aims at.
+A wrecked run is whole on the disk, but its scores say nothing about feeling: there are none, or the
+scored texts are no answers. A low score is no wreck, because reverse training aims at it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from minihmx.errors import Failure
 from minihmx.storage import strict
 
-MOST_DEGENERATE = 0.5  # share of answers; above it what is trained is no model to talk with
+MOST_DEGENERATE = 0.5  # share of answers; above it nobody could talk with the trained model
 REMEDIES = {
     "truncated": "give a larger --max-completion-length",
     "unscored": "read the judge's words in evaluations/, and give a model that can judge or "
@@ -24,9 +24,9 @@ REMEDIES = {
 
 
 def wreck_signs(evaluation: Mapping[str, Any]) -> dict[str, str]:
-    """What is wrong with an evaluation's answers, by the metric that says so; {} for sound ones.
+    """The faults of an evaluation's answers, by the metric that shows them; {} if there are none.
 
-    evaluation: its line of metrics.jsonl; of older code it may lack "degenerate".
+    evaluation: its line of metrics.jsonl, which lacks "degenerate" if older code wrote it.
     """
     found = {}
     if evaluation.get("truncated") == 1:
@@ -43,7 +43,7 @@ def wreck_signs(evaluation: Mapping[str, Any]) -> dict[str, str]:
 
 
 def wreck_sentence(folder: Path, evaluations: Sequence[Mapping[str, Any]]) -> str:
-    """The verdict on a run that ended wrecked, and what to type next; "" for any other run.
+    """The verdict on a run that ended wrecked, and which flags to try; "" for any other run.
 
     evaluations: their lines of metrics.jsonl, from epoch 0 on.
     """
@@ -63,9 +63,9 @@ def wreck_sentence(folder: Path, evaluations: Sequence[Mapping[str, Any]]) -> st
 
 
 def is_wrecked(folder: Path) -> bool:
-    """Whether a run is finished and its last evaluation, the last line of metrics.jsonl, says so.
+    """Whether a run is finished and the last line of metrics.jsonl, an evaluation, shows a wreck.
 
-    What cannot be read is for those to tell who need it.
+    False for files that cannot be read. Whoever needs those files reports that.
     """
     with contextlib.suppress(Failure, OSError, LookupError, TypeError, ValueError):
         sealed = (folder / "manifest.json").is_file()

@@ -1,7 +1,8 @@
-"""Whether what stands on disk follows from itself: a run, an experiment, or benchmark results.
+"""Whether the files of a run, an experiment or an evaluation follow from one another.
 
-Nothing is believed that can be made again. docs/audit.md lists every field: made again, held
-against what it can be, or the model's own, which needs the model to be checked. No torch.
+Whatever can be computed again is computed again and compared. docs/audit.md lists every field and
+says whether it is made again, held against its bounds, or believed because only the model could
+give it again. No torch.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from minihmx.storage.identity import science_digest
 
 
 def audit_path(path: Path) -> Audit:
-    """Audit a run's folder, an evaluation's, a probe's, or all that stand below a folder.
+    """Audit a run's folder, an evaluation's, a probe's, or all of these below a folder.
 
-    Raises UserError where there is nothing to audit.
+    Raises UserError if there is nothing to audit.
     """
     audit = Audit()
     if not path.is_dir():
@@ -65,8 +66,8 @@ def audit_path(path: Path) -> Audit:
 def folders(audit: Audit, path: Path) -> Iterator[Path]:
     """The runs, evaluations and probes in a folder, itself among them, in the order of their names.
 
-    A link to one of them is followed, as `compare` follows it. Another link might lead round in a
-    circle, so it is noted and not followed.
+    A link to a run or an evaluation is followed, as `compare` follows it. Any other link might lead
+    round in a circle, so it is noted and not followed.
     """
     if is_run(path) or is_evaluation(path) or is_probe(path):
         yield path
@@ -81,20 +82,20 @@ def folders(audit: Audit, path: Path) -> Iterator[Path]:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether training wrote here, even if its config.json is gone."""
+    """Whether training wrote in this folder, even if its config.json is gone."""
     names = ("metrics.jsonl", "status.json", "rollouts", "evaluations")
     return any((folder / name).exists() for name in names)
 
 
 def science_of(run: Path) -> dict[str, Any]:
-    """The fields that decide what a run computes; none where its config.json does not tell."""
+    """The fields that decide what a run computes; none if its config.json is gone or damaged."""
     found = Audit().json(run / "config.json")
     science = found[0].get("science") if found else None
     return science if isinstance(science, dict) else {}
 
 
 def audit_run(audit: Audit, folder: Path) -> None:
-    """Every check of one run's folder, its evaluations on benchmarks aside."""
+    """Every check of one run's folder, except for its evaluations on benchmarks."""
     facts = read_facts(audit, folder)
     if facts is None:
         return
@@ -110,7 +111,11 @@ def audit_run(audit: Audit, folder: Path) -> None:
 
 
 def audit_selection(audit: Audit, folder: Path) -> None:
-    """Whether selected.json follows by its own rule from the histories of the pair it names."""
+    """Whether selected.json follows, by the rule in it, from the histories of the two runs in it.
+
+    The other direction's run is looked for beside this one, then at the path that the file gives.
+    If it is in neither place, its candidates are believed, and a note says so.
+    """
     path = folder / "selected.json"
     found = audit.json(path)
     if found is None:

@@ -15,10 +15,10 @@ from minihmx.results.findings import Audit, Place
 
 
 def audit_cells(audit: Audit, path: Path) -> None:
-    """Hold what `compare` shows of a folder against the verdicts behind it, seed by seed.
+    """Hold the cells that `compare` shows of a folder against their samples, seed by seed.
 
-    Where there is nothing to compare, there are no cells; where samples are damaged, that is a
-    finding already, and no cell can be made again.
+    If there is nothing to compare, there are no cells. If samples are damaged, another check has
+    found that already, and no cell can be made again.
     """
 
     @functools.cache

@@ -28,9 +28,9 @@ from minihmx.results.audit_run import check_model_name
 from minihmx.results.findings import ABSENT, Audit, Line, Place, Words
 from minihmx.selection import DIRECTIONS
 
-# Of the settings, in their order.
+# The types of the fields of Settings, in the order of the fields.
 SETTING_TYPES = [bool, int, float, int, int, dict, str, str, str, float, str, bool]
-SAYS = ("origin", "total", "note")  # of the data, which its digest does not cover
+SAYS = ("origin", "total", "note")  # fields of `data` that the data's digest does not cover
 
 
 def is_evaluation(folder: Path) -> bool:
@@ -38,7 +38,7 @@ def is_evaluation(folder: Path) -> bool:
 
 
 def audit_evaluation(audit: Audit, folder: Path, digest: str | None = None) -> None:
-    """Check one evaluation's folder. digest: of the model that its run was made with."""
+    """Check one evaluation's folder. digest: of the model of the run that it stands in, if any."""
     if not (folder / RESULT).exists():
         lines = audit.lines(folder / SAMPLES, growing=True)
         what = f"its {len(lines)} samples are whole lines, and not scored again"
@@ -67,7 +67,11 @@ def audit_evaluation(audit: Audit, folder: Path, digest: str | None = None) -> N
 def results_again(
     audit: Audit, folder: Path, stored: Mapping[str, Any], lines: list[Line]
 ) -> Results | None:
-    """The evaluation as its result.json and its samples describe it; None where they cannot."""
+    """The evaluation as its result.json and its samples describe it.
+
+    None, and a finding or a note, if result.json is malformed, lacks a switch of this version, or
+    needs a library that is not here.
+    """
     try:
         benchmark = BENCHMARKS[stored["benchmark"]]
         settings = Settings(**stored["settings"])
@@ -109,10 +113,10 @@ def dataset_again(
     settings: Settings,
     lines: list[Line],
 ) -> Dataset:
-    """The items that were asked: those of a set with their digest that is here, else those that the
-    samples hold themselves.
+    """The items that were asked: the set with this digest if one is on this machine, else the items
+    in the samples themselves, with a note that they may not be the published ones.
 
-    A user's files may hold the items of any set; their set is the published one, as the hub's is.
+    Items that came from a user's own files are taken for a part of the published set.
     """
     own_files, hub = data["origin"].startswith("files "), f"hub {benchmark.source.repo}@"
     if benchmark.recipe:  # from several texts, or with --partial from none
@@ -135,7 +139,10 @@ def dataset_again(
 
 @functools.cache
 def known_items(name: str, where: str) -> Dataset | None:
-    """The items of a benchmark that came with this package, or that were fetched before."""
+    """A benchmark's items that came with this package ("sample") or were fetched before ("hub").
+
+    None if there are none, or if they cannot be read.
+    """
     try:
         found = locate(BENCHMARKS[name], where)
         return read_items(BENCHMARKS[name], found) if found else None
@@ -144,9 +151,10 @@ def known_items(name: str, where: str) -> Dataset | None:
 
 
 def check_name(audit: Audit, folder: Path, stored: Mapping[str, Any], text: str) -> None:
-    """Whether the model is that of the folder in which its runs stand: MODEL/base, or of a run.
+    """Whether result.json names the model that the folder's place (MODEL/base or a run's) promises.
 
-    A run may be evaluated with a copy of its model that stands elsewhere; the digest is the same.
+    A run may be evaluated with a copy of its model at another path, so a run's evaluation that
+    names a path is not held against the folder's name. The model's digest is compared elsewhere.
     """
     model, home = stored["model"], Path(os.path.abspath(folder)).parents[2]
     if home.name == "base":
@@ -157,7 +165,7 @@ def check_name(audit: Audit, folder: Path, stored: Mapping[str, Any], text: str)
 
 
 def check_adapter(audit: Audit, folder: Path, stored: Mapping[str, Any], text: str) -> None:
-    """The digest of the adapter that was evaluated, where its checkpoint still stands."""
+    """Make the digest of the evaluated adapter again, if its checkpoint is still in the run."""
     if not stored["adapter"]:
         return
     place = folder.parents[2] / "checkpoints" / folder.name.rpartition("-")[0]
@@ -173,7 +181,8 @@ def check_adapter(audit: Audit, folder: Path, stored: Mapping[str, Any], text: s
 
 
 def check_samples(audit: Audit, folder: Path, results: Results, lines: list[Line]) -> bool:
-    """Score every sample again; whether all could be, so that the result can be made again."""
+    """Score every sample again. True if the result can be made again from the samples: none is
+    missing, and all that the result is computed from is what scoring gives."""
     items: dict[str, Item] = {item["id"]: item for item in results.items}
     done, sound = Counter[str](), all(line.record for line in lines)
     needed = {"values", "cluster", "unparsed", "truncated"}  # for the result to be made again
@@ -181,7 +190,7 @@ def check_samples(audit: Audit, folder: Path, results: Results, lines: list[Line
     for line in filter(lambda line: line.record, lines):
         try:
             name, told = line.record["id"], line.record["sample"]
-            if not sound and type(told) is int:  # a damaged line may have held those before it
+            if not sound and type(told) is int:  # a damaged line may have held earlier samples
                 done[name] = max(done[name], told)
             again = sample_again(results, items[name], done[name], line.record)
         except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError) as error:
@@ -203,7 +212,8 @@ def check_samples(audit: Audit, folder: Path, results: Results, lines: list[Line
 def sample_again(
     results: Results, item: Item, sample: int, record: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The line of this answer to this item; whether its prompt was cut is taken as it is."""
+    """The line that this answer to this item should have. Only the model's tokenizer could tell
+    whether the prompt was cut, so `truncated` is believed."""
     benchmark, switches = results.benchmark, results.settings.switches
     request = results.request(item)
     answer = stored_answer(record, request)._replace(truncated=record["truncated"] is True)

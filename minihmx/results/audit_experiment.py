@@ -1,4 +1,4 @@
-"""experiment.json, held against itself and against what its pieces have left on disk."""
+"""experiment.json, held against itself and against the files that its pieces left on disk."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ PIECE_NAME = re.compile(r"eval base|(?:train (forward|reverse)|select|eval) seed
 
 
 def audit_experiment(audit: Audit, folder: Path) -> None:
-    """Whether what experiment.json says of its models and pieces is so.
+    """Check what experiment.json says of its models and pieces.
 
-    A finished run that it leaves out is noted. It may have been trained by hand, so that is no
-    difference.
+    A finished run that it leaves out is only noted, because it may have been trained by hand.
     """
     path = folder / EXPERIMENT
     found = audit.json(path)
@@ -46,7 +45,7 @@ def audit_experiment(audit: Audit, folder: Path) -> None:
 
 
 def _line(text: str, model: str, piece: str = "") -> int:
-    """The line of a model, or of the name of one of its pieces."""
+    """The line of experiment.json where a model stands, or the name of one of its pieces."""
     start = line_of(text, "models", model)
     rest = "\n".join(text.split("\n")[start - 1 :])
     before, there, _ = rest.partition(f'"name": "{piece}"')
@@ -56,7 +55,8 @@ def _line(text: str, model: str, piece: str = "") -> int:
 def _has_shape(
     audit: Audit, place: Place, record: Any, shape: Mapping[str, type], what: str
 ) -> bool:
-    """Whether a model or a piece has its fields, each of its type; any other is a finding."""
+    """Whether a model or a piece has all its fields, each of its type. A field too many is a
+    finding as well, yet the check goes on."""
     if not isinstance(record, dict):
         audit.find("experiment", place, what, record, Words("an object"))
         return False
@@ -72,7 +72,7 @@ def _has_shape(
 def _check_model(
     audit: Audit, folder: Path, file: tuple[Path, str], name: str, model: dict[str, Any]
 ) -> set[str]:
-    """One model's part; returns the places of its training runs."""
+    """Check one model's part of the file; returns the places of its training runs."""
     seeds, trained, commands = set[int](), set[str](), list[list[Any]]()
     for piece in model["pieces"]:
         named = str(piece.get("name")) if isinstance(piece, dict) else "a piece"
@@ -90,7 +90,8 @@ def _check_model(
         where = f"{match[1] or 'forward'}/seed-{match[2]}" if match[2] else "base"
         audit.compare("experiment", place, "path", piece["path"], f"{name}/{where}")
         _check_piece(audit, folder, place, piece, match)
-    # The pieces of the last command stand after those of earlier ones, which may differ.
+    # The pieces of the last `minihmx experiment` stand last, and earlier ones may have had other
+    # options.
     typed: list[Any] = next((c for c in reversed(commands) if c[:1] in (["train"], ["eval"])), [])
     again: dict[str, Any] = {"seeds": sorted(seeds), "model": "".join(typed[1:2]), "tasks": []}
     if commands and commands[-1][:1] == ["eval"]:
@@ -106,7 +107,8 @@ def _check_model(
 def _check_piece(
     audit: Audit, folder: Path, place: Place, piece: dict[str, Any], match: re.Match[str]
 ) -> None:
-    """A piece's command and state; what is done is there, with items of the set that was asked."""
+    """Check a piece's command and state. If it is done, its results must be there, and those of an
+    evaluation must be on items of the set (sample or hub) that its command names."""
     named, state, error = piece["name"], piece["state"], piece.get("error")
     kind, command, data = named.partition(" ")[0], piece["command"], ABSENT
     again: list[Any] = [kind]

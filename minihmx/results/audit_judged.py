@@ -1,4 +1,4 @@
-"""The verdicts of other judges on a run: each score read again, and held against the answers."""
+"""The verdicts of other judges on a run: each score is read again from the judge's words."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RECORDED = ("model", "rubric", "settings", "probe", "own_model")
 
 
 def audit_judged(audit: Audit, run: Path, model_digest: object) -> None:
-    """Check every folder of verdicts in a run. model_digest: of the run's own model."""
+    """Check every finished folder of verdicts in a run. model_digest: of the run's own model."""
     for folder in sorted((run / JUDGED).glob("*/*")):
         if not folder.is_dir():
             continue
@@ -39,7 +39,7 @@ def audit_judged(audit: Audit, run: Path, model_digest: object) -> None:
 
 
 def _check_record(audit: Audit, run: Path, folder: Path, model_digest: object) -> None:
-    """Whether judge.json has the digest of rubric.txt, and names the folder."""
+    """Whether judge.json has the digest of rubric.txt and gives the folder its name."""
     path = folder / RECORD
     found, text = audit.json(path), audit.bytes_of(folder / RUBRIC_FILE)
     if found is None or text is None:
@@ -63,7 +63,8 @@ def _check_record(audit: Audit, run: Path, folder: Path, model_digest: object) -
 
 
 def _check_lines(audit: Audit, run: Path, path: Path, epoch: int) -> None:
-    """Each verdict read again from the judge's words; whose answer it is of, from evaluations/."""
+    """Read each verdict again from the judge's words, and take from evaluations/ which answer each
+    line must be about."""
     lines = audit.lines(path)
     try:
         answers = stored_answers(run, epoch)
@@ -81,7 +82,7 @@ def _check_lines(audit: Audit, run: Path, path: Path, epoch: int) -> None:
         if not audit.require("scores", line.place, "judge", line.record.get("judge"), holds, rule):
             continue
         verdict: Verdict | Unscored = parse_score(judge, end == "stop")
-        if end == "":  # what only the model can tell is believed
+        if end == "":  # only the model's tokenizer can tell, so it is believed
             verdict = Unscored("too-long")
         elif line.record.get("unscored") == "judge-not-finite":
             verdict = Unscored("judge-not-finite")

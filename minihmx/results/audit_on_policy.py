@@ -1,6 +1,7 @@
-"""What `probe on-policy` found: held against its settings and against itself. No torch.
+"""The report of `probe on-policy`, held against its settings and against itself. No torch.
 
-How far two ways are apart is the machine's own to say, and is believed within what can be.
+The distances between two ways of computing depend on the machine. They are believed as long as they
+can belong together.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from minihmx.results.findings import ABSENT, Audit, Place, Words
 
 
 def check_on_policy(audit: Audit, folder: Path, settings: Mapping[str, Any]) -> None:
-    """The settings that report.json repeats, its causes from its steps, and its numbers' bounds."""
+    """Check report.json: the settings that it repeats, the causes that it found, and its bounds."""
     path = folder / REPORT_FILE
     loaded = audit.json(path) if path.exists() else None
     if loaded is None:
@@ -44,7 +45,7 @@ def check_on_policy(audit: Audit, folder: Path, settings: Mapping[str, Any]) -> 
 def _check_pair(
     audit: Audit, place: Place, pair: Mapping[str, Any], report: Mapping[str, Any]
 ) -> None:
-    """A pair's verdict from its steps, what was switched off in each, and its numbers."""
+    """Make a pair's verdict again from its steps, and check each step's suspects and numbers."""
     ways, steps = f"{pair['one']} : {pair['other']}", pair["steps"]
     for name, value in verdict_of_steps(steps).items():
         audit.compare("probes", place, f"{ways}, {name}", pair[name], value)
@@ -56,14 +57,14 @@ def _check_pair(
         rule = "in as many tokens as its stage, of which there is none where nothing differs"
         holds = len(set(same)) == 1
         audit.require("probes", place, f"{ways}, differing", step["differing"], holds, rule)
-        if step["largest"] is not None:  # which is null where it is not finite
+        if step["largest"] is not None:  # null means that it was not finite
             rule = "the gap that equal tokens, mean and weights tell"
             holds = _may_be(step, report["tokens"])
             audit.require("bounds", place, f"{ways}, largest", step["largest"], holds, rule)
 
 
 def _may_be(step: Mapping[str, Any], tokens: int) -> bool:
-    """Whether a step's numbers can be of the same gaps."""
+    """Whether a step's numbers can all describe the same gaps between two ways."""
     (low, high), largest, equal = step["weights"], step["largest"], step["equal_tokens"]
     from_weights = max(abs(math.log(low)), abs(math.log(high)))
     nearly = 1 + 1e-9

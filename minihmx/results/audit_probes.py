@@ -1,7 +1,7 @@
-"""What probes keep beside a base: each verdict and reading made again from the answers. No torch.
+"""The files that probes keep beside a base: each verdict is made again from the answers. No torch.
 
-A probe's raw texts, and what the model alone can say of them, are believed; its manifest shows a
-change of those to whoever did not sign it again.
+A probe's raw texts are believed, and so is whatever only the model can say of them. The manifest
+shows that they were changed, unless whoever changed them wrote the manifest anew as well.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ENDS = ("stop", "length")
 
 
 def is_probe(folder: Path) -> bool:
-    """Whether this is the place of what a probe keeps, whatever of it is left."""
+    """Whether this is a probe's folder by its place, base/probes/NAME, whatever is left in it."""
     return folder.resolve().parts[-3:-1] == ("base", "probes")
 
 
@@ -61,7 +61,8 @@ def audit_probe(audit: Audit, folder: Path) -> None:
 
 
 def _check_unsealed(audit: Audit, folder: Path) -> None:
-    """The pieces of a probe that is at work or was stopped; one that is gone is written anew."""
+    """Check the pieces of a probe that is at work or was stopped. A missing piece is no finding,
+    since the probe writes it anew."""
     # A probe at work names a digest before it writes the piece, so the pieces are read first.
     own = {path.name: sha256(path) for path in sorted(folder.glob("*.jsonl")) if path.is_file()}
     path, why = folder / WRITTEN_SO_FAR, "it is being added to or was stopped"
@@ -96,7 +97,7 @@ def _check_best_of(audit: Audit, folder: Path, settings: Mapping[str, Any]) -> N
 
 
 def _check_verdict(audit: Audit, line: Line) -> None:
-    """The score, and what else is kept of a verdict, read again from the judge's words."""
+    """Read the score, and its span if the line has one, again from the judge's words."""
     record = line.record
     judge, end = (record.get(name, ABSENT) for name in ("judge", "judge_finish"))
     holds = isinstance(judge, str) and (end in _ENDS or end == judge == "")
@@ -144,14 +145,14 @@ def _check_panel(audit: Audit, folder: Path, settings: Mapping[str, Any]) -> Non
 def _check_equal_kl(audit: Audit, folder: Path, settings: Mapping[str, Any]) -> None:
     sides = "base", "forward", "reverse"
     paths = sorted(path for side in sides for path in folder.glob(f"{side}-x*.jsonl"))
-    # all sides are judged as the forward run judged its held-out answers
+    # All sides were judged as the forward run judged its held-out answers.
     config = Config(unscored=str(settings.get("unscored", Config.unscored)))
     for path in paths:
         lines = audit.lines(path)
         cut = [line.record.get("ids") for line in lines if line.record.get("finish") == "length"]
         every = cut or [line.record.get("ids") for line in lines]
         cap = max((len(ids) for ids in every if isinstance(ids, list)), default=1)
-        cap += not cut  # where none was cut, none of them is known to have reached the cap
+        cap += not cut  # if no answer was cut, the cap is only known to be above all lengths
         for line in lines:
             if line.record and check_raw(audit, line, cap):
                 name, category, text = (str(line.record.get(n)) for n in QUESTION_PARTS)
@@ -201,7 +202,7 @@ def _check_report(
     rows: list[Mapping[str, Any]],
     found: stories.EmotionMaterial,
 ) -> None:
-    """What of report.json follows from the texts, and from itself."""
+    """Make the part of report.json again that follows from the texts, or from its other parts."""
     loaded = audit.json(folder / REPORT_FILE)
     if loaded is None:
         return

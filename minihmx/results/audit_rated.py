@@ -1,4 +1,4 @@
-"""People's ratings that are kept: whether they are of answers that the runs hold. No torch."""
+"""People's ratings that are kept: whether each is of an answer that the runs hold. No torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from minihmx.storage.disk import sha256
 
 
 def check_rate(audit: Audit, folder: Path, settings: Mapping[str, Any]) -> None:
-    """Each rating, the row that it is of, and the digests of both in settings.json."""
+    """Check each rating and the row that it is of, and the digests of both in settings.json."""
     path, last = folder / RATINGS_FILE, ("", "")
     lines, rows = audit.lines(path), _rows(audit, folder, settings)
     if path.is_file():
@@ -41,7 +41,7 @@ def check_rate(audit: Audit, folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _rows(audit: Audit, folder: Path, settings: Mapping[str, Any]) -> set[str] | None:
-    """The ids of all answers that could be rated; None, and a note, where the runs are gone."""
+    """The ids of all answers that could be rated. None, and a note, if the runs are not found."""
     try:
         runs = rated_runs(folder, settings)
         answers = answers_to_rate(runs)

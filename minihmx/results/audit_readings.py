@@ -1,4 +1,4 @@
-"""What a judge read in stored replies: each label read again from its words, reply by reply."""
+"""Readings of stored replies by a judge: each label is read again from the judge's words."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def audit_readings(audit: Audit, evaluation: Path) -> None:
 
 
 def _check_reader(audit: Audit, evaluation: Path, folder: Path) -> None:
-    """Whether reader.json is of these samples and this prompt, and names the folder; and the labels
-    of the fixed replies, read again from the words."""
+    """Whether reader.json is about these samples and this prompt and gives the folder its name. The
+    labels of the fixed replies are read again from the judge's words."""
     path = folder / READER_FILE
     found = audit.json(path)
     if found is None:
@@ -61,7 +61,7 @@ def _check_reader(audit: Audit, evaluation: Path, folder: Path) -> None:
 
 
 def _check_words(audit: Audit, evaluation: Path, folder: Path) -> None:
-    """Each label read again; whose reply it is about, from the samples."""
+    """Read each label again, and take from the samples which reply a line must be about."""
     path, readable = folder / WORDS_FILE, READABLE[evaluation.parent.name]
     lines, samples = audit.lines(path), audit.lines(evaluation / SAMPLES)
     if not audit.compare("order", Place(path), "number of lines", len(lines), len(samples)):

@@ -1,4 +1,8 @@
-"""The answers of a step or an evaluation, one by one: each number in their lines is made again."""
+"""The answers of a step or an evaluation: each line's numbers are made again or held to bounds.
+
+Score, reward, advantage and weight are made again from the judge's words and the token counts. The
+log-probs and the KL are the model's own, so they are only held against their bounds. No torch.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,8 @@ from minihmx.records import Completion, Question, Rollout, Unscored, Verdict
 from minihmx.results.audit_run import Facts
 from minihmx.results.findings import ABSENT, Audit, Line, Place, Words
 
-# What `rebuilt` and the assigning functions make again of a row, and the check that counts it.
+# The fields of a row that `rebuilt`, assign_advantages and assign_weights make again, each with the
+# name of the check under which the comparison is counted.
 QUESTION_PARTS = ("question", "category", "prompt")
 REMADE = {
     **dict.fromkeys((*QUESTION_PARTS, "sample"), "order"),
@@ -28,7 +33,10 @@ REMADE = {
 
 
 class Turn(NamedTuple):
-    """A step (both counts from 1), or the evaluation after an epoch (from 0)."""
+    """A step of training, or an evaluation. Steps and epochs are counted from 1.
+
+    An evaluation has the number of the last step before it. The one before training has 0 and 0.
+    """
 
     kind: str
     step: int
@@ -42,14 +50,14 @@ class Turn(NamedTuple):
 
 
 class Endings:
-    """Which tokens ended an answer, and which stand within one, over a whole run."""
+    """Over a whole run, the tokens that ended an answer and those that stand within one."""
 
     def __init__(self) -> None:
         self.ends: dict[int, list[Place]] = defaultdict(list)
         self.within: dict[int, list[Place]] = defaultdict(list)
 
     def add(self, ids: Sequence[int], finish: str, place: Place) -> None:
-        """Count an answer's tokens."""
+        """Take an answer's tokens in. Its last token ended it if it finished with "stop"."""
         if finish == "stop":
             self.ends[ids[-1]].append(place)
             ids = ids[:-1]
@@ -57,7 +65,11 @@ class Endings:
             self.within[token].append(place)
 
     def check(self, audit: Audit) -> None:
-        """A token that ends an answer stands within none, as that one would have ended there."""
+        """A finding for each token that ends some answers and stands within others.
+
+        Sampling stops at such a token, so it cannot stand within an answer. The findings name the
+        rarer of the two uses, which is likely to be the changed one.
+        """
         for token in sorted(self.ends.keys() & self.within.keys()):
             few = min(self.ends[token], self.within[token], key=len)
             rule = Words(f"another, as token {token} ends some answers and stands within others")
@@ -66,7 +78,7 @@ class Endings:
 
 
 def wanted_answers(facts: Facts, turn: Turn) -> list[tuple[Question, int]] | None:
-    """The question and sample of each row; None where the questions are not known."""
+    """The question and the sample's number for each row; None if the questions are not known."""
     if facts.questions is None:
         return None
     config, samples = facts.config, facts.config.eval_samples
@@ -80,9 +92,9 @@ def wanted_answers(facts: Facts, turn: Turn) -> list[tuple[Question, int]] | Non
 def check_rows(
     audit: Audit, facts: Facts, turn: Turn, rows: Sequence[Line], bad: bool, endings: Endings
 ) -> list[Rollout]:
-    """Make the numbers of a file's rows again; returns the rollouts, none where one is damaged.
+    """Make the numbers of a file's rows again; returns the rollouts, or none if a row is damaged.
 
-    bad: its line in metrics.jsonl says that some number was not finite.
+    bad: whether the line in metrics.jsonl says that some number was not finite.
     """
     config, wanted = facts.config, wanted_answers(facts, turn)
     path = facts.folder / turn.file
@@ -91,7 +103,7 @@ def check_rows(
     ):
         return []
     cap = config.max_completion_length
-    # every row is looked at, also after a damaged one
+    # The list, unlike a generator, looks at every row, also after a damaged one.
     if not all([bool(row.record) and check_raw(audit, row, cap) for row in rows]):
         return []
     samples = config.generations if turn.kind == "step" else config.eval_samples
@@ -126,13 +138,17 @@ def check_rows(
 
 
 def check_raw(audit: Audit, row: Line, cap: int) -> bool:
-    """Whether a row's raw fields are such as a model and a judge can have given."""
+    """Whether a model and a judge can have given a row's raw fields.
+
+    cap: the most tokens of an answer.
+    """
     record, place = row.record, row.place
     ids, finish, end = (record.get(name, ABSENT) for name in ("ids", "finish", "judge_finish"))
     of_ints = isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids)
     holds = of_ints and 1 <= len(ids) <= cap
     sound = audit.require("endings", place, "ids", ids, holds, f"1 to {cap} token ids")
-    # an answer below the cap ended by itself; at the cap its last token decides, see Endings
+    # An answer below the cap must have ended by itself. At the cap it may also have been cut, which
+    # its last token decides (see Endings).
     ways = ("stop", "length") if sound and len(ids) == cap else ("stop",)
     sound &= audit.require("endings", place, "finish", finish, finish in ways, " or ".join(ways))
     for name in ("completion", "judge"):
@@ -145,10 +161,11 @@ def check_raw(audit: Audit, row: Line, cap: int) -> bool:
 
 
 def check_kl(audit: Audit, row: Line) -> bool:
-    """Whether log-probs and KL, null where not finite, can belong together.
+    """Whether a row's two log-probs and its KL can belong together. Each is null if not finite.
 
-    k3 is a convex function of a token's log-ratio. So its mean over the tokens, the row's KL, is at
-    least k3 of their mean, which the two sums give; rounding is allowed for.
+    The KL is the mean over the tokens of k3(r) = exp(r) - r - 1, where r is a token's log-prob
+    under the reference less that under the policy. k3 is convex, so this mean is at least k3 of the
+    mean r (Jensen), which the two sums of log-probs give. Rounding is allowed for.
     """
     record, sound, sums = row.record, True, []
     for name in ("policy_logprob", "reference_logprob"):
@@ -170,7 +187,8 @@ def rebuilt(
 ) -> Rollout:
     """The answer with its verdict read again from the judge's words, and its reward from that.
 
-    Only where some number was not finite can an answer be unscored whatever the judge wrote.
+    An answer whose judge was not asked is unscored. Only if some number was not finite (bad) can an
+    answer be unscored although the judge wrote a score.
     """
     completion = Completion(record["ids"], [], record["completion"], record["finish"])
     rollout = Rollout(question, sample, question.text, [], completion)

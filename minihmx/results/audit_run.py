@@ -1,7 +1,8 @@
-"""A run, recomputed from what it left on disk: its identity, and each of its files in turn.
+"""A run, recomputed from what it left on disk: its identity, and the files that do not grow.
 
 The answers' text and token ids, the judge's words and the model's own numbers are taken as they
-are. All that follows from them is made again by the very functions that made it (no torch).
+are. All that follows from them is made again by the very functions that made it (no torch). The
+files that grow with a run are in audit_steps.py, the answers in audit_rows.py.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from minihmx.storage.identity import questions_digest, science_digest, text_dige
 from minihmx.storage.run_folder import CHECKPOINT, LATER
 
 SCIENCE = {name: f.default for name, f in FIELDS.items() if f.metadata["science"]}
-# What other commands add to a sealed run: `export` its merged model.
+# Other commands add these to a sealed run, as `export` adds a merged model.
 ADDED = (*LATER, "merged", "adapter")
 
 START = ("minihmx", "python", "torch", "git", "threads", "ranks", "machine", "device", "command")
@@ -38,10 +39,10 @@ QUESTION = ("id", "category", "text", "split", "source")
 class Facts:
     """What a run says of itself, read once.
 
-    questions: None where nothing on this disk has their digest. steps_per_epoch: 0 where neither
-    questions nor status.json tell it. complete: nothing writes to it any more. sealed: it has a
-    manifest, and so was finished by code that also keeps rubric, questions and weights. lacking:
-    what older code did not write.
+    questions: None if nothing on this disk has their digest. steps_per_epoch: 0 if neither the
+    questions nor status.json tell it. complete: the run is finished, so nothing writes to it any
+    more. sealed: it has a manifest, so it was finished by code that also keeps rubric, questions
+    and weights. lacking: files and fields that are not there because older code wrote none.
     """
 
     folder: Path
@@ -55,7 +56,7 @@ class Facts:
 
 
 def read_facts(audit: Audit, folder: Path) -> Facts | None:
-    """Check config.json, status.json, rubric and questions; None where no config can be read."""
+    """Check config.json, status.json, rubric and questions. None if there is no usable config."""
     found = audit.json(folder / "config.json")
     if found is None:
         return None
@@ -104,7 +105,7 @@ def read_facts(audit: Audit, folder: Path) -> Facts | None:
 
 
 def _model(audit: Audit, folder: Path, stored: dict[str, Any], text: str) -> None:
-    """Whether what was typed, `model` and the model's digest can all mean one model."""
+    """Whether the model that was typed, the field `model` and the digest can mean one model."""
     file, model, settings = (
         (folder / "config.json", text),
         stored.get("model"),
@@ -125,7 +126,7 @@ def _model(audit: Audit, folder: Path, stored: dict[str, Any], text: str) -> Non
 
 
 def _names(audit: Audit, folder: Path, stored: dict[str, Any], text: str) -> None:
-    """Whether a run that stands at MODEL/DIRECTION/seed-N is the one that these names promise."""
+    """Whether a run at MODEL/DIRECTION/seed-N has that model, that direction and that seed."""
     home, science = Path(os.path.abspath(folder)), stored["science"]
     if home.parent.name not in DIRECTIONS or not re.fullmatch(r"seed-\d+", home.name):
         audit.note(f"{folder}: not at MODEL/DIRECTION/seed-N, so its name is held against nothing")
@@ -159,11 +160,11 @@ def check_model_name(
 
 
 def _config(audit: Audit, path: Path, text: str, science: dict[str, Any]) -> Config | None:
-    """The fields as a Config; None, and a finding, for values that no run can have."""
+    """The fields of `science` as a Config. None, and a finding, for values that no run can have."""
     values: dict[str, Any] = {}
     for name, default in SCIENCE.items():
         if name not in science:
-            if not FIELDS[name].metadata["late"]:  # of those it is left out where it is the default
+            if not FIELDS[name].metadata["late"]:  # a late field is left out if it is the default
                 audit.note(f"{path}: {name} is not there, so its default is taken")
             continue
         value, place = science[name], Place(path, line_of(text, "science", name))
@@ -172,7 +173,7 @@ def _config(audit: Audit, path: Path, text: str, science: dict[str, Any]) -> Con
             "identity", place, f"science.{name}", value, type(value) is kind, kind.__name__
         ):
             return None
-        settled = name not in SAMPLERS or value != OWN  # a run names the model's own by its numbers
+        settled = name not in SAMPLERS or value != OWN  # a run records the model's own as numbers
         audit.require("identity", place, f"science.{name}", value, settled, "its numbers")
         values[name] = value if settled else default
     config = Config(**values)
@@ -189,7 +190,7 @@ def _config(audit: Audit, path: Path, text: str, science: dict[str, Any]) -> Con
 def _questions(
     audit: Audit, folder: Path, science: dict[str, Any], sealed: bool, lacking: set[str]
 ) -> list[Question] | None:
-    """The run's questions: its own file, or the built-in ones where they have the digest."""
+    """The run's questions: those of its own file, or the built-in ones if they have its digest."""
     path, digest = folder / "questions.jsonl", science.get("questions digest")
     if not path.exists() and not sealed:
         questions = load_questions()
@@ -223,7 +224,7 @@ def _rubric(
 
 
 def check_files(audit: Audit, facts: Facts) -> None:
-    """Hash what the manifests name again, and look for what none of them names."""
+    """Hash the files that the manifests name again, and look for files that no manifest names."""
     folder = facts.folder
     if facts.sealed:
         files = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())

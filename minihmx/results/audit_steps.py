@@ -1,4 +1,4 @@
-"""The files that grow with a run, line by line, and the checkpoints that count on them."""
+"""The files that grow with a run, line by line, and the checkpoints that rely on their lines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from minihmx.results.findings import ABSENT, Audit, Line, Place, Words
 from minihmx.stats import mean
 from minihmx.storage.run_folder import GROWING
 
-# Sums of fp32 numbers: the loss is one over micro-batches, and kl_tokens one over tokens in fp64.
+# How far a sum may differ that is made again in another order. The loss was summed in fp32, by
+# micro-batches. kl_tokens was summed in fp64, by tokens.
 LOSS_ROUNDING, KL_ROUNDING = 1e-4, 1e-9
 
 STATE = {
@@ -55,7 +56,7 @@ def turns(facts: Facts) -> Iterator[Turn]:
 
 
 def check_steps(audit: Audit, facts: Facts) -> list[Line]:
-    """Every line of metrics.jsonl and of timings.jsonl, and the answers behind it.
+    """Check every line of metrics.jsonl and of timings.jsonl, and the answers that it is about.
 
     Returns the lines of metrics.jsonl.
     """
@@ -93,7 +94,7 @@ def check_steps(audit: Audit, facts: Facts) -> list[Line]:
 
 
 def check_timing(audit: Audit, turn: Turn, timing: Line, rollouts: Sequence[Rollout]) -> None:
-    """A line of timings.jsonl; of seconds and memory only that they are numbers from 0 on."""
+    """Check a line of timings.jsonl. Seconds and memory need only be numbers of 0 or more."""
     told: dict[str, Any] = {"kind": turn.kind, "epoch": turn.epoch}
     if turn.kind == "step":
         told = {"kind": turn.kind, "step": turn.step}
@@ -113,7 +114,7 @@ def check_timing(audit: Audit, turn: Turn, timing: Line, rollouts: Sequence[Roll
 def check_numbers(
     audit: Audit, facts: Facts, turn: Turn, line: Line, rollouts: Sequence[Rollout]
 ) -> None:
-    """What a line of metrics.jsonl says of its answers, made again from them."""
+    """Make the numbers that a line of metrics.jsonl gives of its answers again from the answers."""
     record, place = line.record, line.place
     audit.known("metrics", (place.file, ""), record, METRICS[turn.kind], line=place.line)
     again: dict[str, Any] = {"kind": turn.kind, "step": turn.step, "epoch": turn.epoch}
@@ -141,15 +142,16 @@ def check_numbers(
 def check_not_finite(
     audit: Audit, facts: Facts, line: Line, rollouts: Sequence[Rollout], last: bool
 ) -> None:
-    """Whether `not_finite` names a number exactly where some number is null for that reason.
+    """Whether `not_finite` names a number if, and only if, some logged number is null or NaN.
 
-    A step whose update itself made the adapter infinite has all numbers, and is a run's last. More
-    iterations on one batch may fail after the first, whose loss is logged.
+    There are two exceptions, in which all logged numbers are finite. An update may itself have made
+    the adapter infinite; such a step is the last of its run. And with several iterations on one
+    batch a later one may have failed, while only the first one's loss is logged.
     """
     record, bad = line.record, line.record.get("not_finite", ABSENT)
     holds = isinstance(bad, str) and bad is not ABSENT
     null = any(record.get(name, ABSENT) is None for name in ("loss", "grad_norm"))
-    # The KL of an answer that weighs nothing in its step may overflow, and the step is taken.
+    # An answer of weight 0 may have a KL that overflowed, because the step is taken all the same.
     null |= any(r.kl is None and (r.weight or record.get("kind") != "step") for r in rollouts)
     null |= any(r.reward is not None and math.isnan(r.reward) for r in rollouts)
     if bad and not null:
@@ -163,8 +165,8 @@ def kl_of(rollout: Rollout) -> float:
 
 
 def loss_terms(rollouts: Sequence[Rollout], beta: float) -> list[float]:
-    """What each answer adds to the loss: tokens * weight * (beta * KL - advantage), as the ratio is
-    1 where the policy drew the answers itself."""
+    """What each answer adds to the loss: tokens * weight * (beta * KL - advantage). The ratio of
+    new to old policy is 1 here, because the policy that drew the answers is the one that learns."""
     weights = [(r, len(r.completion.ids) * r.weight) for r in rollouts]
     return [w * (beta * kl_of(r) - r.advantage) if w else 0.0 for r, w in weights]
 
@@ -172,7 +174,7 @@ def loss_terms(rollouts: Sequence[Rollout], beta: float) -> list[float]:
 def check_close(
     audit: Audit, line: Line, name: str, terms: Sequence[float], rounding: float
 ) -> None:
-    """A sum that was made in another order: within rounding, or null where it is not finite."""
+    """Whether a logged sum is that of the terms within rounding, or null if it is not finite."""
     value, again = line.record.get(name, ABSENT), sum(terms)
     room = rounding * sum(map(abs, terms)) + 1e-9
     holds = type(value) is float and abs(value - again) <= room
@@ -182,9 +184,10 @@ def check_close(
 
 
 def check_update(audit: Audit, facts: Facts, line: Line, before: int) -> int:
-    """The count of updates, and the rate and scale of the last one; returns the count.
+    """Check a step's count of updates, its learning rate, gradient norm and loss scale.
 
-    A refused step leaves the count, and the rate is that of the update it would have been.
+    before: the count after the previous step. Returns the count after this one. A refused step
+    adds fewer updates than config.iterations, and its rate may be that of the refused update.
     """
     record, place, config = line.record, line.place, facts.config
     if not record:
@@ -210,7 +213,10 @@ def check_update(audit: Audit, facts: Facts, line: Line, before: int) -> int:
 
 
 def check_checkpoints(audit: Audit, facts: Facts, lines: Sequence[Line]) -> None:
-    """What state.json and adapter_config.json of each checkpoint say, made again."""
+    """Make state.json and adapter_config.json of each checkpoint again, and look for lost ones.
+
+    lines: of metrics.jsonl.
+    """
     steps: list[dict[str, Any]] = [
         line.record for line in lines if line.record.get("kind") == "step"
     ]
@@ -241,20 +247,20 @@ def check_checkpoints(audit: Audit, facts: Facts, lines: Sequence[Line]) -> None
             audit.compare_tree("checkpoints", (adapter, found[1]), found[0], again)
             audit.known("records", (adapter, found[1]), found[0], (*again, *PEFT))
     for name in names:
-        # an evaluation is written before its checkpoint is published
+        # An evaluation is written before its checkpoint, so the last one may still lack it.
         if not (folder / name).is_dir() and (facts.complete or name != max(names)):
             audit.find("checkpoints", Place(folder / name), "folder", ABSENT, Words("there"))
 
 
 def state_again(steps: Sequence[dict[str, Any]], step: Any, epoch: Any) -> dict[str, Any]:
-    """What a checkpoint after this step and epoch counts, as far as the metrics tell."""
+    """The state.json of a checkpoint after this step and epoch, as far as metrics.jsonl tells."""
     if type(step) is not int or type(epoch) is not int or not 0 <= step <= len(steps):
         return {"step": Words(f"0 to {len(steps)}")}
     done = steps[:step]
     bad = next((n for n, line in enumerate(reversed(done)) if not line.get("not_finite")), step)
     last = done[-1] if done else {"update": 0, "loss_scale": None}
     optimizer = {"update": last.get("update"), "scale": last.get("loss_scale")}
-    if optimizer["scale"] in (None, 1.0):  # in fp16 the scale's own past is needed
+    if optimizer["scale"] in (None, 1.0):  # a change of the scale starts this count anew
         optimizer["since_growth"] = optimizer["update"]
     return {
         "step": step,

@@ -1,7 +1,8 @@
-"""The cells of the paper's Tables 4 to 6, whoever measured them: the paper, or an experiment here.
+"""The cells of the paper's Tables 4 to 6, as the paper or an experiment here measured them.
 
-A cell is one metric of one model: its mean over the seeds for the forward models (Table 5), for the
-reverse ones (Table 6), and the mean of their paired differences (Table 4). No torch.
+A cell is one metric of one model: its mean over the seeds of the forward runs (Table 5), its mean
+over the seeds of the reverse runs (Table 6), and the mean of forward minus reverse, paired by seed
+(Table 4). No torch.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from minihmx.stats import mean, std_unbiased
 class Metric(NamedTuple):
     """One row of the tables.
 
-    title: as the paper writes it. benchmark and name: where a result.json has it. scale: what a
-    value there is multiplied by; 100 gives percent. unit: "%", or "" for points. higher: whether a
-    higher value is the better one. The paper counts all as higher is better; flip_rate, the share
-    of answers that are changed, is one for which that can be doubted.
+    title: as the paper writes it. benchmark and name: where a result.json has the value. scale: the
+    factor from there to the table; 100 gives percent. unit: "%", or "" for points. higher: whether
+    a higher value is better. The paper takes this to be so for every metric. It is False here for
+    flip_rate, since a model that changes more answers under doubt is not plainly better.
     """
 
     title: str
@@ -51,10 +52,10 @@ METRICS: dict[str, Metric] = {
 
 
 class Spread(NamedTuple):
-    """mean and std over n seeds (n - 1 in the denominator), in the metric's unit.
+    """Mean and std over n seeds, in the metric's unit. The std has n - 1 in its denominator.
 
-    values: one per seed, in the order of Cell.seeds; empty where only mean and std were published.
-    std is None for fewer than two seeds.
+    values: one for each seed, in the order of Cell.seeds; empty if only mean and std were
+    published. std: None for fewer than two seeds.
     """
 
     mean: float
@@ -66,8 +67,9 @@ class Spread(NamedTuple):
 class Cell(NamedTuple):
     """One metric of one model, forward and reverse, and their difference paired by seed.
 
-    key: of METRICS. seeds: those that both directions have. base: the untouched model's value, None
-    where it was not evaluated. notes: what a reader of the table has to know, as "partial 2/58".
+    key: of METRICS, or BENCHMARK/NAME of another metric. seeds: those that both directions have.
+    base: the untouched model's value; None if it was not evaluated. notes: remarks that a reader of
+    the table needs, such as "partial 2/58".
     """
 
     key: str
@@ -94,7 +96,7 @@ def over_seeds(values: Sequence[float]) -> Spread:
 def paired(
     key: str, model: str, seeds: Sequence[int], forward: Sequence[float], reverse: Sequence[float]
 ) -> Cell:
-    """The cell of values that were measured, one per seed and direction."""
+    """The cell of measured values. Both directions have one value for each seed, in that order."""
     differences = [f - r for f, r in zip(forward, reverse, strict=True)]
     spreads = over_seeds(forward), over_seeds(reverse), over_seeds(differences)
     return Cell(key, model, tuple(seeds), *spreads)

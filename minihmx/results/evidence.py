@@ -1,4 +1,4 @@
-"""What a run left, found and checked for being whole, for whoever explains it. No torch."""
+"""The files of a run, found and checked for being whole, for `minihmx explain`. No torch."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ SCIENCE_FIELDS: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Evidence:
-    """A run's folder. science: the fields of its experiment, also those that its config.json leaves
-    out. frame: the chat template's text around one user turn, and rubric: what the judge was told;
-    None where an older version kept none.
+    """A run's folder. science: the fields of its experiment, with the defaults of those that its
+    config.json leaves out. frame: the chat template's text around one user turn. rubric: the words
+    that the judge was told. Both are None if an older version kept none.
     """
 
     folder: Path
@@ -49,33 +49,33 @@ class Evidence:
     rubric: str | None
 
     def judge_prompt(self, answer: Mapping[str, Any]) -> str | None:
-        """All that the judge was shown of an answer, markup included."""
+        """The judge's whole prompt about an answer, markup included; None if a part is not kept."""
         if self.rubric is None:
             return None
         return self.framed(judge_prompt(self.rubric, answer["prompt"], answer["completion"]))
 
     def rubric_differs(self) -> bool:
-        """Whether rubric.txt is not the text of the run, whose digest config.json holds."""
+        """Whether rubric.txt has changed: config.json holds the digest of the run's own rubric."""
         digest = self.science.get("rubric digest")  # older versions kept none
         if digest is None or self.rubric is None:
             return False
         return bool(text_digest(self.rubric.rstrip("\n")) != digest)
 
     def framed(self, content: str) -> str | None:
-        """A user turn as the chat template renders it."""
+        """A user turn as the chat template renders it; None if the template's text is not kept."""
         if self.frame is None:
             return None
         content = content.strip() if self.frame["strips"] else content
         return f"{self.frame['before']}{content}{self.frame['after']}"
 
     def missing(self) -> list[str]:
-        """Which files an older version did not keep yet."""
+        """The files that are not there because an older version did not write them yet."""
         kept = {"prompts.json": self.frame, "rubric.txt": self.rubric}
         return [name for name, value in kept.items() if value is None]
 
 
 def open_evidence(folder: Path) -> Evidence:
-    """What this run's folder says of itself. Raises Failure where it is none, or is damaged."""
+    """The evidence in a run's folder. Raises Failure if it is no run's folder, or is damaged."""
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder} holds no config.json, so it has no steps and no epochs.")
@@ -106,7 +106,7 @@ def open_evidence(folder: Path) -> Evidence:
 
 
 def run_folder(text: str) -> Path:
-    """Raises UserError where there is no folder with a run, or with evaluations, in it."""
+    """The folder of this path. Raises UserError unless it holds a run or evaluations."""
     folder = home_path(text)
     if not os.path.isdir(folder) or not any(
         (folder / n).exists() for n in ("config.json", "evals")
@@ -119,9 +119,9 @@ def run_folder(text: str) -> Path:
 
 
 def read_answers(evidence: Evidence, name: str) -> list[dict[str, Any]]:
-    """The answers in a file of rollouts/ or evaluations/, every field there.
+    """The answers in a file of rollouts/ or evaluations/, checked to have every field.
 
-    Raises DataError, naming file and line, for a file that is not whole.
+    Raises DataError naming the file, and the line if one is damaged, for a file that is not whole.
     """
     path, science = evidence.folder / name, evidence.science
     rows = science["generations" if name.startswith("rollouts") else "eval_samples"]
@@ -147,7 +147,10 @@ def read_answers(evidence: Evidence, name: str) -> list[dict[str, Any]]:
 
 
 def metrics_line(evidence: Evidence, kind: str, number: int) -> tuple[int, dict[str, Any]]:
-    """The line of metrics.jsonl about a step, or an evaluation by its epoch, and its number."""
+    """(line number, line) of metrics.jsonl about a step, or about the evaluation after an epoch.
+
+    Raises DataError if there is no such line.
+    """
     path, key = evidence.folder / "metrics.jsonl", "step" if kind == "step" else "epoch"
     for place, line in enumerate(read_lines(path) if path.exists() else [], start=1):
         if line.get("kind") == kind and line.get(key) == number:
@@ -162,7 +165,7 @@ def metrics_line(evidence: Evidence, kind: str, number: int) -> tuple[int, dict[
 
 
 def numbered(folder: Path, pattern: str) -> list[int]:
-    """The numbers in the names of a run's files, as 17 of rollouts/step-000017.jsonl."""
+    """The numbers in the names of a run's files, such as 17 in rollouts/step-000017.jsonl."""
     found = (re.fullmatch(r"\w+-(\d+)(?:\.jsonl)?", path.name) for path in folder.glob(pattern))
     return sorted(int(match[1]) for match in found if match)
 
@@ -186,7 +189,7 @@ def what_there_is(folder: Path) -> str:
 
 
 def not_there(what: str, word: object, known: Collection[str], where: object) -> UserError:
-    """The refusal of a name that a file does not hold, with the nearest ones, or the first."""
+    """The UserError for a name that `where` does not hold, with the nearest or the first names."""
     near = difflib.get_close_matches(str(word), known, 3) or [*known][:3]
     return UserError(
         f"{where} has no {what} {quoted(str(word))}; among its {len(known)} are {', '.join(near)}."

@@ -1,4 +1,4 @@
-"""What `minihmx explain` was asked for, found among what a run left. No torch."""
+"""`minihmx explain`: finds the step, epoch or item that was asked for and explains it. No torch."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ class Asked(NamedTuple):
 
 
 def explained(asked: Asked) -> Iterator[str]:
-    """The lines; where numbers differ, the last one says what checks all of them.
+    """The lines of the explanation. If a number in it differs from the file, the last line names
+    the command that checks all files.
 
-    Raises UserError, saying what there is, for what is not there.
+    Raises UserError, saying what there is, for a step, epoch, question or item that is not there.
     """
     differing = False
     for line in _lines(asked):
@@ -82,7 +83,7 @@ def _lines(asked: Asked) -> Iterator[str]:
 
 
 def _with_epoch(text: str) -> tuple[str, int | None]:
-    """RUN@epoch-03 in its two parts; a mere RUN has no epoch."""
+    """RUN and 3 for RUN@epoch-03; (RUN, None) for a path without an epoch's name."""
     run, _, name = text.rpartition("@")
     named = EPOCH_NAME.fullmatch(name)
     if not run or not named or os.path.exists(home_path(text)):

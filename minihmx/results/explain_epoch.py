@@ -17,7 +17,7 @@ from minihmx.terminal.text import printable
 def explain_evaluation(
     evidence: Evidence, epoch: int, question: str | None, all_prompts: bool
 ) -> Iterator[str]:
-    """The held-out questions of one epoch, or one of them with its answers."""
+    """Explain one evaluation: all its questions' scores, or one question's with its answers."""
     name, science = f"evaluations/epoch-{epoch:02d}.jsonl", evidence.science
     lines = read_answers(evidence, name)
     rollouts, n = remade(lines, science, step=False), science["eval_samples"]
@@ -46,7 +46,7 @@ def explain_evaluation(
 
 
 def scores_written(clusters: Mapping[str, Sequence[int | None]], only: str | None) -> Iterator[str]:
-    """Each question's scores, their mean, and its standard error with the arithmetic."""
+    """Each question's scores, then their mean and its standard error with the arithmetic."""
     scored = {name: [s for s in values if s is not None] for name, values in clusters.items()}
     scores = [float(s) for values in scored.values() for s in values]
     centre, filled = mean(scores), [values for values in scored.values() if values]
@@ -75,7 +75,7 @@ def scores_written(clusters: Mapping[str, Sequence[int | None]], only: str | Non
 
 
 def kl_written(lines: Sequence[Logged]) -> Iterator[str]:
-    """The two means of the KL."""
+    """The mean of the KL over the answers, and its mean over all their tokens, in nats."""
     known = [(kl, len(line["ids"])) for line in lines if (kl := line["kl"]) is not None]
     if known:
         tokens = sum(length for _, length in known)

@@ -20,7 +20,7 @@ from minihmx.stats import std_unbiased
 from minihmx.terminal.board import bracketed, columns, marked, summed, wrapped, written
 from minihmx.terminal.text import printable
 
-# Why an answer has no score, in words; records.Reason has the names.
+# The reasons why an answer has no score, in words. records.Reason has their names.
 WHY_UNSCORED = {
     "no-line": "no line of the judge's words opens with Score:",
     "not-an-integer": "behind Score: there is no whole number in the digits 0 to 9",
@@ -44,13 +44,13 @@ WEIGHT_WORDS = {
     "dapo": "1 / tokens of the step",
     "bnpo_shuffled": "1 / (questions · tokens of the answer's part, all answers being shuffled)",
 }
-ROUNDING = 1e-5  # of what was added up: the loss was summed in fp32, in other pieces
+ROUNDING = 1e-5  # a share of the terms' sizes, since the loss was summed in fp32 by micro-batches
 
 
 def explain_step(
     evidence: Evidence, step: int, question: str | None, all_prompts: bool
 ) -> Iterator[str]:
-    """One group of a step: that of the question, or the first one."""
+    """Explain one group of a step: the question's, or the first one if no question is given."""
     name, science = f"rollouts/step-{step:06d}.jsonl", evidence.science
     lines = read_answers(evidence, name)
     rollouts = remade(lines, science, step=True)
@@ -132,8 +132,10 @@ def judge_shown(evidence: Evidence, line: Logged, number: int) -> Iterator[str]:
 def advantages_written(
     group: Sequence[AnswerRow], science: Logged, of_step: float | None
 ) -> Iterator[str]:
-    """Mean, standard deviation and each advantage, with the arithmetic. of_step: the standard
-    deviation of all rewards of the step."""
+    """Mean, standard deviation and each advantage, with the arithmetic.
+
+    of_step: the standard deviation of all rewards of the step, for advantage_divisor "batch".
+    """
     own, epsilon, divisor = group[0].own, science["advantage_epsilon"], science["advantage_divisor"]
     rewards = [r for row in group if (r := row.own["reward"]) is not None]
     centre, spread, n = own["group_mean"], own["group_std"], len(rewards)
@@ -176,7 +178,7 @@ def advantages_written(
 
 
 def loss_written(group: Sequence[AnswerRow], science: Logged) -> Iterator[str]:
-    """The weight of a token, and what each answer adds to the loss."""
+    """The weight of a token, and each answer's part of the loss, with the arithmetic."""
     beta, kind = science["beta"], science["loss_type"]
     yield ""
     yield f"weight of a token ({kind}) = {WEIGHT_WORDS[kind]}"
@@ -212,7 +214,7 @@ def loss_written(group: Sequence[AnswerRow], science: Logged) -> Iterator[str]:
 
 
 def parts_of(rows: Sequence[AnswerRow]) -> tuple[str, ...]:
-    """What some answers add to the loss: by their advantages, by their KL, together."""
+    """The part of the loss from these answers: from their advantages, from their KL, and both."""
     push = math.fsum(row.push for row in rows)
     pulls = [row.pull for row in rows if row.pull is not None]
     pull = math.fsum(pulls) if len(pulls) == len(rows) else None
@@ -224,7 +226,7 @@ def parts_of(rows: Sequence[AnswerRow]) -> tuple[str, ...]:
 def step_written(
     groups: Sequence[Sequence[AnswerRow]], chosen: int, metrics: Logged
 ) -> Iterator[str]:
-    """The groups of the step, and their sum beside the logged loss."""
+    """The groups of the step, and their sum beside the loss that metrics.jsonl has."""
     everything = [row for rows in groups for row in rows]
     pushes = [math.fsum(abs(row.push) for row in rows) for rows in groups]
     whole = math.fsum(pushes)

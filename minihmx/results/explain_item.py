@@ -20,7 +20,7 @@ from minihmx.storage.strict import read_json
 from minihmx.terminal.board import columns, marked, wrapped
 from minihmx.terminal.text import printable
 
-# What each rule of evals/reading means, for `rule "cue"`.
+# The meaning of each rule that a benchmark names in a Reading.
 RULE_WORDS = {
     "mention": "it is named there",
     "only": "it is the only answer left",
@@ -54,7 +54,10 @@ class Read(NamedTuple):
 
 
 def explain_item(run: str, benchmark: str, item: str | None, sample: int) -> Iterator[str]:
-    """The lines about one sample of one item. Raises UserError for what is not there."""
+    """The lines about one sample of one item.
+
+    Raises UserError for an item or sample that is not there, DataError for a damaged line.
+    """
     named([benchmark])
     folder = evaluation_folder(run, benchmark)
     lines = read_lines(folder / SAMPLES)
@@ -90,10 +93,10 @@ def explain_item(run: str, benchmark: str, item: str | None, sample: int) -> Ite
 
 
 def evaluation_folder(run: str, benchmark: str) -> Path:
-    """The evaluation of RUN, RUN@epoch-03 or RUN@epoch-03-1a2b3c4d.
+    """The evaluation's folder for RUN, RUN@epoch-03 or RUN@epoch-03-1a2b3c4d.
 
-    Without a name it is the selected epoch's, or the last one's. Raises UserError where there is
-    none, or more than one.
+    A mere RUN means the selected epoch, or else the last one evaluated. Raises UserError if there
+    is no such evaluation, or more than one.
     """
     name = ""
     if not os.path.isdir(run) and "@" in run:
@@ -119,7 +122,7 @@ def evaluation_folder(run: str, benchmark: str) -> Path:
 
 
 def _selected(folder: Path, places: set[str]) -> str:
-    """The place that selected.json names, else the last one."""
+    """The epoch that selected.json names, if it was evaluated, else the last evaluated one."""
     try:
         selected = read_json(folder / "selected.json")
     except Failure:
@@ -129,7 +132,7 @@ def _selected(folder: Path, places: set[str]) -> str:
 
 
 def is_sample(line: Mapping[str, Any]) -> bool:
-    """Whether all that is shown of a sample is there."""
+    """Whether a line of samples.jsonl has all the fields that are shown, each of its type."""
     texts = ("choices",) if "choices" in line else ("turns", "replies", "finish")
     numbers = ("loglikelihoods",) if "choices" in line else ()
     lists = {**dict.fromkeys(texts, str), **dict.fromkeys(numbers, float)}
@@ -145,10 +148,10 @@ def is_sample(line: Mapping[str, Any]) -> bool:
 
 
 def readings(detail: Any, replies: int, name: str = "") -> Iterator[Read]:
-    """Every reading in a sample's detail, however deep.
+    """Every reading in a sample's detail, however deep. replies: how many the sample has.
 
-    What is called first is read from the first reply, or, where four turns ask for the letter
-    twice, from the second; all else is read from the last reply.
+    A reading with "first" in its name is of the first reply. If there are four replies, the letter
+    was asked for twice, and it is of the second reply. All other readings are of the last reply.
     """
     if isinstance(detail, list):
         for number, each in enumerate(detail, start=1):
@@ -163,7 +166,7 @@ def readings(detail: Any, replies: int, name: str = "") -> Iterator[Read]:
 
 
 def dialogue_written(line: Mapping[str, Any]) -> Iterator[str]:
-    """The turns and replies, what was read being marked, and the readings."""
+    """The turns, the replies with the spans that were read marked in them, and the readings."""
     replies = line["replies"]
     found = list(readings(line["detail"], len(replies)))
     for i, (turn, reply, ended) in enumerate(
@@ -216,8 +219,8 @@ def _shortest(value: Any) -> str:
 
 
 def values_written(benchmark: str, line: Mapping[str, Any]) -> Iterator[str]:
-    """Every value of the sample, with the parts of the set in whose mean it is as well, and which
-    of the paper's metrics it has no value of."""
+    """Every value of the sample, with the parts of the set in whose means it counts as well. Then
+    the headline's metrics of which the sample has no value."""
     values, together = line["values"], dict[tuple[str, float], list[str]]()
     for name in values:
         # flip_rate/pooled is flip_rate over other items; flip_rate/careful is another number, and
@@ -245,7 +248,7 @@ def values_written(benchmark: str, line: Mapping[str, Any]) -> Iterator[str]:
 def scored_again(
     benchmark: str, folder: Path, line: Mapping[str, Any], place: str
 ) -> Iterator[str]:
-    """Notices where the rules of today give the sample other values or another detail."""
+    """Score the sample again: a notice for each value, or detail, that today's rules change."""
     if not (folder / RESULT).exists():
         yield "  (The evaluation is not finished, so its settings are not known yet.)"
         return

@@ -29,8 +29,8 @@ _DIFFERENCES = (("base", "forward"), ("base", "reverse"), ("reverse", "forward")
 
 
 class StoredAnswer(NamedTuple):
-    """A held-out answer as a run keeps it. side: base, forward or reverse. score: the judge's, None
-    where it gave none."""
+    """A held-out answer as a run keeps it. side: base, forward or reverse. text: the question's
+    words, whose id is `question`. score: the judge's; None if it gave none."""
 
     side: str
     question: str
@@ -55,10 +55,11 @@ RATING_SHEET = Sheet(("question", "answer"), "rating", _read_rating)
 
 
 def answers_to_rate(runs: Sequence[TrainedRun]) -> list[StoredAnswer]:
-    """The answers of the compared epochs, and the base's, which both directions of a seed share.
+    """The answers of the compared epochs, and those of the base, which both directions of a seed
+    share.
 
-    Raises UserError for runs of several models or rubrics, whose scores mean different things, and
-    for two epochs of one run, which would be one side.
+    Raises UserError for runs of several models or rubrics, because their scores mean different
+    things, and for two epochs of one run, because their ratings would be mixed in one side.
     """
     for what, values in (
         ("models", {run.model for run in runs}),
@@ -93,15 +94,15 @@ def answers_to_rate(runs: Sequence[TrainedRun]) -> list[StoredAnswer]:
 
 
 def rubric_words(run: TrainedRun) -> str:
-    """The words by which the run's judge scored, which are what people are told as well."""
+    """The words by which the run's judge scored. People rate by the same words."""
     return read_file(run.folder / "rubric.txt").decode(errors="replace").strip()
 
 
 def rating_file(answers: Sequence[StoredAnswer], limit: int, seed: int) -> tuple[bytes, int]:
     """The blind file for these answers, and how many rows it has.
 
-    limit: at most so many rows, 0 for all. They are drawn in turn from every side and question, so
-    that each has as many as the others, in an order that follows from the seed.
+    limit: the most rows, 0 for all. Rows are taken in turn from each side and question, so that all
+    of these have equally many. The seed decides the order.
     """
     cells: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
     for a in answers:
@@ -127,9 +128,9 @@ class RatedAnswer(NamedTuple):
 
 
 class RatingReport:
-    """What people saw, by side, and how far they agree with the judge and with one another.
+    """People's ratings by side, and how far people agree with the judge and with one another.
 
-    raters: a name for each file, and its ratings.
+    raters: for each file a name, and the ratings in it.
     """
 
     def __init__(self, answers: Sequence[StoredAnswer], raters: Mapping[str, Ratings]):
@@ -164,7 +165,7 @@ class RatingReport:
         return {name: each and each._asdict() for name, each in by_name.items()} | {"why": ""}
 
     def side(self, side: str) -> dict[str, Any]:
-        """Means of people and judge over a side's rated answers; None where they are too few."""
+        """The means of people and judge over a side's rated answers; None if these are too few."""
         of_side = [a for a in self.rated if a.side == side]
         why = too_few([Both(a.question, a.people, a.people) for a in of_side], "people rated")
         judged = [a for a in of_side if a.judge is not None]
@@ -180,7 +181,7 @@ class RatingReport:
         }
 
     def both(self, side: str) -> list[Both]:
-        """A side's answers that people rated and the judge scored; the judge's score is the own."""
+        """A side's answers that people rated and the judge scored. `own` is the judge's score."""
         return [
             Both(a.question, a.judge, a.people)
             for a in self.rated
@@ -188,12 +189,13 @@ class RatingReport:
         ]
 
     def difference(self, base: str, trained: str) -> Effect | str:
-        """One side less another by both, or why nothing can be said."""
+        """trained minus base, by people and by the judge; or a sentence why nothing can be said."""
         sides = self.both(base), self.both(trained)
         return effect_or_why(*sides, (base, trained), "people and judge rated")
 
     def pairs_of_readers(self) -> Iterator[tuple[str, list[Both]]]:
-        """People and judge, then each two raters: their marks on the same answers, each once."""
+        """For the judge and the people, and for each two raters: a title, and the two marks on each
+        answer that both have marked, once for each answer."""
         once = {a.row: a for a in self.rated}
         judged = [Both(a.question, a.judge, a.people) for a in once.values() if a.judge is not None]
         yield "judge and people", judged
@@ -258,7 +260,7 @@ class RatingReport:
 
 
 def _plain_mean(values: Sequence[tuple[str, float]]) -> dict[str, float]:
-    """Of values by question, with its clustered standard error."""
+    """The mean of (question, value) pairs, and its standard error with questions as clusters."""
     by_question: dict[str, list[float]] = {}
     for question, value in values:
         by_question.setdefault(question, []).append(value)

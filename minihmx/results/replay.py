@@ -1,6 +1,7 @@
-"""A run's records in the order in which they came, for a tracker to show: numbers and tables.
+"""A run's numbers and tables in the order in which they were recorded, for a tracker to show.
 
-Training knows nothing of this. Its files are read as they stand or as they grow, and never written.
+Training knows nothing of this. Its files are read as they stand, or as they grow, and are never
+written here.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from minihmx.storage.lock import held
 from minihmx.storage.strict import read_file, read_json
 
 PATIENCE = 1.0  # seconds between two looks at files that grow
-# What stands before the names of a line's numbers, by its kind: in metrics.jsonl and timings.jsonl.
+# By a line's kind, the prefixes of its numbers' names: those of metrics.jsonl, of timings.jsonl.
 GROUPS = {"step": ("train", "time"), "evaluation": ("eval", "eval_time")}
 TABLE_COLUMNS = {
     "question": "prompt",
@@ -34,7 +35,8 @@ TABLE_COLUMNS = {
 
 
 class Numbers(NamedTuple):
-    """What a step or an evaluation measured. when: seconds since 1970, as its files have it."""
+    """The numbers of a step or an evaluation. when: seconds since 1970, at which its answers
+    were written; if their file is gone, the time now."""
 
     step: int
     when: float
@@ -51,8 +53,8 @@ class AnswerTable(NamedTuple):
 
 
 class LoggedRun(NamedTuple):
-    """A run as trackers know it. id: its name and a digest of its config and place, so that another
-    run never takes its place there. values: config.json's, one level deep."""
+    """A run as trackers know it. id: its name and a digest of its config and path, so that no other
+    run has the same id. values: the fields of config.json in one dict."""
 
     folder: Path
     name: str
@@ -82,11 +84,12 @@ def find_run(text: str) -> LoggedRun:
 
 
 def replay(run: LoggedRun, every: int, follow: bool = False) -> Iterator[Numbers | AnswerTable]:
-    """The numbers of every step and evaluation, the answers of every evaluation and every so many
-    steps (0: of none); with follow also those that come, for as long as a process is at work.
+    """The numbers of every step and evaluation, and the answers of every evaluation and of each
+    step whose number is a multiple of `every` (0: of no step). With `follow`, new ones are waited
+    for as long as a process is at work on the run.
 
-    A half-written last line is left out, or waited for. Raises DataError naming a line that is
-    damaged.
+    A half-written last line is left out, or with `follow` waited for. Raises DataError naming a
+    damaged line.
     """
     for line, timing in _lines(run.folder, follow):
         kind, step, epoch = line.get("kind"), line.get("step"), line.get("epoch")
@@ -112,26 +115,26 @@ def replay(run: LoggedRun, every: int, follow: bool = False) -> Iterator[Numbers
 
 
 def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
-    """What can be drawn: a number that is there and finite, the step being the axis."""
+    """The line's finite numbers, except for the step, which is the axis."""
     kinds = (int, float)
     found = {n: v for n, v in line.items() if type(v) in kinds and math.isfinite(v)}
     return {n: v for n, v in found.items() if n != "step"}
 
 
 def _lines(folder: Path, follow: bool) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Each line of metrics.jsonl with the one of timings.jsonl that belongs to it, {} without one.
+    """Each line of metrics.jsonl with the line of timings.jsonl that belongs to it, or {}.
 
-    A run that goes on after an interruption cuts its files and writes the same steps again; they
-    are counted, so none comes twice.
+    A run that goes on after an interruption cuts its files and writes the same steps again. The
+    lines are counted here, so no step comes twice.
     """
     path, seen, waited = folder / "metrics.jsonl", 0, False
     while True:
         lock = folder / ".lock"
-        at_work = follow and lock.is_file() and held(lock)  # before reading: all is there then
+        at_work = follow and lock.is_file() and held(lock)  # asked first, so no line is missed
         over = not at_work
         fresh = _whole_lines(path)[seen:]
         timings = _timings(folder)
-        # its seconds are written right after a step, so they are waited for, once
+        # A step's seconds are written right after its numbers, so they are waited for once.
         waited = bool(fresh) and not over and not waited and _key(fresh[-1]) not in timings
         for line in fresh[: len(fresh) - waited]:
             seen += 1
@@ -142,9 +145,9 @@ def _lines(folder: Path, follow: bool) -> Iterator[tuple[dict[str, Any], dict[st
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file but for a last line that is damaged, which may be whole a moment later.
+    """The records of a file without a damaged last line, which may be whole a moment later.
 
-    Raises DataError where another line is.
+    Raises DataError if any other line is damaged.
     """
     data = read_file(path) if path.exists() else b""
     try:
@@ -154,7 +157,8 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _timings(folder: Path) -> dict[Any, dict[str, Any]]:
-    """By what they belong to. Nothing depends on them, so damage there costs nothing else."""
+    """The lines of timings.jsonl by their `_key`. Nothing else depends on them, so a damaged file
+    counts as an empty one."""
     try:
         return {_key(line): line for line in read_lines(folder / "timings.jsonl")}
     except (DataError, UserError, OSError):
@@ -162,6 +166,7 @@ def _timings(folder: Path) -> dict[Any, dict[str, Any]]:
 
 
 def _key(line: Mapping[str, Any]) -> tuple[str, str]:
-    """What a line is of; an evaluation's timings know its epoch and not its step."""
+    """The kind and the number of a line. An evaluation goes by its epoch, since its timings have no
+    step."""
     kind = line.get("kind")
     return str(kind), str(line.get("step" if kind == "step" else "epoch"))

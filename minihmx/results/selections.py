@@ -1,4 +1,4 @@
-"""What the paper says of the chosen checkpoints, checked on selected.json. No torch."""
+"""The paper's statements on the chosen checkpoints, checked on selected.json. No torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Claim = Mapping[str, Any]  # a line of data/claims.jsonl
 
 
 class Decision(NamedTuple):
-    """One of the four verdicts, and the numbers that decided it, in words and by cell."""
+    """One of VERDICTS. note and cells: the numbers that decided it, in words and by cell."""
 
     verdict: str
     note: str = ""
@@ -26,7 +26,10 @@ class Decision(NamedTuple):
 
 
 class SelectedPair(NamedTuple):
-    """Both directions of one model and seed: every candidate epoch, and the two chosen ones."""
+    """Both directions of one model and seed.
+
+    forward, reverse: every candidate epoch. f, r: the chosen ones of the two.
+    """
 
     model: str
     seed: int
@@ -37,7 +40,10 @@ class SelectedPair(NamedTuple):
 
 
 def read_selections(pairs: Sequence[SeedPair]) -> list[SelectedPair]:
-    """The selection of every pair that has one. Raises UserError for a file that holds none."""
+    """The selection of every pair that has one.
+
+    Raises UserError for a selected.json that is no selection of two runs.
+    """
     found = []
     for pair in pairs:
         path = pair.forward.folder / "selected.json"
@@ -76,9 +82,10 @@ def in_every(
     test: Callable[[SelectedPair], bool | None],
     numbers: Callable[[SelectedPair], str],
 ) -> Decision:
-    """Holds where the test is true of every pair, fails where it is false of any.
+    """The claim holds if the test is true of every pair, and fails if it is false of any pair.
 
-    Without pairs, or where the test of one gives None (a number is missing), it cannot be told.
+    It cannot be told if there are no pairs, or if no test is false and one is None, which means
+    that a number is missing. numbers: a pair's numbers in words, for the note.
     """
     if not pairs:
         return Decision(UNTOLD, "no selected pair is here that it speaks of")
@@ -130,14 +137,15 @@ def first_above(claim: Claim, pairs: Sequence[SelectedPair]) -> Decision:
 
 
 def same_epoch(claim: Claim, pairs: Sequence[SelectedPair]) -> Decision:
-    """Both epochs are the same in more than half of the pairs."""
+    """In more than half of the pairs both directions have the same epoch."""
     found = in_every(pairs, lambda pair: pair.f.epoch == pair.r.epoch, _epochs)
     most = 2 * sum(pair.f.epoch == pair.r.epoch for pair in pairs) > len(pairs)
     return found._replace(verdict=HOLDS if most else found.verdict)
 
 
 def earlier_epoch(claim: Claim, pairs: Sequence[SelectedPair]) -> Decision:
-    """Where the reverse epoch is another, it is earlier, and the reverse KL was higher before."""
+    """If the two epochs differ, the reverse one is earlier, and at the forward run's epoch the
+    reverse run's KL is the higher one."""
 
     def test(pair: SelectedPair) -> bool | None:
         same = next((c for c in pair.reverse if c.epoch == pair.f.epoch), None)
@@ -147,13 +155,13 @@ def earlier_epoch(claim: Claim, pairs: Sequence[SelectedPair]) -> Decision:
 
 
 def higher_kl(claim: Claim, pairs: Sequence[SelectedPair]) -> Decision:
-    """The chosen forward checkpoint has the higher KL, in all but the claim's models."""
+    """The chosen forward checkpoint has the higher KL in all models but those of the claim."""
     others = [pair for pair in pairs if pair.model not in claim["models"]]
     return in_every(others, lambda pair: _above(pair.f.kl, pair.r.kl), _kls)
 
 
 def lower_kl(claim: Claim, pairs: Sequence[SelectedPair]) -> Decision:
-    """The forward KL is lower at every epoch, in the claim's models and in no other."""
+    """In the claim's models the forward KL is lower at every epoch, and in no other model."""
 
     def everywhere(pair: SelectedPair) -> bool | None:
         kls = zip(pair.forward, pair.reverse, strict=False)

@@ -1,7 +1,7 @@
 """How much the choice of checkpoints depends on the threshold 7.5 and the ten questions. No torch.
 
-The paper selects by one rule (section 4), and whoever reads its tables may ask what another
-threshold would have shown. Two answers from what the runs left on disk:
+The paper selects by one rule (section 4), and a reader of its tables may ask what another threshold
+would have shown. The files of the runs give two answers:
 
     thresholds  the rule with 7.0, 7.1, ... 8.0 in place of 7.5: the epochs, their KL, and the
                 differences between the checkpoints that would have been compared
@@ -34,7 +34,7 @@ HELD_OUT_SCORE = "held-out score"  # a difference that every run can show
 
 
 class Chosen(NamedTuple):
-    """What the rule takes from one pair: the choices, and the candidates that they name."""
+    """What the rule chooses from one pair: the choices, and the candidates that they name."""
 
     choices: tuple[Choice, Choice]
     forward: Candidate
@@ -48,7 +48,7 @@ class Chosen(NamedTuple):
 
 
 class Histories(NamedTuple):
-    """The candidates of both directions of a pair, and the rule that it was selected by."""
+    """The candidates of both directions of a pair. rule: its selection's, with threshold 7.5."""
 
     pair: SeedPair
     forward: list[Candidate]
@@ -56,13 +56,13 @@ class Histories(NamedTuple):
     rule: Rule
 
     def chosen(self, threshold: float) -> Chosen:
-        """The rule with this threshold."""
+        """What the pair's rule chooses with this threshold in place of its own."""
         return _chosen(self.forward, self.reverse, replace(self.rule, threshold=threshold))
 
 
 def histories_of(pair: SeedPair) -> Histories:
-    """Both directions' evaluations. Raises UserError where they hold no epochs to choose from, or
-    not the same ones, DataError where a line is damaged."""
+    """Both directions' evaluations. Raises UserError if they have no epochs to choose from, or not
+    the same ones, and DataError if a line is damaged."""
     forward, reverse = (_candidates(run.folder) for run in pair.runs)
     if not forward or [c.epoch for c in forward] != [c.epoch for c in reverse]:
         raise UserError(
@@ -83,7 +83,7 @@ def _candidates(folder: Path) -> list[Candidate]:
 
 
 def _rule(folder: Path) -> Rule:
-    """That of a run's selection, which may differ in more than the threshold, else the paper's."""
+    """The rule in a run's selected.json, with the paper's threshold; else the paper's rule."""
     path, usual = folder / "selected.json", Rule()
     told = read_json(path).get("rule") if path.exists() else None
     if not isinstance(told, dict):
@@ -107,11 +107,12 @@ def _chosen(forward: Sequence[Candidate], reverse: Sequence[Candidate], rule: Ru
 
 
 class Stretch(NamedTuple):
-    """Neighbouring thresholds at which every pair of a model has the same two epochs, by the rule
-    at all of them or at none.
+    """Neighbouring thresholds, low to high, at which every pair of a model gets the same two epochs
+    and passes the threshold at all of them or at none.
 
-    cells: the differences at these epochs, by metric; those that were evaluated there. missing: the
-    runs at these epochs, as `eval --adapter` takes them, where no benchmark was.
+    chosen: by seed. cells: by metric, the differences between these epochs, as far as they were
+    evaluated. missing: if no benchmark was evaluated at these epochs, the runs at them as
+    `eval --adapter` takes them; else empty.
     """
 
     low: float
@@ -122,7 +123,7 @@ class Stretch(NamedTuple):
 
 
 def stretches(model: Sequence[Histories]) -> list[Stretch]:
-    """All pairs of one model, from the lowest threshold to the highest."""
+    """The stretches of all pairs of one model, from the lowest threshold to the highest."""
 
     def outcome(threshold: float) -> tuple[tuple[int, int, bool], ...]:
         made = (histories.chosen(threshold) for histories in model)
@@ -138,7 +139,7 @@ def stretches(model: Sequence[Histories]) -> list[Stretch]:
 
 
 def _differences(model: Sequence[tuple[Histories, Chosen]]) -> tuple[dict[str, Cell], list[str]]:
-    """The cells that the evaluations of these epochs give, and the runs that have none there."""
+    """The cells that the evaluations at these epochs give; if there are none, the runs instead."""
     named = [
         f"{run.folder}@epoch-{epoch.epoch:02d}"
         for histories, chosen in model
@@ -161,7 +162,7 @@ def _differences(model: Sequence[tuple[Histories, Chosen]]) -> tuple[dict[str, C
 
 
 def metric_title(key: str) -> str:
-    """How a row of differences is called."""
+    """The title of a row of differences."""
     if key == HELD_OUT_SCORE:
         return f"{HELD_OUT_SCORE}, 0 to 10"
     metric = metric_of(key)
@@ -178,7 +179,11 @@ def in_order(cells: Sequence[str]) -> list[str]:
 
 
 class Sums(NamedTuple):
-    """One question's answers in one evaluation: counts, and sums over those that have a number."""
+    """One question's answers in one evaluation.
+
+    answers: how many there are. scored and score: how many have a score, and the sum of these.
+    measured and kl: how many have a KL, and the sum of these.
+    """
 
     answers: int
     scored: int
@@ -191,8 +196,8 @@ ByQuestion = Mapping[str, Sums]
 
 
 class Redrawn(NamedTuple):
-    """How often, of the draws, each epoch was the chosen one, by direction; and how often the
-    forward choice was below the rule (no epoch's score exceeded the threshold)."""
+    """questions: how many were drawn each time. epochs: by direction, in how many draws each epoch
+    was chosen. below: in how many draws no forward epoch exceeded the threshold."""
 
     questions: int
     epochs: dict[str, Counter[int]]
@@ -202,9 +207,9 @@ class Redrawn(NamedTuple):
 def bootstrap(histories: Histories, draws: int = DRAWS) -> Redrawn:
     """The rule on questions drawn with replacement, the same ones for all epochs and directions.
 
-    The answers to a question stay together, since a question decides much of their scores.
-
-    Raises DataError where an evaluation's answers are not there or are no answers.
+    The answers to a question stay together, since the question decides much of their scores.
+    Raises DataError if an evaluation's answers are gone or damaged, or if the evaluations are not
+    on the same questions.
     """
     sides = [
         [(c.epoch, _by_question(run.folder, c.epoch)) for c in of_run]
@@ -218,7 +223,7 @@ def bootstrap(histories: Histories, draws: int = DRAWS) -> Redrawn:
             f"{histories.pair.forward.folder} and {histories.pair.reverse.folder} were not asked "
             "the same held-out questions at every epoch, so they cannot be drawn again together."
         )
-    # One stream of a pair's own: its figures are the same whatever other pairs stand beside it.
+    # Each pair has its own random stream, so its figures do not depend on the other pairs.
     stream = random.Random(f"{histories.pair.model} {histories.pair.seed}")
     epochs: dict[str, Counter[int]] = {direction: Counter() for direction in DIRECTIONS}
     below = 0
@@ -236,7 +241,7 @@ def bootstrap(histories: Histories, draws: int = DRAWS) -> Redrawn:
 
 
 def _candidate(epoch: int, drawn: Sequence[Sums]) -> Candidate:
-    """An epoch's evaluation as it would have been with these questions."""
+    """The candidate that an epoch would have been if these questions had been the held-out ones."""
     answers, scored, score, measured, kl = map(sum, zip(*drawn, strict=True))
     return Candidate(
         epoch,

@@ -1,7 +1,7 @@
 """Intervals and tests over seeds, items and many cells (docs/decisions.md). No torch.
 
-What needs a distribution beyond counting takes it from scipy, which is in the extra `report`; where
-scipy is not installed, those functions raise ImportError, and `has_scipy` says so beforehand.
+The functions that need Student's t take it from scipy, which is in the extra `report`. Without
+scipy they raise ImportError, and `has_scipy` says so beforehand.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def has_scipy() -> bool:
 
 
 def p_value(difference: Spread) -> float | None:
-    """Two-sided p of Student's one-sample t test that the mean of paired differences is 0.
+    """The two-sided p of Student's one-sample t test that the mean of paired differences is 0.
 
-    A constant cell (a std of 0 up to rounding, since 22.9 - 18.7 and 35.4 - 31.2 may differ in
-    their last digit) has p = 1: with no spread to compare with, nothing is shown. None for fewer
-    than two seeds.
+    If all differences are equal, p is 1: without a spread to compare the mean with, nothing is
+    shown. Equal means up to rounding, since 22.9 - 18.7 and 64.7 - 60.5 differ in the last digit.
+    None for fewer than two seeds.
     """
     from scipy import special
 
@@ -47,19 +47,22 @@ def _t_quantile(n: int) -> float:
 
 
 def seeds_interval(difference: Spread) -> float | None:
-    """Half the width of the 95 % interval over seeds: Student's t with n - 1 degrees of freedom."""
+    """Half the width of the 95 % interval over seeds, by Student's t with n - 1 degrees of freedom.
+    None for fewer than two seeds."""
     if difference.std is None:
         return None
     return _t_quantile(difference.n) * difference.std / math.sqrt(difference.n)
 
 
 def seeds_and_items_interval(matrix: Matrix) -> float | None:
-    """Half the width of the 95 % interval for other seeds and other items than these.
+    """Half the width of the 95 % interval for the mean over other seeds and other items.
 
-    With S seeds, I items and the variances of seed means, item means and residuals, the mean has
-    the variance Var_s / S + Var_i / I - Var_e / (S I): the last term is in both others, so it is
-    taken off once. It is not let below the variance over seeds alone. The seeds are the fewer, so
-    Student's t has S - 1 degrees of freedom. None for fewer than two of either.
+    For S seeds and I items, Var_s is the variance of the seeds' means, Var_i that of the items'
+    means and Var_e that of the residuals. The grand mean has the variance
+    Var_s / S + Var_i / I - Var_e / (S I), because the noise Var_e / (S I) is in each of the first
+    two terms and must count once. The estimate is raised to Var_s / S if it is lower. There are
+    fewer seeds than items, so Student's t has S - 1 degrees of freedom. None for fewer than two
+    seeds or items.
     """
     if len(matrix) < 2 or len(matrix[0]) < 2:
         return None
@@ -80,9 +83,10 @@ def seeds_and_items_interval(matrix: Matrix) -> float | None:
 
 
 def minimum_detectable_effect(difference: Spread) -> float | None:
-    """The true difference that the t test at .05 would find in 80 % of such experiments.
+    """The true difference that the t test at level .05 would find in 80 % of such experiments.
 
-    From the noncentral t; for five seeds it is 1.68 times their standard deviation.
+    It comes from the noncentral t. For five seeds it is 1.68 times their standard deviation.
+    None for fewer than two seeds.
     """
     from scipy import special
 
@@ -94,7 +98,8 @@ def minimum_detectable_effect(difference: Spread) -> float | None:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the order given: the chance of any false cell is below .05.
+    """Holm's adjusted p-values, in the order given. If only cells below .05 are believed, the
+    chance that even one of them is false is at most .05.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -107,7 +112,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values, in the order given: of those below .05, 5 % are expected to be false.
+    """Benjamini and Hochberg's adjusted p-values, in the order given. If only cells below .05 are
+    believed, at most 5 % of these are expected to be false.
 
     >>> benjamini_hochberg([0.01, 0.04, 0.03])
     [0.03, 0.04, 0.04]
@@ -121,7 +127,7 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
 
 
 class Signs(NamedTuple):
-    """Differences above, below and at 0, and the two-sided p; None where all are 0."""
+    """How many differences are above, below and at 0. p: two-sided; None if all are 0."""
 
     above: int
     below: int
@@ -130,17 +136,17 @@ class Signs(NamedTuple):
 
 
 def pooled_signs(cells: Iterable[Cell]) -> Signs:
-    """An exact sign test over the seeds of all models of one metric, each model weighing the same.
+    """An exact sign test over the seeds of all models of one metric. Each model weighs the same.
 
-    Five seeds of one model cannot go under p = .0625, so the models' are pooled. A model is a
-    stratum: what is summed is the share of its seeds that are above 0, so a model with more seeds
-    has no more say. Differences of 0 have no sign and are left out.
+    Five seeds of one model cannot have a p below .0625, so all models are pooled. The statistic is
+    the sum over the models of the share of a model's seeds that are above 0, so that a model with
+    more seeds has no more weight. Differences of 0 have no sign and are left out.
     """
     values = [cell.difference.values for cell in cells]
     above = [sum(v > 0 for v in of_model) for of_model in values]
     below = [sum(v < 0 for v in of_model) for of_model in values]
     strata = [(a, a + b) for a, b in zip(above, below, strict=True) if a + b]
-    chances = {Fraction(0): 1.0}  # of each sum of shares, if both signs were equally likely
+    chances = {Fraction(0): 1.0}  # the chance of each sum of shares, if signs were coin tosses
     for _, n in strata:
         longer: dict[Fraction, float] = {}
         for total, chance in chances.items():
@@ -156,11 +162,11 @@ def pooled_signs(cells: Iterable[Cell]) -> Signs:
 
 
 class Inference(NamedTuple):
-    """What may be concluded from one cell; None where it cannot be told.
+    """The conclusions from one cell. A field is None if the cell has too little for it.
 
-    p, holm and bh: of its difference, alone and adjusted over the table's cells. seeds and both:
-    half the width of the 95 % intervals over seeds, and over seeds and items. items: how many
-    the latter is over. detectable: the minimum detectable effect.
+    p: of the cell's difference. holm and bh: p adjusted over the table's cells. seeds and both:
+    half the width of the 95 % interval over seeds, and of that over seeds and items. items: the
+    number of items in the latter. detectable: the minimum detectable effect.
     """
 
     p: float | None
@@ -173,7 +179,10 @@ class Inference(NamedTuple):
 
 
 def infer(cells: Sequence[Cell], matrices: Sequence[Matrix | None]) -> list[Inference]:
-    """The inference for each cell of one table; matrices: its differences by seed and item."""
+    """The inference for each cell of one table.
+
+    matrices: for each cell its differences [seed][item], or None if the items are not known.
+    """
     alone = [p_value(cell.difference) for cell in cells]
     told = [p for p in alone if p is not None]
     by_holm, by_bh = iter(holm(told)), iter(benjamini_hochberg(told))

@@ -40,7 +40,7 @@ OPINIONS_HEAD = (
 
 
 def comparison_tables(comparison: Comparison | None, found: Sequence[CellSet]) -> list[Table]:
-    """All tables in the order of reading."""
+    """All tables in the order in which they are shown."""
     if comparison is None:
         return [*_means(found), *conclusions(found)]
     return [
@@ -68,7 +68,7 @@ def _compared(comparison: Comparison) -> Table:
 
 
 def _columns(found: Sequence[CellSet]) -> dict[str, dict[str, Cell]]:
-    """Each model's cells by key, under the head of its column; the paper's after what is here."""
+    """By the head of each column, a model's cells by key. A model's columns stand together."""
     there = {source.name: {cell.model for cell in source.cells} for source in found}
     columns: dict[str, dict[str, Cell]] = {}
     for model in dict.fromkeys(cell.model for source in found for cell in source.cells):
@@ -128,7 +128,7 @@ def _means(found: Sequence[CellSet]) -> list[Table]:
 
 
 def _beside(comparison: Comparison) -> Table:
-    """The benchmarks' other metrics, with what each is a mean of."""
+    """The benchmarks' other metrics, and for each the number of samples that it is a mean of."""
     rows = [
         (
             row_title(cell),
@@ -153,7 +153,8 @@ def _beside(comparison: Comparison) -> Table:
 
 
 def _sycophancy(comparison: Comparison) -> Iterator[Table]:
-    """What a user's opinion changes, by question, with the seeds of a direction put together."""
+    """For each model, how much a user's opinion changes its answers, and how true they are. The
+    seeds of a direction are put together."""
     for model, evaluated, effects, lacking, lines in _read_sycophancy(comparison):
         told = f"{model}, seeds {', '.join(str(both.seed) for both in evaluated)}"
         rows = [
@@ -172,7 +173,8 @@ def _sycophancy(comparison: Comparison) -> Iterator[Table]:
 def _read_sycophancy(
     comparison: Comparison,
 ) -> Iterator[tuple[str, list[EvaluatedPair], list[OpinionEffect], list[str], list[str]]]:
-    """By model: what is compared, each opinion's effect, what was not asked, truthfulness."""
+    """For each model: its name, the evaluations, each opinion's effect, notes on conditions that
+    were not asked, and lines on truthfulness. Raises DataError for a damaged sample."""
     for model in dict.fromkeys(pair.model for pair in comparison.pairs):
         evaluated = comparison.evaluated.get((model, "sycophancy_answer"), [])
         if not evaluated:
@@ -224,14 +226,14 @@ def _by_seed(cells: Sequence[Cell]) -> Table:
 
 
 def checkpoint_records(comparison: Comparison) -> list[dict[str, Any]]:
-    """Which epoch of each run is compared, and how it was chosen."""
+    """A record for each compared run: its epoch, and how that was chosen."""
     runs = [run for pair in comparison.pairs for run in pair.runs]
     names = ("model", "direction", "seed", "epoch", "how")
     return [{n: getattr(run, n) for n in names} | {"run": str(run.folder)} for run in runs]
 
 
 def opinion_records(comparison: Comparison) -> list[dict[str, Any]]:
-    """The rows of directional sycophancy; intervals are over the questions alone."""
+    """The rows of directional sycophancy. Their intervals are over the questions alone."""
     records = []
     for model, evaluated, effects, *_ in _read_sycophancy(comparison):
         for effect in effects:
@@ -245,7 +247,7 @@ def opinion_records(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def cell_records(comparison: Comparison | None, found: Sequence[CellSet]) -> list[dict[str, Any]]:
-    """One flat record a cell: those of the tables, and the other metrics beside them."""
+    """A flat record for each cell of the tables, and for each of the other metrics beside them."""
     told: list[tuple[str, Cell, Inference | None]] = []
     for source in found:
         for i, cell in enumerate(source.cells):

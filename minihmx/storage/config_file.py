@@ -1,7 +1,8 @@
 """Values of a run from a file: TOML with a line for each field, or the config.json of another run.
 
-A file says what flags would: its values are checked as theirs are, a flag goes before it, and a
-run's config.json names it as the source of what came from it. Paths in it are meant as if typed.
+A file stands for flags: its values are checked as theirs are, and a flag that is typed goes before
+it. A run's config.json names the file as the source of the values that came from it. Paths in the
+file are read as if they were typed on the command line.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ else:  # the same library, under the name that it had before Python took it in
     import tomli as tomllib
 
 VALUE_KINDS = {int: "whole number", float: "number", str: "text in quotes"}
-# What config.json holds besides fields: which flags name other files than those of that run.
+# The digests in config.json, and for each the flags with which a run may be given another content.
 DIGESTS = {
     "model digest": ("model", "revision"),
     "questions digest": ("questions",),
@@ -33,7 +34,8 @@ DIGESTS = {
 
 
 class ConfigFile(NamedTuple):
-    """Fields and their values. digests: of what a run read, from its config.json; else empty."""
+    """Fields and their values. digests: of model, questions and rubric, from a run's config.json;
+    empty for a TOML file."""
 
     path: Path
     values: dict[str, Any]
@@ -41,14 +43,14 @@ class ConfigFile(NamedTuple):
 
     @property
     def source(self) -> str:
-        """As config.json names where a value came from."""
+        """The words with which config.json names this file as the source of a value."""
         return f"file {self.path}"
 
     def without(self, left_out: Mapping[str, str]) -> ConfigFile:
-        """The file for a command that sets some fields itself. left_out: by such a field, what is
-        given for it instead. A run's config.json has them all, so there they are passed over.
+        """The file without the fields that a command of several runs sets itself.
 
-        Raises UserError for a TOML file that has one of them.
+        left_out: each such field, and what a user gives instead of it. A run's config.json always
+        has them, so there they are passed over. Raises UserError for a TOML file that has one.
         """
         for name in self.values.keys() & left_out.keys() if self.path.suffix != ".json" else ():
             raise UserError(
@@ -59,8 +61,9 @@ class ConfigFile(NamedTuple):
         return self._replace(values=kept)
 
     def check_same_files(self, own: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
-        """Raises UserError where the run would read other files than the run of this config.json,
-        and no flag asks for that. own: the fingerprint's fields of the run that is to begin."""
+        """Raises UserError if the new run would read a model, questions or a rubric with another
+        content than the run of this config.json, and no flag asks for that. own: the fields of the
+        new run's fingerprint."""
         for name, fields in DIGESTS.items():
             there, what = self.digests.get(name), fields[0]
             if there is not None and there != own[name] and not flags.keys() & set(fields):
@@ -74,8 +77,8 @@ class ConfigFile(NamedTuple):
 
 
 def read_values(text: str) -> ConfigFile:
-    """The file that --config names. Raises UserError for what is no config, naming the line or the
-    field."""
+    """The file that --config names. Raises UserError if it is no config, naming the line or the
+    field that is wrong."""
     path = home_path(text)
     try:
         data = strict.read_file(path)

@@ -1,4 +1,4 @@
-"""Every change to the disk, and whole files read back: records, digests, manifests. No torch."""
+"""Every change to a run's files on the disk, and reading them back with their digests. No torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from minihmx.storage.lock import Lock, gone
 
 
 def new_file(flag: str, text: str) -> Path:
-    """Where the file goes that a flag names. Raises UserError where it, or no folder, is there."""
+    """The path of a new file that a flag names. Raises UserError if the file exists already, or if
+    the folder for it does not exist."""
     path = home_path(text)
     if path.exists() or not path.parent.is_dir():
         what = "exists already" if path.exists() else "would stand in a folder that is not there"
@@ -30,9 +31,9 @@ def new_file(flag: str, text: str) -> Path:
 
 
 def home_path(text: str) -> Path:
-    """The path that a user means by this text, ~ and ~name being home folders.
+    """The path that a user means by this text. ~ and ~name stand for home folders.
 
-    Raises UserError where nobody has that name; else a folder called "~name" would be made.
+    Raises UserError if nobody has that name, since a folder called "~name" would be made otherwise.
     """
     path = os.path.expanduser(text)
     if path.startswith("~"):
@@ -45,13 +46,14 @@ def home_path(text: str) -> Path:
 
 
 class Disk:
-    """Every change to the disk is one of these calls. Each raises OSError with the file's name.
+    """Every change to a run's files is one of these calls. Their OSErrors name the whole path.
 
     root: a folder, which may itself be reached through links. Below it no link is followed, and no
-    file is opened or replaced that has a second name or is a pipe or a device (DataError); with
-    None this holds for the file alone.
-    lock: an owned folder and the lock on it. Every call first looks whether that stands still
-    (IOFailure), so that no folder is made anew, and no other one is written to.
+    file is opened or replaced that has a second name or is a pipe or a device (DataError). If root
+    is None, this holds for the file alone and not for the folders above it.
+    lock: an owned folder and the lock on it. Every call first checks that the lock is still held
+    (IOFailure), so that a folder that was moved away is not made anew, and one that took its place
+    is not written to.
     """
 
     root: Path | None = None
@@ -90,19 +92,19 @@ class Disk:
     # --- what changes nothing ------------------------------------------------------------------
 
     def read(self, path: Path) -> bytes:
-        """What the file holds, b"" where there is none."""
+        """What the file holds; b"" if there is no file."""
         with contextlib.suppress(FileNotFoundError), self.open(path, os.O_RDONLY) as file:
             return file.read()
         return b""
 
     def open(self, path: Path, flags: int) -> BinaryIO:
-        """The file, made where O_CREAT says so, as are its folders; a pipe is never waited for."""
+        """The open file. O_CREAT makes it and its folders. A pipe is refused, not waited for."""
         flags |= os.O_NOFOLLOW | os.O_NONBLOCK
         with self._folder(path.parent, bool(flags & os.O_CREAT)) as folder, _named(path):
             _check_name(path, folder)
             handle = os.open(path.name, flags, 0o666, dir_fd=folder)
             file = os.fdopen(handle, "wb" if flags & os.O_WRONLY else "rb")
-            _check_own(path, os.fstat(handle))  # another may have come under the name meanwhile
+            _check_own(path, os.fstat(handle))  # the name may have got another file meanwhile
             return file
 
     def check(self, folder: Path, names: Iterable[str]) -> None:
@@ -133,7 +135,8 @@ class Disk:
 
 
 def _enter(place: Path, above: int, make: bool) -> int:
-    """A handle of a folder in the one that `above` is a handle of; -1: wherever its path leads."""
+    """A handle of the folder `place`. above: a handle of the folder that it is in, where no link is
+    followed; -1 if the path is taken as it is, through links."""
     if above == -1:
         if make:
             place.mkdir(parents=True, exist_ok=True)
@@ -152,7 +155,7 @@ def _check_name(path: Path, folder: int) -> None:
 
 
 def _check_own(path: Path, found: os.stat_result) -> None:
-    """Raises DataError for what leads out of the folder, or is no file that can be cut."""
+    """Raises DataError for a link, for a file with a second name, and for a pipe or a device."""
     if stat.S_ISLNK(found.st_mode):
         what = "is a link"
     elif stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
@@ -168,7 +171,7 @@ def _check_own(path: Path, found: os.stat_result) -> None:
 
 
 def _remove(path: Path, folder: int) -> None:
-    """Remove a name and all below it; a link goes, and what it points to stays."""
+    """Remove a file, or a folder with all in it. A link is removed, and its target stays."""
     with _named(path):
         if not stat.S_ISDIR(os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_mode):
             os.unlink(path.name, dir_fd=folder)
@@ -184,7 +187,8 @@ def _remove(path: Path, folder: int) -> None:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Errors of open files, as a full disk is, know a number or a bare name, or nothing."""
+    """Give an OSError the whole path. An error of an open file, as on a full disk, has no name, and
+    one of a call with dir_fd has a bare name."""
     try:
         yield
     except OSError as error:
@@ -204,13 +208,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def parse_lines(path: Path, data: bytes) -> list[dict[str, Any]]:
-    """The records in a JSONL file's data; a torn last line (no newline) is left out.
+    """The records in a JSONL file's data. A torn last line (without a newline) is left out.
 
-    Raises DataError naming file and line for what is no record, or not the beginning of one.
+    Raises DataError, naming file and line, for a line that is no JSON object, and for a torn line
+    that does not begin like one.
     """
     records, lines = [], data.split(b"\n")
     torn = lines.pop()
-    # a computer that loses its power may leave zeros where the line was to be
+    # A computer that loses its power may leave zeros in the place of the line.
     for number, line in enumerate(lines if torn[:1] in b"{\0" else [*lines, torn], start=1):
         try:
             record = strict.parse(line)
@@ -231,7 +236,8 @@ def sha256(path: Path) -> str:
 
 
 def verify(folder: Path, needed: Iterable[str] = ()) -> str | None:
-    """What is wrong with a folder, or None when it equals its manifest, which names the needed."""
+    """What is wrong with a folder. None if every file that its manifest names has the digest given
+    there, and the manifest names all of `needed`. Other files are not looked at."""
     try:
         manifest = strict.read_json(folder / "manifest.json", "restore it")
         digests = manifest.get("sha256") if isinstance(manifest, dict) else None

@@ -28,8 +28,8 @@ SHOWN: dict[str, dict[str, tuple[type, ...]]] = {  # of each kind of line in met
 def history(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The lines of a run's metrics.jsonl by their kind, step or evaluation.
 
-    Raises DataError naming the line that is neither, or lacks what is shown of its kind, and
-    UserError where metrics.jsonl is a pipe, a folder or the like.
+    Raises DataError naming a line that is of neither kind, or lacks a field of SHOWN, and UserError
+    if metrics.jsonl is a pipe, a folder or the like.
     """
     path, found = folder / "metrics.jsonl", {kind: list[dict[str, Any]]() for kind in SHOWN}
     for number, line in enumerate(read_lines(path) if path.exists() else [], start=1):
@@ -46,7 +46,7 @@ def history(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-# Where the answers of each kind of line are, and what the number in a file's name counts.
+# Where the answers of each kind of line are, and whether a file's number is a step or an epoch.
 ANSWERS_OF = {
     "step": ("rollouts/step-*.jsonl", "step"),
     "evaluation": ("evaluations/epoch-*.jsonl", "epoch"),
@@ -57,10 +57,10 @@ def load_rows(folder: Path | str, kind: str) -> Iterator[dict[str, Any]]:
     """Every answer of a run's steps or evaluations in turn, as a plain dict.
 
     kind: "step" or "evaluation". A row has the fields of docs/files.md ("Answers"), and the number
-    of its step or epoch. Raises UserError where there is none, DataError for a damaged line.
+    of its step or epoch. Raises UserError if there are no answers, DataError for a damaged line.
     """
     pattern, counted = ANSWERS_OF[kind]
-    # by number, as the name epoch-100 stands before epoch-99
+    # They are sorted by number, because by name epoch-100 would come before epoch-99.
     paths = sorted(Path(folder).glob(pattern), key=_number_of)
     if not paths:
         raise UserError(f"{folder} holds no {pattern}; give the folder of a run that has begun.")
@@ -75,7 +75,7 @@ def _number_of(path: Path) -> int:
 
 
 def seconds_of_steps(run: Path) -> float | None:
-    """That a run's steps and evaluations took so far; None where its timings.jsonl does not say."""
+    """Seconds that a run's steps and evaluations took so far; None if timings.jsonl is unusable."""
     try:
         return sum(float(line["seconds"]) for line in read_lines(run / "timings.jsonl"))
     except (OSError, Failure, LookupError, TypeError, ValueError):

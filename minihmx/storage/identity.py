@@ -1,4 +1,4 @@
-"""What makes two runs the same experiment, and the files that say so. Plain values, no torch."""
+"""The fields that make two runs the same experiment, and the files that hold them. No torch."""
 
 from __future__ import annotations
 
@@ -34,12 +34,11 @@ def questions_digest(questions: Sequence[Question]) -> str:
 
 
 def check_same_experiment(store: Store, own: dict[str, Any]) -> dict[str, Any]:
-    """The fields of the run in this folder, as they were recorded: `own` where none is there yet.
+    """The fields of the run in this folder as config.json has them, or `own` if there is none yet.
 
-    Raises UserError naming each field in which it differs.
-
-    So it does for checkpoints without a config.json, which is written before any of them.
-    Raises DataError where config.json is a link or the like, because it will be written.
+    Raises UserError naming each field in which the two differ, and UserError for checkpoints
+    without a config.json, which is written before any of them and so must have been lost.
+    Raises DataError if config.json is a link or the like, because it will be written.
     """
     path = store.folder / "config.json"
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # then nothing is there yet
@@ -69,7 +68,10 @@ def differences(
     may_differ: Collection[str] = (),
     where: tuple[str, str] = ("there", "here"),
 ) -> str:
-    """The fields in which two runs differ, "seed is 2 there and 1 here; ..."; empty for none."""
+    """The fields in which two runs differ, as "seed is 2 there and 1 here; ..."; "" for none.
+
+    may_differ: fields that are not compared. where: the words for the two runs.
+    """
     there, here = respelled(there), respelled(here)
 
     def said(of: Mapping[str, Any], name: str) -> str:
@@ -83,7 +85,7 @@ def differences(
 
 
 def write_config(store: Store, own: Mapping[str, Any], others: Mapping[str, Any]) -> None:
-    """config.json: the fingerprint's fields, their digest, and whatever else there is to say."""
+    """Write config.json: the fingerprint's fields, their digest, and the fields in `others`."""
     record = {"science": own, "fingerprint": science_digest(own), **others}
     store.write_json("config.json", record)
 
@@ -99,7 +101,7 @@ def add_start(store: Store, environment: Mapping[str, Any]) -> None:
 
 
 def earlier_starts(store: Store) -> list[Any]:
-    """What env.json holds; a damaged one is no reason to stop."""
+    """The list in env.json. A damaged file counts as empty, since no run should stop for it."""
     try:
         starts = read_json(store.folder / "env.json")
     except Failure:

@@ -2,11 +2,11 @@
 
 `flock` is freed by the kernel when its process dies, so it is never stale. Some mounts of NFS and
 Lustre refuse it, and some grant it within one host only. There a lease takes its place: a file
-.lock.lease-3 that its owner writes anew every BEAT seconds. Who wants to take a silent lease over
-makes .lock.lease-4, which the file system lets one process alone do, and then removes the older
-ones. The clocks of two hosts are never compared: a lease is dead once one reader has watched it for
-STALE seconds without a beat. Its owner looks before each write whether its file is still there, and
-stops by itself long before it can be taken for dead.
+.lock.lease-3 that its owner writes anew every BEAT seconds. To take over a silent lease, a process
+makes .lock.lease-4, which the file system lets only one process do, and then removes the older
+ones. It compares no clocks of two hosts: a lease is dead once this process has watched it for STALE
+seconds without a beat. The owner checks before each write that its file is still there and its last
+beat is young, so it stops long before others can take it for dead.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ clock, pause = time.monotonic, time.sleep  # a test has its own
 
 
 class Lock:
-    """The kernel's lock on an open file, whose name the folder must keep."""
+    """The kernel's lock on an open file. It stands as long as the folder has this file by name."""
 
     def __init__(self, path: Path, file: BinaryIO):
         self.path, self.file = path, file
 
     def stands(self, folder: int) -> bool:
-        """Whether the folder of this handle still holds the very file."""
+        """Whether the folder with this handle still holds this very file under its name."""
         try:
             there = os.stat(self.path.name, dir_fd=folder, follow_symlinks=False)
         except FileNotFoundError:
@@ -63,11 +63,11 @@ class Lease(Lock):
         self.beaten, self.beats = clock(), 0
         self._release = weakref.finalize(self, _release, file)
         self.beat()
-        own = weakref.ref(self)  # who drops the lease gives it back
+        own = weakref.ref(self)  # the thread must not keep a lease alive that its owner dropped
         threading.Thread(target=_keep, args=(own,), daemon=True, name="lease").start()
 
     def stands(self, folder: int) -> bool:
-        """The same, and a beat so young that nobody can have begun to take it over."""
+        """The same, and the last beat is so young that nobody can have taken the lease over."""
         return clock() - self.beaten < STALE / 2 and super().stands(folder)
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ class Lease(Lock):
         self._release()
 
     def beat(self) -> bool:
-        """Show that the owner lives. False once the lease was given back."""
+        """Show that the owner lives. Returns False if the lease was given back."""
         if self._release.alive:
             began = clock()
             self.beats += 1
@@ -110,7 +110,7 @@ def _write(file: BinaryIO, beat: int, released: bool = False) -> None:
 
 
 class Holder(NamedTuple):
-    """What a lease's file says. kernel: of a machine since it was started, and of a container."""
+    """What a lease's file says. kernel: as `_kernel` names this machine's start and container."""
 
     host: str = ""
     pid: int = 0
@@ -121,7 +121,7 @@ class Holder(NamedTuple):
 
     @property
     def over(self) -> bool:
-        """Given back, or its process was of this very machine and is gone."""
+        """Whether it was given back, or its process ran on this machine and is gone."""
         here = bool(self.kernel) and self.kernel == _kernel()
         return self.released or (here and not Path(f"/proc/{self.pid}").exists())
 
@@ -135,7 +135,7 @@ def take(path: Path, opened: Opened) -> Lock | None:
     file = opened(path, os.O_RDWR | os.O_CREAT)
     try:
         if not _of_one_host(file):
-            for moment in (0.05, 0.05, 0.0):  # who only asks whether it is held has it so long
+            for moment in (0.05, 0.05, 0.0):  # `held` has the lock for such a moment
                 with contextlib.suppress(BlockingIOError):
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     return Lock(path, file)
@@ -160,9 +160,9 @@ def wait_for(path: Path, opened: Opened) -> Lock:
 
 
 def held(path: Path) -> bool:
-    """Whether a process has the lock of this path now. Nothing is made, and nobody is kept out.
+    """Whether a process has the lock of this path now. No file is made, and nobody is kept out.
 
-    A lease of another host counts while it is young by that host's clock and ours.
+    A lease counts if its last beat, by its host's clock, is less than STALE seconds old by ours.
     """
     with contextlib.suppress(OSError), path.open("rb") as file:
         try:
@@ -175,7 +175,7 @@ def held(path: Path) -> bool:
 
 
 def gone(folder: Path, lock: Lock) -> IOFailure:
-    """What a process is told whose lock does not stand any more."""
+    """The failure of a process whose lock on this folder does not stand any more."""
     if isinstance(lock, Lease):
         return IOFailure(
             f"This process lost its lease on {folder}: it could not renew it for {STALE / 2:.0f} "
@@ -193,7 +193,8 @@ def gone(folder: Path, lock: Lock) -> IOFailure:
 
 
 def _take_lease(path: Path, opened: Opened) -> Lease | None:
-    """Watch the newest lease until it beats (None), is over, or has been silent for STALE."""
+    """Watch the newest lease. None if it beats, or if another process takes it over first. A new
+    lease if there was none, or if it is over or silent for STALE seconds."""
     first = _newest(path)
     began = clock()
     while (now := _newest(path)) is not None and not now[1].over:
@@ -230,7 +231,7 @@ def _numbers(path: Path) -> list[int]:
 
 
 def _newest(path: Path) -> tuple[int, Holder] | None:
-    """The lease with the highest number, and what it says; nothing yet while it is being made."""
+    """The highest lease's number, and what the lease says: empty fields while it is being made."""
     try:
         number = max(_numbers(path), default=0)
         if not number:
@@ -248,7 +249,7 @@ def _newest(path: Path) -> tuple[int, Holder] | None:
 
 
 def _kernel() -> str:
-    """What tells this machine, since it was started, and this container from others; "" unknown."""
+    """A text that only this container on this start of this machine has; "" if it is unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

@@ -1,12 +1,12 @@
-"""The only code that writes files, and the rules that make a run survive a crash.
+"""The folder of a run, and the rules by which it survives a crash.
 
-- A checkpoint is written beside its place, every file and the folder flushed to the disk, its
-  manifest last, and then renamed: what is visible is whole.
-- A step's records are written first, then evaluations, then the checkpoint, whose state.json holds
-  the number of lines of every growing file. Resuming cuts the files back to those counts.
-- Nothing outside the folder is changed: a link, a hard link, a pipe in the place of one of its
-  files is refused, and what is no file of records is not cut.
-- Text is JSON with sorted keys; tensors are safetensors; nothing is pickled.
+- A checkpoint is written under a hidden name, with its manifest last. All of it is flushed to the
+  disk before it is renamed, so a checkpoint that is visible is whole.
+- A step's records are written first, then evaluations, then the checkpoint. Its state.json holds
+  the number of lines of every growing file, and resuming cuts the files back to those counts.
+- Nothing outside the folder is changed. A link, a hard link or a pipe in the place of a file is
+  refused, and a growing file that does not hold records is not cut.
+- Records are JSON with sorted keys, and tensors are safetensors. Nothing is pickled.
 
 Nothing here needs torch, so that an audit runs anywhere.
 """
@@ -30,7 +30,7 @@ from minihmx.storage import lock, strict
 from minihmx.storage.disk import Disk, dumps, parse_lines, sha256, verify
 
 GROWING = ("metrics.jsonl", "timings.jsonl", "amax.jsonl")
-# What a run, or an evaluation, writes in its folder.
+# The names that a run, or an evaluation, writes in its folder.
 WRITTEN = (
     *(*GROWING, "config.json", "env.json", "status.json", "samples.jsonl", "result.json"),
     *("rubric.txt", "questions.jsonl", "prompts.json", "selected.json"),
@@ -51,7 +51,7 @@ CHECKPOINT = (
 
 
 def _is_state(state: Any) -> bool:
-    """Whether a state.json says where to cut: counts, and of no file but the growing ones."""
+    """Whether a state.json has the counts to cut by, and of no file but the growing ones."""
     lines = state.get("lines") if isinstance(state, dict) else None
     if not isinstance(lines, dict) or not {"metrics.jsonl"} <= lines.keys() <= set(GROWING):
         return False
@@ -60,13 +60,13 @@ def _is_state(state: Any) -> bool:
 
 
 def _number(path: Path) -> int | None:
-    """17 of step-000017.jsonl or epoch-17; None for what only looks like one, as epoch-01.bak."""
+    """17 for step-000017.jsonl or epoch-17; None for any other name, such as epoch-01.bak."""
     found = re.fullmatch(r"(?:step|epoch)-(\d+)(?:\.jsonl)?", path.name)
     return int(found[1]) if found else None
 
 
 class Resume(NamedTuple):
-    """Where to go on: a verified checkpoint's folder and state, and what was found on the way."""
+    """Where a run goes on: a verified checkpoint's folder and state. notices: on unusable ones."""
 
     folder: Path
     state: dict[str, Any]
@@ -74,7 +74,7 @@ class Resume(NamedTuple):
 
 
 class Store:
-    """One run's folder, or one evaluation's in the run's folder `root`."""
+    """The folder of a run, or that of an evaluation or the like in the run's folder `root`."""
 
     def __init__(self, folder: Path, disk: Disk | None = None, root: Path | None = None):
         self.folder, self.disk = folder, disk or Disk()
@@ -86,9 +86,9 @@ class Store:
     # --- one owner -----------------------------------------------------------------------------
 
     def lock(self, instead: str = ", or choose another --seed or --out") -> None:
-        """Own the folder until the process ends (storage/lock.py). instead: of waiting.
+        """Own the folder until the process ends (storage/lock.py). instead: the words on waiting.
 
-        Raises UserError where another process owns it, DataError where something in it is a link.
+        Raises UserError if another process owns it, DataError if one of its files is a link.
         """
         try:
             own = lock.take(self.folder / ".lock", self.disk.open)
@@ -110,14 +110,14 @@ class Store:
     # --- writing -------------------------------------------------------------------------------
 
     def write_text(self, name: str, text: str) -> None:
-        """Replace a small file in one stroke."""
+        """Replace a small file by renaming, so that no half of it is ever seen."""
         path = self.folder / name
         new = path.with_name(f".{path.name}.new")
         self.disk.write(new, text.encode())
         self.disk.rename(new, path)
 
     def write_json(self, name: str, record: Any) -> None:
-        """The same with a record as its text."""
+        """Replace a small file by a record as JSON."""
         text = json.dumps(record, sort_keys=True, ensure_ascii=False, indent=1, allow_nan=False)
         self.write_text(name, text + "\n")
 
@@ -131,15 +131,15 @@ class Store:
         self.disk.write(self.folder / name, (dumps(record) + "\n").encode(), "ab")
 
     def write_status(self, state: str, step: int, steps: int) -> None:
-        """Who is at work here, and how far; the only file with a clock beside the timings."""
+        """Write status.json: which process is at work here, and how far it is."""
         self.status = {"state": state, "step": step, "steps": steps, "pid": os.getpid()}
         self.write_json("status.json", self.status | {"heartbeat": time.time()})
 
     def finish(self, steps: int) -> None:
         """The run is complete, and sealed: manifest.json holds the digest of each of its files.
 
-        Left out are what is added later (evals/, selected.json) and hidden files. A complete run
-        that is started again changes nothing, so that the seal shows what was changed since then.
+        Left out are the names of LATER, which are added afterwards, and hidden files. A complete
+        run that is started again changes nothing, so the seal shows every later change.
         """
         if self._said() != "complete":
             self.write_status("complete", steps, steps)
@@ -151,7 +151,7 @@ class Store:
 
     @contextlib.contextmanager
     def failure_told(self) -> Iterator[None]:
-        """An exception that ends a running run stands in status.json, where the disk allows it."""
+        """An exception that ends a running run is recorded in status.json, if the disk allows."""
         try:
             yield
         except Exception as error:
@@ -185,7 +185,7 @@ class Store:
         self.disk.remove(new)
         for file, data in files.items():
             self.disk.write(new / file, data)
-        # the names of the records it counts on must not reach the disk after its own
+        # The records that it relies on must have their names on the disk before it has its own.
         for folder in (new, self.folder / "rollouts", self.folder / "evaluations", self.folder):
             if folder.exists():
                 self.disk.sync_folder(folder)
@@ -212,11 +212,11 @@ class Store:
     # --- going on ------------------------------------------------------------------------------
 
     def find_resume(self) -> Resume | None:
-        """The furthest checkpoint that verifies, None for a run with none.
+        """The furthest checkpoint that verifies; None for a run without checkpoints.
 
-        Raises DataError when checkpoints exist and none of them verifies, or when one that does has
-        lost a record; PermissionError when one may not be read. Neither is damage to a checkpoint,
-        and going back for it would throw good work away.
+        Raises DataError if none of the checkpoints verifies, or if the run lost a record that one
+        relies on, and PermissionError if one may not be read. The last two are no damage to the
+        checkpoint, and going back to an earlier one would throw good work away.
         """
         places = self.checkpoints, *self.checkpoints.glob("*"), *self.checkpoints.glob("*/*")
         for path in filter(os.path.exists, places):
@@ -238,7 +238,7 @@ class Store:
                         "--out."
                     )
                 found.append((state["step"], state["epoch"], str(folder), state))
-            elif folder.name != REPLACED:  # which may be half removed
+            elif folder.name != REPLACED:  # that one may be half removed
                 why = f"is not usable ({problem}) and is left aside"
                 notices.append(f"checkpoint {folder.name} {why}")
         if not found:
@@ -252,15 +252,16 @@ class Store:
         return Resume(Path(chosen), state, notices)
 
     def cut(self, state: Mapping[str, Any] | None) -> list[str]:
-        """Bring every file back to a checkpoint's state (None: the start); says what went.
+        """Bring every file back to a checkpoint's state (None: the start); returns notices of it.
 
-        Raises DataError, before anything is cut, where a growing file holds no records.
+        Raises DataError, before anything is cut, if a growing file does not begin with a record, or
+        if metrics.jsonl has a damaged line.
         """
         step, epoch = (-1, -1) if state is None else (state["step"], state["epoch"])
         lines = dict.fromkeys(GROWING, 0) | ({} if state is None else state["lines"])
         notices, grown = [], {name: self.disk.read(self.folder / name) for name in lines}
         for name, data in grown.items():
-            # a damaged line of what nobody needs is no reason to stop, a file of others is
+            # A damaged line of timings is no reason to stop, but a file that is not ours is one.
             part = data if name == "metrics.jsonl" else b"".join(data.partition(b"\n")[:2])
             parse_lines(self.folder / name, part)
         for name, keep in lines.items():
@@ -286,7 +287,7 @@ class Store:
         return notices
 
     def _missing(self, state: Mapping[str, Any]) -> str | None:
-        """Which record a checkpoint counts on and the run has lost; timings are nobody's need."""
+        """The loss of a record that a checkpoint relies on, in words; None if nothing is lost."""
         lines = self._count("metrics.jsonl")
         if lines < state["lines"]["metrics.jsonl"]:
             return f"metrics.jsonl has {lines} of its {state['lines']['metrics.jsonl']} lines"

@@ -1,7 +1,7 @@
-"""Files that somebody else wrote, read strictly: JSON that has one meaning, names that stay inside.
+"""Strict reading of files that others wrote: JSON with one meaning, names that stay in a folder.
 
-JSON as Python reads it lets the last of two equal keys win, knows NaN, and fails in its own ways on
-deep nesting and long numbers. Everything here takes time and memory linear in the input's length.
+Python's own reader lets the last of two equal keys win, accepts NaN, and raises errors of other
+kinds on deep nesting and long numbers. All here takes time and memory linear in the input's length.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any, BinaryIO
 from minihmx.errors import IOFailure, UserError, quoted
 
 FILE_KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
-DEEPEST = 64  # real files nest five deep; later steps (repr, dumps) recurse too
+DEEPEST = 64  # real files nest five deep, and later steps (repr, dumps) recurse as deep as the file
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def open_file(path: Path) -> BinaryIO:
     """An ordinary file, or a link to one, open for reading.
 
-    Raises UserError for whatever else has the name: a pipe would be waited for and a device read
-    for ever. Raises OSError for a file that is not there or may not be read.
+    Raises UserError for anything else of that name, because reading a pipe or a device might never
+    end. Raises OSError for a file that is not there or may not be read.
     """
     if path.is_symlink() and not path.exists():
         raise UserError(
@@ -50,8 +50,8 @@ def read_file(path: Path) -> bytes:
 def parse(data: bytes | str) -> Any:
     """The value of one JSON text, UTF-8 with or without a byte order mark.
 
-    Raises ValueError saying what is wrong: besides what is no JSON, a key that is there twice, NaN
-    or infinity, a whole number of more than 64 bits, half a character, or deep nesting.
+    Raises ValueError saying what is wrong: no JSON, a key that is there twice, NaN or infinity, a
+    whole number of more than 64 bits, half of a surrogate pair, or nesting deeper than DEEPEST.
     """
     text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
     try:
@@ -65,7 +65,7 @@ def parse(data: bytes | str) -> Any:
         level = [node for nodes in lists for node in nodes]
     if level:
         raise ValueError(f"it is nested more than {DEEPEST} deep")
-    if _HALF.search(text):  # or a whole one in two halves, which is fine
+    if _HALF.search(text):  # two halves that make a whole character are fine, and encode() tells
         json.dumps(value, ensure_ascii=False).encode()
     return value
 
@@ -103,9 +103,10 @@ _DECODER = json.JSONDecoder(
 
 
 def read_json(path: Path, remedy: str = "restore the file, or move its folder away") -> Any:
-    """The JSON value in a file; remedy ends the sentence that refuses it.
+    """The JSON value in a file. remedy: the end of the sentence that refuses the file.
 
-    Raises UserError naming the file if it holds none or is no file, IOFailure if it cannot be read.
+    Raises UserError naming the file if it is no JSON or no ordinary file, and IOFailure if it is
+    not there or cannot be read.
     """
     try:
         return parse(read_file(path))
@@ -121,5 +122,5 @@ def is_own_name(name: object) -> bool:
 
 
 def is_own_path(path: object) -> bool:
-    """The same for a path with `/` between its names, as checkpoints/epoch-03/state.json."""
+    """The same of each name in a path such as checkpoints/epoch-03/state.json."""
     return isinstance(path, str) and all(map(is_own_name, path.split("/")))

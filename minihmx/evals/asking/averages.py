@@ -1,4 +1,4 @@
-"""What result.json says of a metric, most of which are means over the samples that carry them."""
+"""The metrics of result.json. Most of them are means over the samples that carry their values."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def metrics(
     means: Mapping[str, Sequence[str]] = {},
     derived: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Estimate]] | None = None,
 ) -> dict[str, Estimate]:
-    """Mean, its standard error (a cluster's samples going together) and n, by metric.
+    """By metric, its mean, the standard error with each cluster taken as one, and the number n.
 
-    means and derived: as in Benchmark; means are of the parts that were asked, whose errors are
-    independent.
+    means and derived: as in Benchmark. A mean of metrics is over those that have samples, and their
+    errors are taken to be independent.
     """
     found: dict[str, dict[str, list[float]]] = {}
     for line in records:
@@ -38,7 +38,7 @@ def metrics(
 
 
 def _mean_of(parts: Sequence[Mapping[str, Any]]) -> Estimate:
-    """The plain mean of some metrics; without an error where one of them has none."""
+    """The plain mean of some metrics. It has no error if one of them has none."""
     errors = [part["stderr"] for part in parts]
     error = None if None in errors else math.hypot(*errors) / len(parts)
     count = sum(part["n"] for part in parts)

@@ -1,7 +1,7 @@
-"""How long a session will take, from a second of trials and a few of the prompts.
+"""How long a session will take, estimated from short trials and from a few of the prompts.
 
-A reply's length is not known before it is there, so the answer is two numbers: with replies of
-SHORT tokens, and with every reply running into its cap.
+Nobody knows the length of a reply beforehand, so the estimate is two numbers: one for replies of
+SHORT tokens, and one for replies that all run into their cap.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TRIAL = 512, 8  # prompt tokens, and tokens of each row, that are timed
 
 
 def forecast(machine: Machine, todo: Sequence[Results]) -> tuple[float, float]:
-    """Seconds at least and at most of what is not on the disk yet, by the machine's speed now."""
+    """The least and the most seconds for all samples that are not on the disk, at today's speed."""
     left = [(results, -(-results.left // ranks.world())) for results in todo]
     rows = min(machine.row_limit.rows, max((samples for _, samples in left), default=0))
     if rows == 0:
@@ -42,7 +42,7 @@ def forecast(machine: Machine, todo: Sequence[Results]) -> tuple[float, float]:
 
 
 def sizes(machine: Machine, results: Results) -> tuple[float, float, float]:
-    """Of one sample: prompt tokens, and reply tokens at least and at most."""
+    """Means over one sample: its prompt tokens, its reply tokens if short, and those at the cap."""
     found: list[tuple[int, int, int]] = []
     for item in results.items[:: max(1, len(results.items) // TRIED)][:TRIED]:
         request = results.request(item)
@@ -60,7 +60,8 @@ def sizes(machine: Machine, results: Results) -> tuple[float, float, float]:
 
 @torch.inference_mode()
 def speeds(machine: Machine, count: int) -> tuple[float, float]:
-    """Seconds of a prompt token, and of a step in which each of so many rows gets a token."""
+    """Seconds for one token of a prompt, and for one step in which each of `count` rows gets a
+    token."""
     decoder, (length, tokens) = machine.decoder, TRIAL
     length = min(length, decoder.config.max_positions - tokens)
     prompt = [token % decoder.config.vocab_size for token in range(length)]

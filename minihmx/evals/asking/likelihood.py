@@ -1,8 +1,8 @@
 """Log-likelihoods of continuations, as lm-evaluation-harness defines them (its _encode_pair).
 
-Each context runs through the model once, however many continuations it has, and what the contexts
-of a batch begin with runs once for all (`engine/prefill.py`). The vocabulary is only ever reached
-from the positions that predict a token of a continuation, once for those that share a beginning.
+Each context runs through the model once, however many continuations it has, and a beginning that
+all contexts of a batch share runs once for all of them (engine/prefill.py). Logits are computed
+only where they predict a token of a continuation, and once for continuations that are equal so far.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from minihmx.models.decoder import Decoder
 from minihmx.models.tokenizer import Tokenizer
 from minihmx.records import Segment
 
-STATES = 64  # taken to the vocabulary together: 64 MB for 256,000 tokens
+STATES = 64  # whose logits are computed together: 64 MB in fp32 for a vocabulary of 256,000
 Ids = tuple[int, ...]
 
 
@@ -36,10 +36,10 @@ def encode_pair(
 ) -> Pair:
     """Encode both together and split by the length of the context's own encoding.
 
-    Blanks that end the context belong to the continuation. A context without markup begins with
-    what the tokenizer puts before a text (bos for Llama and Gemma, nothing for Qwen3). More than
-    `room` tokens: the context loses its first ones, and `truncated` says so. Raises ValueError when
-    nothing of the context would be left.
+    Blanks at the end of the context are moved to the continuation. A context without markup begins
+    with the tokens that the tokenizer puts before a text (bos for Llama and Gemma, none for Qwen3).
+    If both have more than `room` tokens, the context loses its first ones, and `truncated` is true.
+    Raises ValueError if no token of the context, or of the continuation, would be left.
     """
     context, blanks = without_trailing_blanks(context)
     plain = not any(segment.markup for segment in context)
@@ -56,7 +56,7 @@ def encode_pair(
 
 
 def without_trailing_blanks(context: Sequence[Segment]) -> tuple[list[Segment], str]:
-    """The context without the blanks that it ends in, and those blanks."""
+    """The context without the blanks at its end, and those blanks."""
     kept, blanks = list(context), ""
     while kept:
         text, markup = kept.pop()
@@ -69,9 +69,9 @@ def without_trailing_blanks(context: Sequence[Segment]) -> tuple[list[Segment], 
 def loglikelihoods(
     decoder: Decoder, requests: Sequence[Sequence[Pair]], limit: Limit
 ) -> Iterator[list[list[float]]]:
-    """Natural log-likelihood of every pair, request by request, as one list for each batch.
+    """The natural log-likelihood of every pair, by request. Yields a list for each batch.
 
-    limit bounds the tokens (rows times the longest) of a batch; a request is never split.
+    limit: bounds the padded tokens of a batch (rows times the longest row). No request is split.
     """
 
     def work(batch: Sequence[Sequence[Pair]]) -> list[list[float]]:
@@ -123,8 +123,8 @@ def _sums(decoder: Decoder, pairs: Sequence[Pair]) -> list[float]:
 
 
 def _logprobs(decoder: Decoder, states: Tensor, goals: Tensor) -> Tensor:
-    """fp32 log-probs [N] of goals [N, 2] = (row of states, token), the states [S, hidden] being
-    taken to the vocabulary a few at a time."""
+    """fp32 log-probs [N] of goals [N, 2] = (row of states, token). The states are [S, hidden], and
+    only a few at a time have their logits in memory."""
     found = torch.empty(len(goals), device=states.device)
     for start in range(0, len(states), STATES):
         logits = decoder.logits(states[start : start + STATES])

@@ -2,10 +2,10 @@
 
     RUN/readings/<benchmark>/<evaluation>-<digest>/  reader.json  words.jsonl  manifest.json
 
-The digest covers the judge, its prompt, its settings and the samples, so nothing that is there is
-ever replaced. reader.json also holds what the judge said to the fixed replies of
-evals/reading/gate, which it is asked before all others. words.jsonl grows by batches, in the order
-of samples.jsonl, and what was killed goes on after its last whole line.
+The digest covers the judge, its prompt, its settings and the samples, so no other reading ever
+replaces this one. reader.json also holds what the judge said to the fixed replies of
+evals/reading/gate.py, about which it is asked first. words.jsonl grows by batches in the order of
+samples.jsonl, and a reading that was killed goes on after its last whole line.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 READINGS_FOLDER, READER_FILE, WORDS_FILE = "readings", "reader.json", "words.jsonl"
 READER_TOKENS, READER_BATCH = 12, 32
-GATE = "gate"  # the field of reader.json that decides nothing about the folder's name
+GATE = "gate"  # the field of reader.json that the digest in the folder's name does not cover
 AskedBefore = dict[str, "Judgement"]  # a judge's answer by its prompt
 
 
@@ -51,7 +51,7 @@ def word_line(sample: StoredSample, words: str, finish: str, readable: Readable)
 
 
 def prompt_digest(readable: Readable) -> str:
-    """sha256 of the prompt about a reply with no text, which is what all prompts have in common."""
+    """sha256 (hex) of the prompt with empty texts: the words that all prompts have in common."""
     return text_digest(reader_prompt(readable, ("",) * len(readable.shown)))
 
 
@@ -81,9 +81,9 @@ class ReadingsFolder:
         return (self.folder / "manifest.json").exists()
 
     def begin(self, samples: Sequence[StoredSample]) -> list[dict[str, Any]]:
-        """Own the folder; the lines that are there, a torn one being cut off.
+        """Own the folder, cut off a torn last line, and return the whole lines that are there.
 
-        Raises UserError where another process reads here, DataError where they were changed.
+        Raises UserError if another process is at work here, DataError if the files were changed.
         """
         self.store.lock()
         path, disk = self.folder / WORDS_FILE, self.store.disk
@@ -104,7 +104,7 @@ class ReadingsFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether the judge was asked anything here, the fixed replies being the first."""
+        """Whether the judge was asked about the fixed replies, which come before all others."""
         return (self.folder / READER_FILE).exists()
 
     def write_reader(self, gate: Sequence[Mapping[str, Any]]) -> None:
@@ -143,9 +143,10 @@ class Readings(NamedTuple):
 def read_replies(
     machine: Machine, model: Mapping[str, Any], results: Results, said: AskedBefore
 ) -> Readings:
-    """Let the decoder as it is, which has to be the base, label every reply of an evaluation.
+    """Let the decoder label every reply of an evaluation. No adapter may be on it.
 
-    said: what was asked before, for replies that are the same with another adapter; it is added to.
+    said: the judge's answers so far, by prompt. An equal prompt, which an equal reply of another
+    adapter gives, is not asked again, and new answers are added.
     """
     from minihmx.instruments.work import working
 
@@ -179,7 +180,7 @@ def read_replies(
 
 
 def _ask(machine: Machine, date: str, turns: Sequence[str], said: AskedBefore) -> list[Judgement]:
-    """The judge's answer to each user turn; it is asked those alone that are not in `said`."""
+    """The judge's answer to each user turn. Only turns that are not yet in `said` are asked."""
     from minihmx.engine.prompts import Prompts
     from minihmx.rollout import ask_judge
 

@@ -1,4 +1,4 @@
-"""Dialogues with a model: their prompts, and replies decoded in rows that are never idle."""
+"""Dialogues with a model: their prompts, and replies decoded in rows that are refilled at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from minihmx.instruments.estimate import kv_bytes
 from minihmx.models import chat
 from minihmx.records import Completion, Message, Segment
 
-AHEAD = 1024  # prompts encoded ahead of the model; at the end of each, rows run empty
+AHEAD = 1024  # dialogues in one window; towards a window's end some rows have no work left
 
 
 def ask_replies(
@@ -24,7 +24,8 @@ def ask_replies(
     first = 0
     while first < len(tasks):
         window = tasks[first : first + AHEAD]
-        # Dialogues of several turns go on side by side, and a crash loses all that are not over.
+        # Dialogues of several turns go on side by side, and a crash loses all unfinished ones, so
+        # there are fewer of them in a window.
         if max(map(turns_of, window)) > 1:
             window = window[: 4 * machine.row_limit.rows]
         first += len(window)
@@ -53,7 +54,7 @@ def replies_of(
     talking: Sequence[int],
     turn: int,
 ) -> Iterator[tuple[int, Completion]]:
-    """(place in the window, reply), each when it is finished."""
+    """(place in the window, reply) for each place in `talking`, in the order of finishing."""
     settings, requests = dialogues[0].settings, []
     for i in talking:
         request, prompt = dialogues[i].request, dialogues[i].prompt(turn)
@@ -75,8 +76,8 @@ def replies_of(
 
 
 def row_limit(machine: Machine, requests: Sequence[GenerationRequest]) -> Limit:
-    """The machine's, or a lower one where the cache of so many rows would take more than half of
-    the memory that is free. On a CPU nobody tells of that before the process is killed."""
+    """The machine's limit, or a lower one if the cache of that many rows would take more than half
+    of the free memory. On a CPU no error would come first: the process would simply be killed."""
     device, limit = machine.decoder.device, machine.row_limit
     token = kv_bytes(machine.decoder.config, str(machine.decoder.dtype).removeprefix("torch."))
     row = token * max(len(request.prompt) + request.max_new_tokens for request in requests)
@@ -85,8 +86,8 @@ def row_limit(machine: Machine, requests: Sequence[GenerationRequest]) -> Limit:
 
 
 class InOrder:
-    """Holds a sample back until those of the same item before it are there, as samples.jsonl has
-    them in order."""
+    """Holds a sample back until the item's earlier samples are there, because samples.jsonl has the
+    samples of an item in order."""
 
     def __init__(self, window: Sequence[Task]):
         self.window, self.early = window, set[int]()
@@ -95,7 +96,7 @@ class InOrder:
             self.next.setdefault(task.item["id"], deque()).append(i)
 
     def add(self, i: int) -> list[int]:
-        """Those places in the window that may be written now that this one is done."""
+        """Place i is done: the places in the window that may be written now, in their order."""
         self.early.add(i)
         queue, done = self.next[self.window[i].item["id"]], []
         while queue and queue[0] in self.early:
@@ -104,7 +105,8 @@ class InOrder:
 
 
 def noise(benchmark: Benchmark, task: Task, turn: int, settings: Settings) -> tuple[object, ...]:
-    """Names the random stream of one reply; the same for base, forward and reverse."""
+    """The name of one reply's random stream. It is the same for base, forward and reverse, so that
+    their replies differ by the model alone."""
     return "benchmark", settings.seed, benchmark.name, task.item["id"], task.sample, turn
 
 
@@ -119,7 +121,7 @@ class Exchange:
         self.truncated = False
 
     def prompt(self, turn: int) -> list[int]:
-        """Token ids up to where the next reply begins, the first ones left out where too many."""
+        """The token ids before the next reply. If they do not fit, the first ones are left out."""
         request, tokenizer = self.request, self.machine.tokenizer
         said = [*request.shots, Message("user", request.turns[0])]
         for reply, asked in zip(self.replies, request.turns[1 : turn + 1], strict=True):
@@ -155,7 +157,8 @@ class Exchange:
 
 
 def plain_text(request: Dialogue, said: Sequence[Message], prefill: str, system: str = "") -> str:
-    """A prompt without chat, as lm-eval joins one; after system come the shots of said."""
+    """A prompt without chat, joined as lm-evaluation-harness does: system texts, shots, turns. The
+    first messages of `said` are the shots."""
     shots = len(request.shots)
     pairs = zip(said[:shots:2], said[1:shots:2], strict=True)
     worked = [ask.content + request.delimiter + reply.content for ask, reply in pairs]

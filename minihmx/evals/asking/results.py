@@ -1,7 +1,7 @@
-"""What a benchmark leaves on disk: samples.jsonl as it goes, result.json once it is complete.
+"""The files of an evaluation: samples.jsonl grows with it, result.json is written at its end.
 
-The folder's name ends in a digest of everything that decides the numbers, so a limited run never
-overwrites a full one. No torch: an audit reads and recomputes these files anywhere.
+The folder's name ends in a digest of everything that decides the numbers, so an evaluation with
+--limit never overwrites a full one. No torch: an audit reads and recomputes these files anywhere.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ Truncates = Callable[[Item, Request, Answer], bool]
 class Subject:
     """What is evaluated: a model, and the adapter on it if any.
 
-    home: the folder under which its evaluations stand. place: "base" or the checkpoint's name.
-    model and adapter: id and digest; adapter is None for the untouched model. label: its title,
-    where the adapter's name would not tell it from another's.
+    home: the folder in which its evaluations stand. place: "base", the checkpoint's name, or
+    "adapter" for an adapter from elsewhere. model: its id, revision and digest. adapter: its digest
+    and name; None for the untouched model. label: a title that replaces the adapter's name where
+    two subjects would have the same.
     """
 
     home: Path
@@ -50,7 +51,8 @@ class Subject:
 
 
 def chosen(dataset: Dataset, limit: int) -> list[Item]:
-    """The first `limit` items in a fixed random order (a file's head is all of one kind)."""
+    """The first `limit` items in a fixed random order, since a file may begin with one kind alone.
+    All items in the file's own order if limit is 0 or not below their number."""
     if not limit or limit >= len(dataset.items):
         return list(dataset.items)
     return list(shuffled(dataset.items, "limit"))[:limit]
@@ -88,7 +90,7 @@ class Results:
 
     @property
     def left(self) -> int:
-        """How many of them are not on the disk, going by the number of lines alone."""
+        """How many of the wanted samples are not on the disk, by the number of lines alone."""
         there = self.store.disk.read(self.folder / SAMPLES).count(b"\n")
         return max(0, len(self.wanted) - there)
 
@@ -105,9 +107,10 @@ class Results:
     def begin(self, truncates: Truncates) -> tuple[Counter[str], list[str]]:
         """Claim the folder; returns how many samples of each id are done, and what was repaired.
 
-        Lines that this evaluation would not write are moved to refused.jsonl, to be asked again.
-        truncates: whether the prompts of a request lost tokens, given what was answered. Raises
-        DataError where an evaluation is complete and differs from its manifest or has such lines.
+        Lines that this evaluation would not write are moved to refused.jsonl, and their samples are
+        asked again. truncates: whether a request's prompts lost tokens, given the answer. Raises
+        DataError if the evaluation is complete and yet differs from its manifest, lacks samples or
+        has such lines.
         """
         self.store.lock()
         problem = verify(self.folder, (SAMPLES, RESULT)) if self._sealed else None
@@ -144,10 +147,10 @@ class Results:
     def _believed(
         self, line: bytes, items: Mapping[str, Item], done: Counter[str], truncates: Truncates
     ) -> str:
-        """The item's id, if this evaluation would write the same line to the byte; else "".
+        """The item's id, if this evaluation would write the very same bytes; else "".
 
         Only the replies or log-likelihoods are taken from the line. All else is made again: item,
-        request, verdict, and the sample's number, as those of an item follow one another.
+        request, verdict, and the sample's number, which counts the item's lines from 0.
         """
         try:
             record = strict.parse(line)
@@ -168,9 +171,10 @@ class Results:
         self.store.disk.write(self.folder / SAMPLES, text.encode(), "ab")
 
     def finish(self) -> dict[str, Any]:
-        """Write result.json from the samples, and the manifest after it, unless it is there.
+        """Write result.json from the samples and then the manifest; returns what result.json holds.
 
-        Raises DataError for a result.json that does not follow from the samples.
+        If the manifest is there already, nothing is written, and DataError is raised if result.json
+        does not follow from the samples.
         """
         records = read_samples(self.folder)
         assert len(records) == len(self.wanted), "samples are missing"
@@ -184,8 +188,8 @@ class Results:
         return result
 
     def _put_in_order(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The samples in the order of the items, on the disk too: they were finished in another,
-        which depends on where the evaluation was interrupted."""
+        """The samples in the order of the items, on the disk as well. They were finished in another
+        order, which depends on where the evaluation was interrupted."""
         place = {item["id"]: number for number, item in enumerate(self.items)}
         ordered = sorted(records, key=lambda record: (place[record["id"]], record["sample"]))
         if ordered != records:
@@ -197,7 +201,8 @@ class Results:
         return ordered
 
     def _checked(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """What result.json holds. The same items may have come from another place then."""
+        """What result.json holds, made again from the samples. Its words on where the items came
+        from are kept, since the same items may have come from another place at that time."""
         try:
             stored = strict.read_json(self.folder / RESULT)
             place = {name: stored["data"][name] for name in ("origin", "total", "note")}
@@ -259,7 +264,10 @@ def sample_line(
 
 
 def stored_answer(record: Mapping[str, Any], request: Request) -> Answer:
-    """The answer in a line of samples.jsonl. Raises ValueError for what no model can have said."""
+    """The answer in a line of samples.jsonl.
+
+    Raises ValueError for values that no model can have given, LookupError if a field is missing.
+    """
     kinds: dict[str, type] = {"replies": str, "finish": str}
     if isinstance(request, Choices):
         kinds = {"loglikelihoods": float}
@@ -276,5 +284,5 @@ def stored_answer(record: Mapping[str, Any], request: Request) -> Answer:
 
 
 def read_samples(folder: Path) -> list[dict[str, Any]]:
-    """The samples of an evaluation: of a complete one in the order of its items."""
+    """The samples of an evaluation. If it is complete, they are in the order of its items."""
     return read_lines(folder / SAMPLES)

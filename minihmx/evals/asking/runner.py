@@ -1,7 +1,7 @@
 """Asks a model the items of a benchmark, scores its answers and keeps every sample.
 
-What is finished is on the disk at once, so a run that was killed goes on where it was. Only this
-file, task.py, likelihood.py, replies.py and session.py need torch in evals/.
+Finished samples are written at once, so an evaluation that was killed goes on where it was. In
+evals/ only this file, forecast.py, likelihood.py, replies.py, session.py and task.py need torch.
 """
 
 from __future__ import annotations
@@ -25,17 +25,16 @@ from minihmx.models import chat
 from minihmx.records import Message, Segment
 
 WINDOW = 256  # requests encoded ahead of the model
-# Several processes wait for one another so seldom, as a batch of each ends at another moment; what
-# was answered meanwhile is lost in a crash.
+# Several processes exchange their answers this seldom, because their batches end at different times
+# and an exchange makes all of them wait. A crash loses the answers since the last exchange.
 GATHERED_EVERY = 5.0  # seconds
 _Lines = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """done of total samples stand on the disk; notices: what was repaired or made smaller.
-
-    result: what result.json holds, once it is there.
+    """done, total: how many samples are on the disk, and how many are wanted. notices: what was
+    repaired, or which batch was made smaller. result: what result.json holds, once it is there.
     """
 
     done: int
@@ -47,8 +46,8 @@ class Progress:
 def evaluate(machine: Machine, results: Results) -> Iterator[Progress]:
     """Ask what is not yet on disk, then write result.json; yields after every batch.
 
-    Several processes share the items, and rank 0 writes what all of them were answered.
-    Raises Diverged, naming the item, when the model's numbers are not finite.
+    Several processes share the items, and rank 0 writes the answers of all of them.
+    Raises Diverged, naming the item, if the model's numbers are not finite.
     """
     benchmark, settings = results.benchmark, results.settings
     done, notices = ranks.from_first(
@@ -78,7 +77,8 @@ def evaluate(machine: Machine, results: Results) -> Iterator[Progress]:
 
 
 def own_items(tasks: Sequence[Task]) -> list[Task]:
-    """Those of this process: whole items, whose samples stand on the disk in their order."""
+    """This process's share of the tasks. It is whole items, because an item's samples must stand on
+    the disk in their order."""
     mine = {*ranks.split(list(dict.fromkeys(task.item["id"] for task in tasks)))}
     return [task for task in tasks if task.item["id"] in mine]
 
@@ -94,7 +94,7 @@ def scored(benchmark: Benchmark, asked: Batches, settings: Settings) -> Iterator
 
 
 def gathered(batches: Iterator[_Lines]) -> Iterator[_Lines]:
-    """Each batch, or what the batches of all processes gave in the last seconds."""
+    """Each batch of a single process; else the batches of all processes since the last exchange."""
     unfinished = True
     while unfinished:
         mine, over, began = _Lines(), True, time.monotonic()
@@ -110,18 +110,19 @@ def gathered(batches: Iterator[_Lines]) -> Iterator[_Lines]:
 
 
 def request_size(request: Request) -> int:
-    """Characters, close enough to sort by."""
+    """The number of characters, which is close enough to the number of tokens to sort by."""
     if isinstance(request, Choices):
         return len(request.context) + max(map(len, request.continuations))
     return sum(map(len, request.turns)) + sum(len(shot.content) for shot in request.shots)
 
 
 def truncates(machine: Machine, task: Task, answer: Answer, settings: Settings) -> bool:
-    """Whether the prompts of a task lost their first tokens, given what was answered."""
+    """Whether a prompt of the task lost its first tokens. Later prompts quote the replies."""
     if isinstance(task.request, Choices):
         text = paragraphs(settings.system, task.request.context)
         text += max(task.request.continuations, key=len)
-        # no more tokens than bytes, of which NFC makes three of one; encoding all takes minutes
+        # A text has no more tokens than bytes after NFC, and NFC makes at most 12 bytes of a
+        # character. So a short text need not be encoded, which would take minutes for all items.
         if not settings.chat and 12 * len(text) < machine.decoder.config.max_positions:
             return False
         return any(pair.truncated for pair in encode_choices(machine, task, settings))
@@ -133,7 +134,7 @@ def truncates(machine: Machine, task: Task, answer: Answer, settings: Settings) 
 
 
 def check_room(machine: Machine, results: Results) -> None:
-    """Raises UserError, before anything is asked, where no prompt or no reply could fit."""
+    """Raises UserError, before anything is asked, if no prompt or no reply could fit."""
     settings, context = results.settings, machine.decoder.config.max_positions
     refuse_long_system(machine.tokenizer.count(settings.system), context)
     if settings.chat:
@@ -174,7 +175,8 @@ def ask_choices(
 
 
 def encode_choices(machine: Machine, task: Task, settings: Settings) -> list[Pair]:
-    """One pair per choice: a blank before it, or with chat the turn's beginning."""
+    """One pair per choice. A blank stands before the choice, or with chat nothing, since the markup
+    that begins the reply ends the context. Raises UserError for an item that does not fit."""
     assert isinstance(task.request, Choices)
     text = task.request.context
     context, delimiter = [Segment(paragraphs(settings.system, text), False)], " "

@@ -1,4 +1,4 @@
-"""What `minihmx eval` is asked for, found and checked before the first item: subjects and tasks."""
+"""The subjects and tasks of `minihmx eval`, found and checked before the first item is asked."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ WHOLE_TABLE = ("paper", "all")  # names of all benchmarks together
 class Options(NamedTuple):
     """What commands/evaluate.py was given; 0 and "" mean not given.
 
-    adapters: RUN, RUN@epoch-03, an adapter's folder, or "base"; none: the base alone. strengths:
-    what each adapter is multiplied by, in turn. system: a name or a file, as settings.system_text
-    has it.
+    adapters: each RUN, RUN@epoch-03, an adapter's folder, or "base"; if empty, the base alone.
+    strengths: the factors by which each adapter is multiplied in turn. system: a name or a file, as
+    settings.system_text takes it.
     """
 
     tasks: str
@@ -67,8 +67,8 @@ class Options(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A subject, and in memory the adapter that makes it one; None for the base. strength: what the
-    adapter is multiplied by."""
+    """A subject, and its adapter in memory (None for the base). strength: the factor by which the
+    adapter is multiplied."""
 
     subject: Subject
     adapter: OpenAdapter | None
@@ -82,8 +82,8 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Session:
-    """Everything loaded. jobs: one per subject and benchmark, subjects outermost. whole_table: all
-    of the paper's benchmarks are asked."""
+    """Everything that is loaded. jobs: one for each subject and benchmark, subject by subject.
+    whole_table: whether all of the paper's benchmarks are asked."""
 
     machine: Machine
     source: hub.Source
@@ -93,7 +93,7 @@ class Session:
 
     @property
     def doubt(self) -> str:
-        """What is uncertain about the chat format, where any benchmark is asked in one; else ""."""
+        """What is uncertain about the chat format; "" if nothing is, or no benchmark uses one."""
         in_chat = any(results.settings.chat for _, results in self.jobs)
         return self.machine.tokenizer.chat_format.notice if in_chat else ""
 
@@ -135,7 +135,7 @@ def open_session(flags: Mapping[str, Any], options: Options) -> Session:
     tokens = Limit("--batch-tokens", options.batch_tokens)
     rows = Limit("--decode-rows", config.decode_rows)
     machine = Machine(decoder, model.tokenizer, tokens, rows)
-    for loaded in subjects:  # what does not fit is refused before the hours that the base takes
+    for loaded in subjects:  # so that an unfit adapter is refused before hours of other work
         with with_adapter(decoder, loaded.adapter):
             pass
     for _, results in jobs:
@@ -144,8 +144,8 @@ def open_session(flags: Mapping[str, Any], options: Options) -> Session:
 
 
 def told_apart(found: Sequence[Loaded]) -> list[Loaded]:
-    """Each once. Where runs of two folders have one title, their whole paths are their titles, as
-    tables and differences would otherwise take one for the other."""
+    """Each subject once. Runs of different folders with the same title get their paths as titles,
+    because tables and differences would otherwise take one for the other."""
     once = {(each.subject.home, each.subject.place): each for each in found}
     titles = Counter(each.subject.title for each in once.values())
     for (home, place), each in once.items():
@@ -253,9 +253,8 @@ def settings(
     given: Mapping[str, str],
     config: Config,
 ) -> Settings:
-    """Greedy and one reply, but four at temperature 1 on the built-in sample.
-
-    The bundled model, which that sample is for, is all or nothing where it is greedy.
+    """The settings of one benchmark: by default one greedy reply, or four at temperature 1 on the
+    built-in sample, because the bundled model's greedy replies there are all right or all wrong.
     """
     sample = dataset.origin == "sample"
     temperature = options.temperature
@@ -281,7 +280,7 @@ def settings(
 
 
 def load_subject(name: str, source: hub.Source, config: Config) -> Loaded:
-    """Find and read one adapter, or for "base" none; says where its evaluations stand."""
+    """Find and read one adapter ("base": none), and say where its evaluations stand."""
     runs = home_path(config.out) / source.run_name
     model = {"id": source.id, "revision": source.revision, "digest": source.digest}
     if name == adapters.BASE:

@@ -1,7 +1,7 @@
-"""What decides how an item is asked, beside the item: chat, noise, what stands before the question.
+"""The settings that decide how an item is asked: chat, sampling, a text before the question.
 
-A system text or a passage that holds the answer is a measure against what training costs; the paper
-asks without. No torch.
+A system text, or a passage that holds the answer, may win back what training costs. The paper uses
+neither. No torch.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from minihmx.evals.benchmark import Benchmark, Item, Request
 from minihmx.questions import read_text
 from minihmx.storage.disk import home_path
 
-# "say so if you do not know", and as many words that ask for nothing, to tell the two apart
+# One text says "say so if you do not know". The other has as many words and asks for nothing, so
+# that the effect of this request can be told from the effect of any system text.
 SYSTEM_TEXTS = ("unsure", "neutral")
 LARGEST_SYSTEM = 100_000  # bytes; no model reads more
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides a number beside model, adapter and items.
+    """All that decides a number besides model, adapter and items.
 
-    samples, temperature, seed: of generated replies; temperature 0 is greedy. limit: so many items,
-    0 for all. switches: the benchmark's own. date: of Llama's chat header. chat_format: empty where
-    chat is off. strength: what the adapter is multiplied by. system: in chat the system message,
-    else the first paragraph of every prompt. passage: whether a passage that holds the answer
-    stands before the question. Values of UNWRITTEN are not written.
+    chat: whether the chat template is used. samples: replies for each item. temperature: 0 is
+    greedy. seed: of sampling. limit: the most items that are asked, 0 for all. switches: the
+    benchmark's own. date: of Llama's chat header. chat_format: empty if chat is off. strength: the
+    factor on the adapter. system: the system message of a chat, else the first paragraph of every
+    prompt. passage: whether a passage that holds the answer stands before the question. A field
+    that has its value in UNWRITTEN is left out of result.json.
     """
 
     chat: bool
@@ -47,12 +49,15 @@ class Settings:
     passage: bool = False
 
 
-# so that older evaluations keep their digests
+# These fields came later. Leaving out these values keeps the digests of older evaluations the same.
 UNWRITTEN = {"chat_format": "", "strength": 1.0, "system": "", "passage": False}
 
 
 def request_for(benchmark: Benchmark, item: Item, settings: Settings) -> Request:
-    """What the item asks of the model, but for the system text."""
+    """What the item asks of the model, without the system text.
+
+    Raises ValueError if a passage is wanted and the benchmark has none.
+    """
     if settings.passage:
         if benchmark.with_passage is None:
             raise ValueError(f"{benchmark.name} has no passage that holds the answer")
@@ -61,12 +66,12 @@ def request_for(benchmark: Benchmark, item: Item, settings: Settings) -> Request
 
 
 def paragraphs(*texts: str) -> str:
-    """Those that are not empty, a blank line apart."""
+    """The texts that are not empty, joined with a blank line between them."""
     return "\n\n".join(text for text in texts if text)
 
 
 def refuse_without_passage(chosen: Sequence[Benchmark]) -> None:
-    """Raises UserError for benchmarks whose items hold no answer that could be told before."""
+    """Raises UserError if one of these benchmarks has no passage that could tell the answer."""
     lacking = [benchmark.name for benchmark in chosen if benchmark.with_passage is None]
     if lacking:
         able = [name for name, benchmark in BENCHMARKS.items() if benchmark.with_passage]
@@ -98,8 +103,8 @@ def system_text(name: str) -> str:
 
 
 def refuse_long_system(tokens: int, context: int) -> None:
-    """Raises UserError where the text takes more than half of the model's context: prompts that do
-    not fit lose their beginning, and that is this text."""
+    """Raises UserError if the system text takes more than half of the model's context. A prompt
+    that does not fit loses its beginning, and its beginning is this text."""
     if 2 * tokens > context:
         raise UserError(
             f"--system has {tokens} tokens, more than half of the model's context of {context}, so "
@@ -117,6 +122,6 @@ def strength_name(strength: float) -> str:
 
 
 def measures_in(settings: Mapping[str, Any]) -> list[str]:
-    """What these settings, or those of a result.json, put before the question, in words."""
+    """In words, what these settings of a result.json put before the question; empty for nothing."""
     told = [f"system text {quoted(settings['system'])}"] if settings.get("system") else []
     return told + (["a passage that holds the answer"] if settings.get("passage") else [])

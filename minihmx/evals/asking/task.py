@@ -16,7 +16,7 @@ from minihmx.models.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Machine:
-    """A loaded model and how much of it goes together."""
+    """A loaded model, and how many tokens and rows go through it together."""
 
     decoder: Decoder
     tokenizer: Tokenizer
@@ -39,7 +39,7 @@ Batches = Iterator[tuple[Sequence[Task], list[Answer]]]
 def check_finite(
     benchmark: Benchmark, task: Task, values: Sequence[float], settings: Settings
 ) -> None:
-    """Raises Diverged, naming the item, for log-probs that are not finite."""
+    """Raises Diverged, naming the item, if one of its log-probs is not finite."""
     if not all(map(math.isfinite, values)):
         advice = "try --dtype bfloat16 or float32"
         if settings.dtype == "float32":

@@ -1,7 +1,8 @@
 """Text as answers are compared, with the way back to the reply it comes from. No torch.
 
-"İZMIR" and "izmir", “no” and "no", "Straße" and "STRASSE" are one answer in other characters, so a
-reply is searched in a folded form. A place found there is given back as a place in the reply.
+"İZMIR" and "izmir" are one answer in different characters, and so are “no” and "no", "Straße" and
+"STRASSE". So a reply is folded to one form before it is searched, and a place that is found in the
+folded form is translated back to a place in the reply.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import NamedTuple
 # Full-width characters, as in "（Ｃ）", become plain ones too. Each character becomes exactly one,
 # so a position in the translated text is a position in the text itself.
 PLAIN = str.maketrans("‘’‚‛“”„‟", "''''\"\"\"\"") | {0xFF01 + i: 0x21 + i for i in range(94)}
-# What a reader does not see: soft hyphens, characters without width, marks of direction, variation
-# selectors, and tags around letters. Tags are lower case, since <B> may name an option.
+# A reader does not see these: soft hyphens, characters without width, marks of direction, variation
+# selectors, and HTML tags. Only lower-case tags count, since <B> may name an option.
 _UNSEEN = re.compile(
     "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff]+"
     r"|</?(?:b|i|u|em|strong|span|code|mark|answer|wbr)(?:\s+[a-z]+=[^<>]*|\s*/)?>"
@@ -41,16 +42,15 @@ class Folded(NamedTuple):
     places: array[int]
 
     def span(self, start: int, end: int) -> tuple[int, int] | None:
-        """[start, end) of text in the original; None if it holds part of a piece (the 1 of ½)."""
+        """The place in the original of text[start:end]; None if it cuts a piece (the 1 of ½)."""
         if (start and self.at[start] == self.at[start - 1]) or self.at[end] == self.at[end - 1]:
             return None
         return self.places[self.at[start]], self.places[self.at[end] - 1] + 1
 
 
 def visible(text: str) -> tuple[str, array[int]]:
-    """The text as PLAIN gives it and as a reader sees it, and where its characters stood.
-
-    Behind the places of the characters comes the length of the original:
+    """The text with plain quotes and without what a reader does not see, and where each character
+    stood. After the places of the characters comes the length of the original:
 
     >>> visible("Is it <b>B</b>?")
     ('Is it B?', array('q', [0, 1, 2, 3, 4, 5, 9, 14, 15]))
@@ -79,7 +79,7 @@ def fold(text: str) -> Folded:
     unchanged = all(unicodedata.is_normalized("NFKC", form) for form in (lean, folded))
     if lean.isascii() or (unchanged and len(folded) == len(lean)):
         return Folded(folded, where, places)
-    # Each character is folded with what combines with it: normalising one then changes no other.
+    # A character is folded together with the marks that combine with it, so no other is changed.
     pieces, at, start = [], array("q"), 0
     for i, character in enumerate(lean[1:] + " ", 1):
         alone = character < "\u0300" or lean[start] == " " or not _combines(character)
@@ -127,8 +127,8 @@ def normal(answer: str) -> str:
 
 
 def whole_words(answer: str, text: str) -> Iterator[tuple[int, int, str]]:
-    """(start, -end, answer) of every place where the answer stands in the text, both being folded,
-    with no letter, digit or underscore on either side.
+    """(start, -end, answer) of every place where the answer stands in the text with no letter,
+    digit or underscore on either side. Both are folded. Sorted, the longest at a start comes first.
 
     This is the algorithm of Knuth, Morris and Pratt, which takes linear time where both are long.
     """

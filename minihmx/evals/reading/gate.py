@@ -1,8 +1,9 @@
-"""Whether a judge can read at all: fixed replies whose labels are known, asked before all others.
+"""Whether a judge can read at all: it first labels fixed replies whose labels are known.
 
-They are our own, plain and short, 16 for each benchmark (data/reading_check.jsonl): right and wrong
-answers in these and in other words, hedged ones, refusals. A judge that errs on them is one of the
-readers, and never the truth that others are held against. No torch.
+The replies are our own, plain and short, 16 for each benchmark (data/reading_check.jsonl): right
+and wrong answers in the known and in other words, hedged answers, refusals. A judge that errs on
+too many of them is one reader among others, and no other reader's errors are counted by its labels.
+No torch.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from minihmx.evals.reading.readers import READABLE, Readable, parse_label, reade
 from minihmx.storage.disk import read_lines
 from minihmx.storage.identity import text_digest
 
-LEAST_RIGHT = 13  # of 16; one that gives the wrong label once in ten has them in 93 of 100 cases
-LEAST_OF_A_LABEL = 0.5  # else a label may be unknown to it, as refusals were to a real judge
+LEAST_RIGHT = 13  # of 16; a judge that errs once in ten reaches this in 93 of 100 cases
+LEAST_OF_A_LABEL = 0.5  # a judge below this may not know the label, as one did not know refusals
 
 
 class FixedReply(NamedTuple):
@@ -28,14 +29,15 @@ class FixedReply(NamedTuple):
 
 
 def fixed_replies(benchmark: str) -> list[FixedReply]:
-    """Those of one benchmark, in the order in which they are asked."""
+    """The fixed replies of one benchmark, in the order in which a judge is asked about them."""
     rows = read_lines(Path(str(files("minihmx"))) / "data" / "reading_check.jsonl")
     own = [row for row in rows if row["benchmark"] == benchmark]
     return [FixedReply(row["label"], tuple(row["texts"])) for row in own]
 
 
 def fixed_line(readable: Readable, reply: FixedReply, words: str, finish: str) -> dict[str, Any]:
-    """What reader.json keeps of one: what was asked, the known label, and what the judge said."""
+    """What reader.json keeps of a fixed reply: the prompt's digest, the known label, the judge's
+    words, and the label that is read from them."""
     prompt = text_digest(reader_prompt(readable, reply.texts))
     label = parse_label(words, finish == "stop", readable)
     return {
@@ -48,8 +50,8 @@ def fixed_line(readable: Readable, reply: FixedReply, words: str, finish: str) -
 
 
 def gate_read_again(benchmark: str, stored: Any) -> list[dict[str, Any]] | None:
-    """The lines that reader.json should have for what the judge said; None where it was not asked
-    exactly these replies, as by a version that had no gate or another one."""
+    """The lines that reader.json should have for what the judge said. None where it was not asked
+    exactly these replies, for example by a version that had other ones or none."""
     readable, replies = READABLE[benchmark], fixed_replies(benchmark)
     try:
         said = [(str(line["words"]), str(line["finish"])) for line in stored]
@@ -61,8 +63,8 @@ def gate_read_again(benchmark: str, stored: Any) -> list[dict[str, Any]] | None:
 
 
 class ReaderGate(NamedTuple):
-    """How many of how many fixed replies a judge reads rightly, by their labels. None where it was
-    not asked them."""
+    """by_label: for each known label, how many fixed replies the judge read rightly, and how many
+    there are. None where it was not asked about them."""
 
     by_label: Mapping[str, tuple[int, int]] | None
 
@@ -76,7 +78,7 @@ class ReaderGate(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether what it reads may be held for the truth."""
+        """Whether this judge's labels may be the truth by which others' errors are counted."""
         pairs = (self.by_label or {}).values()
         each = all(right >= LEAST_OF_A_LABEL * total for right, total in pairs)
         return each and self.right >= LEAST_RIGHT
@@ -99,7 +101,7 @@ class ReaderGate(NamedTuple):
 
 
 def reader_gate(benchmark: str, stored: Any) -> ReaderGate:
-    """What the field `gate` of a reader.json shows, its labels being read again from the words."""
+    """What the field `gate` of a reader.json shows. The labels are read again from the words."""
     lines: Sequence[Mapping[str, Any]] | None = gate_read_again(benchmark, stored)
     if lines is None:
         return ReaderGate(None)

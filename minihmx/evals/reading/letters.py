@@ -1,7 +1,7 @@
 """Which option of a multiple-choice question a reply settles on. No torch.
 
-A letter is harder to read than an answer in words: "A good question" has an article, "So I think"
-a pronoun and "Let A = 5" a variable, while "So A." names an option.
+A letter is harder to read than an answer in words: the A of "A good question" is an article, the I
+of "So I think" a pronoun and the A of "Let A = 5" a variable, while "So A." names an option.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _LEAD = (
     r"|(?:it|that|answer)'s|answers?|options|choices|answer\s*-|therefore|thus|hence|leaves|leaving"
     r"|out|whether|definitely|probably|likely|actually|still|indeed)\s+)[\"'*_]{0,4}"
 )
-# A word after A makes it an article ("A good question"), unless it is one of these ("A is right").
+# A before a word is an article ("A good question"), unless the word is one of these ("A is right").
 _AFTER_A = r"is|was|remains|it|because|since|as|and|n?or|but|would|seems|must|should|can(?:not)?|to"
-# What makes I a pronoun, as in "So I think", "So I..." and "But I, too". In "It is I." and in the
-# list "H, I, or J" it is an option.
+# Before one of these, I is a pronoun, as in "So I think", "So I..." and "But I, too". In "It is I."
+# and in the list "H, I, or J" it is an option.
 _AFTER_I = r"[ \t]+(?!(?:and|n?or)\s+[A-Z]\b)\w|\.\.|…|,(?!\s*(?:not|n?or|and|[A-Z])\b)"
 # "A's", "C++" and "B = 7" name no option.
 _NO_FORMULA = r"(?![\w']|\s*[=+^<>])"
@@ -40,7 +40,7 @@ _NO_FORMULA = r"(?![\w']|\s*[=+^<>])"
 
 @lru_cache(256)
 def _option_pattern(letters: str) -> re.Pattern[str]:
-    """Groups 1 to 6 are marked options, 7 is led to, and 8 is an option if it goes on a list."""
+    """Groups 1 to 6 are marked options, 7 is led to, and 8 counts only after another option."""
     apart = {"A": rf"A(?![ \t]+(?!(?:{_AFTER_A}|not|rather|over)\b)\w)", "I": rf"I(?!{_AFTER_I})"}
     capital = "|".join(apart.get(letter, re.escape(letter)) for letter in letters)
     capital = rf"((?:{capital}){_NO_FORMULA})"
@@ -62,17 +62,17 @@ def _option_pattern(letters: str) -> re.Pattern[str]:
 def letter(reply: str, letters: str, withdrawn: str = "skip") -> Reading:
     """The multiple-choice option that the reply settles on, a capital of `letters`.
 
-    The first letter here is an article, and (A) is denied:
+    In this reply the first A is an article, and the option (A) is denied:
 
     >>> letter("A good question! It can't be (A), so B.", "ABCD")
     Reading(value='B', span=(37, 38), rule='only')
 
     A letter is a marked option in brackets, before a bracket, after "option", at the beginning of
     a line or alone. A capital is also an option where a mark or a word such as "so" or "is" leads
-    to it, or "and" after another option. Options are settled as by `commitment`; where no cue
-    decides, marked ones go before those that are merely led to.
+    to it, or "and" after another option. `commitment` then decides between the options. Where no
+    cue decides, the last marked option goes before those that a word or mark merely led to.
 
-    Rules: as of `commitment`, and "marked" (the last marked option).
+    Rules: those of `commitment`, and "marked" (the last marked option) between "cue" and "last".
     """
     text, places = visible(reply)
     found, end, is_option = [], 0, False
@@ -80,7 +80,8 @@ def letter(reply: str, letters: str, withdrawn: str = "skip") -> Reading:
         group = match.lastindex or 0
         joined = is_option and group == 8 and JOINT.fullmatch(text, end, match.start(group))
         end, is_option = match.end(group), group < 8 or bool(joined)
-        # The C of "vitamins A and C" is joined to no option.
+        # "and" makes an option of a capital only after another option. The A of "vitamins A and C"
+        # is none, so neither is the C.
         if is_option:
             span, rule = (places[end - 1], places[end - 1] + 1), ("marked", "mention")[group > 6]
             found.append(Reading(match[group].upper(), span, rule))

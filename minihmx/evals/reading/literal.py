@@ -1,8 +1,8 @@
 """The plain reading of a reply: which known answer it names, and no more. No torch.
 
 The paper extracts answers "via regex matching" and says nothing of denials, retractions or cues, so
-the preset "literal" knows none: of "It is Lyon, not Paris" it takes Paris. What it loses against
-the rules of flips.py is shown beside every number (see docs/decisions.md).
+the preset "literal" knows none of these. In "It is Lyon, not Paris" it reads Paris, the last name.
+Beside each number stands what the rules of flips.py read in the same replies (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from minihmx.evals.reading.flips import UNREAD, Answers, Reading
 def extracted(found: Sequence[Reading], correct: Answers, several: str = "last") -> Reading:
     """The one answer that counts, of those found in a reply by `mentions` or `plain_letters`.
 
-    several: which one where the reply names more than one: the "last", the "first", the "correct"
-    one if it is among them (else the last), or "neither", which reads nothing.
+    several: which answer counts if the reply names more than one: the "last", the "first", the
+    "correct" one (the last one if none is correct), or "neither", so that the value is None.
 
-    Rules: "only" (one answer is named), "none" (no answer is), else the choice of `several`.
+    Rules: "only" (one answer is named), "none" (no answer is named), else the value of `several`.
     """
     if not found:
         return UNREAD
@@ -35,8 +35,8 @@ def extracted(found: Sequence[Reading], correct: Answers, several: str = "last")
 def plain_letters(reply: str, letters: str) -> list[Reading]:
     """Every option that the reply names, a capital of `letters` each, in order.
 
-    Options are letters in brackets, as in "(B)", or, where there is none, capitals that stand alone
-    as words. Then the article of "A good question" is an option too.
+    Options are letters in brackets, as in "(B)". If there are none, every capital that stands alone
+    as a word is an option, even the article of "A good question".
 
     >>> [option.value for option in plain_letters("A is too small, so (B).", "ABC")]
     ['B']
