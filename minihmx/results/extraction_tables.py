@@ -127,8 +127,9 @@ def _by_reader(rate: ReadRate) -> Table:
             rows.append((_named(rate, reader), side, str(f.replies), told(f.observed), *held))
     head = ("reader", "side", "replies", "rate", "sensitivity", "specificity", "corrected")
     notes = [
-        "Rate: the share of all replies that the reader counts; what it cannot read it does not "
-        "count. * is the reading that gave the evaluation its numbers.",
+        "Rate: the share of replies that the reader counts, of all for a rule and of the labelled "
+        "ones for a judge or people; what it cannot read it does not count. * is the reading that "
+        "gave the evaluation its numbers.",
         _LIMITS.get(rate.reference, f"Nothing can be held for the truth: {rate.why}."),
         *(f"{sentence}." for sentence in why),
     ]

@@ -47,11 +47,11 @@ def open_streams() -> list[str]:
 
 
 def need_stdout(closed: Sequence[str], verb: str, action: str | None) -> None:
-    """Raises IOFailure where stdout is closed and all that the command gives would be lost."""
+    """Raises IOFailure where stdout is closed and what the command prints would be lost."""
     if "stdout" in closed and not {verb, action} & LEAVE_FILES:
         raise IOFailure(
-            f"stdout is closed, and all that `minihmx {verb}` gives is what it prints there; leave "
-            "stdout open, or let it go to a file (> FILE)."
+            f"stdout is closed, and all that `minihmx {verb}` prints would be lost; leave stdout "
+            "open, or let it go to a file (> FILE)."
         )
 
 
