@@ -166,8 +166,8 @@ def run(options: argparse.Namespace) -> int:
         show(f"warning    {warning}")
     with with_bars():
         ready = open_run(flags, file)
-    # What exists by now, torch's modules above all, stays to the end. Python's collector, which
-    # kernels that are called from Python wake often, need not look at it again.
+    # What exists by now stays to the end, torch's modules above all. Python's garbage collector
+    # runs often, since each call of a kernel makes objects, and need not look at these each time.
     gc.freeze()
     lines, last = Lines(typed(), planned=PLANNED in os.environ), None
     view = live.View(lines) if possible(sys.stdout) and not ranks.rank() else None

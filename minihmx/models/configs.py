@@ -145,7 +145,7 @@ def _shared_fields(
     default_head_dim = {"qwen3": 128, "gemma2": 256}.get(kind, sizes["hidden_size"] // heads)
     head_dim = _size("head_dim", _given(config, "head_dim", default_head_dim))
     kv_heads = _given(config, "num_key_value_heads", heads)
-    # Gemma 2's default is no head_dim: a model with smaller heads has it as well.
+    # Gemma 2's default is 256 whatever the size of a head.
     attended = _given(config, "query_pre_attn_scalar", 256 if kind == "gemma2" else head_dim)
     theta, scaling = _rope(config)
     eos = generation.get("eos_token_id")
