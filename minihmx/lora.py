@@ -70,6 +70,11 @@ class LoRALinear(nn.Module):
         """Whether a packed copy of the frozen weight would be used now (see products.packed)."""
         return not self.enabled or self.merged is None
 
+    @property
+    def only_weight(self) -> Tensor | None:
+        """As products.Linear; None while the branch is computed beside it."""
+        return self.merged if self.enabled else self.weight
+
 
 def targeted(name: str, targets: Sequence[str]) -> bool:
     """Whether a module's path is one of the targets or ends with one, as PEFT reads a list."""

@@ -17,7 +17,7 @@ from minihmx.engine.memory import Limit
 from minihmx.errors import out_of_memory
 from minihmx.models.context import KVCache
 from minihmx.models.decoder import Decoder
-from minihmx.models.step import Apart, Step
+from minihmx.models.step import Step, on_cpu
 
 WARM_UP = 2  # steps in front of a capture, in which cuBLAS and the kernels make what they need once
 CAPTURING_STEPS = 32  # of decoding; a capture takes as long as a few steps without a graph
@@ -35,7 +35,7 @@ def next_states(
     if static:
         return StaticDecoding(decoder, cache, limit, steps)
     if not hooked(decoder):
-        return Step(decoder, cache, Apart)
+        return Step(decoder, cache, on_cpu)
     return lambda token, where, keys: decoder(token[:, None], where[:, None], cache, keys)[:, 0]
 
 

@@ -8,7 +8,8 @@ scripts/bench_products.py prints the times of both libraries for any machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 # Multiplications of one product below which oneDNN's longer way to the kernel costs more than its
 # kernel saves.
 FEW = 2**20
+LARGE = 2**19  # elements of a weight that no processor's MKL computes as fast as a packed one
 ROWS = 8  # for which a weight is packed; the layout for more is the same
 # Bytes of a weight above which no packed copy is made beside it. It is mostly the head of a large
 # vocabulary: memory would grow with the vocabulary, for a product that is a sixth faster.
@@ -41,6 +43,11 @@ class Linear(nn.Linear):
     def packs(self) -> bool:
         """Whether a packed copy of the weight would be used now."""
         return True
+
+    @property
+    def only_weight(self) -> Tensor | None:
+        """The weight whose product, with the bias, is all that this module computes now."""
+        return self.weight
 
 
 class Head(Linear):
@@ -95,7 +102,9 @@ def by_onednn(x: Tensor, weight: Tensor, packed: Tensor | None) -> bool:
         return False
     if x.dtype != FP32:
         return packed is not None
-    return x.numel() * weight.shape[0] >= FEW and onednn_is_faster()
+    elements, rows = onednn_for()
+    wanted = weight.numel() >= elements and x.numel() <= rows * x.shape[-1]
+    return wanted and x.numel() * weight.shape[0] >= FEW
 
 
 def pack(weight: Tensor) -> Tensor:
@@ -107,11 +116,42 @@ def pack(weight: Tensor) -> Tensor:
     is why `linear` takes it from there on.
     """
     half = weight.dtype == torch.bfloat16 and cpu_has_bfloat16()
-    suits = half or (weight.dtype == FP32 and onednn_is_faster())
+    suits = half or (weight.dtype == FP32 and weight.numel() >= onednn_for()[0])
     weight = weight.detach()
     if weight.device.type != "cpu" or not suits or weight.numel() < FEW // ROWS or not has_onednn():
         return weight
     return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight, ROWS))
+
+
+class Joined:
+    """Products of one input with several small weights, [out, in] each, as a single one by MKL.
+
+    It holds copies of the weights as they are now.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]):
+        # MKL rearranges a weight [out, in] before it computes with it, which for few rows takes as
+        # long as the product does. One that lies in memory as [in, out] it takes as it is.
+        self.weight = torch.cat([weight.detach() for weight in weights]).T.contiguous().T
+        given = [bias.detach() for bias in biases if bias is not None]
+        self.bias = torch.cat(given) if given else None
+        self.sizes = list(map(len, weights))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [B, in] -> [B, sum of out]."""
+        return F.linear(x, self.weight, self.bias)
+
+    def split(self, x: Tensor) -> Sequence[Tensor]:
+        """x [B, in] -> what each weight gives, [B, out]."""
+        return torch.split(self(x), self.sizes, dim=-1)
+
+
+def joins(weights: Sequence[Tensor]) -> bool:
+    """Whether a copy of these weights, [out, in] each, may be used as Joined."""
+    if any(weight.dtype != FP32 or weight.device.type != "cpu" for weight in weights):
+        return False
+    least = max(onednn_for()[0], FEW // ROWS)  # what is larger than this, oneDNN may compute
+    return sum(weight.numel() for weight in weights) < min(LARGE, least)
 
 
 @contextmanager
@@ -175,11 +215,18 @@ def cpu_has_bfloat16() -> bool:
 
 
 @cache
-def onednn_is_faster() -> bool:
-    """Whether fp32 products are faster by oneDNN than by MKL, which holds for AMD's processors."""
+def onednn_for() -> tuple[float, float]:
+    """Of how many elements a fp32 weight is at least, and how many rows there are at most, where
+    products are faster by oneDNN than by MKL.
+
+    On AMD's processors these are all, on Intel's with AVX-512 large weights with few rows (once
+    they are packed), and on others none.
+    """
     # It is asked of the processor and not of a clock, so that a run goes on with the same bits.
     try:
         described = Path("/proc/cpuinfo").read_text()
     except OSError:
-        return False
-    return "AuthenticAMD" in described and has_onednn()
+        described = ""
+    if has_onednn() and "AuthenticAMD" in described:
+        return 0, math.inf
+    return (LARGE, 64) if has_onednn() and "avx512f" in described else (math.inf, 0)

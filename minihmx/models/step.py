@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -34,6 +34,7 @@ from minihmx.lora import LoRALinear
 from minihmx.models.attention import attend_own, attend_shared
 from minihmx.models.context import KVCache, attention_mask, inverse_frequencies, wide
 from minihmx.models.decoder import FP16_HALF, Decoder, Layer, RMSNorm
+from minihmx.models.products import Joined, joins
 
 
 class Fused:
@@ -94,6 +95,18 @@ class Apart:
         return [module(x) for module in self.modules]
 
 
+def on_cpu(modules: Sequence[nn.Module]) -> Joined | Apart:
+    """Products of one input with small weights as a single one, and any others apart."""
+    parts: list[Any] = list(modules)
+    weights = [part.only_weight for part in parts if part.only_weight is not None]
+    if len(weights) < len(parts) or not joins(weights):
+        return Apart(modules)
+    return Joined(weights, [part.bias for part in parts])
+
+
+Products = Callable[[Sequence[nn.Module]], Fused | Joined | Apart]
+
+
 @torch.inference_mode(False)  # training uses these weights too, and no gradient passes such a mode
 @torch.no_grad()
 def home(weights: Sequence[nn.Parameter], ranks: int) -> Tensor:
@@ -121,7 +134,7 @@ def home(weights: Sequence[nn.Parameter], ranks: int) -> Tensor:
 class StepLayer:
     """One layer's products, made by `products`, and its norm weights in fp32."""
 
-    def __init__(self, layer: Layer, products: type[Fused | Apart]):
+    def __init__(self, layer: Layer, products: Products):
         attention, mlp = layer.self_attn, layer.mlp
         self.qkv = products((attention.q_proj, attention.k_proj, attention.v_proj))
         self.o, self.down = products((attention.o_proj,)), products((mlp.down_proj,))
@@ -161,7 +174,7 @@ class Step:
     be made.
     """
 
-    def __init__(self, decoder: Decoder, cache: KVCache, products: type[Fused | Apart] = Fused):
+    def __init__(self, decoder: Decoder, cache: KVCache, products: Products = Fused):
         self.config, self.cache, self.dtype = decoder.config, cache, decoder.dtype
         device = decoder.device
         self.embedding = decoder.model.embed_tokens.weight
@@ -169,12 +182,19 @@ class Step:
         self.layers = [StepLayer(layer, products) for layer in layers]
         self.last = norm_weight(decoder.model.norm)
         self.frequencies = inverse_frequencies(self.config).to(device)
-        self.rows = torch.arange(cache.k.shape[1], device=device)
+        # Where each layer's keys and values begin among all of the cache, [layers, B, 2 K].
+        both, layers, B, K, N, D = cache.both.shape
+        self.cells = cache.both.view(-1, D)
+        starts = torch.arange(0, len(self.cells), N, device=device).view(both, layers, B, K)
+        self.starts = starts.permute(1, 2, 0, 3).reshape(layers, B, both * K)
         self.keys = torch.arange(cache.begin, cache.begin + cache.k.shape[3], device=device)[None]
+        self.root_eps = None
+        if device.type == "cpu" and self.dtype == torch.float32:
+            self.root_eps = torch.full((1, 1), math.sqrt(self.config.rms_norm_eps))
         self.half = torch.full((1, 1), FP16_HALF, device=device)
         if self.dtype == torch.float16:
             # Behind the MLP's product stands what its largest value is taken to be at least.
-            size = len(self.rows), self.config.intermediate_size + 8
+            size = B, self.config.intermediate_size + 8
             self.product = self.half.expand(size).clone()
         caps, kind = self.config.attention_softcap or 1.0, wide(self.last).dtype
         self.softcap = torch.full((1,), caps, dtype=kind, device=device)
@@ -187,7 +207,8 @@ class Step:
         where have as many as it keeps.
         """
         begin = self.cache.begin
-        self.slots = where - begin if begin else where
+        slots = where - begin if begin else where
+        self.places = self.starts[:, : len(where)] + slots[:, None]
         self.end = None if keys is None else keys - begin
         self.set_angles(where)
         masks = {window: self.mask(where, window) for window in set(self.config.windows) or {None}}
@@ -226,7 +247,14 @@ class Step:
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """As RMSNorm."""
-        return F.rms_norm(x, x.shape[-1:], weight, self.config.rms_norm_eps).to(self.dtype)
+        size, eps = x.shape[-1], self.config.rms_norm_eps
+        if self.root_eps is None:
+            return F.rms_norm(x, (size,), weight, eps).to(self.dtype)
+        # torch's norm is six kernels on a CPU. This is the same in five, of which two are large:
+        # the hypotenuse of |x| / sqrt(size) and sqrt(eps) is the root of mean(x^2) + eps.
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        rms = torch.hypot(length.mul_(size**-0.5), self.root_eps)
+        return (x * weight).div_(rms)
 
     def attend(self, x: Tensor, layer: StepLayer, index: int, mask: Tensor) -> Tensor:
         """As Attention."""
@@ -240,9 +268,7 @@ class Step:
             qkv[:, H + K :] = v[:, H + K :]
         together = self.empty(B, H + 2 * K, D)
         torch.addcmul(qkv * self.cos, qkv.roll(D // 2, dims=-1), self.sin, out=together)
-        # [2, B, K, N, D]: row b gets its key and its value in its slot.
-        rows = self.rows[:B]
-        self.cache.both[:, index][:, rows, :, self.slots] = together[:, H:].view(B, 2, K, D)
+        self.cells[self.places[index]] = together[:, H:]
         q = together[:, :H].view(B, K, H // K, D)
         k, v = self.cache.k[index][:, :, : self.end], self.cache.v[index][:, :, : self.end]
         scale, shared = config.attention_scale, self.cache.shared_of(index)
@@ -272,4 +298,4 @@ class Step:
 
     def empty(self, *shape: int) -> Tensor:
         """A tensor for `out=`, so that one kernel computes and rounds to the weights' dtype."""
-        return torch.empty(shape, dtype=self.dtype, device=self.rows.device)
+        return torch.empty(shape, dtype=self.dtype, device=self.cells.device)

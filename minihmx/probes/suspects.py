@@ -8,6 +8,7 @@ Shapes: B rows, T queries, H heads, K key heads, N keys, D head size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -22,7 +23,7 @@ from minihmx.engine.memory import merging
 from minihmx.models import attention
 from minihmx.models.context import wide
 from minihmx.models.decoder import Decoder
-from minihmx.models.products import has_onednn, onednn_is_faster
+from minihmx.models.products import has_onednn, onednn_for
 
 # What can be switched off, in this order, and what is computed instead.
 SUSPECTS = {
@@ -58,7 +59,7 @@ def suspects(decoder: Decoder) -> list[str]:
     present = {
         "merged weights": merged,
         "static step": has_static_step(decoder),
-        "two libraries": fp32_on_cpu and onednn_is_faster(),
+        "two libraries": fp32_on_cpu and onednn_for()[0] < math.inf,
     }
     return [name for name in SUSPECTS if present.get(name, True)]
 
