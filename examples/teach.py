@@ -44,7 +44,7 @@ def step(values: dict[str, object]) -> None:
     rollouts = ask_policy(run, questions, config.generations, "train", epoch)
 
     print("2. The same model, adapter off, judges each answer; a score is read from its words.")
-    judge(run, rollouts)
+    judge(run, rollouts, "train")
 
     print("3. An answer's advantage is its reward against those of its group, in their spread.")
     assign_advantages(rollouts, config)

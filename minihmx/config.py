@@ -131,7 +131,7 @@ class Config:
     micro_batch: int = setting(8, "completions per forward and backward pass")
     decode_rows: int = setting(40, "rows decoded together at most")
     judge_reason: str = setting(
-        "always", "never: a judge's text ends with its score line", choices=("always", "never")
+        "always", "which scores a reason follows", choices=("always", "evaluations", "never")
     )
     gpu_memory: float = setting(0.0, "GiB of the GPU to use at most; 0: what is free")
     logit_chunk: int = setting(8192, "vocabulary rows per piece of the log-prob computation")

@@ -63,8 +63,10 @@ def ask_policy(
     ]
 
 
-def judge(run: Run, rollouts: Sequence[Rollout]) -> None:
+def judge(run: Run, rollouts: Sequence[Rollout], phase: str) -> None:
     """Fill in verdict and reward of each rollout: all answers are judged in one batch.
+
+    phase: as in `ask_policy`; it decides whether the judge goes on to give its reason.
 
     The judge sees the answer's decoded text. It never sees the answer's token ids, so an answer
     cannot write a control token that would close its own turn and speak for the judge.
@@ -76,6 +78,7 @@ def judge(run: Run, rollouts: Sequence[Rollout]) -> None:
     # A judge that is not greedy has a random stream of its own beside that of each answer, so its
     # verdict depends on the answer and its place in the run, and on nothing else.
     config, greedy = run.config, run.config.judge_sampler == "greedy"
+    reasoned = phase == "eval" and config.judge_reason == "evaluations"
     noise = None if greedy else ranks.split([("judge", *r.noise) for r in sound])
     with run.clock.timed("judge"), lora.adapter_off(run.decoder):
         mine = ask_judge(
@@ -87,7 +90,7 @@ def judge(run: Run, rollouts: Sequence[Rollout]) -> None:
             noise=noise,
             temperature=config.temperature,
             sampler=sampler_of(config.judge_sampler, config.temperature),
-            reason=config.judge_reason == "always",
+            reason=config.judge_reason == "always" or reasoned,
             rubric=run.rubric_prefix,
         )
         judgements = ranks.gather(mine)

@@ -119,7 +119,7 @@ def take_step(run: Run, position: Position, optimizer: Optimizer) -> Stepped:
     """
     config, (epoch, questions) = run.config, run.batch(position.step)
     rollouts = ask_policy(run, questions, config.generations, "train", epoch)
-    judge(run, rollouts)
+    judge(run, rollouts, "train")
     assign_advantages(rollouts, config)
     learned = learn(run, rollouts, optimizer)
     return record_step(run, position, rollouts, learned, optimizer)
@@ -173,7 +173,7 @@ def evaluate_epoch(run: Run, position: Position, optimizer: Optimizer) -> Evalua
     position.epoch += 1
     store, name = run.store, f"epoch-{position.epoch:02d}"
     rollouts = ask_policy(run, run.eval_questions, run.config.eval_samples, "eval", position.epoch)
-    judge(run, rollouts)
+    judge(run, rollouts, "eval")
     measured = measure(run, rollouts)
     # One bad number is enough to look for its cause: a reward that is NaN stands for the logits of
     # the answer or of its judge, and a KL that is not finite for those of policy and reference.

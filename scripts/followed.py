@@ -78,7 +78,7 @@ def follow(folder: Path) -> Followed:
     run.clock.start(*STAGES["step"])
     epoch, questions = run.batch(position.step)
     rollouts = ask_policy(run, questions, config.generations, "train", epoch)
-    judge(run, rollouts)
+    judge(run, rollouts, "train")
     assign_advantages(rollouts, config)
     before = adam(optimizer)
     with lora.adapter_off(run.decoder):

@@ -104,7 +104,7 @@ def test_an_adapter_on_off_and_taken_off(folder: Path) -> None:
     assert torch.equal(decoder.logits(decoder(ids)), base)
 
 
-def likes_short_answers(run: Run, rollouts: Sequence[Rollout]) -> None:
+def likes_short_answers(run: Run, rollouts: Sequence[Rollout], phase: str) -> None:
     """A judge whose scores are known, in the place of the model's own."""
     for rollout in rollouts:
         rollout.verdict = Verdict(max(0, 10 - len(rollout.completion.text) // 12), (7, 8))

@@ -33,7 +33,7 @@ NOT_COMPARED = {"timings.jsonl", "status.json", "env.json", "config.json", ".loc
 NOT_COMPARED |= {"manifest.json"}  # it holds the digests of those
 
 
-def halves(run: Run, rollouts: Sequence[Rollout]) -> None:
+def halves(run: Run, rollouts: Sequence[Rollout], phase: str) -> None:
     """A judge that likes half of all token ids, and cannot read every seventh answer."""
     for i, rollout in enumerate(rollouts):
         score = min(10, sum(i % 4 < 2 for i in rollout.completion.ids))
@@ -469,8 +469,8 @@ def test_an_adapter_that_does_not_move_is_said_after_a_first_step_without_a_grad
     """Groups of equal scores teach nothing, which is no fault; the next step is looked at."""
     scripted, steps = train.judge, []
 
-    def equal_at_first(run: Run, rollouts: Sequence[Rollout]) -> None:
-        scripted(run, rollouts)
+    def equal_at_first(run: Run, rollouts: Sequence[Rollout], phase: str) -> None:
+        scripted(run, rollouts, phase)
         steps.append(len(rollouts) > len(run.eval_questions) * run.config.eval_samples)
         for rollout in rollouts if steps.count(True) == 1 else ():
             rollout.reward = 5.0
@@ -540,7 +540,7 @@ def test_tokens_that_the_model_has_not_are_refused(tmp_path: Path) -> None:
 def test_unscored_groups_teach_nothing_but_kl(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def blind(run: Run, rollouts: Sequence[Rollout]) -> None:
+    def blind(run: Run, rollouts: Sequence[Rollout], phase: str) -> None:
         for rollout in rollouts:
             rollout.verdict = Unscored("no-line")
 

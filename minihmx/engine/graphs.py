@@ -17,7 +17,8 @@ from minihmx.engine.memory import Limit
 from minihmx.errors import out_of_memory
 from minihmx.models.context import KVCache
 from minihmx.models.decoder import Decoder
-from minihmx.models.step import Step, on_cpu
+from minihmx.models.joined import on_cpu
+from minihmx.models.step import Step
 
 WARM_UP = 2  # steps in front of a capture, in which cuBLAS and the kernels make what they need once
 CAPTURING_STEPS = 32  # of decoding; a capture takes as long as a few steps without a graph

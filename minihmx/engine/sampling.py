@@ -256,10 +256,9 @@ class _Batch:
         self.where = (self.where + 1).clamp(max=self.capacity - 1)
 
     def shrink(self) -> None:
-        """Go on with the rows that are not empty, once those are no more than half."""
-        # Not one by one: each new shape is a copy, and may change the last bits of a row's logits.
+        """Go on with the rows that are not empty, once enough of the others are."""
         left = [slot for slot, row in enumerate(self.rows) if row]
-        if not left or 2 * len(left) > len(self.rows):
+        if not left or not drops(len(self.rows), len(left)):
             return
         index = torch.tensor(left, device=self.hidden.device)
         self.cache.keep(left)
@@ -267,6 +266,12 @@ class _Batch:
         self.where, self.drawn = self.where[index], self.drawn[index]
         self.rows = [self.rows[slot] for slot in left]
         self.positions = [self.positions[slot] for slot in left]
+
+
+def drops(rows: int, left: int) -> bool:
+    """Whether so many rows are worth becoming the ones that are left."""
+    # Not one by one: each new shape is a copy, and may change the last bits of a row's logits.
+    return 4 * left <= 3 * rows
 
 
 def _decode(

@@ -9,7 +9,7 @@ scripts/bench_products.py prints the times of both libraries for any machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 # Multiplications of one product below which oneDNN's longer way to the kernel costs more than its
 # kernel saves.
 FEW = 2**20
-LARGE = 2**19  # elements of a weight that no processor's MKL computes as fast as a packed one
+MANY = 2**19  # elements of a weight with which a packed one is faster on any processor
 ROWS = 8  # for which a weight is packed; the layout for more is the same
 # Bytes of a weight above which no packed copy is made beside it. It is mostly the head of a large
 # vocabulary: memory would grow with the vocabulary, for a product that is a sixth faster.
@@ -123,37 +123,6 @@ def pack(weight: Tensor) -> Tensor:
     return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight, ROWS))
 
 
-class Joined:
-    """Products of one input with several small weights, [out, in] each, as a single one by MKL.
-
-    It holds copies of the weights as they are now.
-    """
-
-    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]):
-        # MKL rearranges a weight [out, in] before it computes with it, which for few rows takes as
-        # long as the product does. One that lies in memory as [in, out] it takes as it is.
-        self.weight = torch.cat([weight.detach() for weight in weights]).T.contiguous().T
-        given = [bias.detach() for bias in biases if bias is not None]
-        self.bias = torch.cat(given) if given else None
-        self.sizes = list(map(len, weights))
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x [B, in] -> [B, sum of out]."""
-        return F.linear(x, self.weight, self.bias)
-
-    def split(self, x: Tensor) -> Sequence[Tensor]:
-        """x [B, in] -> what each weight gives, [B, out]."""
-        return torch.split(self(x), self.sizes, dim=-1)
-
-
-def joins(weights: Sequence[Tensor]) -> bool:
-    """Whether a copy of these weights, [out, in] each, may be used as Joined."""
-    if any(weight.dtype != FP32 or weight.device.type != "cpu" for weight in weights):
-        return False
-    least = max(onednn_for()[0], FEW // ROWS)  # what is larger than this, oneDNN may compute
-    return sum(weight.numel() for weight in weights) < min(LARGE, least)
-
-
 @contextmanager
 def packed(model: nn.Module) -> Iterator[None]:
     """Inside, products use packed copies of the weights, which take as much memory again."""
@@ -229,4 +198,4 @@ def onednn_for() -> tuple[float, float]:
         described = ""
     if has_onednn() and "AuthenticAMD" in described:
         return 0, math.inf
-    return (LARGE, 64) if has_onednn() and "avx512f" in described else (math.inf, 0)
+    return (MANY, 64) if has_onednn() and "avx512f" in described else (math.inf, 0)

@@ -6,7 +6,8 @@ eight rows takes about as long to start as to run, so the number of kernels deci
 - all heads of q, k and v are rotated together, no module but a product is called, and the norms'
   weights are cast to fp32 once.
 
-On a CPU that is all, and every bit is the decoder's. A GPU does more:
+On a CPU every bit is the decoder's in 16 bit. In fp32 small products are joined (joined.py) and a
+norm is fewer kernels, so that sums are rounded otherwise. A GPU does more:
 
 - q, k and v are one product, and so are gate and up; the weights lie in one buffer for that, and
   the rows of the adapter's A below them, so that A x comes with W x;
@@ -21,114 +22,17 @@ Shapes: B rows, H heads, K key heads, D head size, N the cache's capacity.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from minihmx.lora import LoRALinear
 from minihmx.models.attention import attend_own, attend_shared
 from minihmx.models.context import KVCache, attention_mask, inverse_frequencies, wide
 from minihmx.models.decoder import FP16_HALF, Decoder, Layer, RMSNorm
-from minihmx.models.products import Joined, joins
-
-
-class Fused:
-    """Products of one input with several weights, [out, in] each, as a single one.
-
-    The weights move into the buffer and stay there: the modules' own are views of it.
-    """
-
-    @torch.no_grad()
-    def __init__(self, modules: Sequence[nn.Module]):
-        parts: list[Any] = list(modules)
-        weights = [part.weight for part in parts]
-        self.out = sum(len(weight) for weight in weights)
-        branches = [part for part in parts if isinstance(part, LoRALinear)]
-        self.weight = home(weights, sum(len(part.lora_A.weight) for part in branches))
-        self.bias = None
-        if any(part.bias is not None for part in parts):
-            none = self.weight.new_zeros(len(self.weight) - self.out)
-            self.bias = torch.cat([*(part.bias for part in parts), none])
-        self.adapted = any(part.enabled for part in branches)
-        if not self.adapted:
-            return
-        self.weight[self.out :] = torch.cat([part.lora_A.weight for part in branches])
-        # B of each part acts on what its own A gives. The zeros beside it are cheaper than products
-        # of their own.
-        block: Any = torch.block_diag
-        self.B = block(*map(matrix_b, parts)).to(self.weight)
-        self.scale = branches[0].lora_A.weight.new_full((1, 1), branches[0].scale)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x [B, in] -> [B, out]; wide with an adapter, as LoRALinear's sum is, else x's dtype."""
-        if not self.adapted:
-            bias = None if self.bias is None else self.bias[: self.out]
-            return F.linear(x, self.weight[: self.out], bias)
-        y = F.linear(x, self.weight, self.bias)
-        delta = F.linear(y[:, self.out :], self.B)
-        # base + scale * delta; the scale is fp32 and makes it the dtype of the sum.
-        return torch.addcmul(y[:, : self.out], delta, self.scale)
-
-    def split(self, x: Tensor) -> Sequence[Tensor]:
-        """x [B, in] -> what each of two weights gives, [B, out / 2]."""
-        return self(x).chunk(2, dim=-1)
-
-
-class Apart:
-    """Products of one input with several weights as the modules themselves compute them."""
-
-    def __init__(self, modules: Sequence[nn.Module]):
-        self.modules = modules
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """As Fused."""
-        found = self.split(x)
-        return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
-
-    def split(self, x: Tensor) -> list[Tensor]:
-        """x [B, in] -> what each module gives."""
-        return [module(x) for module in self.modules]
-
-
-def on_cpu(modules: Sequence[nn.Module]) -> Joined | Apart:
-    """Products of one input with small weights as a single one, and any others apart."""
-    parts: list[Any] = list(modules)
-    weights = [part.only_weight for part in parts if part.only_weight is not None]
-    if len(weights) < len(parts) or not joins(weights):
-        return Apart(modules)
-    return Joined(weights, [part.bias for part in parts])
-
-
-Products = Callable[[Sequence[nn.Module]], Fused | Joined | Apart]
-
-
-@torch.inference_mode(False)  # training uses these weights too, and no gradient passes such a mode
-@torch.no_grad()
-def home(weights: Sequence[nn.Parameter], ranks: int) -> Tensor:
-    """Make the weights [out, in] views of one buffer [sum of out + ranks, in], one after the
-    other, and return that buffer. Weights that are such views already stay where they are."""
-    first, size = weights[0], (sum(map(len, weights)) + ranks, weights[0].shape[1])
-    memory = first.untyped_storage()
-    places = itertools.accumulate((weight.numel() for weight in weights), initial=0)
-    settled = memory.nbytes() == math.prod(size) * first.itemsize and all(
-        weight.untyped_storage()._cdata == memory._cdata and weight.storage_offset() == place
-        for weight, place in zip(weights, places, strict=False)
-    )
-    if settled:
-        return first.detach().as_strided(size, (size[1], 1), 0)
-    buffer = torch.empty(size, dtype=first.dtype, device=first.device)
-    row = 0
-    for weight in weights:
-        own = buffer[row : row + len(weight)]
-        own.copy_(weight.detach())
-        weight.data = own
-        row += len(weight)
-    return buffer
+from minihmx.models.joined import Fused, Products
 
 
 class StepLayer:
@@ -153,13 +57,6 @@ class StepLayer:
             q = norm_weight(attention.q_norm).expand(config.num_attention_heads, -1)
             k = norm_weight(attention.k_norm).expand(config.num_key_value_heads, -1)
             self.heads = torch.cat((q, k))
-
-
-def matrix_b(part: nn.Module) -> Tensor:
-    """B [out, r] of an adapted linear; of one without an adapter there is none, [out, 0]."""
-    if isinstance(part, LoRALinear):
-        return part.lora_B.weight.detach()
-    return cast(nn.Linear, part).weight.new_zeros(cast(nn.Linear, part).out_features, 0)
 
 
 def norm_weight(norm: RMSNorm) -> Tensor:
@@ -190,7 +87,7 @@ class Step:
         self.keys = torch.arange(cache.begin, cache.begin + cache.k.shape[3], device=device)[None]
         self.root_eps = None
         if device.type == "cpu" and self.dtype == torch.float32:
-            self.root_eps = torch.full((1, 1), math.sqrt(self.config.rms_norm_eps))
+            self.root_eps = torch.tensor([math.sqrt(self.config.rms_norm_eps)])
         self.half = torch.full((1, 1), FP16_HALF, device=device)
         if self.dtype == torch.float16:
             # Behind the MLP's product stands what its largest value is taken to be at least.
@@ -247,14 +144,18 @@ class Step:
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """As RMSNorm."""
-        size, eps = x.shape[-1], self.config.rms_norm_eps
         if self.root_eps is None:
-            return F.rms_norm(x, (size,), weight, eps).to(self.dtype)
-        # torch's norm is six kernels on a CPU. This is the same in five, of which two are large:
+            return F.rms_norm(x, x.shape[-1:], weight, self.config.rms_norm_eps).to(self.dtype)
+        return self.unit(x).mul_(weight)
+
+    def unit(self, x: Tensor) -> Tensor:
+        """x / rms(x), fp32."""
+        if self.root_eps is None:
+            return F.rms_norm(x, x.shape[-1:], None, self.config.rms_norm_eps)
+        # torch's norm is six kernels on a CPU. This is the same in four, two of them very small:
         # the hypotenuse of |x| / sqrt(size) and sqrt(eps) is the root of mean(x^2) + eps.
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        rms = torch.hypot(length.mul_(size**-0.5), self.root_eps)
-        return (x * weight).div_(rms)
+        return x / torch.hypot(length.mul_(x.shape[-1] ** -0.5), self.root_eps)
 
     def attend(self, x: Tensor, layer: StepLayer, index: int, mask: Tensor) -> Tensor:
         """As Attention."""
@@ -262,7 +163,7 @@ class Step:
         H, K, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         qkv = layer.qkv(x).view(B, H + 2 * K, D)
         if layer.heads is not None:
-            normed, v = F.rms_norm(wide(qkv[:, : H + K]), (D,), None, config.rms_norm_eps), qkv
+            normed, v = self.unit(wide(qkv[:, : H + K])), qkv
             qkv = self.empty(B, H + 2 * K, D)
             torch.mul(normed, layer.heads, out=qkv[:, : H + K])
             qkv[:, H + K :] = v[:, H + K :]

@@ -228,7 +228,7 @@ class EqualKL:
         with with_adapter(run.decoder, self.adapters.get(direction), strength):
             samples = run.config.eval_samples
             rollouts = ask_policy(run, run.eval_questions, samples, "eval", self.epoch)
-            judge(run, rollouts)
+            judge(run, rollouts, "eval")
             measured = measure(run, rollouts)
         if measured["kl_tokens"] is None:
             raise Diverged(

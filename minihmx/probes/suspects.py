@@ -28,18 +28,18 @@ from minihmx.models.products import has_onednn, onednn_for
 # What can be switched off, in this order, and what is computed instead.
 SUSPECTS = {
     "merged weights": "the adapter is a branch while decoding, as it is in training",
-    "static step": "the decoder decodes, and not the GPU's step of few kernels",
+    "decode step": "the decoder decodes, and not the step of fewer kernels",
     "two libraries": "all products by the library that torch takes, whatever their size",
     "product shapes": "one token in each product, and the head in one piece",
     "attention kernels": "one query at a time, over the keys that it sees and no others",
     "log-softmax": "one formula for both, in float64",
 }
-ONLY_DECODING = frozenset({"merged weights", "static step"})
+ONLY_DECODING = frozenset({"merged weights", "decode step"})
 
 
 def concerns(suspect: str, stage: str) -> bool:
     """Whether a suspect may be the reason why a stage of this name differs, given equal bits."""
-    if suspect == "static step":
+    if suspect == "decode step":
         return True
     if suspect in ("attention kernels", "log-softmax"):
         return stage == suspect.removesuffix(" kernels")
@@ -51,6 +51,11 @@ def has_static_step(decoder: Decoder) -> bool:
     return decoder.device.type != "cpu"
 
 
+def has_own_step(decoder: Decoder) -> bool:
+    """Whether the sampler's step rounds otherwise than the decoder."""
+    return has_static_step(decoder) or decoder.dtype == torch.float32
+
+
 def suspects(decoder: Decoder) -> list[str]:
     """Those that can play a part on this device, in this dtype."""
     with merging(decoder):
@@ -58,7 +63,7 @@ def suspects(decoder: Decoder) -> list[str]:
     fp32_on_cpu = decoder.device.type == "cpu" and decoder.dtype == torch.float32
     present = {
         "merged weights": merged,
-        "static step": has_static_step(decoder),
+        "decode step": has_own_step(decoder),
         "two libraries": fp32_on_cpu and onednn_for()[0] < math.inf,
     }
     return [name for name in SUSPECTS if present.get(name, True)]

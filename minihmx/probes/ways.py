@@ -22,11 +22,13 @@ from minihmx.config import Config
 from minihmx.engine.draw import probabilities
 from minihmx.engine.memory import merging
 from minihmx.engine.prefill import cache_for, prefill, rest_of
+from minihmx.engine.sampling import drops
 from minihmx.models.context import KVCache
 from minihmx.models.decoder import Decoder
+from minihmx.models.joined import Fused, Products, on_cpu
 from minihmx.models.products import wide_linear
 from minihmx.models.step import Step, StepLayer
-from minihmx.probes.suspects import has_static_step
+from minihmx.probes.suspects import has_own_step, has_static_step
 from minihmx.probes.trace import Trace
 from minihmx.records import Rollout
 
@@ -99,8 +101,8 @@ def _logprobs(setup: Setup, logits: Tensor, tokens: Sequence[int]) -> Tensor:
 def decoded(setup: Setup, trace: Trace) -> None:
     """Token by token, all answers together, as engine/sampling.py does with the tokens it draws.
 
-    On a CPU the decoder is called here, so that every stage can be heard. The sampler's step gives
-    the same bits, which the report's `replayed` shows.
+    In 16 bit on a CPU the decoder is called here, so that every stage can be heard. The sampler's
+    step gives the same bits, which the report's `replayed` shows.
     """
     with nullcontext() if "merged weights" in setup.off else merging(setup.decoder):
         _decode(setup, trace)
@@ -109,13 +111,16 @@ def decoded(setup: Setup, trace: Trace) -> None:
 def _decode(setup: Setup, trace: Trace) -> None:
     decoder, answers = setup.decoder, setup.answers
     prompts, said = [a.prompt_ids for a in answers], [a.completion.ids for a in answers]
-    static = has_static_step(decoder) and "static step" not in setup.off
+    stepped = has_own_step(decoder) and "decode step" not in setup.off
+    static = stepped and has_static_step(decoder)
     capacity = max(map(len, prompts)) + setup.config.max_completion_length
     capacity = -(-capacity // 8) * 8 if static else capacity
     cache = cache_for(decoder, prompts, len(prompts), capacity)
     trace.stand(_equal(setup.all, prompts))
     hidden = prefill(decoder, prompts, cache).hidden
-    step = HeardStep(decoder, cache, trace) if static else None
+    step = None
+    if stepped:
+        step = HeardStep(decoder, cache, trace, Fused if static else on_cpu)
     left, starts = [*setup.all], [len(prompt) for prompt in prompts]
     trace.stand([[row] for row in left], starts)
     for t in range(max(map(len, said))):
@@ -133,20 +138,20 @@ def _decode(setup: Setup, trace: Trace) -> None:
         where = [min(starts[row] + t, capacity - 1) for row in left]
         place = torch.tensor(where, device=decoder.device)
         if step:
-            hidden = step(token, place)
-            continue
-        hidden = decoder(token[:, None], place[:, None], cache, max(where) + 1)[:, 0]
-        if 2 * len(going) <= len(left):  # as the sampler's rows get fewer
+            hidden = step(token, place, None if static else max(where) + 1)
+        else:
+            hidden = decoder(token[:, None], place[:, None], cache, max(where) + 1)[:, 0]
+        if not static and drops(len(left), len(going)):  # as the sampler's rows get fewer
             cache.keep(going)
             hidden, left = hidden[going], [left[place] for place in going]
             trace.stand([[row] for row in left], [start + t + 1 for start in starts])
 
 
 class HeardStep(Step):
-    """A GPU's step, heard where its few kernels let one listen."""
+    """The sampler's step, heard where its few kernels let one listen."""
 
-    def __init__(self, decoder: Decoder, cache: KVCache, trace: Trace):
-        super().__init__(decoder, cache)
+    def __init__(self, decoder: Decoder, cache: KVCache, trace: Trace, products: Products):
+        super().__init__(decoder, cache, products)
         self.trace, self.number = trace, 0
 
     def __call__(self, token: Tensor, where: Tensor, keys: int | None = None) -> Tensor:

@@ -28,7 +28,7 @@ def scores(run: Run, answers: list[Judged]) -> list[tuple[int, int]]:
         for i, a in enumerate(answers)
         for completion in [Completion([], [], a.answer, "stop")]
     ]
-    judge(run, rollouts)
+    judge(run, rollouts, "eval")
     return [
         (a.score, rollout.verdict.score)
         for a, rollout in zip(answers, rollouts, strict=True)

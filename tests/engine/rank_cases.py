@@ -37,7 +37,7 @@ from minihmx.run import Run, open_run
 SEVERAL = ("--standalone", "--nproc-per-node")
 
 
-def liking(run: Run, rollouts: Sequence[Rollout]) -> None:
+def liking(run: Run, rollouts: Sequence[Rollout], phase: str) -> None:
     """A judge that likes half of all token ids."""
     for rollout in rollouts:
         score = min(10, sum(i % 4 < 2 for i in rollout.completion.ids))

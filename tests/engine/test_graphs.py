@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -54,6 +55,10 @@ def small(
         torch.nn.init.normal_(layer.lora_B.weight, std=0.1)
         layer.enabled = adapter
     return decoder
+
+
+def same_bits(found: Tensor, expected: Tensor) -> None:
+    assert torch.equal(found, expected)
 
 
 def in_dtype(decoder: Decoder, dtype: torch.dtype) -> Decoder:
@@ -115,10 +120,12 @@ def test_it_rounds_where_the_decoder_does(kind: str, dtype: torch.dtype) -> None
 @pytest.mark.parametrize("begin", [0, 5])
 @pytest.mark.parametrize("spoken", ["adapter", "merged", "some", "base"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_on_a_cpu_every_bit_is_the_decoder_s(
-    kind: str, spoken: str, begin: int, dtype: torch.dtype
-) -> None:
-    """Also of rows behind shared tokens, once some of the rows have gone, and at the last place."""
+def test_on_a_cpu_it_is_the_decoder(kind: str, spoken: str, begin: int, dtype: torch.dtype) -> None:
+    """To the last bit in 16 bit, up to rounding in fp32, where products are joined and norms are of
+    fewer kernels. Also of rows behind shared tokens, once some of the rows have gone, and at the
+    last place."""
+    agree = partial(torch.testing.assert_close, atol=2e-5, rtol=2e-5)
+    agree = agree if dtype == torch.float32 else same_bits
     targets = ("q_proj", "v_proj", "down_proj") if spoken == "some" else lora.LORA_TARGETS
     # Rows share tokens only where each layer sees all of them.
     decoder = small(kind, spoken != "base", targets, window=16 if begin else 6)
@@ -139,9 +146,9 @@ def test_on_a_cpu_every_bit_is_the_decoder_s(
                 where = where[keep]
             token, keys = torch.arange(11, 11 + len(where)) + 7 * t, int(where.max()) + 1
             expected = decoder(token[:, None], where[:, None], caches[1], keys)[:, 0]
-            assert torch.equal(step(token, where, keys), expected)
+            agree(step(token, where, keys), expected)
             where = (where + 1).clamp(max=15)
-    assert torch.equal(caches[0].both, caches[1].both)
+    agree(caches[0].both, caches[1].both)
 
 
 def test_some_linears_may_have_no_adapter() -> None:

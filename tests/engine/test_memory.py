@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,7 @@ def test_a_small_model_s_run_spends_memory(monkeypatch: pytest.MonkeyPatch) -> N
     library = SimpleNamespace(mallopt=lambda *option: told.append(option) or 1)
     monkeypatch.setattr(memory, "_C_LIBRARY", library)
     monkeypatch.setattr(memory, "_use_huge_pages", None)  # not called: a cache holds these weights
-    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(products, "onednn_for", lambda: (0, math.inf))
     decoder = load_decoder(find_model({"model": "tiny", "device": "cpu", "dtype": "float32"}))
     hidden = torch.randn(3, decoder.config.hidden_size)
     expected, room = decoder.logits(hidden), 4 * memory.weight_bytes(decoder)

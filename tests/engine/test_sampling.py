@@ -299,7 +299,9 @@ def test_shapes_of_steps_and_shared_prefixes(monkeypatch: pytest.MonkeyPatch) ->
     assert all(width < 30 for _, width in rest[1:]), rest
 
 
-def test_rows_that_have_ended_are_left_out_by_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_have_ended_are_left_out_by_quarters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """On a CPU, where nobody waits for them; every answer is what it is alone."""
     decoder, _ = golden.load("llama")
     caps = [9, 2, 3, 12, 4]
@@ -307,10 +309,10 @@ def test_rows_that_have_ended_are_left_out_by_halves(monkeypatch: pytest.MonkeyP
     alone = [completed(decoder, [r], 1, temperature=0.8)[0][0] for r in requests]
     seen = shapes_of_passes(monkeypatch)
     found, _ = completed(decoder, requests, 5, temperature=0.8)
-    # Of five rows three end by the fourth token, and of the two that are left one by the ninth. The
-    # step in which they end is still made with them.
+    # Of five rows one ends by the second token, two by the third, and three by the fourth; of the
+    # two that are left one by the ninth. The step in which they end is still made with them.
     steps = [rows for rows, tokens in seen if tokens == 1]
-    assert steps == [5] * 4 + [2] * 5 + [1] * 2
+    assert steps == [5] * 3 + [3] + [2] * 5 + [1] * 2
     assert [found[i].ids for i in range(5)] == [c.ids for c in alone]
     for i, other in enumerate(alone):
         assert found[i].logprobs == pytest.approx(other.logprobs, abs=1e-4)

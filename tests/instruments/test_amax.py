@@ -187,7 +187,7 @@ def test_an_activation_that_is_not_finite_is_told_once() -> None:
 # --- in a run -------------------------------------------------------------------------------------
 
 
-def by_tokens(run: Run, rollouts: Sequence[Rollout]) -> None:
+def by_tokens(run: Run, rollouts: Sequence[Rollout], phase: str) -> None:
     for rollout in rollouts:
         rollout.verdict = Verdict(sum(rollout.completion.ids) % 11, (0, 1))
         rollout.reward = float(rollout.verdict.score)

@@ -96,7 +96,7 @@ def judged(run: Run, answers: list[tuple[str, str, int]]) -> list[Rollout]:
         for i, (question, answer, _) in enumerate(answers)
         for completion in [Completion([], [], answer, "stop")]
     ]
-    judge(run, rollouts)
+    judge(run, rollouts, "eval")
     return rollouts
 
 

@@ -1,0 +1,155 @@
+"""Products of one input with several weights: q, k and v, gate and up.
+
+A token's products are so small that to begin one takes about as long as to compute it. So the step
+that decodes a token (step.py) makes one of several where it can: on a GPU with the adapter's branch
+in it, on a CPU of small weights that have no branch beside them.
+
+Shapes: B rows; a weight is [out, in].
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minihmx.lora import LoRALinear
+from minihmx.models.products import FEW, FP32, MANY, ROWS, onednn_for
+
+
+class Fused:
+    """Products of one input with several weights, [out, in] each, as a single one.
+
+    The weights move into the buffer and stay there: the modules' own are views of it.
+    """
+
+    @torch.no_grad()
+    def __init__(self, modules: Sequence[nn.Module]):
+        parts: list[Any] = list(modules)
+        weights = [part.weight for part in parts]
+        self.out = sum(len(weight) for weight in weights)
+        branches = [part for part in parts if isinstance(part, LoRALinear)]
+        self.weight = home(weights, sum(len(part.lora_A.weight) for part in branches))
+        self.bias = None
+        if any(part.bias is not None for part in parts):
+            none = self.weight.new_zeros(len(self.weight) - self.out)
+            self.bias = torch.cat([*(part.bias for part in parts), none])
+        self.adapted = any(part.enabled for part in branches)
+        if not self.adapted:
+            return
+        self.weight[self.out :] = torch.cat([part.lora_A.weight for part in branches])
+        # B of each part acts on what its own A gives. The zeros beside it are cheaper than products
+        # of their own.
+        block: Any = torch.block_diag
+        self.B = block(*map(matrix_b, parts)).to(self.weight)
+        self.scale = branches[0].lora_A.weight.new_full((1, 1), branches[0].scale)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [B, in] -> [B, out]; wide with an adapter, as LoRALinear's sum is, else x's dtype."""
+        if not self.adapted:
+            bias = None if self.bias is None else self.bias[: self.out]
+            return F.linear(x, self.weight[: self.out], bias)
+        y = F.linear(x, self.weight, self.bias)
+        delta = F.linear(y[:, self.out :], self.B)
+        # base + scale * delta; the scale is fp32 and makes it the dtype of the sum.
+        return torch.addcmul(y[:, : self.out], delta, self.scale)
+
+    def split(self, x: Tensor) -> Sequence[Tensor]:
+        """x [B, in] -> what each of two weights gives, [B, out / 2]."""
+        return self(x).chunk(2, dim=-1)
+
+
+@torch.inference_mode(False)  # training uses these weights too, and no gradient passes such a mode
+@torch.no_grad()
+def home(weights: Sequence[nn.Parameter], ranks: int) -> Tensor:
+    """Make the weights [out, in] views of one buffer [sum of out + ranks, in], one after the
+    other, and return that buffer. Weights that are such views already stay where they are."""
+    first, size = weights[0], (sum(map(len, weights)) + ranks, weights[0].shape[1])
+    memory = first.untyped_storage()
+    places = itertools.accumulate((weight.numel() for weight in weights), initial=0)
+    settled = memory.nbytes() == math.prod(size) * first.itemsize and all(
+        weight.untyped_storage()._cdata == memory._cdata and weight.storage_offset() == place
+        for weight, place in zip(weights, places, strict=False)
+    )
+    if settled:
+        return first.detach().as_strided(size, (size[1], 1), 0)
+    buffer = torch.empty(size, dtype=first.dtype, device=first.device)
+    row = 0
+    for weight in weights:
+        own = buffer[row : row + len(weight)]
+        own.copy_(weight.detach())
+        weight.data = own
+        row += len(weight)
+    return buffer
+
+
+def matrix_b(part: nn.Module) -> Tensor:
+    """B [out, r] of an adapted linear; of one without an adapter there is none, [out, 0]."""
+    if isinstance(part, LoRALinear):
+        return part.lora_B.weight.detach()
+    return cast(nn.Linear, part).weight.new_zeros(cast(nn.Linear, part).out_features, 0)
+
+
+class Joined:
+    """Products of one input with several small weights, [out, in] each, as a single one by MKL.
+
+    It holds copies of the weights as they are now.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]):
+        # MKL rearranges a weight [out, in] before it computes with it, which for few rows takes as
+        # long as the product does. One that lies in memory as [in, out] it takes as it is.
+        self.weight = torch.cat([weight.detach() for weight in weights]).T.contiguous().T
+        # Of the families only Qwen2 has biases, and there q, k and v all have one.
+        given = [bias.detach() for bias in biases if bias is not None]
+        self.bias = torch.cat(given) if given else None
+        self.sizes = list(map(len, weights))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [B, in] -> [B, sum of out]."""
+        return F.linear(x, self.weight, self.bias)
+
+    def split(self, x: Tensor) -> Sequence[Tensor]:
+        """x [B, in] -> what each weight gives, [B, out]."""
+        return torch.split(self(x), self.sizes, dim=-1)
+
+
+def joins(weights: Sequence[Tensor]) -> bool:
+    """Whether a copy of these weights, [out, in] each, may be used as Joined."""
+    if any(weight.dtype != FP32 or weight.device.type != "cpu" for weight in weights):
+        return False
+    least = max(onednn_for()[0], FEW // ROWS)  # what is larger than this, oneDNN may compute
+    return sum(weight.numel() for weight in weights) < min(MANY, least)
+
+
+class Apart:
+    """Products of one input with several weights as the modules themselves compute them."""
+
+    def __init__(self, modules: Sequence[nn.Module]):
+        self.modules = modules
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """As Fused."""
+        found = self.split(x)
+        return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
+
+    def split(self, x: Tensor) -> list[Tensor]:
+        """x [B, in] -> what each module gives."""
+        return [module(x) for module in self.modules]
+
+
+def on_cpu(modules: Sequence[nn.Module]) -> Joined | Apart:
+    """Products of one input with small weights as a single one, and any others apart."""
+    parts: list[Any] = list(modules)
+    weights = [part.only_weight for part in parts if part.only_weight is not None]
+    if len(weights) < len(parts) or not joins(weights):
+        return Apart(modules)
+    return Joined(weights, [part.bias for part in parts])
+
+
+Products = Callable[[Sequence[nn.Module]], Fused | Joined | Apart]
