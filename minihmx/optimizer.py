@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from minihmx.config import Config, learning_rate
 from minihmx.errors import DataError
@@ -62,16 +63,11 @@ class Optimizer:
         # Scale and since_growth before this step's first overflow; None if nothing overflowed yet.
         self.before_overflow: tuple[float, int] | None = None
         self.moved = False  # whether an update is known to have changed the adapter
-        self.adam = torch.optim.AdamW(
-            self.parameters.values(),
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            eps=config.adam_epsilon,
-            weight_decay=config.weight_decay,
-        )
+        self.moments: dict[str, list[Tensor]] = {}  # by MOMENTS, from the first update on
 
     def zero_grad(self) -> None:
-        self.adam.zero_grad()
+        for parameter in self.parameters.values():
+            parameter.grad = None
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one micro-batch to what is there."""
@@ -113,9 +109,7 @@ class Optimizer:
         # A gradient that is too long keeps its direction and becomes shorter. The 1e-6 prevents a
         # division by 0: the norm is 0 where no group had any advantage and beta is 0.
         torch._foreach_mul_(self._gradients(), min(1.0, self.config.max_grad_norm / (norm + 1e-6)))
-        for group in self.adam.param_groups:
-            group["lr"] = rate
-        self.adam.step()
+        self.adam(rate)
         self.update += 1
         self.before_overflow, self.since_growth = None, self.since_growth + 1
         if self.config.dtype == "float16" and self.since_growth == GROWTH_INTERVAL:
@@ -126,6 +120,35 @@ class Optimizer:
         intact = finite_all(torch.stack(largest))
         return Outcome(norm, rate, "" if intact else "update")
 
+    @torch.no_grad()
+    def adam(self, rate: float) -> None:
+        """Move the parameters, and both moments of their gradients, by one step of AdamW."""
+        given = {name: p for name, p in self.parameters.items() if p.grad is not None}
+        for name, parameter in given.items():
+            if name not in self.moments:
+                self.moments[name] = [torch.zeros_like(parameter) for _ in MOMENTS]
+        averages, squares = ([self.moments[name][i] for name in given] for i in (0, 1))
+        # This is the function that torch.optim.AdamW calls. The class would take a second to import
+        # torch's compiler, which nothing here needs. It counts the steps of each parameter for its
+        # bias correction; here all have had the same number, which is the number of updates.
+        adamw(
+            list(given.values()),
+            self._gradients(),
+            averages,
+            squares,
+            [],
+            [torch.tensor(float(self.update)) for _ in given],
+            # On a CPU this is one kernel for each parameter, instead of a dozen.
+            fused=all(p.device.type == "cpu" for p in given.values()) or None,
+            amsgrad=False,
+            beta1=self.config.adam_beta1,
+            beta2=self.config.adam_beta2,
+            lr=rate,
+            weight_decay=self.config.weight_decay,
+            eps=self.config.adam_epsilon,
+            maximize=False,
+        )
+
     def _refuse(self, norm: float, rate: float, failed: Literal["loss", "gradient"]) -> Outcome:
         """Apply nothing. No loss scale would have helped, so the one from before is restored."""
         self.scale, self.since_growth = self.before_overflow or (self.scale, self.since_growth)
@@ -135,10 +158,9 @@ class Optimizer:
     def tensors(self) -> dict[str, Tensor]:
         """Both moments of every parameter, on the CPU; none before the first update."""
         return {
-            f"{name}.{moment}": state[moment].cpu()
-            for name, parameter in self.parameters.items()
-            if (state := self.adam.state.get(parameter))
-            for moment in MOMENTS
+            f"{name}.{moment}": tensor.cpu()
+            for name in self.parameters
+            for moment, tensor in zip(MOMENTS, self.moments.get(name, ()), strict=False)
         }
 
     def counters(self) -> dict[str, Any]:
@@ -167,15 +189,8 @@ class Optimizer:
         self.moved = update > 0
         for name, parameter in self.parameters.items():
             if f"{name}.exp_avg" in tensors:
-                # torch counts the steps of each parameter for its bias correction; here all of them
-                # have had the same number, which is the number of updates.
-                self.adam.state[parameter] = {
-                    "step": torch.tensor(float(self.update)),
-                    **{
-                        moment: tensors[f"{name}.{moment}"].to(parameter.device)
-                        for moment in MOMENTS
-                    },
-                }
+                of_this = (tensors[f"{name}.{moment}"] for moment in MOMENTS)
+                self.moments[name] = [tensor.to(parameter.device) for tensor in of_this]
 
     def _can_reach(self, update: Any, scale: Any, growth: Any) -> bool:
         """Whether `step` can have left these counters, of any type, behind."""

@@ -118,9 +118,8 @@ def score(rollout: Rollout) -> int:
 def adam(optimizer: Optimizer) -> Adam:
     """The one number as it stands now, which needs an update before this one."""
     parameter = optimizer.parameters[WEIGHT]
-    state = optimizer.adam.state[parameter]
     assert parameter.grad is not None
-    tensors = parameter, state["exp_avg"], state["exp_avg_sq"], parameter.grad
+    tensors = parameter, *optimizer.moments[WEIGHT], parameter.grad
     return Adam(*(tensor[0, 0].item() for tensor in tensors))
 
 

@@ -377,14 +377,14 @@ def test_memory_that_runs_out_within_the_update_does_not_apply_it_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A half-applied update cannot be repeated, so the error ends the run instead."""
-    real, calls = torch.optim.AdamW.step, []
+    real, calls = Optimizer.adam, []
 
-    def step(self: Any) -> None:
-        real(self)
+    def adam(self: Optimizer, rate: float) -> None:
+        real(self, rate)
         calls.append(1)
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    monkeypatch.setattr(Optimizer, "adam", adam)
     with pytest.raises(torch.OutOfMemoryError):
         list(train.train(open_run(toy.flags(tmp_path))))
     assert len(calls) == 1
@@ -458,7 +458,7 @@ def test_three_in_a_row_stop_the_run_and_keep_the_batch(
 def test_an_adapter_that_does_not_move_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)
+    monkeypatch.setattr(Optimizer, "adam", lambda self, rate: None)
     with pytest.raises(UserError, match=r"did not change the adapter.*with another --out"):
         list(train.train(open_run(toy.flags(tmp_path))))
 
@@ -476,7 +476,7 @@ def test_an_adapter_that_does_not_move_is_said_after_a_first_step_without_a_grad
             rollout.reward = 5.0
 
     monkeypatch.setattr(train, "judge", equal_at_first)
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)
+    monkeypatch.setattr(Optimizer, "adam", lambda self, rate: None)
     events = train.train(open_run(toy.flags(tmp_path)))
     told: list[Any] = []
     with pytest.raises(UserError, match="did not change the adapter"):

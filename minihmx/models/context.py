@@ -28,7 +28,10 @@ def inverse_frequencies(config: ModelConfig) -> Tensor:
     """Rotary frequencies in fp32, [D/2], with Llama 3's rescale where the config asks for it."""
     # The caller keeps this as a plain tensor and not as a module's buffer: `.to(float16)` would
     # round a buffer too, and at position 4,000 that moves the angle by up to a radian.
-    half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    # It is made on the CPU even for a model on "meta", where arithmetic would let torch import its
+    # compiler for most of a second.
+    steps = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device="cpu")
+    half = steps / config.head_dim
     frequency = 1.0 / config.rope_theta**half
     scaling = config.rope_scaling
     if scaling is None:

@@ -31,7 +31,7 @@ from minihmx.models.context import (
     wide,
 )
 from minihmx.models.gated import Gated
-from minihmx.models.products import Head, Linear
+from minihmx.models.products import Embedding, Head, Linear
 
 FP16_HALF = 32768.0  # half of what fp16 can hold
 
@@ -165,7 +165,7 @@ class Body(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.norm_offset)
 

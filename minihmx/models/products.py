@@ -50,6 +50,15 @@ class Linear(nn.Linear):
         return self.weight
 
 
+class Embedding(nn.Embedding):
+    """torch's own, which draws no numbers where there is no memory for them."""
+
+    def reset_parameters(self) -> None:
+        # On "meta" torch would take most of a second to import what it draws with.
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class Head(Linear):
     """The product with the vocabulary, whose logits are fp32 (or float64)."""
 

@@ -303,15 +303,15 @@ def test_an_update_that_spoils_a_parameter_stops_the_run_at_once(
     started: tuple[Run, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The third; nothing of it is saved, not even by the clock."""
-    (run, made), real = started, torch.optim.AdamW.step
+    (run, made), real = started, Optimizer.adam
 
-    def step(self: Any) -> None:
-        real(self)
+    def adam(self: Optimizer, rate: float) -> None:
+        real(self, rate)
         if made[0].update == 2:
             name = next(n for n in made[0].parameters if "layers.1.mlp.up_proj.lora_A" in n)
             made[0].parameters[name].data[1, 2] = math.inf
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    monkeypatch.setattr(Optimizer, "adam", adam)
     monkeypatch.setattr(train, "LATEST_SECONDS", 0)
     with pytest.raises(Diverged, match=r"layers\.1\.mlp\.up_proj\.lora_A\.weight after the update"):
         list(train.train(run))

@@ -114,7 +114,7 @@ def peaks_of(name: str, checkpointing: str = "on") -> tuple[dict[str, float], di
         optimizer = Optimizer(lora.parameters(decoder), config, 10)
         for parameter in optimizer.parameters.values():
             parameter.grad = torch.zeros_like(parameter)
-        optimizer.adam.step()  # the moments, which are there from the second step on
+        optimizer.adam(0.0)  # the moments, which are there from the second step on
     found["learning"] = peak(learn_once, optimizer)
     if checkpointing == "on":
         found["sampling"], found["judging"] = peak(sample), peak(judge)
