@@ -32,7 +32,7 @@ from minihmx.instruments.work import working
 from minihmx.models.decoder import Decoder
 from minihmx.models.products import packed
 from minihmx.records import Completion
-from minihmx.seeding import uniform
+from minihmx.seeding import uniforms
 
 LOOK_EVERY = 8  # tokens between two looks at an answer's text
 AHEAD_ON_GPU = 8  # tokens that a GPU decodes before anybody reads them, for which it would wait
@@ -215,7 +215,7 @@ class _Batch:
             self.rows[slot], self.positions[slot] = row, len(row.request.prompt)
             if self.how.temperature:
                 names, cap = row.request.noise or (), row.request.max_new_tokens
-                numbers = [uniform(*names, t) for t in range(cap)]
+                numbers = uniforms(cap, *names)
                 self.uniforms[slot, :cap] = torch.tensor(numbers, dtype=torch.float64)
 
     def step(self) -> Iterator[tuple[int, Completion]]:

@@ -104,7 +104,7 @@ class Joined:
     def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]):
         # MKL rearranges a weight [out, in] before it computes with it, which for few rows takes as
         # long as the product does. One that lies in memory as [in, out] it takes as it is.
-        self.weight = torch.cat([weight.detach() for weight in weights]).T.contiguous().T
+        self.weight = torch.cat([weight.detach().T for weight in weights], dim=1).T
         # Of the families only Qwen2 has biases, and there q, k and v all have one.
         given = [bias.detach() for bias in biases if bias is not None]
         self.bias = torch.cat(given) if given else None

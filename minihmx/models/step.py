@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minihmx.models.attention import attend_own, attend_shared
-from minihmx.models.context import KVCache, attention_mask, inverse_frequencies, wide
+from minihmx.models.context import KVCache, inverse_frequencies, wide
 from minihmx.models.decoder import FP16_HALF, Decoder, Layer, RMSNorm
 from minihmx.models.joined import Fused, Products
 
@@ -127,20 +127,18 @@ class Step:
         config = self.config
         H, K = config.num_attention_heads, config.num_key_value_heads
         angles = where[:, None, None] * self.frequencies
-        angles = torch.cat(
-            (angles.expand(-1, H + K, -1), torch.zeros_like(angles).expand(-1, K, -1)), 1
-        )
-        self.cos = torch.cat((angles.cos(), angles.cos()), dim=-1)
-        self.sin = torch.cat((-angles.sin(), angles.sin()), dim=-1)
+        cos, sin = angles.cos(), angles.sin()
+        cos = torch.cat([cos.expand(-1, H + K, -1), torch.ones_like(cos).expand(-1, K, -1)], 1)
+        sin = torch.cat([sin.expand(-1, H + K, -1), torch.zeros_like(sin).expand(-1, K, -1)], 1)
+        self.cos, self.sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
     def mask(self, where: Tensor, window: int | None) -> Tensor:
         """What is added to scores, [B, 1, 1, N]: 0 for a key that is seen."""
         # The fused kernel wants it in the products' dtype. Scores with a softcap are fp32.
         kind = self.dtype if self.config.attention_softcap is None else self.softcap.dtype
-        seen = attention_mask(where[:, None], self.keys[:, : self.end], window)[:, None]
-        return torch.zeros(seen.shape, dtype=kind, device=where.device).masked_fill_(
-            ~seen, -math.inf
-        )
+        q, k = where[:, None, None, None], self.keys[:, : self.end]
+        unseen = k > q if window is None else (k > q) | (k <= q - window)
+        return torch.zeros_like(unseen, dtype=kind).masked_fill_(unseen, -math.inf)
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """As RMSNorm."""
