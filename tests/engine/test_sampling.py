@@ -114,8 +114,11 @@ def shapes_of_passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("family", golden.FAMILIES)
-def test_the_last_layer_of_a_prefill_computes_one_token_a_row(family: str) -> None:
+def test_the_last_layer_of_a_prefill_computes_one_token_a_row(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The keys of all tokens are there as before; of the states only those are, which are read."""
+    monkeypatch.setattr("minihmx.engine.prefill.PASS", 4)  # so that six tokens are worth one
     decoder, _ = golden.load(family)
     prompts = [[*range(3, 12)], [*range(3, 9), 7, 2], [*range(3, 12), 4, 4, 6]]
     widths = list[torch.Size]()
@@ -143,8 +146,12 @@ def test_prefix_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder, _ = golden.load("llama")
     seen = shapes_of_passes(monkeypatch)
     shared = list(range(10, 40))
-    generate(decoder, str, [[*shared, 1], [*shared, 2, 3]] * 4, max_new_tokens=2, stop_ids=[])
-    assert seen == [(1, 30), (2, 2), (8, 1)]  # prefix once, each prompt's rest once, then rows
+    prompts = [[*shared, 1], [*shared, 2, 3], [*shared, 4], [*shared, 5]]
+    generate(decoder, str, prompts * 2, max_new_tokens=2, stop_ids=[])
+    assert seen == [(1, 30), (4, 2), (8, 1)]  # prefix once, each prompt's rest once, then rows
+    seen.clear()
+    generate(decoder, str, [prompt[20:] for prompt in prompts], max_new_tokens=2, stop_ids=[])
+    assert seen == [(4, 12), (4, 1)]  # for so few tokens a pass would take longer than it saves
     seen.clear()
     generate(decoder, str, [shared] * 4, max_new_tokens=2, stop_ids=[])
     assert seen == [(1, 30), (4, 1)]
