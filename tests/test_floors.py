@@ -35,7 +35,7 @@ FLOORS = {
     " instruments.estimate instruments.time_floors instruments.gpus engine.ranks"
     " models.chat models.hub models.folder models.hub_errors models.targets models.adapters"
     " models.template models.licences models.card"
-    " models.export models.export_texts models.step"
+    " models.export models.export_texts models.step models.joined"
     " engine engine.cuda engine.graphs engine.memory engine.prefill"
     " engine.draw engine.sampling engine.prompts"
     " engine.open",  # machines

@@ -393,7 +393,7 @@ def test_a_skipped_step_leaves_scale_growth_and_schedule_alone() -> None:
 # --- a whole run ----------------------------------------------------------------------------------
 
 
-def by_tokens(run: Run, rollouts: Sequence[Rollout]) -> None:
+def by_tokens(run: Run, rollouts: Sequence[Rollout], phase: str) -> None:
     """A judge whose scores differ, and depend on nothing but the answer."""
     for rollout in rollouts:
         rollout.verdict = Verdict(sum(rollout.completion.ids) % 11, (0, 1))

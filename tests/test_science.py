@@ -225,6 +225,7 @@ def corrupted(tmp_path: Path) -> tuple[Run, ByHand, ByHand]:
     settings = dict(model="tiny", direction="reverse", temperature=1.3, lora_alpha=40.0)
     sizes = dict(max_completion_length=24, judge_max_tokens=8, decode_rows=5, seed=2)
     sizes["prompts_per_step"] = 2
+    settings["judge_reason"] = "always"
     run = open_run(toy.flags(tmp_path, **settings, **sizes))
     encode = run.prompts.tokenizer.encode_text
     ids = run.prompts.judge("Do you wish?", "I only process text.") + encode("Score:")

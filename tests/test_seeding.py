@@ -3,6 +3,11 @@ from __future__ import annotations
 from minihmx import seeding
 
 
+def test_many_numbers_are_those_that_are_drawn_one_by_one() -> None:
+    expected = [seeding.uniform("train", 7, "q1", 0, t) for t in range(12)]
+    assert seeding.uniforms(12, "train", 7, "q1", 0) == expected
+
+
 def test_streams_are_functions_of_their_names() -> None:
     assert seeding.uniform("a", 1, 2) == seeding.uniform("a", 1, 2)
     values = {seeding.uniform(name, i) for name in "ab" for i in range(500)}

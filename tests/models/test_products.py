@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from minihmx import grpo, lora
 from minihmx.engine import memory
 from minihmx.engine.memory import packing_pays
-from minihmx.models import hub, products, weights
+from minihmx.models import hub, joined, products, weights
 from minihmx.models.decoder import Decoder
+from minihmx.models.joined import Apart, Joined, joins, on_cpu
 from minihmx.models.products import FEW, Linear, linear, pack, packed
 
 if not products.has_onednn():
@@ -195,3 +197,53 @@ def test_logits_are_wide_in_sampling_and_in_learning_alike(monkeypatch: pytest.M
         products.Head(16, 40, bias=False, device="meta", dtype=torch.float16)(x.to("meta"))
         grpo._scaled_logits(x[0].to("meta"), head.to("meta"), 1.0, None)
     assert asked == [{"out_dtype": torch.float32}] * 3 * products.has_wide_products()
+
+
+@pytest.mark.parametrize(
+    ("processor", "rule"),
+    [
+        ("vendor_id : AuthenticAMD\nflags : fpu avx2", (0, math.inf)),
+        ("vendor_id : GenuineIntel\nflags : fpu avx512f", (products.MANY, 64)),
+        ("vendor_id : GenuineIntel\nflags : fpu avx2", (math.inf, 0)),
+    ],
+)
+def test_the_processor_decides_who_computes(
+    processor: str, rule: tuple[float, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    (tmp_path / "cpuinfo").write_text(processor)
+    monkeypatch.setattr(products, "Path", lambda _: tmp_path / "cpuinfo")
+    assert products.onednn_for.__wrapped__() == rule
+    for room in (products, joined):
+        monkeypatch.setattr(room, "onednn_for", lambda: rule)
+    for rows, size in ((8, 640), (8, 800), (64, 800), (65, 800), (300, 640)):
+        expected = {0: rows * size * size >= FEW, math.inf: False}
+        wanted = expected.get(rule[0], size == 800 and rows <= 64)
+        assert products.by_onednn(normal(rows, size), normal(size, size), None) == wanted
+    # A small weight is joined where no product with it would be packed.
+    assert joins([normal(300, 300)]) and joins([normal(360, 360)] * 2) == (rule[0] != 0)
+    assert not joins([normal(800, 800)])
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_joined_products_are_those_of_the_modules(bias: bool) -> None:
+    """Of frozen weights, of merged ones and with the adapter off; beside a branch nothing joins."""
+    parts = [Linear(24, size, bias=bias) for size in (16, 8, 8)]
+    adapted = [lora.LoRALinear(part, 4, 8.0) for part in parts]
+    x = normal(5, 24)
+    with torch.no_grad():
+        for layer in adapted:
+            layer.lora_B.weight.normal_()
+            layer.merged = layer.weight + 2 * layer.lora_B.weight @ layer.lora_A.weight
+        off = [lora.LoRALinear(part, 4, 8.0) for part in parts]
+        for layer in off:
+            layer.enabled = False
+        for modules in (parts, adapted, off):
+            one = on_cpu(modules)
+            assert isinstance(one, Joined) and one.weight.T.is_contiguous()
+            torch.testing.assert_close(one(x), torch.cat([m(x) for m in modules], -1))
+            for found, module in zip(one.split(x), modules, strict=True):
+                torch.testing.assert_close(found, module(x))
+        adapted[1].merged = None
+        assert isinstance(on_cpu(adapted), Apart)
+        assert isinstance(on_cpu([part.bfloat16() for part in parts]), Apart)
