@@ -64,8 +64,10 @@ class Followed(NamedTuple):
 
 
 def follow(folder: Path) -> Followed:
-    """Train `tiny` with seed 1 up to STEP, with the run's folder in this one."""
-    run = open_run({"model": "tiny", "seed": 1, "out": str(folder)})
+    """Train `tiny` with seed 1 up to STEP, with the run's folder in this one, and with the judge's
+    reasons, which change no score."""
+    flags = {"model": "tiny", "seed": 1, "out": str(folder), "judge_reason": "always"}
+    run = open_run(flags)
     config, position = run.config, Position()
     optimizer = Optimizer(lora.parameters(run.decoder), config, run.total_steps)
     # The evaluation that train.train begins with is left out: it changes nothing that is trained,
