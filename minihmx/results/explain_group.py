@@ -100,7 +100,8 @@ def verdict_written(line: Logged, own: Logged) -> Iterator[str]:
     """The judge's words with the score marked, and what was read from them."""
     if line["judge"]:
         spans = [own["span"]] if own["span"] else []
-        yield from wrapped(marked(line["judge"], spans), indent=" " * 9, first="  judge  ")
+        words = marked(line["judge"].rstrip("\n"), spans)
+        yield from wrapped(words, indent=" " * 9, first="  judge  ")
     if own["unscored"]:
         zero = "" if own["reward"] is None else "; the reward is 0"
         why = f"{WHY_UNSCORED[own['unscored']]} ({own['unscored']}){zero}"
