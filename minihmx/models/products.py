@@ -2,7 +2,8 @@
 
 On a CPU torch gives fp32 products to Intel's MKL, which has its best kernels for Intel's own
 processors only. oneDNN, which torch uses for bf16, has AVX-512 kernels for all of them: on an AMD
-EPYC the products of a 0.5B model took 1.9 to 3.3 times as long by MKL (docs/measurements.md).
+EPYC the products of a 0.5B model took 1.9 to 3.3 times as long by MKL (docs/measurements.md). On
+Intel's with AVX-512 it is faster for few rows, if the weight lies in its own layout.
 scripts/bench_products.py prints the times of both libraries for any machine.
 """
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 # Multiplications of one product below which oneDNN's longer way to the kernel costs more than its
 # kernel saves.
 FEW = 2**20
-MANY = 2**19  # elements of a weight with which a packed one is faster on any processor
+MANY = 2**19  # elements of a weight from which oneDNN is worth asking on Intel's processors too
 ROWS = 8  # for which a weight is packed; the layout for more is the same
 # Bytes of a weight above which no packed copy is made beside it. It is mostly the head of a large
 # vocabulary: memory would grow with the vocabulary, for a product that is a sixth faster.
@@ -194,11 +195,10 @@ def cpu_has_bfloat16() -> bool:
 
 @cache
 def onednn_for() -> tuple[float, float]:
-    """Of how many elements a fp32 weight is at least, and how many rows there are at most, where
-    products are faster by oneDNN than by MKL.
+    """From how many elements of an fp32 weight on, and up to how many rows, oneDNN is faster.
 
-    On AMD's processors these are all, on Intel's with AVX-512 large weights with few rows (once
-    they are packed), and on others none.
+    On AMD's processors that is any weight and any number of rows, on Intel's with AVX-512 a large
+    weight (best a packed one) and few rows, and on others none.
     """
     # It is asked of the processor and not of a clock, so that a run goes on with the same bits.
     try:
