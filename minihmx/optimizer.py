@@ -129,11 +129,11 @@ class Optimizer:
                 self.moments[name] = [torch.zeros_like(parameter) for _ in MOMENTS]
         averages, squares = ([self.moments[name][i] for name in given] for i in (0, 1))
         # This is the function that torch.optim.AdamW calls. The class would take a second to import
-        # torch's compiler, which nothing here needs. It counts the steps of each parameter for its
-        # bias correction; here all have had the same number, which is the number of updates.
+        # torch's compiler, which this does not need. AdamW's bias correction asks for the steps of
+        # each parameter; here all have had the same number, which is that of the updates.
         adamw(
             list(given.values()),
-            self._gradients(),
+            [gradient.contiguous() for gradient in self._gradients()],  # fused knows no strides
             averages,
             squares,
             [],
@@ -186,7 +186,7 @@ class Optimizer:
                 "there; move that folder away and give the same command again."
             )
         self.update, self.scale, self.since_growth = update, scale, growth
-        self.moved = update > 0
+        self.moved, self.moments = update > 0, {}
         for name, parameter in self.parameters.items():
             if f"{name}.exp_avg" in tensors:
                 of_this = (tensors[f"{name}.{moment}"] for moment in MOMENTS)

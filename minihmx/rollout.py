@@ -66,7 +66,8 @@ def ask_policy(
 def judge(run: Run, rollouts: Sequence[Rollout], phase: str) -> None:
     """Fill in verdict and reward of each rollout: all answers are judged in one batch.
 
-    phase: as in `ask_policy`; it decides whether the judge goes on to give its reason.
+    phase: as in `ask_policy`. With --judge-reason evaluations the judge gives its reason in the
+    phase "eval" alone.
 
     The judge sees the answer's decoded text. It never sees the answer's token ids, so an answer
     cannot write a control token that would close its own turn and speak for the judge.

@@ -13,7 +13,6 @@ few rows, reading the weight is all the work there is.
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from collections.abc import Callable
 from functools import cache
@@ -22,7 +21,7 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 
-from minihmx.models.products import ROWS, has_onednn, onednn_for
+from minihmx.models.products import ROWS, has_onednn, onednn_rule
 
 SHAPES = ("896x896", "4864x896", "896x4864", "151936x896")
 ROW_COUNTS = (1, 8, 40, 320)
@@ -82,9 +81,10 @@ def main() -> None:
         raise SystemExit("this build of torch has no oneDNN, so there is nothing to compare")
     torch.set_num_threads(options.threads)
     copied = copy_rate(torch.device("cpu")) / 1e9
+    rule = onednn_rule()
     print(
-        f"torch {torch.__version__}, {options.threads} threads, copies {copied:.1f} GB/s; fp32 by "
-        + ("oneDNN" if onednn_for()[0] < math.inf else "MKL")
+        f"torch {torch.__version__}, {options.threads} threads, copies {copied:.1f} GB/s; oneDNN "
+        f"takes fp32 weights from {rule.elements} elements on and {rule.least} to {rule.most} rows"
     )
     print("| weight | rows | torch | oneDNN | packed |\n|---|---|---|---|---|")
     dtypes = [torch.float32]

@@ -33,15 +33,15 @@ def test_reasons_only_for_held_out_answers_change_no_score(tmp_path: Path) -> No
 
 
 def test_a_run_does_not_import_torch_s_compiler(tmp_path: Path) -> None:
-    """Which would take most of a second of every command."""
+    """Which would take most of a second; only layers that are computed again need it."""
     program = """
         import sys
         from minihmx.run import open_run
         from minihmx.train import train, Stepped
-        events = train(open_run({"model": "tiny", "out": sys.argv[1], "max_completion_length": 4}))
+        events = train(open_run({"model": "tiny", "device": "cpu", "out": sys.argv[1]}))
         assert any(isinstance(event, Stepped) for event in events)
-        print([name for name in ("torch._dynamo", "sympy") if name in sys.modules])
+        print("torch._dynamo" in sys.modules)
     """
     words = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert done.stdout == "False\n"

@@ -171,10 +171,11 @@ def shared_tokens(
 ) -> tuple[int, bool]:
     """How many first tokens get a pass of their own, and whether the next prompt has them too."""
     shared = common_prefix(unique) if len(unique) > 1 else 0
-    there = min(same_tokens(unique[0], known.ids), len(unique[0]) - 1) if known else 0
-    # A few tokens, or a few more than what is known, are not worth a pass.
-    if (known and len(unique) == 1) or 0 <= (len(unique) - 1) * (shared - there) <= PASS:
-        shared = there
+    if known:
+        there = min(same_tokens(unique[0], known.ids), len(unique[0]) - 1)
+        # A few tokens more than what is known are not worth a pass.
+        if len(unique) == 1 or 0 <= (len(unique) - 1) * (shared - there) <= PASS:
+            shared = there
     if following:
         less = common_prefix([*unique, following])
         # What the next prompt does not share would be computed here once for each row, and for a
@@ -182,6 +183,9 @@ def shared_tokens(
         rows = len(unique) - 1 if len(unique) > 1 else 1
         if rows * (shared - less) <= less:
             return less, True
+    # Nor are a few tokens at all, where no later prompt begins with them.
+    elif known is None and (len(unique) - 1) * shared <= PASS:
+        shared = 0
     return shared, False
 
 

@@ -256,7 +256,7 @@ class _Batch:
         self.where = (self.where + 1).clamp(max=self.capacity - 1)
 
     def shrink(self) -> None:
-        """Go on with the rows that are not empty, once enough of the others are."""
+        """Go on with the rows that are not empty, once at least a quarter of all rows is."""
         left = [slot for slot, row in enumerate(self.rows) if row]
         if not left or not drops(len(self.rows), len(left)):
             return
@@ -269,7 +269,7 @@ class _Batch:
 
 
 def drops(rows: int, left: int) -> bool:
-    """Whether so many rows are worth becoming the ones that are left."""
+    """Whether a batch of so many rows should go on with only those that are left."""
     # Not one by one: each new shape is a copy, and may change the last bits of a row's logits.
     return 4 * left <= 3 * rows
 

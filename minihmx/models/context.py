@@ -28,7 +28,7 @@ def inverse_frequencies(config: ModelConfig) -> Tensor:
     """Rotary frequencies in fp32, [D/2], with Llama 3's rescale where the config asks for it."""
     # The caller keeps this as a plain tensor and not as a module's buffer: `.to(float16)` would
     # round a buffer too, and at position 4,000 that moves the angle by up to a radian.
-    # It is made on the CPU even for a model on "meta", where arithmetic would let torch import its
+    # It is made on the CPU even for a model on "meta", where arithmetic would make torch import its
     # compiler for most of a second.
     steps = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device="cpu")
     half = steps / config.head_dim

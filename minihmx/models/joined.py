@@ -2,7 +2,7 @@
 
 A token's products are so small that to begin one takes about as long as to compute it. So the step
 that decodes a token (step.py) makes one of several where it can: on a GPU with the adapter's branch
-in it, on a CPU of small weights that have no branch beside them.
+in it, on a CPU for small weights that have no branch beside them.
 
 Shapes: B rows; a weight is [out, in].
 """
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minihmx.lora import LoRALinear
-from minihmx.models.products import FEW, FP32, MANY, ROWS, onednn_for
+from minihmx.models.products import FEW, FP32, MANY, ROWS, linear, onednn_rule
 
 
 class Fused:
@@ -96,15 +96,19 @@ def matrix_b(part: nn.Module) -> Tensor:
 
 
 class Joined:
-    """Products of one input with several small weights, [out, in] each, as a single one by MKL.
+    """Products of one input with several small weights, [out, in] each, as a single one on a CPU.
 
     It holds copies of the weights as they are now.
     """
 
     def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]):
-        # MKL rearranges a weight [out, in] before it computes with it, which for few rows takes as
-        # long as the product does. One that lies in memory as [in, out] it takes as it is.
-        self.weight = torch.cat([weight.detach().T for weight in weights], dim=1).T
+        frozen = [weight.detach() for weight in weights]
+        if onednn_rule().elements:
+            # MKL rearranges a weight [out, in] before it computes with it, which for few rows takes
+            # as long as the product. One that lies in memory as [in, out] it takes as it is.
+            self.weight = torch.cat([weight.T for weight in frozen], dim=1).T
+        else:  # where oneDNN may compute the product, it takes the weight as it is
+            self.weight = torch.cat(frozen)
         # Of the families only Qwen2 has biases, and there q, k and v all have one.
         given = [bias.detach() for bias in biases if bias is not None]
         self.bias = torch.cat(given) if given else None
@@ -112,7 +116,7 @@ class Joined:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [B, in] -> [B, sum of out]."""
-        return F.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
 
     def split(self, x: Tensor) -> Sequence[Tensor]:
         """x [B, in] -> what each weight gives, [B, out]."""
@@ -123,8 +127,9 @@ def joins(weights: Sequence[Tensor]) -> bool:
     """Whether a copy of these weights, [out, in] each, may be used as Joined."""
     if any(weight.dtype != FP32 or weight.device.type != "cpu" for weight in weights):
         return False
-    least = max(onednn_for()[0], FEW // ROWS)  # what is larger than this, oneDNN may compute
-    return sum(weight.numel() for weight in weights) < min(MANY, least)
+    # A larger weight may have a packed copy, with which its product takes less time than this.
+    packed_from = max(onednn_rule().elements, FEW // ROWS)
+    return sum(weight.numel() for weight in weights) < min(MANY, packed_from)
 
 
 class Apart:

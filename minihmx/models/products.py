@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -112,9 +112,9 @@ def by_onednn(x: Tensor, weight: Tensor, packed: Tensor | None) -> bool:
         return False
     if x.dtype != FP32:
         return packed is not None
-    elements, rows = onednn_for()
-    wanted = weight.numel() >= elements and x.numel() <= rows * x.shape[-1]
-    return wanted and x.numel() * weight.shape[0] >= FEW
+    rule, rows = onednn_rule(), x.numel() // x.shape[-1]
+    wanted = weight.numel() >= rule.elements and rule.least <= rows <= rule.most
+    return wanted and rows * weight.numel() >= FEW
 
 
 def pack(weight: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def pack(weight: Tensor) -> Tensor:
     is why `linear` takes it from there on.
     """
     half = weight.dtype == torch.bfloat16 and cpu_has_bfloat16()
-    suits = half or (weight.dtype == FP32 and weight.numel() >= onednn_for()[0])
+    suits = half or (weight.dtype == FP32 and weight.numel() >= onednn_rule().elements)
     weight = weight.detach()
     if weight.device.type != "cpu" or not suits or weight.numel() < FEW // ROWS or not has_onednn():
         return weight
@@ -193,12 +193,19 @@ def cpu_has_bfloat16() -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in asked)
 
 
-@cache
-def onednn_for() -> tuple[float, float]:
-    """From how many elements of an fp32 weight on, and up to how many rows, oneDNN is faster.
+class OneDNNRule(NamedTuple):
+    """oneDNN computes an fp32 product whose weight has so many elements at least, and that has from
+    `least` to `most` rows."""
 
-    On AMD's processors that is any weight and any number of rows, on Intel's with AVX-512 a large
-    weight (best a packed one) and few rows, and on others none.
+    elements: float
+    least: float
+    most: float
+
+
+@cache
+def onednn_rule() -> OneDNNRule:
+    """Where oneDNN is faster than MKL: on AMD's processors for any weight and any number of rows;
+    on Intel's with AVX-512 for a large weight, best a packed one, and a few rows; elsewhere never.
     """
     # It is asked of the processor and not of a clock, so that a run goes on with the same bits.
     try:
@@ -206,5 +213,7 @@ def onednn_for() -> tuple[float, float]:
     except OSError:
         described = ""
     if has_onednn() and "AuthenticAMD" in described:
-        return 0, math.inf
-    return (MANY, 64) if has_onednn() and "avx512f" in described else (math.inf, 0)
+        return OneDNNRule(0, 1, math.inf)
+    if has_onednn() and "avx512f" in described:
+        return OneDNNRule(MANY, 4, 64)
+    return OneDNNRule(math.inf, 1, math.inf)

@@ -67,8 +67,8 @@ def norm_weight(norm: RMSNorm) -> Tensor:
 class Step:
     """The decoder for one more token of every row of a cache.
 
-    Fused products hold copies of the adapter as it is now: after a change of it another step has to
-    be made.
+    Fused products hold copies of the adapter as it is now, and joined ones of the weights: after a
+    change of either, another step has to be made. The cache is a whole one, not some of its rows.
     """
 
     def __init__(self, decoder: Decoder, cache: KVCache, products: Products = Fused):
@@ -79,15 +79,16 @@ class Step:
         self.layers = [StepLayer(layer, products) for layer in layers]
         self.last = norm_weight(decoder.model.norm)
         self.frequencies = inverse_frequencies(self.config).to(device)
-        # Where each layer's keys and values begin among all of the cache, [layers, B, 2 K].
-        both, layers, B, K, N, D = cache.both.shape
+        # The first of the cells that each row has for a layer's keys and values, among all cells of
+        # the cache, [layers, B, 2 K].
+        both, count, B, K, N, D = cache.both.shape
         self.cells = cache.both.view(-1, D)
-        starts = torch.arange(0, len(self.cells), N, device=device).view(both, layers, B, K)
-        self.starts = starts.permute(1, 2, 0, 3).reshape(layers, B, both * K)
+        starts = torch.arange(0, len(self.cells), N, device=device).view(both, count, B, K)
+        self.starts = starts.permute(1, 2, 0, 3).reshape(count, B, both * K)
         self.keys = torch.arange(cache.begin, cache.begin + cache.k.shape[3], device=device)[None]
         self.root_eps = None
         if device.type == "cpu" and self.dtype == torch.float32:
-            self.root_eps = torch.tensor([math.sqrt(self.config.rms_norm_eps)])
+            self.root_eps = torch.full((1,), math.sqrt(self.config.rms_norm_eps), dtype=self.dtype)
         self.half = torch.full((1, 1), FP16_HALF, device=device)
         if self.dtype == torch.float16:
             # Behind the MLP's product stands what its largest value is taken to be at least.
@@ -147,11 +148,11 @@ class Step:
         return self.unit(x).mul_(weight)
 
     def unit(self, x: Tensor) -> Tensor:
-        """x / rms(x), fp32."""
+        """x / rms(x) in fp32, or in float64 where x is."""
         if self.root_eps is None:
             return F.rms_norm(x, x.shape[-1:], None, self.config.rms_norm_eps)
-        # torch's norm is six kernels on a CPU. This is the same in four, two of them very small:
-        # the hypotenuse of |x| / sqrt(size) and sqrt(eps) is the root of mean(x^2) + eps.
+        # torch's norm is five kernels on a CPU. This is the same in four, of which two have one
+        # number a row: |x| / sqrt(size) and sqrt(eps) have the hypotenuse sqrt(mean(x^2) + eps).
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return x / torch.hypot(length.mul_(x.shape[-1] ** -0.5), self.root_eps)
 

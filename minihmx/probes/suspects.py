@@ -23,7 +23,7 @@ from minihmx.engine.memory import merging
 from minihmx.models import attention
 from minihmx.models.context import wide
 from minihmx.models.decoder import Decoder
-from minihmx.models.products import has_onednn, onednn_for
+from minihmx.models.products import has_onednn, onednn_rule
 
 # What can be switched off, in this order, and what is computed instead.
 SUSPECTS = {
@@ -64,7 +64,7 @@ def suspects(decoder: Decoder) -> list[str]:
     present = {
         "merged weights": merged,
         "decode step": has_own_step(decoder),
-        "two libraries": fp32_on_cpu and onednn_for()[0] < math.inf,
+        "two libraries": fp32_on_cpu and onednn_rule().elements < math.inf,
     }
     return [name for name in SUSPECTS if present.get(name, True)]
 

@@ -27,6 +27,7 @@ from minihmx.models.configs import FAMILIES, ModelConfig
 from minihmx.models.context import KVCache
 from minihmx.models.decoder import Decoder
 from minihmx.models.folder import shipped_config
+from minihmx.models.joined import Apart, Joined
 from minihmx.models.step import Step
 
 KINDS = tuple(FAMILIES)
@@ -132,10 +133,12 @@ def test_on_a_cpu_it_is_the_decoder(kind: str, spoken: str, begin: int, dtype: t
     decoder = in_dtype(decoder, dtype)
     shared = KVCache(decoder.config, 1, begin, dtype, CPU) if begin else None
     caches = [KVCache(decoder.config, 4, 16, dtype, CPU, shared) for _ in range(2)]
-    step = graphs.next_states(decoder, caches[0], Limit("--rows", 4), 8, static=False)
-    assert isinstance(step, Step)
     merging = lora.merged(decoder) if spoken == "merged" else nullcontext()
     with torch.inference_mode(), merging:
+        step = graphs.next_states(decoder, caches[0], Limit("--rows", 4), 8, static=False)
+        assert isinstance(step, Step)
+        joins = dtype == torch.float32 and spoken in ("merged", "base")
+        assert isinstance(step.layers[0].qkv, Joined if joins else Apart)
         if shared:
             decoder(torch.tensor([[5, 6, 7, 8, 9]]), torch.arange(5)[None], shared, 5)
         where = torch.tensor([0, 1, 2, 3]) + begin

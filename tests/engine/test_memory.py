@@ -17,6 +17,7 @@ from minihmx.engine import memory
 from minihmx.engine.memory import release
 from minihmx.engine.open import find_model, load_decoder
 from minihmx.models import products
+from minihmx.models.products import OneDNNRule
 
 STATM = Path("/proc/self/statm")
 
@@ -60,7 +61,7 @@ def test_a_small_model_s_run_spends_memory(monkeypatch: pytest.MonkeyPatch) -> N
     library = SimpleNamespace(mallopt=lambda *option: told.append(option) or 1)
     monkeypatch.setattr(memory, "_C_LIBRARY", library)
     monkeypatch.setattr(memory, "_use_huge_pages", None)  # not called: a cache holds these weights
-    monkeypatch.setattr(products, "onednn_for", lambda: (0, math.inf))
+    monkeypatch.setattr(products, "onednn_rule", lambda: OneDNNRule(0, 1, math.inf))
     decoder = load_decoder(find_model({"model": "tiny", "device": "cpu", "dtype": "float32"}))
     hidden = torch.randn(3, decoder.config.hidden_size)
     expected, room = decoder.logits(hidden), 4 * memory.weight_bytes(decoder)

@@ -8,7 +8,7 @@ import torch
 
 from minihmx.engine.draw import draw
 from minihmx.engine.memory import Limit
-from minihmx.engine.prefill import common_prefix, prefill, prefix_of
+from minihmx.engine.prefill import common_prefix, prefill, prefix_of, shared_tokens
 from minihmx.engine.sampling import (
     LOOK_EVERY,
     Decoding,
@@ -304,6 +304,16 @@ def test_shapes_of_steps_and_shared_prefixes(monkeypatch: pytest.MonkeyPatch) ->
     rest = [shape for shape in seen if shape != (3, 1)]
     assert rest[0] == (1, 30)
     assert all(width < 30 for _, width in rest[1:]), rest
+
+
+def test_a_few_shared_tokens_are_no_pass_of_their_own() -> None:
+    """But where the next prompts begin with what is shared, it is kept, however it was weighed."""
+    many, few = [*range(100, 140)], [1, 2, 3]
+    pair = [(*few, *many, 7, 8), (*few, *many, 9, 9)]
+    assert shared_tokens(pair, (), None) == (0, False)  # 43 tokens, once instead of twice
+    assert shared_tokens([*pair, (*few, *many, 5)], (), None) == (43, False)
+    assert shared_tokens(pair, (*few, 50, 51), None) == (43, False)
+    assert shared_tokens(pair, (*few, *many, 6), None) == (43, True)
 
 
 def test_rows_that_have_ended_are_left_out_by_quarters(
