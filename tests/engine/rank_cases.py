@@ -55,7 +55,7 @@ def stored(run: Run, rows: int) -> list[Rollout]:
         completion = Completion(ids, [-5.0] * len(ids), "", "length")
         prompt = run.prompts.policy(question.text)
         found.append(Rollout(question, i, question.text, prompt, completion))
-    liking(run, found)
+    liking(run, found, "train")
     assign_advantages(found, run.config)
     return found
 
