@@ -448,7 +448,9 @@ def test_a_typed_ctrl_c_saves_and_names_the_command(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    arguments = small(tmp_path, "--epochs", 30)
+    # Steps of so many answers last longer than the time between the two keys; the first one alone
+    # would stop the run after its step.
+    arguments = small(tmp_path, "--epochs", 30, "--generations", 24)
     code, data = on_a_terminal(arguments, keys=2)
     assert code == 130 and b"Traceback" not in data
     told = screen(data, 400, 50)
