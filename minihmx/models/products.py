@@ -3,8 +3,9 @@
 On a CPU torch gives fp32 products to Intel's MKL, which has its best kernels for Intel's own
 processors only. oneDNN, which torch uses for bf16, has AVX-512 kernels for all of them: on an AMD
 EPYC the products of a 0.5B model took 1.9 to 3.3 times as long by MKL (docs/measurements.md). On
-Intel's with AVX-512 it is faster for few rows, if the weight lies in its own layout.
-scripts/bench_products.py prints the times of both libraries for any machine.
+Intel's with AVX-512 it is faster for few rows, if the weight lies in its own layout; a weight that
+does not is computed by MKL in pieces. scripts/bench_products.py prints the times of all these ways
+for any machine.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 # kernel saves.
 FEW = 2**20
 MANY = 2**19  # elements of a weight from which oneDNN is worth asking on Intel's processors too
+PIECE = 2**18  # elements of the pieces of a large weight, of which each core's cache holds its part
 ROWS = 8  # for which a weight is packed; the layout for more is the same
 # Bytes of a weight above which no packed copy is made beside it. It is mostly the head of a large
 # vocabulary: memory would grow with the vocabulary, for a product that is a sixth faster.
@@ -84,18 +86,26 @@ def wide_linear(x: Tensor, weight: Tensor, packed: Tensor | None = None) -> Tens
 
 
 def linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, packed: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    packed: Tensor | None = None,
+    never_packed: bool = False,
 ) -> Tensor:
     """x [..., in], weight [out, in] -> [..., out]; a gradient reaches x, and the weight and bias
     too where they are trained.
 
     packed: what `pack` made of the weight. It is used where it changes no bit, and with or without
     a gradient, so that reference and policy go through one kernel and their KL is 0 at first.
+    never_packed: the weight has no such copy whatever memory is free, so another kernel may be used
+    that adds up in another order.
     """
     if weight.is_mkldnn:  # merged for sampling, which no gradient goes through
         return _onednn(x.detach(), weight, bias)
     learns = torch.is_grad_enabled()
     trained = learns and (weight.requires_grad or (bias is not None and bias.requires_grad))
+    if (never_packed or weight.nbytes > LARGEST_COPY) and by_pieces(x, weight):
+        return _pieces(x, weight, bias)
     if trained or not by_onednn(x, weight, packed):
         return F.linear(x, weight, bias)
     # A single row is another kernel's work, which adds up in another order.
@@ -115,6 +125,16 @@ def by_onednn(x: Tensor, weight: Tensor, packed: Tensor | None) -> bool:
     rule, rows = onednn_rule(), x.numel() // x.shape[-1]
     wanted = weight.numel() >= rule.elements and rule.least <= rows <= rule.most
     return wanted and rows * weight.numel() >= FEW
+
+
+def by_pieces(x: Tensor, weight: Tensor) -> bool:
+    """Whether MKL should compute a product in pieces. For few rows of a large weight it divides the
+    work so that it takes twice as long: a head of 622 MB with eight rows 67 ms, in pieces 34 ms."""
+    # In inference mode only, as attention's blocks: reference and policy have to round alike.
+    if x.device.type != "cpu" or weight.dtype != FP32 or not torch.is_inference_mode_enabled():
+        return False
+    rule, rows = onednn_rule(), x.numel() // x.shape[-1]
+    return rule.least <= rows <= rule.pieces and weight.numel() >= 4 * PIECE
 
 
 def pack(weight: Tensor) -> Tensor:
@@ -173,6 +193,18 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return cast(Tensor, product)
 
 
+def _pieces(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    rows, (out, inside) = x.reshape(-1, x.shape[-1]), weight.shape
+    product, size = x.new_empty(len(rows), out), max(PIECE // inside, 128)
+    for piece, place in zip(
+        torch.split(weight.detach(), size), torch.split(product, size, dim=1), strict=True
+    ):
+        torch.mm(rows, piece.T, out=place)
+    if bias is not None:
+        product += bias
+    return product.view(*x.shape[:-1], out)
+
+
 @cache
 def has_wide_products() -> bool:
     """Whether this torch has 16-bit products that give fp32, which it computes on a GPU only."""
@@ -195,11 +227,13 @@ def cpu_has_bfloat16() -> bool:
 
 class OneDNNRule(NamedTuple):
     """oneDNN computes an fp32 product whose weight has so many elements at least, and that has from
-    `least` to `most` rows."""
+    `least` to `most` rows. Up to `pieces` rows MKL takes a large weight that is never packed, in
+    pieces."""
 
     elements: float
     least: float
     most: float
+    pieces: float = 0
 
 
 @cache
@@ -215,5 +249,5 @@ def onednn_rule() -> OneDNNRule:
     if has_onednn() and "AuthenticAMD" in described:
         return OneDNNRule(0, 1, math.inf)
     if has_onednn() and "avx512f" in described:
-        return OneDNNRule(MANY, 4, 64)
+        return OneDNNRule(MANY, 4, 64, pieces=12)
     return OneDNNRule(math.inf, 1, math.inf)
