@@ -78,7 +78,9 @@ def home(weights: Sequence[nn.Parameter], ranks: int) -> Tensor:
         for weight, place in zip(weights, places, strict=False)
     )
     if settled:
-        return first.detach().as_strided(size, (size[1], 1), 0)
+        # Not `detach`: the weight's version would count what is written behind it, and a run takes
+        # a new version for a change of the frozen base.
+        return first.data.as_strided(size, (size[1], 1), 0)
     buffer = torch.empty(size, dtype=first.dtype, device=first.device)
     row = 0
     for weight in weights:
