@@ -97,8 +97,17 @@ class OneProduct(TorchFunctionMode):
         if func in self.products:
             x, weight, bias = (*args, None)[:3]
             parts = [F.linear(part, weight, bias) for part in self.parts(x)]
-        elif func is torch.mm and self.alone:  # with fp32 logits, on a GPU
-            x, parts = args[0], [torch.mm(part, args[1], **kwargs) for part in self.parts(args[0])]
+        elif (
+            func is torch.addmm and self.alone
+        ):  # the adapter's branch, added to the base's product
+            base, x, matrix = args
+            pairs = zip(self.parts(base), self.parts(x), strict=True)
+            parts = [torch.addmm(*pair, matrix, **kwargs) for pair in pairs]
+        elif func is torch.mm and self.alone:  # with fp32 logits on a GPU, in pieces on a CPU
+            x, out = args[0], kwargs.pop("out", None)
+            parts = [torch.mm(part, args[1], **kwargs) for part in self.parts(x)]
+            if out is not None:
+                return out.copy_(torch.cat(parts))
         else:
             return func(*args, **(kwargs or {}))
         return torch.cat(parts).view(*x.shape[:-1], -1)

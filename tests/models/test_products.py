@@ -16,8 +16,10 @@ from minihmx.engine import memory
 from minihmx.engine.memory import packing_pays
 from minihmx.models import hub, joined, products, weights
 from minihmx.models.decoder import Decoder
-from minihmx.models.joined import Apart, Joined, joins, on_cpu
+from minihmx.models.joined import Apart, Fused, Joined, joins, on_cpu
 from minihmx.models.products import FEW, Linear, OneDNNRule, linear, pack, packed
+
+INTEL = OneDNNRule(products.MANY, 4, 64, pieces=12)
 
 if not products.has_onednn():
     pytest.skip("this torch has no oneDNN", allow_module_level=True)
@@ -203,7 +205,7 @@ def test_logits_are_wide_in_sampling_and_in_learning_alike(monkeypatch: pytest.M
     ("processor", "rule"),
     [
         ("vendor_id : AuthenticAMD\nflags : fpu avx2", OneDNNRule(0, 1, math.inf)),
-        ("vendor_id : GenuineIntel\nflags : fpu avx512f", OneDNNRule(products.MANY, 4, 64)),
+        ("vendor_id : GenuineIntel\nflags : fpu avx512f", INTEL),
         ("vendor_id : GenuineIntel\nflags : fpu avx2", OneDNNRule(math.inf, 1, math.inf)),
     ],
 )
@@ -229,6 +231,63 @@ def test_the_processor_decides_who_computes(
 
 
 @pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("size", [(1030, 1024), (2100, 520), (300, 4096)])
+def test_a_large_weight_that_is_never_packed_is_computed_in_pieces(
+    size: tuple[int, int], bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For 4 to 12 rows, while answers are made; a head of many words, and a fused weight."""
+    monkeypatch.setattr(products, "onednn_rule", lambda: INTEL)
+    monkeypatch.setattr(products, "LARGEST_COPY", math.prod(size) * 4)
+    whole, seen = torch.mm, list[tuple[int, ...]]()
+
+    def watched(x: Tensor, piece: Tensor, out: Tensor) -> Tensor:
+        seen.append(tuple(piece.shape))
+        return whole(x, piece, out=out)
+
+    monkeypatch.setattr(torch, "mm", watched)
+    weight, b = normal(*size), normal(size[0], seed=1) if bias else None
+    for rows, pieces in ((3, False), (4, True), (12, True), (13, False)):
+        x = normal(rows, 1, size[1], seed=2)
+        expected = F.linear(x.double(), weight.double(), None if b is None else b.double())
+        for never_packed in (True, False):
+            with torch.inference_mode():
+                found = linear(x, weight, b, never_packed=never_packed)
+            torch.testing.assert_close(found.double(), expected, atol=2e-3, rtol=1e-5)
+            assert bool(seen) is (pieces and never_packed)
+            assert sum(out for _, out in seen) in (0, size[0]) and len(seen) != 1
+            seen.clear()
+        with torch.no_grad():  # the reference rounds as the policy does
+            linear(x, weight, b, never_packed=True)
+        assert not seen
+    # A head of more bytes than a packed copy may have needs not be told of.
+    monkeypatch.setattr(products, "LARGEST_COPY", math.prod(size) * 4 - 1)
+    with torch.inference_mode():
+        linear(normal(8, size[1]), weight, b)
+    assert seen
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_an_adapter_s_branch_is_fused_on_intel(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever memory is free, so with packed copies as well; not beside a linear without one."""
+    parts = [Linear(24, size, bias=bias) for size in (16, 8, 8)]
+    adapted = [lora.LoRALinear(part, 4, 8.0) for part in parts]
+    x = normal(5, 24)
+    with torch.no_grad():
+        for layer in adapted:
+            layer.lora_B.weight.normal_()
+        expected = torch.cat([layer(x) for layer in adapted], -1)
+        monkeypatch.setattr(joined, "onednn_rule", lambda: OneDNNRule(0, 1, math.inf))
+        assert isinstance(on_cpu(adapted), Apart)
+        monkeypatch.setattr(joined, "onednn_rule", lambda: INTEL)
+        adapted[0].packed = adapted[0].weight
+        one = on_cpu(adapted)
+        assert isinstance(one, Fused)
+        torch.testing.assert_close(one(x), expected)
+        torch.testing.assert_close(torch.cat([layer(x) for layer in adapted], -1), expected)
+        assert isinstance(on_cpu([adapted[0], parts[1]]), Apart)
+
+
+@pytest.mark.parametrize("bias", [False, True])
 def test_joined_products_are_those_of_the_modules(bias: bool) -> None:
     """Of frozen weights, of merged ones and with the adapter off; beside a branch nothing joins."""
     parts = [Linear(24, size, bias=bias) for size in (16, 8, 8)]
@@ -248,5 +307,5 @@ def test_joined_products_are_those_of_the_modules(bias: bool) -> None:
             for found, module in zip(one.split(x), modules, strict=True):
                 torch.testing.assert_close(found, module(x))
         adapted[1].merged = None
-        assert isinstance(on_cpu(adapted), Apart)
+        assert isinstance(on_cpu(adapted), Apart)  # one has a merged copy and the other none
         assert isinstance(on_cpu([part.bfloat16() for part in parts]), Apart)

@@ -57,7 +57,7 @@ def test_every_field_can_stand_in_a_file_and_a_flag_goes_before_it(
     path = written(tmp_path, f"{name} = {json.dumps(value)}  # why\n")
     file = read_values(str(path))
     values, came_from = merge_flags({}, file)
-    config, sources = resolve_config(values, None, "", 10**6, came_from)
+    config, sources = resolve_config(values, None, "", 10**6, came_from, "none of them")
     assert getattr(config, name) == value != FIELDS[name].default
     assert sources == dict.fromkeys(FIELDS, "default") | {name: f"file {path}"}
     values, came_from = merge_flags({name: FIELDS[name].default}, file)
