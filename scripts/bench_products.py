@@ -6,6 +6,7 @@ compares with what the machine can do.
 
 torch: F.linear, which takes MKL in fp32 and oneDNN in bf16. oneDNN: the weight as it lies. packed:
 the weight in oneDNN's own layout, as it is while answers are decoded (minihmx/models/products.py).
+pieces: by torch, a few hundred of the weight's rows at a time.
 GB/s is the weight's size over the time, to be compared with the copy rate of the first line: with
 few rows, reading the weight is all the work there is.
 """
@@ -21,7 +22,7 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 
-from minihmx.models.products import ROWS, has_onednn, onednn_rule
+from minihmx.models.products import ROWS, has_onednn, onednn_rule, piecewise
 
 SHAPES = ("896x896", "4864x896", "896x4864", "151936x896")
 ROW_COUNTS = (1, 8, 40, 320)
@@ -62,6 +63,7 @@ def row(out: int, inside: int, rows: int, dtype: torch.dtype) -> str:
         lambda: F.linear(x, weight),
         lambda: product(x, weight, None, "none", [], ""),
         lambda: product(x, packed, None, "none", [], ""),
+        lambda: piecewise(x, weight, None),
     )
     cells = []
     for way in ways:
@@ -84,9 +86,10 @@ def main() -> None:
     rule = onednn_rule()
     print(
         f"torch {torch.__version__}, {options.threads} threads, copies {copied:.1f} GB/s; oneDNN "
-        f"takes fp32 weights from {rule.elements} elements on and {rule.least} to {rule.most} rows"
+        f"takes fp32 weights from {rule.elements} elements on and {rule.least} to {rule.most} "
+        f"rows; pieces are for up to {rule.pieces}"
     )
-    print("| weight | rows | torch | oneDNN | packed |\n|---|---|---|---|---|")
+    print("| weight | rows | torch | oneDNN | packed | pieces |\n|---|---|---|---|---|---|")
     dtypes = [torch.float32]
     if torch.cpu._is_avx512_bf16_supported():
         dtypes.append(torch.bfloat16)

@@ -105,7 +105,7 @@ def linear(
     learns = torch.is_grad_enabled()
     trained = learns and (weight.requires_grad or (bias is not None and bias.requires_grad))
     if (never_packed or weight.nbytes > LARGEST_COPY) and by_pieces(x, weight):
-        return _pieces(x, weight, bias)
+        return piecewise(x, weight, bias)
     if trained or not by_onednn(x, weight, packed):
         return F.linear(x, weight, bias)
     # A single row is another kernel's work, which adds up in another order.
@@ -193,7 +193,8 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return cast(Tensor, product)
 
 
-def _pieces(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def piecewise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """As `linear`, without a gradient, some rows of the weight at a time by torch's own product."""
     rows, (out, inside) = x.reshape(-1, x.shape[-1]), weight.shape
     product, size = x.new_empty(len(rows), out), max(PIECE // inside, 128)
     for piece, place in zip(
