@@ -134,7 +134,7 @@ class Config:
         "always", "which scores a reason follows", choices=("always", "evaluations", "never")
     )
     gpu_memory: float = setting(0.0, "GiB of the GPU to use at most; 0: what is free")
-    logit_chunk: int = setting(8192, "vocabulary rows per piece of the log-prob computation")
+    logit_chunk: int = setting(8192, "vocabulary rows per piece of log-probs; 2048 on a CPU")
     checkpointing: str = setting(
         "auto", "recompute layers in the backward; auto: on CUDA", choices=("auto", "on", "off")
     )

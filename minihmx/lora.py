@@ -182,7 +182,7 @@ def merged(model: nn.Module) -> Iterator[None]:
     try:
         for layer in found:
             A, B = layer.lora_A.weight.detach(), layer.lora_B.weight.detach()
-            layer.merged = pack(torch.addmm(layer.weight, B, A, alpha=layer.scale))
+            layer.merged = pack(layer.weight.addmm(B, A, alpha=layer.scale))
         yield
     finally:
         for layer in found:

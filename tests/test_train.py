@@ -17,6 +17,7 @@ from sampled import Bare
 
 from minihmx import learn, lora, train
 from minihmx.config import LOSS_TYPES, Config, learning_rate
+from minihmx.engine import sampling
 from minihmx.engine.memory import Limit, in_pieces
 from minihmx.errors import DataError, Diverged, UserError
 from minihmx.instruments.notfinite import base_state
@@ -269,7 +270,12 @@ def test_training_raises_what_the_judge_likes(tmp_path: Path) -> None:
     assert ends["forward"] > 6 and ends["reverse"] < 2
 
 
-def test_the_base_never_changes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("static", [False, True])
+def test_the_base_never_changes(
+    static: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """static: tokens are decoded as on a GPU, whose step writes the adapter behind the weights."""
+    monkeypatch.setattr(sampling, "decodes_statically", lambda decoder: static)
     run = open_run(toy.flags(tmp_path))
     before = {k: v.clone() for k, v in run.decoder.state_dict().items() if "lora" not in k}
     state = base_state(run)

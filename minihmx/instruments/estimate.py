@@ -168,9 +168,10 @@ def _cached(rows: int, tokens: tuple[int, ...], token: int) -> Part:
 def prefilling(model: ModelConfig, config: Config, tokens: int, keys: int) -> Part:
     """Memory that so many tokens of prompts, with so many keys each, take at once in one layer."""
     w = width(config.dtype)
-    forward = (12 + w) * model.intermediate_size
+    held = 12 if w == 4 else 14  # three values in fp32, and in 16 bit one of them in 16 bit too
+    forward = held * model.intermediate_size
     if model.attention_softcap is not None:  # no fused kernel knows it: the scores are tensors
-        forward = max(forward, 14 * model.num_attention_heads * keys)
+        forward = max(forward, held * model.num_attention_heads * keys)
     forward += (8 + w) * model.hidden_size
     tokens = min(tokens, PREFILL_TOKENS)
     return Part(tokens * forward, f"{tokens:,} tokens x {forward:,} bytes in one layer")

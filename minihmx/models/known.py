@@ -62,7 +62,7 @@ MODEL_VALUES: dict[str, dict[str, Any]] = {
 FAMILY_VALUES: dict[str, dict[str, Any]] = {"gemma2": dict(learning_rate=1e-5)}
 # A GPU's memory is short. A step is two micro-batches there (Table 2's accumulation of 2), and the
 # cache of an evaluation's judge, which would be the peak of a run, holds half of its rows.
-# A CPU is faster with pieces of the vocabulary whose logits its cache holds.
+# A CPU is faster with smaller pieces of the vocabulary.
 DEVICE_VALUES: dict[str, dict[str, Any]] = {
     "cuda": dict(micro_batch=4, decode_rows=20),
     "cpu": dict(logit_chunk=2048),

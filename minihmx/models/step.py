@@ -7,7 +7,8 @@ eight rows takes about as long to start as to run, so the number of kernels deci
   weights are cast to fp32 once.
 
 On a CPU every bit is the decoder's in 16 bit. In fp32 small products are joined (joined.py) and a
-norm is fewer kernels, so that sums are rounded otherwise. A GPU does more:
+norm is fewer kernels, so that sums are rounded otherwise. A GPU does more, and Intel's processors
+do the first of it in fp32, where the adapter is a branch:
 
 - q, k and v are one product, and so are gate and up; the weights lie in one buffer for that, and
   the rows of the adapter's A below them, so that A x comes with W x;

@@ -94,6 +94,7 @@ class OneProduct(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called by torch for each of its functions."""
+        kwargs = dict(kwargs or {})
         if func in self.products:
             x, weight, bias = (*args, None)[:3]
             parts = [F.linear(part, weight, bias) for part in self.parts(x)]
@@ -109,7 +110,7 @@ class OneProduct(TorchFunctionMode):
             if out is not None:
                 return out.copy_(torch.cat(parts))
         else:
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
         return torch.cat(parts).view(*x.shape[:-1], -1)
 
     def parts(self, x: Tensor) -> list[Tensor]:

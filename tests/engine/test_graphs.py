@@ -162,7 +162,7 @@ def test_on_a_cpu_it_is_the_decoder(kind: str, spoken: str, begin: int, dtype: t
 
 def test_a_second_batch_changes_no_version_of_the_base() -> None:
     """Its step writes the adapter behind the weights. A run that saw a new version there would take
-    the base for changed, and stop at its second evaluation; on a GPU it once did."""
+    the base for changed, and stop at its second evaluation; on a GPU it would have."""
     decoder = small("qwen3", True)
     versions = []
     for _ in range(3):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from minihmx.models import hub, joined, products, weights
 from minihmx.models.decoder import Decoder
 from minihmx.models.joined import Apart, Fused, Joined, joins, on_cpu
 from minihmx.models.products import FEW, Linear, OneDNNRule, linear, pack, packed
+from minihmx.probes.suspects import OneProduct
 
 INTEL = OneDNNRule(products.MANY, 4, 64, pieces=12)
 
@@ -235,9 +237,8 @@ def test_the_processor_decides_who_computes(
 def test_a_large_weight_that_is_never_packed_is_computed_in_pieces(
     size: tuple[int, int], bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For 4 to 12 rows, while answers are made; a head of many words, and a fused weight."""
+    """For 4 to 12 rows, while answers are made."""
     monkeypatch.setattr(products, "onednn_rule", lambda: INTEL)
-    monkeypatch.setattr(products, "LARGEST_COPY", math.prod(size) * 4)
     whole, seen = torch.mm, list[tuple[int, ...]]()
 
     def watched(x: Tensor, piece: Tensor, out: Tensor) -> Tensor:
@@ -259,11 +260,9 @@ def test_a_large_weight_that_is_never_packed_is_computed_in_pieces(
         with torch.no_grad():  # the reference rounds as the policy does
             linear(x, weight, b, never_packed=True)
         assert not seen
-    # A head of more bytes than a packed copy may have needs not be told of.
-    monkeypatch.setattr(products, "LARGEST_COPY", math.prod(size) * 4 - 1)
-    with torch.inference_mode():
-        linear(normal(8, size[1]), weight, b)
-    assert seen
+    with torch.inference_mode():  # nor is a smaller weight
+        linear(normal(8, 1000), normal(1000, 1000), never_packed=True)
+    assert not seen
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -285,6 +284,33 @@ def test_an_adapter_s_branch_is_fused_on_intel(bias: bool, monkeypatch: pytest.M
         torch.testing.assert_close(one(x), expected)
         torch.testing.assert_close(torch.cat([layer(x) for layer in adapted], -1), expected)
         assert isinstance(on_cpu([adapted[0], parts[1]]), Apart)
+
+
+def test_a_large_fused_product_is_one_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the on-policy probe, which gives each token a product of its own, hears these too."""
+    monkeypatch.setattr(products, "onednn_rule", lambda: INTEL)
+    parts = [Linear(1024, size, bias=False) for size in (640, 512)]
+    adapted = [lora.LoRALinear(part, 4, 8.0) for part in parts]
+    x, real, seen = normal(8, 1024), products.piecewise, list[int]()
+
+    def watched(x: Tensor, *rest: Any) -> Tensor:
+        seen.append(len(x))
+        return real(x, *rest)
+
+    monkeypatch.setattr(products, "piecewise", watched)
+    with torch.inference_mode():
+        for layer in adapted:
+            layer.lora_B.weight.normal_()
+        expected = torch.cat([layer(x) for layer in adapted], -1)
+        assert not seen
+        one = Fused(adapted)
+        torch.testing.assert_close(one(x), expected, atol=1e-4, rtol=1e-4)
+        with OneProduct(alone=True):
+            found, alone = one(x), torch.cat([layer(x) for layer in adapted], -1)
+            rows = [torch.cat([layer(row) for layer in adapted], -1) for row in x.split(1)]
+    assert seen == [8, 8]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(alone, torch.cat(rows))
 
 
 @pytest.mark.parametrize("bias", [False, True])

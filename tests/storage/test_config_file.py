@@ -65,6 +65,12 @@ def test_every_field_can_stand_in_a_file_and_a_flag_goes_before_it(
     assert getattr(config, name) == FIELDS[name].default and sources[name] == "flag"
 
 
+def test_a_default_of_the_device_goes_before_the_default() -> None:
+    found = [resolve_config({}, None, "", 640, device=device) for device in ("cpu", "cuda", "mps")]
+    assert [config.logit_chunk for config, _ in found] == [2048, 8192, 8192]
+    assert [sources["logit_chunk"] for _, sources in found] == ["device cpu", "default", "default"]
+
+
 def test_a_file_goes_before_the_row_of_the_model() -> None:
     values = {"model": "tiny", "beta": 0.5}
     config, sources = resolve_config(values, "tiny", "llama", 640, {"beta": "file a"})
