@@ -106,12 +106,9 @@ class Joined:
 
     def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]):
         frozen = [weight.detach() for weight in weights]
-        if onednn_rule().elements:
-            # MKL rearranges a weight [out, in] before it computes with it, which for few rows takes
-            # as long as the product. One that lies in memory as [in, out] it takes as it is.
-            self.weight = torch.cat([weight.T for weight in frozen], dim=1).T
-        else:  # where oneDNN may compute the product, it takes the weight as it is
-            self.weight = torch.cat(frozen)
+        # Both libraries rearrange a weight [out, in] before they compute with it, which takes up to
+        # as long as a product of few rows. One that lies as [in, out] they take as it is.
+        self.weight = torch.cat([weight.T for weight in frozen], dim=1).T
         # Of the families only Qwen2 has biases, and there q, k and v all have one.
         given = [bias.detach() for bias in biases if bias is not None]
         self.bias = torch.cat(given) if given else None

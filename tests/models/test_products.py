@@ -227,9 +227,6 @@ def test_the_processor_decides_who_computes(
     # A small weight is joined where no product with it would be packed.
     assert joins([normal(300, 300)]) and joins([normal(360, 360)] * 2) == (rule.elements > 0)
     assert not joins([normal(800, 800)])
-    # MKL is given a weight in the layout that it likes, and oneDNN one as it is.
-    weight = Joined([normal(300, 300)], [None]).weight
-    assert weight.is_contiguous() == (rule.elements == 0)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -328,7 +325,7 @@ def test_joined_products_are_those_of_the_modules(bias: bool) -> None:
             layer.enabled = False
         for modules in (parts, adapted, off):
             one = on_cpu(modules)
-            assert isinstance(one, Joined)
+            assert isinstance(one, Joined) and one.weight.T.is_contiguous()  # fast for few rows
             torch.testing.assert_close(one(x), torch.cat([m(x) for m in modules], -1))
             for found, module in zip(one.split(x), modules, strict=True):
                 torch.testing.assert_close(found, module(x))
