@@ -142,8 +142,8 @@ def pack(weight: Tensor) -> Tensor:
     where that is of no use.
 
     With another layout every product first moves the whole weight, which takes up to as long as
-    eight rows of the product itself. The sums are the same to the last bit from two rows on, which
-    is why `linear` takes it from there on.
+    eight rows of the product itself. From two rows on the sums are the same to the last bit (see
+    packing_keeps_bits), so `linear` takes it from there on.
     """
     half = weight.dtype == torch.bfloat16 and cpu_has_bfloat16()
     suits = half or (weight.dtype == FP32 and weight.numel() >= onednn_rule().elements)
@@ -166,6 +166,8 @@ def packed(model: nn.Module) -> Iterator[None]:
 
 def pack_modules(model: nn.Module) -> list[Any]:
     """Packed copies for those modules that have none and would use one; returns the modules."""
+    if not packing_keeps_bits():
+        return []
     modules: list[Any] = [m for m in model.modules() if getattr(m, "packs", False)]
     found = [m for m in modules if m.packed is None and m.weight.nbytes <= LARGEST_COPY]
     for module in found:
@@ -204,6 +206,13 @@ def piecewise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if bias is not None:
         product += bias
     return product.view(*x.shape[:-1], out)
+
+
+def packing_keeps_bits() -> bool:
+    """Whether this torch's oneDNN adds up in one order with a packed weight and a plain one."""
+    # Its version 3.11 does, which came with torch 2.12. On an AMD EPYC 3.5 to 3.10 did not, so that
+    # a run's bits would depend on the memory that is free.
+    return torch.__version__ >= "2.12"  # compared as versions, so that 2.9 comes before
 
 
 @cache

@@ -22,6 +22,7 @@ from minihmx.models.products import FEW, Linear, OneDNNRule, linear, pack, packe
 from minihmx.probes.suspects import OneProduct
 
 INTEL = OneDNNRule(products.MANY, 4, 64, pieces=12)
+KEEPS_BITS = products.packing_keeps_bits
 
 if not products.has_onednn():
     pytest.skip("this torch has no oneDNN", allow_module_level=True)
@@ -29,8 +30,10 @@ if not products.has_onednn():
 
 @pytest.fixture(autouse=True)
 def by_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take it on every processor, so that these tests test the same thing everywhere."""
+    """Take it on every processor and pack with every torch, so that these tests test the same thing
+    everywhere."""
     monkeypatch.setattr(products, "onednn_rule", lambda: OneDNNRule(0, 1, math.inf))
+    monkeypatch.setattr(products, "packing_keeps_bits", lambda: True)
 
 
 @pytest.fixture
@@ -80,6 +83,7 @@ def test_what_stays_with_torch(case: str, calls: list[tuple[int, ...]]) -> None:
         assert weight.grad is not None and weight.grad.abs().sum() > 0
 
 
+@pytest.mark.skipif(not KEEPS_BITS(), reason="packing is not used with this torch")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_packed_weight_changes_no_bit(dtype: torch.dtype) -> None:
     """Packing may depend on the memory that is free only because it cannot be seen in a result."""
@@ -93,6 +97,19 @@ def test_a_packed_weight_changes_no_bit(dtype: torch.dtype) -> None:
             assert layer.packed is not None and layer.packed.is_mkldnn
             assert torch.equal(layer(x), plain)
     assert layer.packed is None
+
+
+def test_an_older_torch_packs_only_what_never_depends_on_free_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its packed products round otherwise, so a run would depend on what other programs take."""
+    monkeypatch.setattr(products, "packing_keeps_bits", KEEPS_BITS)
+    layer = Linear(512, 1024).requires_grad_(False)
+    for version, packs in (("2.9.1+cpu", False), ("2.11.0", False), ("2.12.0+cu130", True)):
+        monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(version))
+        with packed(layer):
+            assert (layer.packed is not None) == packs
+    assert pack(layer.weight).is_mkldnn  # as merged weights are, whatever is free
 
 
 def test_reference_and_policy_go_through_one_weight(monkeypatch: pytest.MonkeyPatch) -> None:
