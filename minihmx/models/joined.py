@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minihmx.lora import LoRALinear
-from minihmx.models.products import FEW, FP32, MANY, ROWS, linear, onednn_rule
+from minihmx.models.products import FP32, MANY, PACKED_FROM, linear, onednn_rule
 
 
 class Fused:
@@ -128,7 +128,7 @@ def joins(weights: Sequence[Tensor]) -> bool:
     if any(weight.dtype != FP32 or weight.device.type != "cpu" for weight in weights):
         return False
     # A larger weight may have a packed copy, with which its product takes less time than this.
-    packed_from = max(onednn_rule().elements, FEW // ROWS)
+    packed_from = max(onednn_rule().elements, PACKED_FROM)
     return sum(weight.numel() for weight in weights) < min(MANY, packed_from)
 
 

@@ -27,6 +27,7 @@ FEW = 2**20
 MANY = 2**19  # elements of a weight from which oneDNN is worth asking on Intel's processors too
 PIECE = 2**18  # elements of the pieces of a large weight, of which each core's cache holds its part
 ROWS = 8  # for which a weight is packed; the layout for more is the same
+PACKED_FROM = FEW // ROWS  # elements of a weight from which a packed copy is of use
 # Bytes of a weight above which no packed copy is made beside it. It is mostly the head of a large
 # vocabulary: memory would grow with the vocabulary, for a product that is a sixth faster.
 LARGEST_COPY = 2**27
@@ -148,7 +149,7 @@ def pack(weight: Tensor) -> Tensor:
     half = weight.dtype == torch.bfloat16 and cpu_has_bfloat16()
     suits = half or (weight.dtype == FP32 and weight.numel() >= onednn_rule().elements)
     weight = weight.detach()
-    if weight.device.type != "cpu" or not suits or weight.numel() < FEW // ROWS or not has_onednn():
+    if weight.device.type != "cpu" or not suits or weight.numel() < PACKED_FROM or not has_onednn():
         return weight
     return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight, ROWS))
 
