@@ -14,6 +14,7 @@ few rows, reading the weight is all the work there is.
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections.abc import Callable
 from functools import cache
@@ -24,7 +25,7 @@ import torch.nn.functional as F
 
 from minihmx.models.products import ROWS, has_onednn, onednn_rule, piecewise
 
-SHAPES = ("896x896", "4864x896", "896x4864", "151936x896")
+SHAPES = ((896, 896), (4864, 896), (896, 4864), (151936, 896))
 ROW_COUNTS = (1, 8, 40, 320)
 
 
@@ -74,9 +75,16 @@ def row(out: int, inside: int, rows: int, dtype: torch.dtype) -> str:
     return f"| {out} x {inside}, {name} | {rows} | " + " | ".join(cells) + " |"
 
 
+def shape(text: str) -> tuple[int, int]:
+    """(out, in) of a weight, from OUTxIN. Raises ArgumentTypeError."""
+    if not (found := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape; write one as 1536x512")
+    return int(found[1]), int(found[2])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", action="append", help="OUTxIN of a weight")
+    parser.add_argument("--shape", action="append", type=shape, help="OUTxIN of a weight")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     if not has_onednn():
@@ -87,15 +95,14 @@ def main() -> None:
     print(
         f"torch {torch.__version__}, {options.threads} threads, copies {copied:.1f} GB/s; oneDNN "
         f"takes fp32 weights from {rule.elements} elements on and {rule.least} to {rule.most} "
-        f"rows; pieces are for up to {rule.pieces}"
+        f"rows; decoding takes pieces up to {rule.pieces} rows"
     )
     print("| weight | rows | torch | oneDNN | packed | pieces |\n|---|---|---|---|---|---|")
     dtypes = [torch.float32]
     if torch.cpu._is_avx512_bf16_supported():
         dtypes.append(torch.bfloat16)
     for dtype in dtypes:
-        for shape in options.shape or SHAPES:
-            out, inside = map(int, shape.split("x"))
+        for out, inside in options.shape or SHAPES:
             for rows in ROW_COUNTS:
                 print(row(out, inside, rows, dtype), flush=True)
 
