@@ -87,15 +87,17 @@ def kept_by_a_pass(family: str, row_memory: int = 0) -> list[torch.Size]:
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2"])
 def test_no_layer_keeps_rows_for_attention(family: str) -> None:
     """Packed, all tokens stand in one row; four rows of their own are made anew when needed."""
-    anew = kept_by_a_pass(family)
-    for shape in anew:
+    for shape in kept_by_a_pass(family):
         assert len(shape) < 4 or shape[0] == 1, shape
     # A small model's run keeps them where they take no more than this.
     decoder = adapted(family, torch.float32)
     rows = [r.prompt_ids + r.completion.ids[:-1] for r in answers(decoder)]
-    taken = decoder.config.attention_bytes(len(rows), max(map(len, rows)))
+    longest = max(map(len, rows))
+    taken = decoder.config.attention_bytes(len(rows), longest)
     for row_memory in (taken - 1, taken):
-        kept = kept_by_a_pass(family, row_memory) != anew
+        shapes = [shape for shape in kept_by_a_pass(family, row_memory) if len(shape) > 2]
+        # An older torch lays the heads beside the rows, so that there are three dimensions.
+        kept = any(shape[0] % len(rows) == 0 and longest in shape for shape in shapes)
         assert kept == (row_memory == taken)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]]:
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def branched(inside: int, sizes: Sequence[int], bias: bool = False) -> list[lora.LoRALinear]:
+    """Linears [size, inside] with an adapter of rank 4 and scale 2 that says something."""
+    adapted = [lora.LoRALinear(Linear(inside, size, bias=bias), 4, 8.0) for size in sizes]
+    for layer in adapted:
+        nn.init.normal_(layer.lora_B.weight)
+    return adapted
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -282,12 +290,8 @@ def test_a_large_weight_that_is_never_packed_is_computed_in_pieces(
 @pytest.mark.parametrize("bias", [False, True])
 def test_an_adapter_s_branch_is_fused_on_intel(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever memory is free, so with packed copies as well; not beside a linear without one."""
-    parts = [Linear(24, size, bias=bias) for size in (16, 8, 8)]
-    adapted = [lora.LoRALinear(part, 4, 8.0) for part in parts]
-    x = normal(5, 24)
+    adapted, x = branched(24, (16, 8, 8), bias), normal(5, 24)
     with torch.no_grad():
-        for layer in adapted:
-            layer.lora_B.weight.normal_()
         expected = torch.cat([layer(x) for layer in adapted], -1)
         monkeypatch.setattr(joined, "onednn_rule", lambda: OneDNNRule(0, 1, math.inf))
         assert isinstance(on_cpu(adapted), Apart)
@@ -297,15 +301,14 @@ def test_an_adapter_s_branch_is_fused_on_intel(bias: bool, monkeypatch: pytest.M
         assert isinstance(one, Fused)
         torch.testing.assert_close(one(x), expected)
         torch.testing.assert_close(torch.cat([layer(x) for layer in adapted], -1), expected)
-        assert isinstance(on_cpu([adapted[0], parts[1]]), Apart)
+        assert isinstance(on_cpu([adapted[0], Linear(24, 8, bias=bias)]), Apart)
 
 
 def test_a_large_fused_product_is_one_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """And the on-policy probe, which gives each token a product of its own, hears these too."""
     monkeypatch.setattr(products, "onednn_rule", lambda: INTEL)
-    parts = [Linear(1024, size, bias=False) for size in (640, 512)]
-    adapted = [lora.LoRALinear(part, 4, 8.0) for part in parts]
-    x, real, seen = normal(8, 1024), products.piecewise, list[int]()
+    adapted, x = branched(1024, (640, 512)), normal(8, 1024)
+    real, seen = products.piecewise, list[int]()
 
     def watched(x: Tensor, *rest: Any) -> Tensor:
         seen.append(len(x))
@@ -313,8 +316,6 @@ def test_a_large_fused_product_is_one_in_pieces(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(products, "piecewise", watched)
     with torch.inference_mode():
-        for layer in adapted:
-            layer.lora_B.weight.normal_()
         expected = torch.cat([layer(x) for layer in adapted], -1)
         assert not seen
         one = Fused(adapted)
@@ -331,11 +332,9 @@ def test_a_large_fused_product_is_one_in_pieces(monkeypatch: pytest.MonkeyPatch)
 def test_joined_products_are_those_of_the_modules(bias: bool) -> None:
     """Of frozen weights, of merged ones and with the adapter off; beside a branch nothing joins."""
     parts = [Linear(24, size, bias=bias) for size in (16, 8, 8)]
-    adapted = [lora.LoRALinear(part, 4, 8.0) for part in parts]
-    x = normal(5, 24)
+    adapted, x = branched(24, (16, 8, 8), bias), normal(5, 24)
     with torch.no_grad():
         for layer in adapted:
-            layer.lora_B.weight.normal_()
             layer.merged = layer.weight + 2 * layer.lora_B.weight @ layer.lora_A.weight
         off = [lora.LoRALinear(part, 4, 8.0) for part in parts]
         for layer in off:
