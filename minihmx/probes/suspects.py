@@ -98,10 +98,8 @@ class OneProduct(TorchFunctionMode):
         if func in self.products:
             x, weight, bias = (*args, None)[:3]
             parts = [F.linear(part, weight, bias) for part in self.parts(x)]
-        elif (
-            func is torch.addmm and self.alone
-        ):  # the adapter's branch, added to the base's product
-            base, x, matrix = args
+        elif func is torch.addmm and self.alone:
+            base, x, matrix = args  # the adapter's branch, added to the base's product
             pairs = zip(self.parts(base), self.parts(x), strict=True)
             parts = [torch.addmm(*pair, matrix, **kwargs) for pair in pairs]
         elif func is torch.mm and self.alone:  # with fp32 logits on a GPU, in pieces on a CPU
